@@ -1,0 +1,251 @@
+//! Signed requests to one bucket.
+//!
+//! rust-s3 gives the address, the credentials and the signature; the request itself is sent from here, because its
+//! own calls know no conditions on completing an upload, no versions, and no idle timeout.
+
+use std::time::Duration;
+
+use backon::{ExponentialBuilder, Retryable};
+use bytes::Bytes;
+use hmac::Mac;
+use http::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, StatusCode};
+use s3::creds::Credentials;
+use s3::signing;
+use sha2::{Digest, Sha256};
+use time::OffsetDateTime;
+use time::format_description::BorrowedFormatItem;
+use time::macros::format_description;
+use url::Url;
+
+use crate::bucket::{Error, Settings};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Without a byte for so long, a connection is given up. A whole answer may take longer.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
+const ATTEMPTS: usize = 4;
+const LONG_DATE: &[BorrowedFormatItem<'static>] = format_description!("[year][month][day]T[hour][minute][second]Z");
+
+pub struct Client {
+    http: reqwest::Client,
+    bucket: Box<s3::Bucket>,
+}
+
+/// One request. `key` is empty where it is about the bucket.
+#[derive(Clone)]
+pub struct Request {
+    method: Method,
+    key: String,
+    query: Vec<(&'static str, String)>,
+    headers: Vec<(&'static str, String)>,
+    body: Bytes,
+}
+
+impl Request {
+    pub fn new(method: Method, key: impl Into<String>) -> Request {
+        Request { method, key: key.into(), query: Vec::new(), headers: Vec::new(), body: Bytes::new() }
+    }
+
+    pub fn query(mut self, name: &'static str, value: impl Into<String>) -> Request {
+        self.query.push((name, value.into()));
+        self
+    }
+
+    /// No name may be the start of another one: rust-s3 would sort the two wrongly, and the signature be refused.
+    pub fn header(mut self, name: &'static str, value: impl Into<String>) -> Request {
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    pub fn body(mut self, body: impl Into<Bytes>) -> Request {
+        self.body = body.into();
+        self
+    }
+}
+
+impl Client {
+    pub fn new(settings: &Settings) -> Result<Client, Error> {
+        let refused = |error: &dyn std::fmt::Display| Error::Refused {
+            status: 0,
+            code: "InvalidSettings".into(),
+            what: format!("the settings of the bucket {:?}: {error}", settings.bucket),
+        };
+        let scheme = if settings.ssl { "https" } else { "http" };
+        let region = s3::Region::Custom {
+            region: settings.region.clone(),
+            endpoint: format!("{scheme}://{}", settings.endpoint),
+        };
+        let credentials = Credentials::new(Some(&settings.access_key), Some(&settings.secret_key), None, None, None)
+            .map_err(|error| refused(&error))?;
+        let bucket =
+            s3::Bucket::new(&settings.bucket, region, credentials).map_err(|error| refused(&error))?.with_path_style();
+        let http = reqwest::Client::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .read_timeout(IDLE_TIMEOUT)
+            .redirect(reqwest::redirect::Policy::none())
+            .build()
+            .map_err(|error| refused(&error))?;
+        Ok(Client { http, bucket })
+    }
+
+    /// Sends a request that may be repeated without harm, and repeats it while the server is away or busy.
+    pub async fn repeat(&self, request: &Request) -> Result<reqwest::Response, Error> {
+        (|| self.once(request))
+            .retry(retries())
+            .when(Error::is_transient)
+            .notify(|error, wait| tracing::debug!(%error, wait_ms = wait.as_millis() as u64, "request is repeated"))
+            .await
+    }
+
+    /// Like [`Client::repeat`], for answers that are small and wanted whole.
+    pub async fn repeat_whole(&self, request: &Request) -> Result<(HeaderMap, Bytes), Error> {
+        (|| async {
+            let response = self.once(request).await?;
+            let headers = response.headers().clone();
+            let body = response.bytes().await.map_err(|error| unavailable(request, &error))?;
+            Ok((headers, body))
+        })
+        .retry(retries())
+        .when(Error::is_transient)
+        .await
+    }
+
+    /// Sends a request once. An answer that says "not now", or none at all, is [`Error::Unavailable`] if the request
+    /// cannot have happened, else [`Error::Unknown`].
+    pub async fn once(&self, request: &Request) -> Result<reqwest::Response, Error> {
+        let prepared = self.sign(request).await?;
+        metrics::counter!("coldstream_s3_requests_total", "method" => request.method.to_string()).increment(1);
+        let response = self.http.execute(prepared).await.map_err(|error| {
+            if error.is_connect() { unavailable(request, &error) } else { unknown(request, &error) }
+        })?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        Err(refusal(request, response).await)
+    }
+
+    async fn sign(&self, request: &Request) -> Result<reqwest::Request, Error> {
+        let unsigned = |error: &dyn std::fmt::Display| Error::Refused {
+            status: 0,
+            code: "NotSigned".into(),
+            what: format!("{} {}: {error}", request.method, request.key),
+        };
+        let credentials = self.bucket.credentials().await.map_err(|error| unsigned(&error))?;
+        let (Some(access_key), Some(secret_key)) = (&credentials.access_key, &credentials.secret_key) else {
+            return Err(unsigned(&"no credentials"));
+        };
+        let url = self.url(request).map_err(|error| unsigned(&error))?;
+        let now = OffsetDateTime::now_utc();
+        let digest = hex::encode(Sha256::digest(&request.body));
+        let mut headers = HeaderMap::new();
+        let long_date = now.format(LONG_DATE).map_err(|error| unsigned(&error))?;
+        let own = [
+            (HOST.as_str(), authority(&url)),
+            (CONTENT_LENGTH.as_str(), request.body.len().to_string()),
+            ("x-amz-content-sha256", digest.clone()),
+            ("x-amz-date", long_date),
+        ];
+        for (name, value) in own.into_iter().chain(request.headers.iter().cloned()) {
+            headers.insert(
+                HeaderName::from_static(name),
+                HeaderValue::from_str(&value).map_err(|error| unsigned(&error))?,
+            );
+        }
+        let region = self.bucket.region();
+        let authorization = (|| {
+            let canonical = signing::canonical_request(request.method.as_str(), &url, &headers, &digest)?;
+            let to_sign = signing::string_to_sign(&now, &region, &canonical)?;
+            let key = signing::signing_key(&now, secret_key, &region, "s3")?;
+            let signature = hex::encode(hmac_sha256(&key, to_sign.as_bytes())?);
+            let signed = signing::signed_header_string(&headers);
+            signing::authorization_header(access_key, &now, &region, &signed, &signature)
+        })()
+        .map_err(|error| unsigned(&error))?;
+        headers.insert(
+            http::header::AUTHORIZATION,
+            HeaderValue::from_str(&authorization).map_err(|error| unsigned(&error))?,
+        );
+        let mut prepared = reqwest::Request::new(request.method.clone(), url);
+        *prepared.headers_mut() = headers;
+        *prepared.body_mut() = Some(request.body.clone().into());
+        Ok(prepared)
+    }
+
+    fn url(&self, request: &Request) -> Result<Url, url::ParseError> {
+        let mut text = self.bucket.url();
+        if !request.key.is_empty() {
+            text.push('/');
+            text.push_str(&signing::uri_encode(&request.key, false));
+        }
+        let query = request
+            .query
+            .iter()
+            .map(|(name, value)| format!("{}={}", signing::uri_encode(name, true), signing::uri_encode(value, true)));
+        let query = query.collect::<Vec<_>>().join("&");
+        if !query.is_empty() {
+            text.push('?');
+            text.push_str(&query);
+        }
+        Url::parse(&text)
+    }
+}
+
+fn hmac_sha256(key: &[u8], text: &[u8]) -> Result<Vec<u8>, s3::error::S3Error> {
+    let mut mac = signing::HmacSha256::new_from_slice(key)?;
+    mac.update(text);
+    Ok(mac.finalize().into_bytes().to_vec())
+}
+
+fn retries() -> ExponentialBuilder {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(50))
+        .with_max_delay(Duration::from_secs(2))
+        .with_max_times(ATTEMPTS - 1)
+        .with_jitter()
+}
+
+fn authority(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+}
+
+fn unavailable(request: &Request, error: &reqwest::Error) -> Error {
+    Error::Unavailable { what: format!("{} {}: {}", request.method, request.key, root_cause(error)) }
+}
+
+fn unknown(request: &Request, error: &reqwest::Error) -> Error {
+    if request.method == Method::GET || request.method == Method::HEAD {
+        return unavailable(request, error);
+    }
+    Error::Unknown { what: format!("{} {}: {}", request.method, request.key, root_cause(error)) }
+}
+
+/// What reqwest says itself repeats the URL; the cause is behind it.
+fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}
+
+async fn refusal(request: &Request, response: reqwest::Response) -> Error {
+    let status = response.status();
+    let body = response.text().await.unwrap_or_default();
+    let what = format!("{} {}", request.method, request.key);
+    match status {
+        StatusCode::NOT_FOUND if !body.contains("NoSuchBucket") => Error::NotFound { object: request.key.clone() },
+        StatusCode::PRECONDITION_FAILED => Error::Changed { object: request.key.clone() },
+        StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
+            Error::Unavailable { what: format!("{what}: {status}") }
+        }
+        status if status.is_server_error() => Error::Unknown { what: format!("{what}: {status}") },
+        status => Error::Refused { status: status.as_u16(), code: error_code(&body), what },
+    }
+}
+
+/// The `Code` of an S3 error document.
+fn error_code(body: &str) -> String {
+    let code = body.split_once("<Code>").and_then(|(_, rest)| rest.split_once("</Code>"));
+    code.map(|(code, _)| code.to_owned()).unwrap_or_default()
+}

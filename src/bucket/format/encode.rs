@@ -1,0 +1,107 @@
+use std::io::Write;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+
+use crate::bucket::format::line;
+use crate::event::{Event, Log};
+
+/// JSON of a member, about: larger ones compress better, smaller ones cost less to fetch (docs/design.md, Members).
+const MEMBER_JSON_BYTES: usize = 256 * 1024;
+const COMPRESSION_LEVEL: u32 = 6;
+
+/// Writes events, in the order of their positions, as the members of one archive.
+pub struct ArchiveWriter {
+    log: Log,
+    open: Option<RawMember>,
+    members_started: usize,
+}
+
+/// A member before it is compressed.
+pub struct RawMember {
+    /// 0 for the first one of an archive.
+    pub member: usize,
+    pub first_position: i64,
+    pub last_position: i64,
+    pub count: i64,
+    json: Vec<u8>,
+}
+
+pub struct EncodedMember {
+    pub member: usize,
+    pub first_position: i64,
+    pub last_position: i64,
+    pub count: i64,
+    pub json_bytes: i64,
+    pub bytes: Vec<u8>,
+}
+
+impl ArchiveWriter {
+    pub fn new(log: Log) -> ArchiveWriter {
+        ArchiveWriter { log, open: None, members_started: 0 }
+    }
+
+    /// Takes the next event; gives the member that is full, if the one before this event is.
+    pub fn push(&mut self, event: &Event) -> Option<RawMember> {
+        let full = self.open.take_if(|open| open.json.len() >= MEMBER_JSON_BYTES);
+        let open = self.open.get_or_insert_with(|| {
+            self.members_started += 1;
+            RawMember::new(self.members_started - 1, event.position)
+        });
+        open.push(&self.log, event);
+        full
+    }
+
+    /// The member that the last event went into.
+    pub fn current_member(&self) -> usize {
+        self.members_started.saturating_sub(1)
+    }
+
+    /// The last member; `None` if there was no event.
+    pub fn finish(mut self) -> Option<RawMember> {
+        let mut last = self.open.take()?;
+        last.close_array();
+        Some(last)
+    }
+}
+
+impl RawMember {
+    fn new(member: usize, first_position: i64) -> RawMember {
+        let json = Vec::with_capacity(MEMBER_JSON_BYTES + MEMBER_JSON_BYTES / 8);
+        RawMember { member, first_position, last_position: first_position, count: 0, json }
+    }
+
+    fn push(&mut self, log: &Log, event: &Event) {
+        let separator: &[u8] = if self.member == 0 && self.count == 0 { b"[\n" } else { b",\n" };
+        self.json.extend_from_slice(separator);
+        line::write(log, event, &mut self.json);
+        self.last_position = event.position;
+        self.count += 1;
+    }
+
+    fn close_array(&mut self) {
+        self.json.extend_from_slice(b"\n]\n");
+    }
+
+    /// A member that takes the place of another one of the same events.
+    pub fn rewritten(log: &Log, member: usize, events: &[Event], is_last: bool) -> RawMember {
+        let mut raw = RawMember::new(member, events.first().map_or(0, |event| event.position));
+        for event in events {
+            raw.push(log, event);
+        }
+        if is_last {
+            raw.close_array();
+        }
+        raw
+    }
+
+    pub fn compress(self) -> EncodedMember {
+        let RawMember { member, first_position, last_position, count, json } = self;
+        let mut encoder = GzEncoder::new(Vec::with_capacity(json.len() / 3), Compression::new(COMPRESSION_LEVEL));
+        let bytes = encoder
+            .write_all(&json)
+            .and_then(|()| encoder.finish())
+            .expect("compressing from memory into memory cannot fail");
+        EncodedMember { member, first_position, last_position, count, json_bytes: json.len() as i64, bytes }
+    }
+}

@@ -1,0 +1,12 @@
+//! Version 1 of the archive format; `docs/format.md` is its description.
+//!
+//! An object is one gzip file that holds one JSON array, an event a line, ordered by position. Inside it is many gzip
+//! members, each holding whole events, so that one can be fetched and decoded alone. Nothing in here may change what
+//! is written or refuse what was written: `tests/archives/` holds objects of every version.
+
+mod decode;
+mod encode;
+mod line;
+
+pub use decode::{Member, decode_member};
+pub use encode::{ArchiveWriter, EncodedMember, RawMember};

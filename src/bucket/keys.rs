@@ -1,0 +1,97 @@
+//! Where an object lies: `{tenant}/{topic}/{archiveId}.json.gz`.
+//!
+//! Two names never share a place, and no tenant's prefix lies within another's.
+
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use crate::event::Log;
+
+/// Servers that keep objects as files take 255 bytes a path segment; S3 takes 1,024 a key.
+const SEGMENT_BYTES_MAX: usize = 200;
+/// What is left readable of a longer one.
+const PREFIX_BYTES_MAX: usize = 128;
+const EMPTY_TENANT: &str = "_";
+const SUFFIX: &str = ".json.gz";
+
+pub fn object_key(log: &Log, archive_id: Uuid) -> String {
+    format!("{}{archive_id}{SUFFIX}", log_prefix(log))
+}
+
+/// The prefix of every object of a log.
+pub fn log_prefix(log: &Log) -> String {
+    let tenant = if log.tenant().is_empty() { EMPTY_TENANT.to_owned() } else { segment(log.tenant()) };
+    format!("{tenant}/{}/", segment(log.topic()))
+}
+
+/// Percent-encodes what is not a letter or digit of ASCII, `-`, `_` or `.`; a name of dots only, and the name `_`,
+/// are encoded whole.
+pub fn encode(name: &str) -> String {
+    let whole = name.bytes().all(|byte| byte == b'.') || name == EMPTY_TENANT;
+    let mut out = String::with_capacity(name.len());
+    for byte in name.bytes() {
+        if !whole && (byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.')) {
+            out.push(byte as char);
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
+}
+
+/// A name that is too long keeps its beginning, and a hash stands for the rest. `~` is always encoded in names, so
+/// that no name can look like that.
+fn segment(name: &str) -> String {
+    let encoded = encode(name);
+    if encoded.len() <= SEGMENT_BYTES_MAX {
+        return encoded;
+    }
+    let mut end = PREFIX_BYTES_MAX;
+    while encoded.as_bytes()[end - 2..end].contains(&b'%') {
+        end -= 1;
+    }
+    format!("{}~{}", &encoded[..end], hex::encode(Sha256::digest(name)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn prefix(tenant: &str, topic: &str) -> String {
+        log_prefix(&Log::new(tenant, topic).unwrap())
+    }
+
+    #[test]
+    fn hostile_names_stay_in_their_place() {
+        assert_eq!(prefix("acme-bank", "loan-applications"), "acme-bank/loan-applications/");
+        assert_eq!(prefix("", "orders"), "_/orders/");
+        assert_eq!(prefix("_", "orders"), "%5F/orders/");
+        assert_eq!(prefix("../other", ".."), "..%2Fother/%2E%2E/");
+        assert_eq!(prefix(".", "/a"), "%2E/%2Fa/");
+        assert_eq!(prefix("%2e%2e%2f", "a\\b"), "%252e%252e%252f/a%5Cb/");
+        assert_eq!(prefix("a\r\nb", "~"), "a%0D%0Ab/%7E/");
+        assert_ne!(prefix("\u{e9}", "t"), prefix("e\u{301}", "t"), "NFC and NFD are two names");
+    }
+
+    #[test]
+    fn long_names_keep_within_the_limit() {
+        let (one, other) = ("😀".repeat(255), format!("{}x", "😀".repeat(254)));
+        let key = object_key(&Log::new(one.clone(), one.clone()).unwrap(), Uuid::nil());
+        assert!(key.len() <= 1024, "{}", key.len());
+        assert!(key.split('/').all(|segment| segment.len() <= 255));
+        assert_ne!(prefix(&one, "t"), prefix(&other, "t"));
+    }
+
+    proptest! {
+        #[test]
+        fn no_two_names_share_a_place(one in "\\PC{1,80}", other in "\\PC{1,80}") {
+            prop_assume!(one != other);
+            let (first, second) = (prefix(&one, "t"), prefix(&other, "t"));
+            prop_assert!(!first.starts_with(&second) && !second.starts_with(&first));
+            prop_assert_ne!(prefix("t", &one), prefix("t", &other));
+            prop_assert!(first.split('/').all(|segment| segment != "." && segment != ".."));
+            prop_assert_ne!(prefix("", "t"), first);
+        }
+    }
+}

@@ -1,0 +1,70 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use moka::future::Cache;
+use tokio::sync::Semaphore;
+use uuid::Uuid;
+
+use crate::bucket::{Bucket, Error, Member, decode_member, object_key};
+use crate::event::Log;
+
+/// An edit may have erased something from a member since: what was decoded before is not kept for ever.
+const KEPT: Duration = Duration::from_secs(15 * 60);
+
+/// Where a member is and what it must turn out to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberAddress {
+    pub archive_id: Uuid,
+    /// Of the object as the catalog knows it.
+    pub etag: String,
+    pub object_bytes: i64,
+    pub member: i32,
+    pub byte_start: i64,
+    pub byte_end: i64,
+    pub json_bytes: i64,
+    pub first_position: i64,
+    pub last_position: i64,
+    pub count: i64,
+}
+
+/// Decoded members, shared by all readers and bounded by bytes. An ETag is part of the key: a rewritten object's
+/// members are other members.
+pub struct MemberCache {
+    members: Cache<(Uuid, String, i32), Arc<Member>>,
+    reads: Semaphore,
+}
+
+impl MemberCache {
+    pub fn new(bytes_max: u64, reads_max: usize) -> MemberCache {
+        let members = Cache::builder()
+            .max_capacity(bytes_max)
+            .time_to_live(KEPT)
+            .weigher(|_, member: &Arc<Member>| u32::try_from(member.weight).unwrap_or(u32::MAX))
+            .build();
+        MemberCache { members, reads: Semaphore::new(reads_max) }
+    }
+}
+
+impl Bucket {
+    /// One fetch serves all who wait for the same member.
+    pub async fn member(&self, log: &Log, address: &MemberAddress) -> Result<Arc<Member>, Error> {
+        let key = (address.archive_id, address.etag.clone(), address.member);
+        let cached = self.members.members.try_get_with(key, self.fetch_member(log, address));
+        cached.await.map_err(|error: Arc<Error>| (*error).clone())
+    }
+
+    async fn fetch_member(&self, log: &Log, address: &MemberAddress) -> Result<Arc<Member>, Error> {
+        let _permit = self.members.reads.acquire().await.expect("the semaphore is never closed");
+        let key = object_key(log, address.archive_id);
+        let MemberAddress { byte_start, byte_end, json_bytes, first_position, last_position, count, .. } = *address;
+        let compressed = self.get_range(&key, (byte_start, byte_end), &address.etag, address.object_bytes).await?;
+        let log = log.clone();
+        let decoded = tokio::task::spawn_blocking(move || {
+            decode_member(&log, &compressed, json_bytes, (first_position, last_position, count))
+        });
+        let member =
+            decoded.await.expect("decoding does not panic").map_err(|why| Error::Damaged { object: key, why })?;
+        metrics::counter!("coldstream_members_fetched_total").increment(1);
+        Ok(Arc::new(member))
+    }
+}

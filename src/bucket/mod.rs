@@ -1,0 +1,86 @@
+//! All S3, and the archive format.
+//!
+//! An object is written through a multipart upload, whatever its size: it appears whole or not at all, and a writer
+//! that lost its turn can be fenced, since the upload it would complete can be aborted. If the process dies on the
+//! way, an unfinished upload is left, or an object that nothing points at; both are found by the intent that was
+//! written before.
+
+mod client;
+mod format;
+mod keys;
+mod members;
+mod objects;
+mod purge;
+mod scan;
+mod upload;
+
+use crate::bucket::client::Client;
+
+pub use format::{ArchiveWriter, EncodedMember, Member, RawMember, decode_member};
+pub use keys::{log_prefix, object_key};
+pub use members::{MemberAddress, MemberCache};
+pub use objects::{Head, ListedObject};
+pub use scan::Scan;
+pub use upload::{ObjectMetadata, Upload, Uploaded};
+
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// host:port
+    pub endpoint: String,
+    pub access_key: String,
+    pub secret_key: String,
+    pub ssl: bool,
+    pub bucket: String,
+    pub region: String,
+    /// Decoded members that are kept in memory, in bytes.
+    pub cache_bytes_max: u64,
+    /// Ranged reads that are under way at once.
+    pub reads_max: usize,
+}
+
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    #[error("there is no object {object}")]
+    NotFound { object: String },
+    /// It is there, but not the one that was asked for.
+    #[error("the object {object} was replaced")]
+    Changed { object: String },
+    /// It did not happen, or does not matter if it did: try again later.
+    #[error("the object store is not available: {what}")]
+    Unavailable { what: String },
+    /// It may have happened: look before doing it again.
+    #[error("the object store did not say whether it happened: {what}")]
+    Unknown { what: String },
+    #[error("the object store refused {what}: {status} {code}")]
+    Refused { status: u16, code: String, what: String },
+    #[error("the object {object} is damaged: {why}")]
+    Damaged { object: String, why: String },
+}
+
+impl Error {
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Error::Unavailable { .. } | Error::Unknown { .. })
+    }
+}
+
+/// One bucket of an S3-compatible server.
+pub struct Bucket {
+    client: Client,
+    name: String,
+    members: MemberCache,
+}
+
+impl Bucket {
+    /// Makes no connection.
+    pub fn new(settings: &Settings) -> Result<Bucket, Error> {
+        Ok(Bucket {
+            client: Client::new(settings)?,
+            name: settings.bucket.clone(),
+            members: MemberCache::new(settings.cache_bytes_max, settings.reads_max),
+        })
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}

@@ -1,0 +1,157 @@
+use bytes::Bytes;
+use futures::{Stream, TryStreamExt};
+use http::Method;
+use http::header::{ETAG, HeaderMap, RANGE};
+use serde::Deserialize;
+use uuid::Uuid;
+
+use crate::bucket::client::Request;
+use crate::bucket::upload::WRITE_ID_HEADER;
+use crate::bucket::{Bucket, Error, object_key};
+use crate::event::Log;
+
+/// What an object says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    pub etag: String,
+    pub write_id: Option<Uuid>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedObject {
+    pub key: String,
+    pub bytes: i64,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct ListPage {
+    #[serde(default)]
+    contents: Vec<ListEntry>,
+    next_continuation_token: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct ListEntry {
+    key: String,
+    size: i64,
+}
+
+impl Bucket {
+    /// Makes the bucket where it is missing, and proves that the credentials open it.
+    pub async fn ensure(&self) -> Result<(), Error> {
+        let head = Request::new(Method::HEAD, "");
+        match self.client.repeat(&head).await {
+            Ok(_) => return self.list("", Some(1)).await.map(drop),
+            Err(Error::NotFound { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        match self.client.repeat(&Request::new(Method::PUT, "")).await {
+            Ok(_) => {
+                tracing::info!(bucket = self.name, "bucket made");
+                Ok(())
+            }
+            // Another replica was faster.
+            Err(Error::Refused { status: 409, .. }) => self.client.repeat(&head).await.map(drop),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether it answers.
+    pub async fn check(&self) -> Result<(), Error> {
+        self.client.repeat(&Request::new(Method::HEAD, "")).await.map(drop)
+    }
+
+    pub async fn head(&self, log: &Log, archive_id: Uuid) -> Result<Head, Error> {
+        let key = object_key(log, archive_id);
+        let response = self.client.repeat(&Request::new(Method::HEAD, &key)).await?;
+        let write_id = response.headers().get(WRITE_ID_HEADER).and_then(|value| value.to_str().ok());
+        Ok(Head { etag: etag(&key, response.headers())?, write_id: write_id.and_then(|id| Uuid::parse_str(id).ok()) })
+    }
+
+    /// The whole object as it comes, and its ETag. What breaks off in the middle is an error, never an early end.
+    pub async fn get(
+        &self,
+        log: &Log,
+        archive_id: Uuid,
+    ) -> Result<(String, impl Stream<Item = Result<Bytes, Error>> + Send + Unpin + use<>), Error> {
+        let key = object_key(log, archive_id);
+        let response = self.client.repeat(&Request::new(Method::GET, &key)).await?;
+        let etag = etag(&key, response.headers())?;
+        let body = response
+            .bytes_stream()
+            .map_err(move |error| Error::Unavailable { what: format!("GET {key} broke off: {error}") });
+        Ok((etag, Box::pin(body)))
+    }
+
+    /// Bytes `start..end` of the object that bears `expected_etag`, which is `object_bytes` long.
+    pub(super) async fn get_range(
+        &self,
+        key: &str,
+        (start, end): (i64, i64),
+        expected_etag: &str,
+        object_bytes: i64,
+    ) -> Result<Bytes, Error> {
+        let request = Request::new(Method::GET, key)
+            .header(RANGE.as_str(), format!("bytes={start}-{}", end - 1))
+            .header("if-match", expected_etag);
+        let (headers, body) = self.client.repeat_whole(&request).await?;
+        // Not every server honours the condition.
+        if etag(key, &headers)? != expected_etag {
+            return Err(Error::Changed { object: key.to_owned() });
+        }
+        let damaged = |why: String| Error::Damaged { object: key.to_owned(), why };
+        let expected_range = format!("bytes {start}-{}/{object_bytes}", end - 1);
+        let range = headers.get("content-range").and_then(|value| value.to_str().ok()).unwrap_or("no range");
+        if range != expected_range {
+            return Err(damaged(format!("the answer bears {range:?} and not {expected_range:?}")));
+        }
+        if body.len() as i64 != end - start {
+            return Err(damaged(format!("the answer has {} bytes and not {}", body.len(), end - start)));
+        }
+        Ok(body)
+    }
+
+    /// Whether it was there or not, it is gone afterwards.
+    pub async fn delete(&self, log: &Log, archive_id: Uuid) -> Result<(), Error> {
+        let key = object_key(log, archive_id);
+        match self.client.repeat(&Request::new(Method::DELETE, key)).await {
+            Ok(_) | Err(Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The objects below a prefix, in the order of their keys; all, or at most as many as are wanted.
+    pub async fn list(&self, prefix: &str, objects_max: Option<usize>) -> Result<Vec<ListedObject>, Error> {
+        let mut found = Vec::new();
+        let mut token: Option<String> = None;
+        loop {
+            let mut request = Request::new(Method::GET, "").query("list-type", "2").query("prefix", prefix);
+            if let Some(token) = token {
+                request = request.query("continuation-token", token);
+            }
+            if let Some(objects_max) = objects_max {
+                request = request.query("max-keys", objects_max.to_string());
+            }
+            let (_, body) = self.client.repeat_whole(&request).await?;
+            let page: ListPage = parse_xml(&self.name, &body)?;
+            found.extend(page.contents.into_iter().map(|ListEntry { key, size }| ListedObject { key, bytes: size }));
+            token = page.next_continuation_token;
+            if token.is_none() || objects_max.is_some_and(|objects_max| found.len() >= objects_max) {
+                return Ok(found);
+            }
+        }
+    }
+}
+
+fn etag(key: &str, headers: &HeaderMap) -> Result<String, Error> {
+    let etag = headers.get(ETAG).and_then(|value| value.to_str().ok());
+    etag.map(str::to_owned).ok_or_else(|| Error::Damaged { object: key.to_owned(), why: "it bears no ETag".into() })
+}
+
+pub(super) fn parse_xml<T: serde::de::DeserializeOwned>(what: &str, body: &[u8]) -> Result<T, Error> {
+    let text = String::from_utf8_lossy(body);
+    quick_xml::de::from_str(&text)
+        .map_err(|error| Error::Unavailable { what: format!("the answer for {what} is no S3 document: {error}") })
+}

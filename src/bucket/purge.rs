@@ -1,0 +1,92 @@
+use http::Method;
+use serde::Deserialize;
+use uuid::Uuid;
+
+use crate::bucket::client::Request;
+use crate::bucket::objects::parse_xml;
+use crate::bucket::{Bucket, Error, object_key};
+use crate::event::Log;
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct VersionPage {
+    #[serde(default, rename = "$value")]
+    entries: Vec<VersionEntry>,
+}
+
+/// The document mixes versions, delete markers and its own fields.
+#[derive(Deserialize)]
+enum VersionEntry {
+    Version(Version),
+    DeleteMarker(Version),
+    IsTruncated(bool),
+    NextKeyMarker(String),
+    NextVersionIdMarker(String),
+    #[serde(other)]
+    Other,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Version {
+    key: String,
+    version_id: String,
+    is_latest: bool,
+}
+
+impl Bucket {
+    /// Deletes every version of an object but the current one, and says how many there were. Where the current one is
+    /// to go as well, delete the object first: what is left of it then is a delete marker, and that goes too.
+    pub async fn purge(&self, log: &Log, archive_id: Uuid) -> Result<usize, Error> {
+        let key = object_key(log, archive_id);
+        let mut purged = 0;
+        for version in self.versions(&key).await? {
+            self.delete_version(&key, &version).await?;
+            purged += 1;
+        }
+        Ok(purged)
+    }
+
+    /// What is superseded of `key`: noncurrent versions, and delete markers.
+    async fn versions(&self, key: &str) -> Result<Vec<String>, Error> {
+        let mut superseded = Vec::new();
+        let (mut key_marker, mut version_marker) = (String::new(), String::new());
+        loop {
+            let request = Request::new(Method::GET, "")
+                .query("versions", "")
+                .query("prefix", key)
+                .query("key-marker", &key_marker)
+                .query("version-id-marker", &version_marker);
+            let (_, body) = match self.client.repeat_whole(&request).await {
+                // A server without versions keeps none.
+                Err(Error::Refused { status: 400 | 405 | 501, .. }) => return Ok(superseded),
+                answer => answer?,
+            };
+            let page: VersionPage = parse_xml(key, &body)?;
+            let mut is_truncated = false;
+            for entry in page.entries {
+                match entry {
+                    // "null" is the only version of an object in a bucket that keeps none.
+                    VersionEntry::Version(version) if version.key == key && !version.is_latest => {
+                        superseded.push(version.version_id);
+                    }
+                    VersionEntry::DeleteMarker(marker) if marker.key == key => superseded.push(marker.version_id),
+                    VersionEntry::IsTruncated(truncated) => is_truncated = truncated,
+                    VersionEntry::NextKeyMarker(marker) => key_marker = marker,
+                    VersionEntry::NextVersionIdMarker(marker) => version_marker = marker,
+                    _ => {}
+                }
+            }
+            if !is_truncated {
+                return Ok(superseded);
+            }
+        }
+    }
+
+    async fn delete_version(&self, key: &str, version: &str) -> Result<(), Error> {
+        match self.client.repeat(&Request::new(Method::DELETE, key).query("versionId", version)).await {
+            Ok(_) | Err(Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}

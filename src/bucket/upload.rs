@@ -1,0 +1,250 @@
+use bytes::{Bytes, BytesMut};
+use futures::stream::{FuturesUnordered, StreamExt};
+use http::Method;
+use http::header::ETAG;
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use crate::bucket::client::Request;
+use crate::bucket::objects::parse_xml;
+use crate::bucket::{Bucket, Error, keys, object_key};
+use crate::event::Log;
+
+/// The least that S3 takes for a part that is not the last, and some more: 10,000 parts make 80 GB.
+const PART_BYTES: usize = 8 * 1024 * 1024;
+const PARTS_IN_FLIGHT_MAX: usize = 2;
+/// S3 takes 2 KB of user metadata. Names that would not fit are left out; every event carries them.
+const METADATA_NAME_BYTES_MAX: usize = 700;
+
+pub(super) const FORMAT_VERSION: u32 = 1;
+pub(super) const WRITE_ID_HEADER: &str = "x-amz-meta-write-id";
+
+/// What an object says of itself in its user metadata, all of it known before its first byte is.
+#[derive(Debug, Clone)]
+pub struct ObjectMetadata {
+    pub generation: i64,
+    pub write_id: Uuid,
+    pub first_position: i64,
+    pub last_position: i64,
+    pub count: i64,
+}
+
+/// An object on its way. What it holds becomes visible when it is completed, never before.
+pub struct Upload<'a> {
+    bucket: &'a Bucket,
+    key: String,
+    upload_id: String,
+    write_id: Uuid,
+    buffer: BytesMut,
+    parts_started: usize,
+    in_flight: FuturesUnordered<futures::future::BoxFuture<'a, Result<Part, Error>>>,
+    parts: Vec<Part>,
+    digest: Sha256,
+    bytes: i64,
+}
+
+struct Part {
+    number: usize,
+    etag: String,
+}
+
+/// An object all of whose bytes are with the server, but which is not there yet.
+pub struct Uploaded<'a> {
+    bucket: &'a Bucket,
+    key: String,
+    upload_id: String,
+    write_id: Uuid,
+    parts: Vec<Part>,
+    /// SHA-256.
+    pub digest: Vec<u8>,
+    pub bytes: i64,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Initiated {
+    upload_id: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct UploadPage {
+    #[serde(default)]
+    upload: Vec<UploadEntry>,
+    #[serde(default)]
+    is_truncated: bool,
+    next_key_marker: Option<String>,
+    next_upload_id_marker: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct UploadEntry {
+    key: String,
+    upload_id: String,
+}
+
+impl Bucket {
+    pub async fn upload(&self, log: &Log, archive_id: Uuid, metadata: &ObjectMetadata) -> Result<Upload<'_>, Error> {
+        let key = object_key(log, archive_id);
+        let ObjectMetadata { generation, write_id, first_position, last_position, count } = metadata;
+        let mut request = Request::new(Method::POST, &key)
+            .query("uploads", "")
+            .header("content-type", "application/gzip")
+            .header("x-amz-meta-format", FORMAT_VERSION.to_string())
+            .header("x-amz-meta-archive-id", archive_id.to_string())
+            .header("x-amz-meta-generation", generation.to_string())
+            .header(WRITE_ID_HEADER, write_id.to_string())
+            .header("x-amz-meta-first-position", first_position.to_string())
+            .header("x-amz-meta-last-position", last_position.to_string())
+            .header("x-amz-meta-count", count.to_string());
+        let (tenant, topic) = (keys::encode(log.tenant()), keys::encode(log.topic()));
+        if tenant.len() + topic.len() <= METADATA_NAME_BYTES_MAX {
+            request = request.header("x-amz-meta-tenant", tenant).header("x-amz-meta-topic", topic);
+        }
+        let (_, body) = self.client.repeat_whole(&request).await?;
+        let Initiated { upload_id } = parse_xml(&key, &body)?;
+        Ok(Upload {
+            bucket: self,
+            key,
+            upload_id,
+            write_id: *write_id,
+            buffer: BytesMut::with_capacity(PART_BYTES),
+            parts_started: 0,
+            in_flight: FuturesUnordered::new(),
+            parts: Vec::new(),
+            digest: Sha256::new(),
+            bytes: 0,
+        })
+    }
+
+    /// Aborts every unfinished upload of an object, so that none of them can be completed any more.
+    pub async fn abort_uploads(&self, log: &Log, archive_id: Uuid) -> Result<usize, Error> {
+        let key = object_key(log, archive_id);
+        let mut aborted = 0;
+        let (mut key_marker, mut id_marker) = (String::new(), String::new());
+        loop {
+            let request = Request::new(Method::GET, "")
+                .query("uploads", "")
+                .query("prefix", &key)
+                .query("key-marker", &key_marker)
+                .query("upload-id-marker", &id_marker);
+            let (_, body) = self.client.repeat_whole(&request).await?;
+            let page: UploadPage = parse_xml(&key, &body)?;
+            for entry in page.upload.iter().filter(|entry| entry.key == key) {
+                self.abort_upload(&key, &entry.upload_id).await?;
+                aborted += 1;
+            }
+            if !page.is_truncated {
+                return Ok(aborted);
+            }
+            key_marker = page.next_key_marker.unwrap_or_default();
+            id_marker = page.next_upload_id_marker.unwrap_or_default();
+        }
+    }
+
+    async fn abort_upload(&self, key: &str, upload_id: &str) -> Result<(), Error> {
+        match self.client.repeat(&Request::new(Method::DELETE, key).query("uploadId", upload_id)).await {
+            Ok(_) | Err(Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl<'a> Upload<'a> {
+    /// Takes the bytes that follow. Waits while as many parts are on their way as may be.
+    pub async fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.digest.update(bytes);
+        self.bytes += bytes.len() as i64;
+        self.buffer.extend_from_slice(bytes);
+        while self.buffer.len() >= PART_BYTES {
+            let part = self.buffer.split_to(PART_BYTES).freeze();
+            self.send(part).await?;
+        }
+        Ok(())
+    }
+
+    pub async fn finish(mut self) -> Result<Uploaded<'a>, Error> {
+        let rest = std::mem::take(&mut self.buffer).freeze();
+        self.send(rest).await?;
+        while !self.in_flight.is_empty() {
+            self.await_one().await?;
+        }
+        let Upload { bucket, key, upload_id, write_id, mut parts, digest, bytes, .. } = self;
+        parts.sort_by_key(|part| part.number);
+        Ok(Uploaded { bucket, key, upload_id, write_id, parts, digest: digest.finalize().to_vec(), bytes })
+    }
+
+    async fn send(&mut self, body: Bytes) -> Result<(), Error> {
+        while self.in_flight.len() >= PARTS_IN_FLIGHT_MAX {
+            self.await_one().await?;
+        }
+        self.parts_started += 1;
+        let (bucket, number) = (self.bucket, self.parts_started);
+        let request = Request::new(Method::PUT, &self.key)
+            .query("partNumber", number.to_string())
+            .query("uploadId", &self.upload_id)
+            .body(body);
+        self.in_flight.push(Box::pin(async move {
+            let (headers, _) = bucket.client.repeat_whole(&request).await?;
+            let etag = headers.get(ETAG).and_then(|etag| etag.to_str().ok()).unwrap_or_default().to_owned();
+            Ok(Part { number, etag })
+        }));
+        Ok(())
+    }
+
+    async fn await_one(&mut self) -> Result<(), Error> {
+        if let Some(part) = self.in_flight.next().await {
+            self.parts.push(part?);
+        }
+        Ok(())
+    }
+}
+
+impl Uploaded<'_> {
+    /// Makes the object visible. A lost answer is looked up: the object that is there afterwards bears this upload's
+    /// write-id, or it does not.
+    pub async fn complete(self) -> Result<(), Error> {
+        let parts: String = self
+            .parts
+            .iter()
+            .map(|Part { number, etag }| format!("<Part><PartNumber>{number}</PartNumber><ETag>{etag}</ETag></Part>"))
+            .collect();
+        let request = Request::new(Method::POST, &self.key)
+            .query("uploadId", &self.upload_id)
+            .header("content-type", "application/xml")
+            .body(format!("<CompleteMultipartUpload>{parts}</CompleteMultipartUpload>"));
+        let Err(error) = self.try_complete(&request).await else { return Ok(()) };
+        if !error.is_transient() && !matches!(error, Error::NotFound { .. }) {
+            return Err(error);
+        }
+        if self.is_visible().await? {
+            return Ok(());
+        }
+        let again = self.try_complete(&request).await;
+        if again.is_ok() || self.is_visible().await? { Ok(()) } else { again }
+    }
+
+    /// Completing can fail behind a status of 200.
+    async fn try_complete(&self, request: &Request) -> Result<(), Error> {
+        let unknown = |what: String| Error::Unknown { what: format!("POST {}: {what}", self.key) };
+        let response = self.bucket.client.once(request).await?;
+        let body = response.text().await.map_err(|error| unknown(error.to_string()))?;
+        if body.contains("<CompleteMultipartUploadResult") {
+            Ok(())
+        } else {
+            Err(unknown("the answer is no result".into()))
+        }
+    }
+
+    async fn is_visible(&self) -> Result<bool, Error> {
+        let response = match self.bucket.client.repeat(&Request::new(Method::HEAD, &self.key)).await {
+            Ok(response) => response,
+            Err(Error::NotFound { .. }) => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        let write_id = response.headers().get(WRITE_ID_HEADER).and_then(|value| value.to_str().ok());
+        Ok(write_id == Some(self.write_id.to_string().as_str()))
+    }
+}

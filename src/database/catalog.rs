@@ -1,0 +1,410 @@
+use sqlx::postgres::PgRow;
+use sqlx::{PgConnection, Row};
+use uuid::Uuid;
+
+use crate::database::Error;
+
+/// An archive as the catalog knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Archive {
+    pub topic_id: i64,
+    pub id: Uuid,
+    pub generation: i64,
+    pub write_id: Uuid,
+    pub etag: String,
+    /// SHA-256 of the object.
+    pub digest: Vec<u8>,
+    pub first_position: i64,
+    pub last_position: i64,
+    pub count: i64,
+    /// Nanoseconds since the Unix epoch.
+    pub raised_at_min: i64,
+    pub raised_at_max: i64,
+    pub json_bytes: i64,
+    pub object_bytes: i64,
+    pub types: Vec<String>,
+    pub type_counts: Vec<i64>,
+    pub lookup_runs: i32,
+}
+
+/// A member as the catalog knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberRow {
+    pub member: i32,
+    pub byte_start: i64,
+    pub byte_end: i64,
+    pub json_bytes: i64,
+    pub first_position: i64,
+    pub last_position: i64,
+    pub count: i64,
+    /// In the order of the archive's types; may be shorter.
+    pub type_counts: Vec<i64>,
+}
+
+/// How far an archive reaches, and how many of its events match a filter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ArchiveExtent {
+    pub id: Uuid,
+    pub first_position: i64,
+    pub last_position: i64,
+    pub matching: i64,
+}
+
+/// Where a member is, how far it reaches, and how many of its events match a filter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberExtent {
+    pub archive_id: Uuid,
+    pub etag: String,
+    pub object_bytes: i64,
+    pub member: i32,
+    pub byte_start: i64,
+    pub byte_end: i64,
+    pub json_bytes: i64,
+    pub first_position: i64,
+    pub last_position: i64,
+    pub count: i64,
+    pub matching: i64,
+}
+
+macro_rules! select_archives {
+    ($rest:literal) => {
+        concat!(
+            "SELECT topic_id, id, generation, write_id, etag, digest, first_position, last_position, count, ",
+            "raised_at_min, raised_at_max, json_bytes, object_bytes, types, type_counts, lookup_runs FROM archives ",
+            $rest
+        )
+    };
+}
+
+fn archive_from_row(row: &PgRow) -> Result<Archive, Error> {
+    Ok(Archive {
+        topic_id: row.try_get("topic_id")?,
+        id: row.try_get("id")?,
+        generation: row.try_get("generation")?,
+        write_id: row.try_get("write_id")?,
+        etag: row.try_get("etag")?,
+        digest: row.try_get("digest")?,
+        first_position: row.try_get("first_position")?,
+        last_position: row.try_get("last_position")?,
+        count: row.try_get("count")?,
+        raised_at_min: row.try_get("raised_at_min")?,
+        raised_at_max: row.try_get("raised_at_max")?,
+        json_bytes: row.try_get("json_bytes")?,
+        object_bytes: row.try_get("object_bytes")?,
+        types: row.try_get("types")?,
+        type_counts: row.try_get("type_counts")?,
+        lookup_runs: row.try_get("lookup_runs")?,
+    })
+}
+
+pub async fn archive(connection: &mut PgConnection, topic_id: i64, id: Uuid) -> Result<Option<Archive>, Error> {
+    let row = sqlx::query(select_archives!("WHERE topic_id = $1 AND id = $2"))
+        .bind(topic_id)
+        .bind(id)
+        .fetch_optional(connection)
+        .await?;
+    row.as_ref().map(archive_from_row).transpose()
+}
+
+/// All archives of a topic, in the order of their first positions.
+pub async fn archives_of(connection: &mut PgConnection, topic_id: i64) -> Result<Vec<Archive>, Error> {
+    let rows = sqlx::query(select_archives!("WHERE topic_id = $1 ORDER BY first_position, id"))
+        .bind(topic_id)
+        .fetch_all(connection)
+        .await?;
+    rows.iter().map(archive_from_row).collect()
+}
+
+/// How many archives there are at all.
+pub async fn archives_count(connection: &mut PgConnection) -> Result<i64, Error> {
+    Ok(sqlx::query_scalar("SELECT count(*) FROM archives").fetch_one(connection).await?)
+}
+
+pub async fn insert_archive(connection: &mut PgConnection, archive: &Archive) -> Result<(), Error> {
+    let Archive {
+        topic_id,
+        id,
+        generation,
+        write_id,
+        etag,
+        digest,
+        first_position,
+        last_position,
+        count,
+        raised_at_min,
+        raised_at_max,
+        json_bytes,
+        object_bytes,
+        types,
+        type_counts,
+        lookup_runs,
+    } = archive;
+    sqlx::query(
+        "INSERT INTO archives (topic_id, id, generation, write_id, etag, digest, first_position, last_position, count,
+                               raised_at_min, raised_at_max, json_bytes, object_bytes, types, type_counts, lookup_runs)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
+    )
+    .bind(topic_id)
+    .bind(id)
+    .bind(generation)
+    .bind(write_id)
+    .bind(etag)
+    .bind(digest)
+    .bind(first_position)
+    .bind(last_position)
+    .bind(count)
+    .bind(raised_at_min)
+    .bind(raised_at_max)
+    .bind(json_bytes)
+    .bind(object_bytes)
+    .bind(types)
+    .bind(type_counts)
+    .bind(lookup_runs)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Makes the next generation the one that is read. False if another generation than `from_generation` is current.
+pub async fn promote_archive(
+    connection: &mut PgConnection,
+    (topic_id, id): (i64, Uuid),
+    from_generation: i64,
+    (write_id, etag, digest): (Uuid, &str, &[u8]),
+    (json_bytes, object_bytes): (i64, i64),
+) -> Result<bool, Error> {
+    let promoted = sqlx::query(
+        "UPDATE archives
+         SET generation = generation + 1, write_id = $4, etag = $5, digest = $6, json_bytes = $7, object_bytes = $8,
+             rewritten_at = now()
+         WHERE topic_id = $1 AND id = $2 AND generation = $3",
+    )
+    .bind(topic_id)
+    .bind(id)
+    .bind(from_generation)
+    .bind(write_id)
+    .bind(etag)
+    .bind(digest)
+    .bind(json_bytes)
+    .bind(object_bytes)
+    .execute(connection)
+    .await?;
+    Ok(promoted.rows_affected() == 1)
+}
+
+/// The members of one generation, in order.
+pub async fn members_of(
+    connection: &mut PgConnection,
+    (topic_id, archive_id): (i64, Uuid),
+    generation: i64,
+) -> Result<Vec<MemberRow>, Error> {
+    let rows = sqlx::query(
+        "SELECT member, byte_start, byte_end, json_bytes, first_position, last_position, count, type_counts
+         FROM members
+         WHERE topic_id = $1 AND archive_id = $2 AND generation = $3
+         ORDER BY member",
+    )
+    .bind(topic_id)
+    .bind(archive_id)
+    .bind(generation)
+    .fetch_all(connection)
+    .await?;
+    let members = rows.iter().map(|row| {
+        Ok(MemberRow {
+            member: row.try_get("member")?,
+            byte_start: row.try_get("byte_start")?,
+            byte_end: row.try_get("byte_end")?,
+            json_bytes: row.try_get("json_bytes")?,
+            first_position: row.try_get("first_position")?,
+            last_position: row.try_get("last_position")?,
+            count: row.try_get("count")?,
+            type_counts: row.try_get("type_counts")?,
+        })
+    });
+    members.collect()
+}
+
+pub async fn insert_members(
+    connection: &mut PgConnection,
+    (topic_id, archive_id): (i64, Uuid),
+    generation: i64,
+    members: &[MemberRow],
+) -> Result<(), Error> {
+    for member in members {
+        let MemberRow { member, byte_start, byte_end, json_bytes, first_position, last_position, count, type_counts } =
+            member;
+        sqlx::query(
+            "INSERT INTO members (topic_id, archive_id, generation, member, byte_start, byte_end, json_bytes,
+                                  first_position, last_position, count, type_counts)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+        )
+        .bind(topic_id)
+        .bind(archive_id)
+        .bind(generation)
+        .bind(member)
+        .bind(byte_start)
+        .bind(byte_end)
+        .bind(json_bytes)
+        .bind(first_position)
+        .bind(last_position)
+        .bind(count)
+        .bind(type_counts)
+        .execute(&mut *connection)
+        .await?;
+    }
+    Ok(())
+}
+
+pub async fn delete_members(
+    connection: &mut PgConnection,
+    (topic_id, archive_id): (i64, Uuid),
+    generation: i64,
+) -> Result<(), Error> {
+    sqlx::query("DELETE FROM members WHERE topic_id = $1 AND archive_id = $2 AND generation = $3")
+        .bind(topic_id)
+        .bind(archive_id)
+        .bind(generation)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// Archives that reach into positions `start..end` and hold something that matches, in the order of their first
+/// positions. What a stream has in which archive is said by the lookup pages, see [`super::members_with_stream`].
+pub async fn archive_extents(
+    connection: &mut PgConnection,
+    topic_id: i64,
+    types: Option<&[String]>,
+    (start, end): (i64, i64),
+) -> Result<Vec<ArchiveExtent>, Error> {
+    let rows = sqlx::query(
+        "SELECT id, first_position, last_position, matching
+         FROM archives
+         CROSS JOIN LATERAL (
+             SELECT CASE WHEN $4::text[] IS NULL THEN count ELSE (
+                 SELECT coalesce(sum(held.count), 0)::bigint FROM unnest(types, type_counts) AS held (type, count)
+                 WHERE held.type = ANY($4)
+             ) END AS matching
+         ) AS counted
+         WHERE topic_id = $1 AND last_position >= $2 AND first_position < $3 AND matching > 0
+         ORDER BY first_position, id",
+    )
+    .bind(topic_id)
+    .bind(start)
+    .bind(end)
+    .bind(types)
+    .fetch_all(connection)
+    .await?;
+    let extents = rows.iter().map(|row| {
+        Ok(ArchiveExtent {
+            id: row.try_get("id")?,
+            first_position: row.try_get("first_position")?,
+            last_position: row.try_get("last_position")?,
+            matching: row.try_get("matching")?,
+        })
+    });
+    extents.collect()
+}
+
+macro_rules! select_members {
+    ($matching:literal, $rest:literal) => {
+        concat!(
+            "SELECT archive_id, etag, object_bytes, member, byte_start, byte_end, members.json_bytes, ",
+            "members.first_position, members.last_position, members.count, ",
+            $matching,
+            " AS matching FROM archives JOIN members ",
+            "ON members.topic_id = archives.topic_id AND archive_id = id AND members.generation = archives.generation ",
+            $rest
+        )
+    };
+}
+
+fn member_from_row(row: &PgRow) -> Result<MemberExtent, Error> {
+    Ok(MemberExtent {
+        archive_id: row.try_get("archive_id")?,
+        etag: row.try_get("etag")?,
+        object_bytes: row.try_get("object_bytes")?,
+        member: row.try_get("member")?,
+        byte_start: row.try_get("byte_start")?,
+        byte_end: row.try_get("byte_end")?,
+        json_bytes: row.try_get("json_bytes")?,
+        first_position: row.try_get("first_position")?,
+        last_position: row.try_get("last_position")?,
+        count: row.try_get("count")?,
+        matching: row.try_get("matching")?,
+    })
+}
+
+/// Members of these archives that reach into positions `start..end` and hold something that matches.
+pub async fn member_extents(
+    connection: &mut PgConnection,
+    topic_id: i64,
+    archive_ids: &[Uuid],
+    types: Option<&[String]>,
+    (start, end): (i64, i64),
+) -> Result<Vec<MemberExtent>, Error> {
+    let query = match types {
+        None => sqlx::query(select_members!(
+            "members.count",
+            "WHERE archives.topic_id = $1 AND id = ANY($2) AND members.last_position >= $3
+               AND members.first_position < $4
+             ORDER BY members.first_position, archive_id"
+        )),
+        Some(_) => sqlx::query(select_members!(
+            "matching",
+            "CROSS JOIN LATERAL (
+                 SELECT coalesce(sum(held.count), 0)::bigint AS matching
+                 FROM unnest(types, members.type_counts) AS held (type, count)
+                 WHERE held.type = ANY($5)
+             ) AS counted
+             WHERE archives.topic_id = $1 AND id = ANY($2) AND members.last_position >= $3
+               AND members.first_position < $4 AND matching > 0
+             ORDER BY members.first_position, archive_id"
+        )),
+    };
+    let query = query.bind(topic_id).bind(archive_ids).bind(start).bind(end);
+    let query = if types.is_some() { query.bind(types) } else { query };
+    query.fetch_all(connection).await?.iter().map(member_from_row).collect()
+}
+
+/// These members of these archives; how many of their events match is for the caller to say, who has it from the
+/// lookup pages.
+pub async fn members_by_key(
+    connection: &mut PgConnection,
+    topic_id: i64,
+    keys: &[(Uuid, i32)],
+) -> Result<Vec<MemberExtent>, Error> {
+    let (archive_ids, members): (Vec<Uuid>, Vec<i32>) = keys.iter().copied().unzip();
+    let rows = sqlx::query(select_members!(
+        "0::bigint",
+        "JOIN unnest($2::uuid[], $3::integer[]) AS wanted (archive_id, member) USING (archive_id, member)
+         WHERE archives.topic_id = $1
+         ORDER BY members.first_position, archive_id"
+    ))
+    .bind(topic_id)
+    .bind(archive_ids)
+    .bind(members)
+    .fetch_all(connection)
+    .await?;
+    rows.iter().map(member_from_row).collect()
+}
+
+/// The first position of the lowest member that reaches across `position`, if one begins before it.
+pub async fn lowest_member_across(
+    connection: &mut PgConnection,
+    topic_id: i64,
+    position: i64,
+) -> Result<Option<i64>, Error> {
+    Ok(sqlx::query_scalar(
+        "SELECT min(members.first_position)
+         FROM archives JOIN members
+           ON members.topic_id = archives.topic_id AND archive_id = id AND members.generation = archives.generation
+         WHERE archives.topic_id = $1
+           AND archives.first_position < $2 AND archives.last_position >= $2
+           AND members.first_position < $2 AND members.last_position >= $2",
+    )
+    .bind(topic_id)
+    .bind(position)
+    .fetch_one(connection)
+    .await?)
+}

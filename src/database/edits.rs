@@ -1,0 +1,262 @@
+use sqlx::postgres::PgRow;
+use sqlx::{PgConnection, Row};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::database::Error;
+use crate::event::{Invalid, Patch};
+
+/// A line of the ledger: never a value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Edit {
+    pub id: Uuid,
+    pub topic_id: i64,
+    /// Of the edits of one topic.
+    pub sequence: i64,
+    pub position: i64,
+    pub event_id: String,
+    /// Where the event was; `None` if it was hot.
+    pub archive_id: Option<Uuid>,
+    /// JSON pointers into the payload.
+    pub changed: Vec<String>,
+    pub missing: Vec<String>,
+    pub actor: String,
+    pub reason: String,
+    pub ticket: String,
+    pub accepted_at: OffsetDateTime,
+    /// When the value was replaced where it is kept.
+    pub applied_at: Option<OffsetDateTime>,
+    /// When nothing was left that bears the old value.
+    pub purged_at: Option<OffsetDateTime>,
+}
+
+/// A patch that an archive's object does not hold yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PendingEdit {
+    pub position: i64,
+    pub sequence: i64,
+    pub patch: Patch,
+}
+
+macro_rules! select_edits {
+    ($rest:literal) => {
+        concat!(
+            "SELECT id, topic_id, sequence, position, event_id, archive_id, changed, missing, actor, reason, ticket, ",
+            "accepted_at, applied_at, purged_at FROM edits ",
+            $rest
+        )
+    };
+}
+
+fn edit_from_row(row: &PgRow) -> Result<Edit, Error> {
+    Ok(Edit {
+        id: row.try_get("id")?,
+        topic_id: row.try_get("topic_id")?,
+        sequence: row.try_get("sequence")?,
+        position: row.try_get("position")?,
+        event_id: row.try_get("event_id")?,
+        archive_id: row.try_get("archive_id")?,
+        changed: row.try_get("changed")?,
+        missing: row.try_get("missing")?,
+        actor: row.try_get("actor")?,
+        reason: row.try_get("reason")?,
+        ticket: row.try_get("ticket")?,
+        accepted_at: row.try_get("accepted_at")?,
+        applied_at: row.try_get("applied_at")?,
+        purged_at: row.try_get("purged_at")?,
+    })
+}
+
+/// `None` if there is no edit of this id.
+pub async fn edit(connection: &mut PgConnection, id: Uuid) -> Result<Option<Edit>, Error> {
+    let row = sqlx::query(select_edits!("WHERE id = $1")).bind(id).fetch_optional(connection).await?;
+    row.as_ref().map(edit_from_row).transpose()
+}
+
+pub async fn insert_edit(connection: &mut PgConnection, edit: &Edit) -> Result<(), Error> {
+    let Edit {
+        id,
+        topic_id,
+        sequence,
+        position,
+        event_id,
+        archive_id,
+        changed,
+        missing,
+        actor,
+        reason,
+        ticket,
+        accepted_at,
+        applied_at,
+        purged_at,
+    } = edit;
+    sqlx::query(
+        "INSERT INTO edits (id, topic_id, sequence, position, event_id, archive_id, changed, missing, actor, reason,
+                            ticket, accepted_at, applied_at, purged_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
+    )
+    .bind(id)
+    .bind(topic_id)
+    .bind(sequence)
+    .bind(position)
+    .bind(event_id)
+    .bind(archive_id)
+    .bind(changed)
+    .bind(missing)
+    .bind(actor)
+    .bind(reason)
+    .bind(ticket)
+    .bind(accepted_at)
+    .bind(applied_at)
+    .bind(purged_at)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+pub async fn insert_pending_edit(
+    connection: &mut PgConnection,
+    edit: &Edit,
+    archive_id: Uuid,
+    patch: &Patch,
+) -> Result<(), Error> {
+    sqlx::query(
+        "INSERT INTO pending_edits (topic_id, position, sequence, edit_id, archive_id, patch)
+         VALUES ($1, $2, $3, $4, $5, $6)",
+    )
+    .bind(edit.topic_id)
+    .bind(edit.position)
+    .bind(edit.sequence)
+    .bind(edit.id)
+    .bind(archive_id)
+    .bind(patch.as_str())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+fn pending_from_row(row: &PgRow) -> Result<PendingEdit, Error> {
+    let patch: &str = row.try_get("patch")?;
+    Ok(PendingEdit {
+        position: row.try_get("position")?,
+        sequence: row.try_get("sequence")?,
+        patch: Patch::parse(patch).map_err(|Invalid(why)| Error::Damaged(why))?,
+    })
+}
+
+/// What is pending for positions `start..end`, in the order in which it is to be applied.
+pub async fn pending_edits(
+    connection: &mut PgConnection,
+    topic_id: i64,
+    (start, end): (i64, i64),
+) -> Result<Vec<PendingEdit>, Error> {
+    let rows = sqlx::query(
+        "SELECT position, sequence, patch FROM pending_edits
+         WHERE topic_id = $1 AND position >= $2 AND position < $3
+         ORDER BY position, sequence",
+    )
+    .bind(topic_id)
+    .bind(start)
+    .bind(end)
+    .fetch_all(connection)
+    .await?;
+    rows.iter().map(pending_from_row).collect()
+}
+
+/// What is pending for an archive, in the order in which it is to be applied.
+pub async fn pending_edits_of_archive(
+    connection: &mut PgConnection,
+    topic_id: i64,
+    archive_id: Uuid,
+) -> Result<Vec<PendingEdit>, Error> {
+    let rows = sqlx::query(
+        "SELECT position, sequence, patch FROM pending_edits
+         WHERE topic_id = $1 AND archive_id = $2
+         ORDER BY position, sequence",
+    )
+    .bind(topic_id)
+    .bind(archive_id)
+    .fetch_all(connection)
+    .await?;
+    rows.iter().map(pending_from_row).collect()
+}
+
+/// Topic and archive of every pending edit.
+pub async fn archives_with_pending_edits(connection: &mut PgConnection) -> Result<Vec<(i64, Uuid)>, Error> {
+    let rows = sqlx::query(
+        "SELECT topic_id, archive_id FROM pending_edits GROUP BY topic_id, archive_id ORDER BY topic_id, archive_id",
+    )
+    .fetch_all(connection)
+    .await?;
+    rows.iter().map(|row| Ok((row.try_get("topic_id")?, row.try_get("archive_id")?))).collect()
+}
+
+/// Removes what a rewrite has taken over, up to the sequence that it saw, and says so in the ledger.
+pub async fn settle_edits(
+    connection: &mut PgConnection,
+    topic_id: i64,
+    archive_id: Uuid,
+    sequence_max: i64,
+) -> Result<(), Error> {
+    sqlx::query(
+        "WITH settled AS (
+             DELETE FROM pending_edits WHERE topic_id = $1 AND archive_id = $2 AND sequence <= $3 RETURNING edit_id
+         )
+         UPDATE edits SET applied_at = now() FROM settled WHERE edits.id = settled.edit_id",
+    )
+    .bind(topic_id)
+    .bind(archive_id)
+    .bind(sequence_max)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Topic, archive and newest sequence of edits that are applied, and whose old values may still be in noncurrent
+/// versions of the object.
+pub async fn unpurged_archives(connection: &mut PgConnection) -> Result<Vec<(i64, Uuid, i64)>, Error> {
+    let rows = sqlx::query(
+        "SELECT topic_id, archive_id, max(sequence) AS sequence FROM edits
+         WHERE purged_at IS NULL AND applied_at IS NOT NULL AND archive_id IS NOT NULL
+         GROUP BY topic_id, archive_id
+         ORDER BY topic_id, archive_id",
+    )
+    .fetch_all(connection)
+    .await?;
+    rows.iter()
+        .map(|row| Ok((row.try_get("topic_id")?, row.try_get("archive_id")?, row.try_get("sequence")?)))
+        .collect()
+}
+
+/// Of the applied edits of an archive up to a sequence.
+pub async fn mark_purged(
+    connection: &mut PgConnection,
+    topic_id: i64,
+    archive_id: Uuid,
+    sequence_max: i64,
+) -> Result<(), Error> {
+    sqlx::query(
+        "UPDATE edits SET purged_at = now()
+         WHERE topic_id = $1 AND archive_id = $2 AND sequence <= $3 AND applied_at IS NOT NULL AND purged_at IS NULL",
+    )
+    .bind(topic_id)
+    .bind(archive_id)
+    .bind(sequence_max)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Edits of hot events are done once no object is on its way that was begun before them.
+pub async fn mark_hot_purged(connection: &mut PgConnection) -> Result<(), Error> {
+    sqlx::query(
+        "UPDATE edits SET purged_at = now()
+         WHERE archive_id IS NULL AND purged_at IS NULL
+           AND NOT EXISTS (
+               SELECT FROM intents WHERE intents.topic_id = edits.topic_id AND intended_at <= accepted_at
+           )",
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}

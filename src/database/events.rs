@@ -1,0 +1,274 @@
+use bytes::Bytes;
+use futures::Stream;
+use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::query::Query;
+use sqlx::{PgConnection, Postgres, Row};
+
+use crate::database::Error;
+use crate::event::{Event, Filter, Instant, Json, Metadata};
+
+macro_rules! select_events {
+    ($rest:literal) => {
+        concat!(
+            "SELECT position, raised_at, deployment_id, id, stream, type, reason, correlation_id, causation_id, ",
+            "user_id, payload, gdpr FROM events ",
+            $rest
+        )
+    };
+}
+
+fn from_row(row: &PgRow) -> Result<Event, Error> {
+    let gdpr: Option<&str> = row.try_get(11)?;
+    Ok(Event {
+        position: row.try_get(0)?,
+        raised_at: Instant::from_unix_nanos(row.try_get(1)?),
+        metadata: Metadata {
+            deployment_id: row.try_get(2)?,
+            correlation_id: row.try_get(7)?,
+            causation_id: row.try_get(8)?,
+            user_id: row.try_get(9)?,
+        },
+        id: row.try_get(3)?,
+        stream: row.try_get(4)?,
+        event_type: row.try_get(5)?,
+        reason: row.try_get(6)?,
+        payload: Json::trusted(raw_bytes(row, 10)?),
+        gdpr: Event::gdpr_from_json(gdpr).map_err(|error| Error::Damaged(error.to_string()))?,
+    })
+}
+
+/// A text as it came over the wire; Postgres has checked that it is UTF-8.
+fn raw_bytes(row: &PgRow, column: usize) -> Result<Bytes, Error> {
+    let value = row.try_get_raw(column)?;
+    let bytes = value.as_bytes().map_err(|error| Error::Damaged(error.to_string()))?;
+    Ok(Bytes::copy_from_slice(bytes))
+}
+
+/// Events in order of position, with the positions that they bear.
+pub async fn insert(connection: &mut PgConnection, topic_id: i64, events: &[Event]) -> Result<(), Error> {
+    let gdpr: Vec<Option<String>> = events.iter().map(Event::gdpr_json).collect();
+    let longs = |field: fn(&Event) -> i64| events.iter().map(field).collect::<Vec<i64>>();
+    sqlx::query(
+        "INSERT INTO events (topic_id, position, raised_at, deployment_id, id, stream, type, reason, correlation_id,
+                             causation_id, user_id, payload, gdpr)
+         SELECT $1, new.*
+         FROM unnest($2::bigint[], $3::bigint[], $4::bigint[], $5::text[], $6::text[], $7::text[], $8::text[],
+                     $9::text[], $10::text[], $11::text[], $12::text[], $13::text[]) AS new",
+    )
+    .bind(topic_id)
+    .bind(longs(|event| event.position))
+    .bind(longs(|event| event.raised_at.unix_nanos()))
+    .bind(longs(|event| event.metadata.deployment_id))
+    .bind(texts(events, |event| &event.id))
+    .bind(texts(events, |event| &event.stream))
+    .bind(texts(events, |event| &event.event_type))
+    .bind(texts(events, |event| &event.reason))
+    .bind(texts(events, |event| &event.metadata.correlation_id))
+    .bind(texts(events, |event| &event.metadata.causation_id))
+    .bind(texts(events, |event| &event.metadata.user_id))
+    .bind(texts(events, |event| event.payload.as_str()))
+    .bind(gdpr)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+fn texts(events: &[Event], field: fn(&Event) -> &str) -> Vec<&str> {
+    events.iter().map(field).collect()
+}
+
+/// Hot events at positions `start..end` that match, in order of position, after `skip` of them.
+pub async fn hot_range(
+    connection: &mut PgConnection,
+    topic_id: i64,
+    filter: &Filter,
+    (start, end): (i64, i64),
+    skip: i64,
+    limit: i64,
+) -> Result<Vec<Event>, Error> {
+    let query = match filter {
+        Filter::All => sqlx::query(select_events!(
+            "WHERE topic_id = $1 AND position >= $2 AND position < $3 ORDER BY position OFFSET $4 LIMIT $5"
+        )),
+        Filter::Types(_) => sqlx::query(select_events!(
+            "WHERE topic_id = $1 AND position >= $2 AND position < $3 AND type = ANY($6)
+             ORDER BY position OFFSET $4 LIMIT $5"
+        )),
+        Filter::Stream(_) => sqlx::query(select_events!(
+            "WHERE topic_id = $1 AND position >= $2 AND position < $3 AND stream = $6
+             ORDER BY position OFFSET $4 LIMIT $5"
+        )),
+    };
+    let query = query.bind(topic_id).bind(start).bind(end).bind(skip).bind(limit);
+    bind_filter(query, filter).fetch_all(connection).await?.iter().map(from_row).collect()
+}
+
+/// How many hot events match in each of the ranges that lie between the boundaries, which rise.
+pub async fn count_between(
+    connection: &mut PgConnection,
+    topic_id: i64,
+    filter: &Filter,
+    boundaries: &[i64],
+) -> Result<Vec<i64>, Error> {
+    let (Some(start), Some(end)) = (boundaries.first(), boundaries.last()) else { return Ok(Vec::new()) };
+    let query = match filter {
+        Filter::All => sqlx::query(
+            "SELECT width_bucket(position, $4::bigint[]) AS range, count(*) AS count FROM events
+             WHERE topic_id = $1 AND position >= $2 AND position < $3 GROUP BY 1 ORDER BY 1",
+        ),
+        Filter::Types(_) => sqlx::query(
+            "SELECT width_bucket(position, $4::bigint[]) AS range, count(*) AS count FROM events
+             WHERE topic_id = $1 AND position >= $2 AND position < $3 AND type = ANY($5) GROUP BY 1 ORDER BY 1",
+        ),
+        Filter::Stream(_) => sqlx::query(
+            "SELECT width_bucket(position, $4::bigint[]) AS range, count(*) AS count FROM events
+             WHERE topic_id = $1 AND position >= $2 AND position < $3 AND stream = $5 GROUP BY 1 ORDER BY 1",
+        ),
+    };
+    let query = query.bind(topic_id).bind(start).bind(end).bind(boundaries);
+    let mut counts = vec![0; boundaries.len() - 1];
+    for row in bind_filter(query, filter).fetch_all(connection).await? {
+        let (range, count): (i32, i64) = (row.try_get("range")?, row.try_get("count")?);
+        counts[range as usize - 1] = count;
+    }
+    Ok(counts)
+}
+
+/// The hot ones of these ids, in order of position.
+pub async fn hot_by_ids(connection: &mut PgConnection, topic_id: i64, ids: &[String]) -> Result<Vec<Event>, Error> {
+    let rows = sqlx::query(select_events!("WHERE topic_id = $1 AND id = ANY($2) ORDER BY position"))
+        .bind(topic_id)
+        .bind(ids)
+        .fetch_all(connection)
+        .await?;
+    rows.iter().map(from_row).collect()
+}
+
+pub async fn last_hot(connection: &mut PgConnection, topic_id: i64, filter: &Filter) -> Result<Option<Event>, Error> {
+    let query = match filter {
+        Filter::All => sqlx::query(select_events!("WHERE topic_id = $1 ORDER BY position DESC LIMIT 1")),
+        Filter::Types(_) => {
+            sqlx::query(select_events!("WHERE topic_id = $1 AND type = ANY($2) ORDER BY position DESC LIMIT 1"))
+        }
+        Filter::Stream(_) => {
+            sqlx::query(select_events!("WHERE topic_id = $1 AND stream = $2 ORDER BY position DESC LIMIT 1"))
+        }
+    };
+    let row = bind_filter(query.bind(topic_id), filter).fetch_optional(connection).await?;
+    row.as_ref().map(from_row).transpose()
+}
+
+/// Binds the last parameter of a query that has one where there is something to filter by.
+fn bind_filter<'q>(query: Query<'q, Postgres, PgArguments>, filter: &'q Filter) -> Query<'q, Postgres, PgArguments> {
+    match filter {
+        Filter::All => query,
+        Filter::Types(types) => query.bind(types),
+        Filter::Stream(stream) => query.bind(stream),
+    }
+}
+
+/// The positions that a batch reaches from and to, and how many events it takes: the first `batch_size` old ones in
+/// order of position. `None` if there are fewer.
+pub async fn eligible_batch(
+    connection: &mut PgConnection,
+    topic_id: i64,
+    raised_at_max: i64,
+    batch_size: i64,
+) -> Result<Option<(i64, i64)>, Error> {
+    let enough: bool = sqlx::query_scalar(
+        "SELECT count(*) = $3 FROM (
+             SELECT 1 FROM events WHERE topic_id = $1 AND raised_at <= $2 ORDER BY raised_at LIMIT $3
+         ) AS eligible",
+    )
+    .bind(topic_id)
+    .bind(raised_at_max)
+    .bind(batch_size)
+    .fetch_one(&mut *connection)
+    .await?;
+    if !enough {
+        return Ok(None);
+    }
+    let row = sqlx::query(
+        "SELECT min(position) AS first_position, max(position) AS last_position FROM (
+             SELECT position FROM events WHERE topic_id = $1 AND raised_at <= $2 ORDER BY position LIMIT $3
+         ) AS eligible",
+    )
+    .bind(topic_id)
+    .bind(raised_at_max)
+    .bind(batch_size)
+    .fetch_one(connection)
+    .await?;
+    let range: (Option<i64>, Option<i64>) = (row.try_get("first_position")?, row.try_get("last_position")?);
+    Ok(range.0.zip(range.1))
+}
+
+/// Streams the old events at positions `first..=last`, in order of position, out of one snapshot.
+pub fn export(
+    connection: &mut PgConnection,
+    topic_id: i64,
+    raised_at_max: i64,
+    (first_position, last_position): (i64, i64),
+) -> impl Stream<Item = Result<Event, Error>> + Send + '_ {
+    use futures::StreamExt;
+    sqlx::query(select_events!(
+        "WHERE topic_id = $1 AND position BETWEEN $2 AND $3 AND raised_at <= $4 ORDER BY position"
+    ))
+    .bind(topic_id)
+    .bind(first_position)
+    .bind(last_position)
+    .bind(raised_at_max)
+    .fetch(connection)
+    .map(|row| from_row(&row?))
+}
+
+/// Deletes the hot events at these positions, each range from its first to its last, and says how many there were.
+pub async fn delete_ranges(connection: &mut PgConnection, topic_id: i64, ranges: &[(i64, i64)]) -> Result<u64, Error> {
+    let (first, last): (Vec<i64>, Vec<i64>) = ranges.iter().copied().unzip();
+    let deleted = sqlx::query(
+        "DELETE FROM events
+         USING unnest($2::bigint[], $3::bigint[]) AS range (first_position, last_position)
+         WHERE topic_id = $1 AND position BETWEEN range.first_position AND range.last_position",
+    )
+    .bind(topic_id)
+    .bind(first)
+    .bind(last)
+    .execute(connection)
+    .await?;
+    Ok(deleted.rows_affected())
+}
+
+/// Replaces a payload. False if the event is not hot any more, or not what it was.
+pub async fn update_payload(
+    connection: &mut PgConnection,
+    (topic_id, position): (i64, i64),
+    old: &Json,
+    new: &Json,
+) -> Result<bool, Error> {
+    let updated = sqlx::query("UPDATE events SET payload = $4 WHERE topic_id = $1 AND position = $2 AND payload = $3")
+        .bind(topic_id)
+        .bind(position)
+        .bind(old.as_str())
+        .bind(new.as_str())
+        .execute(connection)
+        .await?;
+    Ok(updated.rows_affected() == 1)
+}
+
+pub async fn oldest_raised_at(connection: &mut PgConnection, topic_id: i64) -> Result<Option<Instant>, Error> {
+    let nanos: Option<i64> = sqlx::query_scalar("SELECT min(raised_at) FROM events WHERE topic_id = $1")
+        .bind(topic_id)
+        .fetch_one(connection)
+        .await?;
+    Ok(nanos.map(Instant::from_unix_nanos))
+}
+
+/// Bytes on disk of the table of hot events, its indexes and long values.
+pub async fn table_bytes(connection: &mut PgConnection) -> Result<i64, Error> {
+    Ok(sqlx::query_scalar("SELECT pg_total_relation_size('events')").fetch_one(connection).await?)
+}
+
+/// Makes the space of deleted events free for new ones. Not inside a transaction.
+pub async fn vacuum(connection: &mut PgConnection) -> Result<(), Error> {
+    sqlx::query("VACUUM (ANALYZE) events").execute(connection).await?;
+    Ok(())
+}

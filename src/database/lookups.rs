@@ -1,0 +1,305 @@
+//! Which member holds an event id, and which members hold a stream.
+//!
+//! A run is a sorted list of keyed hashes, cut into pages of one row each; an archive has a run for every 65,536 of
+//! its events, so that making one takes bounded memory. A page may say "perhaps" (two ids can share a hash), never a
+//! false "no": the reader compares what it finds.
+
+use std::collections::{BTreeMap, HashMap};
+
+use siphasher::sip128::{Hasher128, SipHasher24};
+use sqlx::{PgConnection, Row};
+use uuid::Uuid;
+
+use crate::database::Error;
+
+/// Events that one run is about, at most.
+pub const RUN_EVENTS: usize = 65_536;
+/// A page with its row's header stays below a quarter of a Postgres page, and so inside its row.
+const PAGE_BYTES: usize = 1_700;
+const KIND_EVENT: i16 = 1;
+const KIND_STREAM: i16 = 2;
+
+/// Without it, ids and streams cannot be guessed from their hashes.
+#[derive(Debug, Clone, Copy)]
+pub struct HashKey(u64, u64);
+
+/// The first half finds the page and orders the entries: 63 bits, so that it is a positive bigint.
+type Hash = (i64, u64);
+
+impl HashKey {
+    pub fn new(key: Uuid) -> HashKey {
+        let (high, low) = key.as_u64_pair();
+        HashKey(high, low)
+    }
+
+    fn hash(self, text: &str) -> Hash {
+        let mut hasher = SipHasher24::new_with_keys(self.0, self.1);
+        std::hash::Hasher::write(&mut hasher, text.as_bytes());
+        let hash = hasher.finish128();
+        ((hash.h1 >> 1) as i64, hash.h2)
+    }
+}
+
+/// A run in the making.
+pub struct LookupRun {
+    key: HashKey,
+    events: Vec<(i64, u16)>,
+    streams: HashMap<String, BTreeMap<u16, u16>>,
+}
+
+impl LookupRun {
+    pub fn new(key: HashKey) -> LookupRun {
+        LookupRun { key, events: Vec::new(), streams: HashMap::new() }
+    }
+
+    pub fn add(&mut self, event_id: &str, stream: &str, member: u16) {
+        self.events.push((self.key.hash(event_id).0, member));
+        if !self.streams.contains_key(stream) {
+            self.streams.insert(stream.to_owned(), BTreeMap::new());
+        }
+        if let Some(members) = self.streams.get_mut(stream) {
+            *members.entry(member).or_default() += 1;
+        }
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.events.len() >= RUN_EVENTS
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.events.is_empty()
+    }
+
+    /// Kind, first hash and entries of each page.
+    fn pages(self) -> Vec<(i16, i64, Vec<u8>)> {
+        let mut events: Vec<(i64, Vec<u8>)> =
+            self.events.iter().map(|(hash, member)| (*hash, member.to_be_bytes().to_vec())).collect();
+        let mut streams: Vec<(i64, Vec<u8>)> = self
+            .streams
+            .iter()
+            .map(|(stream, members)| {
+                let (hash, rest) = self.key.hash(stream);
+                (hash, encode_stream(rest, members))
+            })
+            .collect();
+        events.sort_unstable();
+        streams.sort_unstable();
+        let mut pages = cut(KIND_EVENT, &events);
+        pages.extend(cut(KIND_STREAM, &streams));
+        pages
+    }
+}
+
+/// Pages of sorted entries. Entries of one hash are never parted: a page is found by its first hash.
+fn cut(kind: i16, entries: &[(i64, Vec<u8>)]) -> Vec<(i16, i64, Vec<u8>)> {
+    let mut pages: Vec<(i16, i64, Vec<u8>)> = Vec::new();
+    for same_hash in entries.chunk_by(|(hash, _), (next, _)| hash == next) {
+        if pages.last().is_none_or(|(_, _, page)| page.len() >= PAGE_BYTES) {
+            pages.push((kind, same_hash[0].0, Vec::with_capacity(PAGE_BYTES + 64)));
+        }
+        if let Some((_, _, page)) = pages.last_mut() {
+            for (hash, body) in same_hash {
+                page.extend(hash.to_be_bytes());
+                page.extend(body);
+            }
+        }
+    }
+    pages
+}
+
+/// The second half of the hash, how many members follow, and each member with its count of events.
+fn encode_stream(rest: u64, members: &BTreeMap<u16, u16>) -> Vec<u8> {
+    let mut body = rest.to_be_bytes().to_vec();
+    body.extend((members.len() as u16).to_be_bytes());
+    for (member, count) in members {
+        body.extend(member.to_be_bytes());
+        body.extend(count.to_be_bytes());
+    }
+    body
+}
+
+/// Takes numbers off the front of a page.
+struct Reader<'a>(&'a [u8]);
+
+impl Reader<'_> {
+    fn take<const N: usize>(&mut self) -> Result<[u8; N], Error> {
+        let (head, rest) =
+            self.0.split_first_chunk().ok_or_else(|| Error::Damaged("a lookup page ends in an entry".into()))?;
+        self.0 = rest;
+        Ok(*head)
+    }
+
+    fn long(&mut self) -> Result<u64, Error> {
+        Ok(u64::from_be_bytes(self.take()?))
+    }
+
+    fn short(&mut self) -> Result<u16, Error> {
+        Ok(u16::from_be_bytes(self.take()?))
+    }
+}
+
+fn members_in_event_page(page: &[u8], hash: i64) -> Result<Vec<i32>, Error> {
+    let (mut reader, mut found) = (Reader(page), Vec::new());
+    while !reader.0.is_empty() {
+        let (entry, member) = (reader.long()?, reader.short()?);
+        if entry == hash as u64 {
+            found.push(i32::from(member));
+        }
+    }
+    Ok(found)
+}
+
+/// Members with their counts.
+fn members_in_stream_page(page: &[u8], (hash, rest): Hash) -> Result<Vec<(i32, i64)>, Error> {
+    let (mut reader, mut found) = (Reader(page), Vec::new());
+    while !reader.0.is_empty() {
+        let (entry, entry_rest, length) = (reader.long()?, reader.long()?, reader.short()?);
+        for _ in 0..length {
+            let (member, count) = (reader.short()?, reader.short()?);
+            if (entry, entry_rest) == (hash as u64, rest) {
+                found.push((i32::from(member), i64::from(count)));
+            }
+        }
+    }
+    Ok(found)
+}
+
+pub async fn insert_run(
+    connection: &mut PgConnection,
+    (topic_id, archive_id): (i64, Uuid),
+    run: i32,
+    lookups: LookupRun,
+) -> Result<(), Error> {
+    let pages = lookups.pages();
+    let (mut kinds, mut first_hashes, mut entries) = (Vec::new(), Vec::new(), Vec::new());
+    for (kind, first_hash, page) in pages {
+        kinds.push(kind);
+        first_hashes.push(first_hash);
+        entries.push(page);
+    }
+    sqlx::query(
+        "INSERT INTO lookup_pages (topic_id, archive_id, run, kind, first_hash, entries)
+         SELECT $1, $2, $3, page.* FROM unnest($4::smallint[], $5::bigint[], $6::bytea[]) AS page",
+    )
+    .bind(topic_id)
+    .bind(archive_id)
+    .bind(run)
+    .bind(kinds)
+    .bind(first_hashes)
+    .bind(entries)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+pub async fn delete_lookups(connection: &mut PgConnection, (topic_id, archive_id): (i64, Uuid)) -> Result<(), Error> {
+    sqlx::query("DELETE FROM lookup_pages WHERE topic_id = $1 AND archive_id = $2")
+        .bind(topic_id)
+        .bind(archive_id)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// Members that perhaps hold one of these event ids.
+pub async fn members_with_ids(
+    connection: &mut PgConnection,
+    topic_id: i64,
+    key: HashKey,
+    ids: &[String],
+) -> Result<Vec<(Uuid, i32)>, Error> {
+    let hashes: Vec<i64> = ids.iter().map(|id| key.hash(id).0).collect();
+    let mut found = Vec::new();
+    for (archive_id, hash, page) in pages_of(connection, topic_id, KIND_EVENT, hashes).await? {
+        found.extend(members_in_event_page(&page, hash)?.into_iter().map(|member| (archive_id, member)));
+    }
+    found.sort_unstable();
+    found.dedup();
+    Ok(found)
+}
+
+/// Members that hold events of a stream, and how many each.
+pub async fn members_with_stream(
+    connection: &mut PgConnection,
+    topic_id: i64,
+    key: HashKey,
+    stream: &str,
+) -> Result<BTreeMap<(Uuid, i32), i64>, Error> {
+    let hash = key.hash(stream);
+    let mut found = BTreeMap::new();
+    for (archive_id, _, page) in pages_of(connection, topic_id, KIND_STREAM, vec![hash.0]).await? {
+        for (member, count) in members_in_stream_page(&page, hash)? {
+            *found.entry((archive_id, member)).or_default() += count;
+        }
+    }
+    Ok(found)
+}
+
+/// The one page of each run of each archive that could hold a hash.
+async fn pages_of(
+    connection: &mut PgConnection,
+    topic_id: i64,
+    kind: i16,
+    hashes: Vec<i64>,
+) -> Result<Vec<(Uuid, i64, Vec<u8>)>, Error> {
+    let rows = sqlx::query(
+        "SELECT archives.id, wanted.hash, page.entries
+         FROM archives
+         CROSS JOIN LATERAL generate_series(0, archives.lookup_runs - 1) AS runs (run)
+         CROSS JOIN unnest($3::bigint[]) AS wanted (hash)
+         CROSS JOIN LATERAL (
+             SELECT entries FROM lookup_pages
+             WHERE topic_id = $1 AND archive_id = archives.id AND kind = $2 AND run = runs.run
+               AND first_hash <= wanted.hash
+             ORDER BY first_hash DESC
+             LIMIT 1
+         ) AS page
+         WHERE archives.topic_id = $1
+         ORDER BY archives.id, runs.run",
+    )
+    .bind(topic_id)
+    .bind(kind)
+    .bind(hashes)
+    .fetch_all(connection)
+    .await?;
+    rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// What a page lookup in Postgres does.
+    fn page_for(pages: &[(i16, i64, Vec<u8>)], kind: i16, hash: i64) -> Vec<u8> {
+        let fitting = pages.iter().filter(|page| page.0 == kind && page.1 <= hash);
+        fitting.max_by_key(|page| page.1).map(|page| page.2.clone()).unwrap_or_default()
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_added_is_found(events in prop::collection::vec(("[a-f]{1,3}", 0u16..50), 1..2000), key: u128) {
+            let key = HashKey::new(Uuid::from_u128(key));
+            let mut run = LookupRun::new(key);
+            let mut streams: HashMap<String, BTreeMap<i32, i64>> = HashMap::new();
+            for (number, (stream, member)) in events.iter().enumerate() {
+                run.add(&format!("id-{number}"), stream, *member);
+                *streams.entry(stream.clone()).or_default().entry(i32::from(*member)).or_default() += 1;
+            }
+            let pages = run.pages();
+            for (number, (_, member)) in events.iter().enumerate() {
+                let (hash, _) = key.hash(&format!("id-{number}"));
+                let found = members_in_event_page(&page_for(&pages, KIND_EVENT, hash), hash).unwrap();
+                prop_assert_eq!(found, vec![i32::from(*member)]);
+            }
+            for (stream, members) in streams {
+                let hash = key.hash(&stream);
+                let found = members_in_stream_page(&page_for(&pages, KIND_STREAM, hash.0), hash).unwrap();
+                prop_assert_eq!(found, members.into_iter().collect::<Vec<_>>());
+            }
+            let (hash, rest) = key.hash("never added");
+            let page = page_for(&pages, KIND_STREAM, hash);
+            prop_assert!(members_in_stream_page(&page, (hash, rest)).unwrap().is_empty());
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! All SQL. What is asked, in the words of the product; why it is asked, the callers know.
+//!
+//! Every statement runs in a transaction that the caller opens: a [`Database::snapshot`] to read one moment, a
+//! [`Database::begin`] to change something. If the process dies, Postgres rolls back what was not committed.
+
+mod catalog;
+mod edits;
+mod events;
+mod intents;
+mod leases;
+mod lookups;
+mod runs;
+mod topics;
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::{Connection, PgConnection, Postgres};
+use uuid::Uuid;
+
+pub use catalog::{
+    Archive, ArchiveExtent, MemberExtent, MemberRow, archive, archive_extents, archives_count, archives_of,
+    delete_members, insert_archive, insert_members, lowest_member_across, member_extents, members_by_key, members_of,
+    promote_archive,
+};
+pub use edits::{
+    Edit, PendingEdit, archives_with_pending_edits, edit, insert_edit, insert_pending_edit, mark_hot_purged,
+    mark_purged, pending_edits, pending_edits_of_archive, settle_edits, unpurged_archives,
+};
+pub use events::{
+    count_between, delete_ranges, eligible_batch, export, hot_by_ids, hot_range, insert, last_hot, oldest_raised_at,
+    table_bytes, update_payload, vacuum,
+};
+pub use intents::{
+    Intent, UploadedFacts, complete_intent, delete_intent, has_intents, insert_intent, intent_of_archive, intents,
+    topics_with_stale_intents,
+};
+pub use leases::{Lease, check_lease, release_lease, renew_lease, take_lease};
+pub use lookups::{HashKey, LookupRun, delete_lookups, insert_run, members_with_ids, members_with_stream};
+pub use runs::{ArchiveRun, insert_archive_run, last_archive_run};
+pub use topics::{
+    Topic, add_archived, bump_edit_counter, find_topic, lock_topic, make_topic, set_head, topic_by_id, topics,
+    topics_with_hot_events,
+};
+
+pub type Transaction = sqlx::Transaction<'static, Postgres>;
+
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It cannot be reached, or has no connection left: try again later.
+    #[error("the database is not available: {0}")]
+    Unavailable(#[source] sqlx::Error),
+    /// Another transaction came in between: the same one can be tried again at once.
+    #[error("the database gave way to another transaction: {0}")]
+    GaveWay(#[source] sqlx::Error),
+    #[error("the database refused: {0}")]
+    Refused(#[source] sqlx::Error),
+    /// What it holds cannot be what we wrote.
+    #[error("the database holds damaged data: {0}")]
+    Damaged(String),
+    #[error("the migrations cannot be applied: {0}")]
+    Migrate(#[from] sqlx::migrate::MigrateError),
+}
+
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Error {
+        let code = error.as_database_error().and_then(|error| error.code()).unwrap_or_default().into_owned();
+        match (&error, code.as_str()) {
+            (_, "40001" | "40P01") => Error::GaveWay(error),
+            // Connection lost, too many connections, shutting down, not up yet.
+            (_, code) if code.starts_with("08") || code.starts_with("53") || code.starts_with("57P") => {
+                Error::Unavailable(error)
+            }
+            (sqlx::Error::Database(_), _) => Error::Refused(error),
+            (sqlx::Error::ColumnDecode { .. } | sqlx::Error::RowNotFound, _) => Error::Damaged(error.to_string()),
+            _ => Error::Unavailable(error),
+        }
+    }
+}
+
+/// What became of a commit.
+#[derive(Debug, thiserror::Error)]
+pub enum CommitError {
+    #[error(transparent)]
+    Refused(Error),
+    /// The connection broke off: it may have been committed or not.
+    #[error("the database did not say whether it committed: {0}")]
+    Unknown(#[source] sqlx::Error),
+}
+
+/// Publishers and readers have one pool, background jobs another, so that neither waits for the other.
+pub struct Database {
+    pool: PgPool,
+    jobs_pool: PgPool,
+}
+
+impl Database {
+    /// Makes no connection before it is needed.
+    pub fn new(url: &str, connections_max: u32) -> Result<Database, Error> {
+        let options = PgConnectOptions::from_str(url)?.application_name("coldstream");
+        let pool = |connections_max| {
+            PgPoolOptions::new()
+                .max_connections(connections_max)
+                .acquire_timeout(ACQUIRE_TIMEOUT)
+                .connect_lazy_with(options.clone())
+        };
+        Ok(Database { pool: pool(connections_max), jobs_pool: pool(connections_max.div_ceil(4).max(2)) })
+    }
+
+    pub async fn migrate(&self) -> Result<(), Error> {
+        sqlx::migrate!().run(&self.pool).await?;
+        Ok(())
+    }
+
+    /// Whether it answers.
+    pub async fn ping(&self) -> Result<(), Error> {
+        self.pool.acquire().await?.ping().await?;
+        Ok(())
+    }
+
+    pub async fn hash_key(&self) -> Result<HashKey, Error> {
+        let mut connection = self.pool.acquire().await?;
+        let key: Uuid = sqlx::query_scalar("SELECT hash_key FROM deployment").fetch_one(&mut *connection).await?;
+        Ok(HashKey::new(key))
+    }
+
+    /// One moment of everything, for reading.
+    pub async fn snapshot(&self) -> Result<Transaction, Error> {
+        Ok(self.pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?)
+    }
+
+    pub async fn begin(&self) -> Result<Transaction, Error> {
+        Ok(self.pool.begin().await?)
+    }
+
+    /// For background jobs.
+    pub async fn begin_job(&self) -> Result<Transaction, Error> {
+        Ok(self.jobs_pool.begin().await?)
+    }
+
+    /// A connection that is not used again afterwards: a long answer can be dropped in the middle.
+    pub async fn job_connection(&self) -> Result<impl AsMut<PgConnection> + use<>, Error> {
+        let mut connection = self.jobs_pool.acquire().await?;
+        connection.close_on_drop();
+        Ok(JobConnection(connection))
+    }
+
+    pub async fn close(&self) {
+        self.pool.close().await;
+        self.jobs_pool.close().await;
+    }
+}
+
+struct JobConnection(sqlx::pool::PoolConnection<Postgres>);
+
+impl AsMut<PgConnection> for JobConnection {
+    fn as_mut(&mut self) -> &mut PgConnection {
+        &mut self.0
+    }
+}
+
+pub async fn commit(transaction: Transaction) -> Result<(), CommitError> {
+    transaction.commit().await.map_err(|error| match error {
+        sqlx::Error::Database(_) => CommitError::Refused(error.into()),
+        _ => CommitError::Unknown(error),
+    })
+}

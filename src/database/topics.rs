@@ -1,0 +1,137 @@
+use sqlx::postgres::PgRow;
+use sqlx::{PgConnection, Row};
+
+use crate::database::Error;
+use crate::event::Log;
+
+/// A log's row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Topic {
+    pub id: i64,
+    pub log: Log,
+    pub head_position: i64,
+    pub archived_count: i64,
+    pub archived_json_bytes: i64,
+    pub archived_object_bytes: i64,
+    pub edit_counter: i64,
+}
+
+impl Topic {
+    pub fn hot_count(&self) -> i64 {
+        self.head_position - self.archived_count
+    }
+}
+
+macro_rules! select_topics {
+    ($rest:literal) => {
+        concat!(
+            "SELECT id, tenant, topic, head_position, archived_count, archived_json_bytes, archived_object_bytes, ",
+            "edit_counter FROM topics ",
+            $rest
+        )
+    };
+}
+
+fn from_row(row: &PgRow) -> Result<Topic, Error> {
+    let (tenant, topic): (String, String) = (row.try_get("tenant")?, row.try_get("topic")?);
+    Ok(Topic {
+        id: row.try_get("id")?,
+        log: Log::new(tenant, topic).map_err(|error| Error::Damaged(error.to_string()))?,
+        head_position: row.try_get("head_position")?,
+        archived_count: row.try_get("archived_count")?,
+        archived_json_bytes: row.try_get("archived_json_bytes")?,
+        archived_object_bytes: row.try_get("archived_object_bytes")?,
+        edit_counter: row.try_get("edit_counter")?,
+    })
+}
+
+pub async fn find_topic(connection: &mut PgConnection, log: &Log) -> Result<Option<Topic>, Error> {
+    let row = sqlx::query(select_topics!("WHERE tenant = $1 AND topic = $2"))
+        .bind(log.tenant())
+        .bind(log.topic())
+        .fetch_optional(connection)
+        .await?;
+    row.as_ref().map(from_row).transpose()
+}
+
+pub async fn topic_by_id(connection: &mut PgConnection, topic_id: i64) -> Result<Topic, Error> {
+    from_row(&sqlx::query(select_topics!("WHERE id = $1")).bind(topic_id).fetch_one(connection).await?)
+}
+
+/// All of them, in the order of their names.
+pub async fn topics(connection: &mut PgConnection) -> Result<Vec<Topic>, Error> {
+    let rows = sqlx::query(select_topics!("ORDER BY tenant, topic")).fetch_all(connection).await?;
+    rows.iter().map(from_row).collect()
+}
+
+/// Topics with at least so many hot events, those with most first.
+pub async fn topics_with_hot_events(connection: &mut PgConnection, hot_count_min: i64) -> Result<Vec<Topic>, Error> {
+    let rows = sqlx::query(select_topics!(
+        "WHERE head_position - archived_count >= $1 ORDER BY head_position - archived_count DESC, id"
+    ))
+    .bind(hot_count_min)
+    .fetch_all(connection)
+    .await?;
+    rows.iter().map(from_row).collect()
+}
+
+/// Makes the topic's row where there is none.
+pub async fn make_topic(connection: &mut PgConnection, log: &Log) -> Result<(), Error> {
+    sqlx::query(
+        "INSERT INTO topics (tenant, topic) VALUES ($1, $2) ON CONFLICT ON CONSTRAINT topics_tenant_topic_key DO NOTHING",
+    )
+    .bind(log.tenant())
+    .bind(log.topic())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Holds the topic until the transaction ends: positions are given, edits counted and archives published under this.
+pub async fn lock_topic(connection: &mut PgConnection, log: &Log) -> Result<Option<Topic>, Error> {
+    let row = sqlx::query(select_topics!("WHERE tenant = $1 AND topic = $2 FOR UPDATE"))
+        .bind(log.tenant())
+        .bind(log.topic())
+        .fetch_optional(connection)
+        .await?;
+    row.as_ref().map(from_row).transpose()
+}
+
+pub async fn set_head(connection: &mut PgConnection, topic_id: i64, head_position: i64) -> Result<(), Error> {
+    sqlx::query("UPDATE topics SET head_position = $2 WHERE id = $1")
+        .bind(topic_id)
+        .bind(head_position)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// Adds what an archive took over, or what a rewrite of it changed.
+pub async fn add_archived(
+    connection: &mut PgConnection,
+    topic_id: i64,
+    (count, json_bytes, object_bytes): (i64, i64, i64),
+) -> Result<(), Error> {
+    sqlx::query(
+        "UPDATE topics
+         SET archived_count = archived_count + $2,
+             archived_json_bytes = archived_json_bytes + $3,
+             archived_object_bytes = archived_object_bytes + $4
+         WHERE id = $1",
+    )
+    .bind(topic_id)
+    .bind(count)
+    .bind(json_bytes)
+    .bind(object_bytes)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// The sequence of the edit that this transaction makes.
+pub async fn bump_edit_counter(connection: &mut PgConnection, topic_id: i64) -> Result<i64, Error> {
+    Ok(sqlx::query_scalar("UPDATE topics SET edit_counter = edit_counter + 1 WHERE id = $1 RETURNING edit_counter")
+        .bind(topic_id)
+        .fetch_one(connection)
+        .await?)
+}

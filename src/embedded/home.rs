@@ -1,0 +1,189 @@
+//! The folders of an embedded Postgres, the account it runs as, and its first data.
+//!
+//! Promises a data folder that is whole or absent: it is made as `data.partial` and renamed. Dying in the middle leaves
+//! the partial one, which the next start clears.
+
+use std::fs::{self, File};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::programs::Programs;
+use super::{Durability, Error};
+
+/// The only role there is, and so the superuser.
+pub(super) const USER: &str = "coldstream";
+
+/// Part of the name of the socket; nothing listens on it.
+pub(super) const PORT: u16 = 5432;
+
+/// Systems allow 104 (macOS) or 108 bytes (Linux), a final zero included.
+const SOCKET_PATH_BYTES_MAX: usize = 99;
+
+/// The folders of one server, and the account it runs as where that is not ours.
+#[derive(Debug, Clone)]
+pub(super) struct Home {
+    folder: PathBuf,
+    pub(super) root: PathBuf,
+    pub(super) data: PathBuf,
+    pub(super) socket: PathBuf,
+    pub(super) log: PathBuf,
+    account: Option<Account>,
+}
+
+impl Home {
+    pub(super) fn prepare(folder: &Path) -> Result<Self, Error> {
+        let folder = folder.canonicalize().map_err(Error::io("find", folder))?;
+        let root = folder.join("postgres");
+        let (data, socket, log) = (root.join("data"), root.join("socket"), root.join("server.log"));
+        check_socket_path(&socket)?;
+        let account = Account::needed()?;
+        if let Some(account) = account {
+            let mode = fs::metadata(&folder).map_err(Error::io("read", &folder))?.mode() | 0o011;
+            fs::set_permissions(&folder, PermissionsExt::from_mode(mode)).map_err(Error::io("open", &folder))?;
+            account.check_can_reach(&folder)?;
+        }
+        let home = Self { folder, root, data, socket, log, account };
+        home.make_folder(&home.root, false)?;
+        home.make_folder(&home.socket, true)?;
+        Ok(home)
+    }
+
+    /// Makes a folder for us, which the server may pass through, or a private one for the server.
+    fn make_folder(&self, path: &Path, private: bool) -> Result<(), Error> {
+        let mode = if private || self.account.is_none() { 0o700 } else { 0o711 };
+        fs::DirBuilder::new().recursive(true).mode(mode).create(path).map_err(Error::io("create", path))?;
+        fs::set_permissions(path, PermissionsExt::from_mode(mode)).map_err(Error::io("open", path))?;
+        match self.account.filter(|_| private) {
+            Some(Account { user_id, group_id }) => {
+                chown(path, Some(user_id), Some(group_id)).map_err(Error::io("change the owner of", path))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Makes the data folder, unless it is there already.
+    pub(super) fn initialise(&self, programs: &Programs, durability: Durability) -> Result<(), Error> {
+        if self.data.exists() {
+            return Ok(());
+        }
+        // The same order of text under both, by code point; plain C knows the case of ASCII letters only.
+        let Err(failure) = self.initialise_as("C.UTF-8", programs, durability) else {
+            return Ok(());
+        };
+        tracing::warn!(%failure, "no locale C.UTF-8, using C");
+        self.initialise_as("C", programs, durability)
+    }
+
+    fn initialise_as(&self, locale: &str, programs: &Programs, durability: Durability) -> Result<(), Error> {
+        let partial = self.root.join("data.partial");
+        if partial.exists() {
+            fs::remove_dir_all(&partial).map_err(Error::io("clear", &partial))?;
+        }
+        self.make_folder(&partial, true)?;
+        let initdb = programs.folder.join("initdb");
+        let output = self
+            .command(&initdb)
+            .args(["--auth=trust", "--encoding=UTF8", "--username", USER, "--locale", locale, "--pgdata"])
+            .arg(&partial)
+            .args((durability == Durability::None).then_some("--no-sync"))
+            .output()
+            .map_err(Error::io("run", &initdb))?;
+        if !output.status.success() {
+            return Err(Error::Failed { program: "initdb", output: one_line(&output.stderr) });
+        }
+        fs::rename(&partial, &self.data).map_err(Error::io("rename", &partial))?;
+        // Postgres forces to the disk what is in its folder, and not the names of the folders that lead there.
+        let mut leading = [&self.root, &self.folder].into_iter().filter(|_| durability == Durability::Full);
+        leading.try_for_each(|path| {
+            File::open(path).and_then(|folder| folder.sync_all()).map_err(Error::io("force to the disk", path))
+        })
+    }
+
+    /// A command that runs as the server's account, knows nothing of our environment (PGDATA and the like), and may
+    /// enter where it starts.
+    pub(super) fn command(&self, program: &Path) -> Command {
+        let mut command = Command::new(program);
+        command.env_clear().env("PATH", "/usr/bin:/bin").env("LC_ALL", "C").current_dir(&self.root);
+        if let Some(account) = self.account {
+            // Becoming another user also drops our supplementary groups: std sees to that.
+            command.uid(account.user_id).gid(account.group_id);
+        }
+        command
+    }
+}
+
+/// A user of this machine.
+#[derive(Debug, Clone, Copy)]
+struct Account {
+    user_id: u32,
+    group_id: u32,
+}
+
+impl Account {
+    /// The account to run the server as where we are root, which it refuses.
+    fn needed() -> Result<Option<Self>, Error> {
+        // SAFETY: geteuid always succeeds and touches no memory of ours.
+        if unsafe { libc::geteuid() } != 0 {
+            return Ok(None);
+        }
+        let path = Path::new("/etc/passwd");
+        let users = fs::read_to_string(path).map_err(Error::io("read", path))?;
+        ["postgres", "nobody"].iter().find_map(|name| Self::named(name, &users)).map(Some).ok_or(Error::NoAccount)
+    }
+
+    /// The account of this name in the text of a passwd file: `name:password:user id:group id:…`.
+    fn named(name: &str, users: &str) -> Option<Self> {
+        let mut fields = users
+            .lines()
+            .map(|line| line.split(':'))
+            .find_map(|mut fields| (fields.next() == Some(name)).then_some(fields))?;
+        let _password = fields.next()?;
+        Some(Self { user_id: fields.next()?.parse().ok()?, group_id: fields.next()?.parse().ok()? })
+    }
+
+    /// Groups are left out of account: a folder that is open to one of them only counts as closed.
+    fn check_can_reach(self, folder: &Path) -> Result<(), Error> {
+        for path in folder.ancestors() {
+            let metadata = fs::metadata(path).map_err(Error::io("read", path))?;
+            if metadata.mode() & 0o001 == 0 && metadata.uid() != self.user_id {
+                return Err(Error::Closed { path: path.to_owned() });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn check_socket_path(folder: &Path) -> Result<(), Error> {
+    let path = folder.join(format!(".s.PGSQL.{PORT}"));
+    let bytes = path.as_os_str().len();
+    if bytes > SOCKET_PATH_BYTES_MAX {
+        return Err(Error::SocketPath { path, bytes, bytes_max: SOCKET_PATH_BYTES_MAX });
+    }
+    Ok(())
+}
+
+/// What a program said, fit for the line of an error.
+pub(super) fn one_line(said: &[u8]) -> String {
+    String::from_utf8_lossy(said).trim().replace('\n', " | ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_accounts_from_passwd() {
+        let users = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65533:nobody:/:/usr/sbin/nologin\n";
+        let nobody = Account::named("nobody", users).unwrap();
+        assert_eq!((nobody.user_id, nobody.group_id), (65534, 65533));
+        assert!(Account::named("postgres", users).is_none());
+    }
+
+    #[test]
+    fn refuses_a_folder_too_deep_for_a_socket() {
+        let error = check_socket_path(Path::new(&format!("/{}", "deep/".repeat(20)))).unwrap_err();
+        assert!(error.to_string().contains("114 bytes long, at most 99 fit"), "{error}");
+    }
+}

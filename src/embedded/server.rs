@@ -1,0 +1,168 @@
+//! The process of an embedded Postgres: started, awaited, stopped.
+//!
+//! Promises that a server ends with the value that holds it. If the process dies in the middle, the keeper's signal
+//! ends the server.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::process::{Child, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::home::{Home, PORT, one_line};
+use super::programs::Programs;
+use super::{Durability, Error, keeper};
+
+const PROGRAM: &str = "postgres";
+const START_SECONDS_MAX: u64 = 60;
+const PREDECESSOR_WAIT: Duration = Duration::from_secs(5);
+const POLL: Duration = Duration::from_millis(5);
+const LOG_TAIL_BYTES: u64 = 2000;
+
+/// Ever less gentle ways of ending a server, and the seconds each is given: after its work is on the disk, at once,
+/// without a say.
+const STOPS: [(libc::c_int, u64); 3] = [(libc::SIGINT, 30), (libc::SIGQUIT, 10), (libc::SIGKILL, 10)];
+
+#[derive(Debug)]
+pub(super) struct Server {
+    process: Child,
+    durability: Durability,
+}
+
+impl Server {
+    /// Starts the server of a home and waits until it accepts connections.
+    pub(super) fn start(home: &Home, programs: &Programs, durability: Durability) -> Result<Self, Error> {
+        await_predecessor(home);
+        let log = File::options().create(true).append(true).open(&home.log).map_err(Error::io("open", &home.log))?;
+        let log_start = log.metadata().map_err(Error::io("read", &home.log))?.len();
+        let postgres = programs.folder.join(PROGRAM);
+        let mut command = home.command(&postgres);
+        command.arg("-D").arg(&home.data).arg("-k").arg(&home.socket);
+        command.args(settings(durability).iter().flat_map(|setting| ["-c", setting]));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        // SIGQUIT ends the server's children with it; SIGKILL would leave them to notice by themselves.
+        let process = keeper::spawn_signalled(command, libc::SIGQUIT).map_err(Error::io("run", &postgres))?;
+        let mut server = Self { process, durability };
+        server.await_ready(home, log_start)?;
+        Ok(server)
+    }
+
+    fn await_ready(&mut self, home: &Home, log_start: u64) -> Result<(), Error> {
+        let limit = Instant::now() + Duration::from_secs(START_SECONDS_MAX);
+        while !is_ready(home, self.process.id()) {
+            if self.is_gone() {
+                return Err(Error::Failed { program: PROGRAM, output: log_tail(home, log_start) });
+            }
+            if Instant::now() > limit {
+                let output = log_tail(home, log_start);
+                return Err(Error::TooSlow { program: PROGRAM, seconds: START_SECONDS_MAX, output });
+            }
+            thread::sleep(POLL);
+        }
+        Ok(())
+    }
+
+    /// Ends the server and waits until it is gone: in good order for `Full`, as a crash would for `None`. Once gone,
+    /// does nothing.
+    pub(super) fn stop(&mut self, durability: Durability) {
+        let stops = match durability {
+            Durability::Full => &STOPS[..],
+            Durability::None => &STOPS[1..],
+        };
+        for (signal, seconds) in stops {
+            if self.is_gone() {
+                return;
+            }
+            send(self.process.id(), *signal);
+            let limit = Instant::now() + Duration::from_secs(*seconds);
+            while !self.is_gone() && Instant::now() < limit {
+                thread::sleep(POLL);
+            }
+        }
+        if !self.is_gone() {
+            tracing::warn!(process = self.process.id(), "embedded postgres cannot be stopped");
+        }
+    }
+
+    /// Where its state cannot be asked, the process is not our child any more.
+    fn is_gone(&mut self) -> bool {
+        !matches!(self.process.try_wait(), Ok(None))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop(self.durability);
+    }
+}
+
+/// What differs from the defaults of Postgres, as `name=value`.
+fn settings(durability: Durability) -> Vec<String> {
+    let durable = match durability {
+        Durability::Full => "on",
+        Durability::None => "off",
+    };
+    let durable = ["fsync", "synchronous_commit", "full_page_writes"].map(|name| format!("{name}={durable}"));
+    let fixed = [
+        "listen_addresses=",
+        "max_connections=200",
+        "shared_buffers=256MB",
+        "max_wal_size=2GB",
+        "timezone=UTC",
+        "log_timezone=UTC",
+        "log_checkpoints=off",
+        // Errors of statements reach whoever sent them, and may quote values: the log is for what the server says of
+        // itself.
+        "log_min_messages=log",
+        "log_min_error_statement=panic",
+    ];
+    durable.into_iter().chain(fixed.map(str::to_owned)).chain([format!("port={PORT}")]).collect()
+}
+
+/// Lets the server of a parent that was killed a moment ago finish, as it would refuse a second one beside it. What is
+/// alive after the wait is a stranger with a reused id, or a server that the new one will name in its log.
+fn await_predecessor(home: &Home) {
+    let predecessor = pid_file_lines(home).and_then(|lines| lines.first()?.parse().ok());
+    let limit = Instant::now() + PREDECESSOR_WAIT;
+    while predecessor.is_some_and(is_alive) && Instant::now() < limit {
+        thread::sleep(POLL);
+    }
+}
+
+/// The eighth line of postmaster.pid is the server's word on itself, which pg_ctl waits for too; the first tells whose
+/// word it is.
+fn is_ready(home: &Home, process: u32) -> bool {
+    pid_file_lines(home).is_some_and(|lines| {
+        lines.first().is_some_and(|line| line.parse() == Ok(process))
+            && lines.get(7).is_some_and(|line| line == "ready")
+    })
+}
+
+fn pid_file_lines(home: &Home) -> Option<Vec<String>> {
+    let text = fs::read_to_string(home.data.join("postmaster.pid")).ok()?;
+    Some(text.lines().map(|line| line.trim().to_owned()).collect())
+}
+
+/// The end of what the server has logged since `log_start`.
+fn log_tail(home: &Home, log_start: u64) -> String {
+    let read = || -> io::Result<Vec<u8>> {
+        let mut log = File::open(&home.log)?;
+        let start = log_start.max(log.metadata()?.len().saturating_sub(LOG_TAIL_BYTES));
+        log.seek(SeekFrom::Start(start))?;
+        let mut tail = Vec::new();
+        log.read_to_end(&mut tail)?;
+        Ok(tail)
+    };
+    read().map_or_else(|error| format!("its log cannot be read: {error}"), |tail| one_line(&tail))
+}
+
+fn is_alive(process: u32) -> bool {
+    send(process, 0) || io::Error::last_os_error().raw_os_error() == Some(libc::EPERM)
+}
+
+/// Whether the signal could be sent; signal 0 only asks.
+fn send(process: u32, signal: libc::c_int) -> bool {
+    let process = libc::pid_t::try_from(process).ok().filter(|process| *process > 0);
+    // SAFETY: kill touches no memory of ours. Zero and below, which would mean whole groups, are filtered out.
+    process.is_some_and(|process| unsafe { libc::kill(process, signal) } == 0)
+}

@@ -1,0 +1,56 @@
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::event::{ID_BYTES_MAX, Invalid, Json, check_text};
+
+/// Which fields of a payload are personal: field name → its data. A field that is named here is in the payload.
+pub type Gdpr = BTreeMap<String, GdprField>;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GdprField {
+    /// One id may stand for many fields and events: it is the handle by which they are invalidated.
+    pub id: String,
+    /// What a reader sees once the field is invalidated.
+    pub default: Json,
+    pub is_invalidated: bool,
+}
+
+/// As it stands in Postgres and in archives. Frozen with version 1 of the archive format.
+#[derive(Serialize, Deserialize)]
+struct Stored<'a> {
+    id: std::borrow::Cow<'a, str>,
+    #[serde(borrow)]
+    default: &'a RawValue,
+    is_invalidated: bool,
+}
+
+impl GdprField {
+    pub fn new(id: String, default: Json) -> Result<GdprField, Invalid> {
+        check_text("the GDPR id", &id, ID_BYTES_MAX)?;
+        Ok(GdprField { id, default, is_invalidated: false })
+    }
+}
+
+pub fn to_json(gdpr: &Gdpr) -> String {
+    let stored: BTreeMap<&str, Stored> = gdpr
+        .iter()
+        .map(|(name, field)| {
+            let GdprField { id, default, is_invalidated } = field;
+            let default = serde_json::from_str(default.as_str()).expect("a Json is valid JSON");
+            (name.as_str(), Stored { id: id.as_str().into(), default, is_invalidated: *is_invalidated })
+        })
+        .collect();
+    serde_json::to_string(&stored).expect("names, texts and raw JSON always serialize")
+}
+
+pub fn from_json(text: &str) -> Result<Gdpr, Invalid> {
+    let stored: BTreeMap<String, Stored> =
+        serde_json::from_str(text).map_err(|error| Invalid(format!("the GDPR data are damaged: {error}")))?;
+    let fields = stored.into_iter().map(|(name, stored)| {
+        let Stored { id, default, is_invalidated } = stored;
+        Ok((name, GdprField { id: id.into_owned(), default: Json::parse(default.get())?, is_invalidated }))
+    });
+    fields.collect()
+}

@@ -1,0 +1,219 @@
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::fmt;
+use std::ops::Range;
+
+use bytes::Bytes;
+use serde::de::IgnoredAny;
+
+use crate::event::Invalid;
+
+/// Levels of nesting that common readers of JSON still take.
+const DEPTH_MAX: usize = 128;
+
+/// A JSON text without insignificant white space. Numbers, escapes and the order of keys are kept as they came.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Json(Bytes);
+
+impl Json {
+    pub fn parse(text: &str) -> Result<Json, Invalid> {
+        serde_json::from_str::<IgnoredAny>(text).map_err(|error| Invalid(format!("not valid JSON: {error}")))?;
+        let minified = minify(text)?;
+        Ok(Json(match minified {
+            Cow::Borrowed(text) => Bytes::copy_from_slice(text.as_bytes()),
+            Cow::Owned(text) => Bytes::from(text),
+        }))
+    }
+
+    /// An object, no key of which comes twice at its top level: of two values, nobody could say which one is meant.
+    pub fn parse_object(text: &str) -> Result<Json, Invalid> {
+        let json = Json::parse(text)?;
+        if !json.is_object() {
+            return Err(Invalid("not a JSON object".into()));
+        }
+        let mut keys = HashSet::new();
+        for member in json.members() {
+            let key = member.key()?;
+            if key.contains('\0') {
+                return Err(Invalid("a field name contains a NUL character".into()));
+            }
+            if !keys.insert(key.clone()) {
+                return Err(Invalid(format!("the field {key:?} comes twice")));
+            }
+        }
+        Ok(json)
+    }
+
+    /// For text that was checked when it came in, and has been in our own keeping since.
+    pub fn trusted(text: Bytes) -> Json {
+        Json(text)
+    }
+
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).expect("a Json is made from valid UTF-8 only")
+    }
+
+    pub fn is_object(&self) -> bool {
+        self.0.first() == Some(&b'{')
+    }
+
+    pub fn byte_len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The members of an object in their order, keys and values as they are written.
+    pub fn members(&self) -> Vec<Member<'_>> {
+        members(self.as_str())
+    }
+}
+
+impl fmt::Debug for Json {
+    /// Payloads do not belong in logs.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Json({} bytes)", self.0.len())
+    }
+}
+
+/// A key and its value, as they are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Member<'a> {
+    pub raw_key: &'a str,
+    pub value: &'a str,
+}
+
+impl<'a> Member<'a> {
+    pub fn key(&self) -> Result<Cow<'a, str>, Invalid> {
+        if !self.raw_key.contains('\\') {
+            return Ok(Cow::Borrowed(&self.raw_key[1..self.raw_key.len() - 1]));
+        }
+        serde_json::from_str(self.raw_key)
+            .map(Cow::Owned)
+            .map_err(|_| Invalid(format!("the field name {} is no Unicode text", self.raw_key)))
+    }
+}
+
+/// Splits an object that is valid and minified; empty for what is no object.
+pub fn members(object: &str) -> Vec<Member<'_>> {
+    let bytes = object.as_bytes();
+    let mut found = Vec::new();
+    let mut at = 1;
+    while bytes.first() == Some(&b'{') && bytes[at] != b'}' {
+        let key = value_range(bytes, at);
+        let value = value_range(bytes, key.end + 1);
+        at = if bytes[value.end] == b',' { value.end + 1 } else { value.end };
+        found.push(Member { raw_key: &object[key], value: &object[value] });
+    }
+    found
+}
+
+/// The value that starts at `start`, in JSON that is valid and minified.
+fn value_range(bytes: &[u8], start: usize) -> Range<usize> {
+    let mut depth = 0usize;
+    let mut at = start;
+    loop {
+        match bytes[at] {
+            b'"' => {
+                at = string_end(bytes, at);
+                if depth == 0 {
+                    return start..at;
+                }
+                continue;
+            }
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' | b',' if depth == 0 => return start..at,
+            b'}' | b']' => {
+                depth -= 1;
+                if depth == 0 {
+                    return start..at + 1;
+                }
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+}
+
+/// The index behind the closing quote of the string that opens at `start`.
+fn string_end(bytes: &[u8], start: usize) -> usize {
+    let mut at = start + 1;
+    loop {
+        match bytes[at] {
+            b'\\' => at += 2,
+            b'"' => return at + 1,
+            _ => at += 1,
+        }
+    }
+}
+
+/// Removes white space outside strings, and refuses what is nested too deep. The text is valid JSON.
+fn minify(text: &str) -> Result<Cow<'_, str>, Invalid> {
+    let bytes = text.as_bytes();
+    let mut out: Option<String> = None;
+    let (mut at, mut kept, mut depth) = (0, 0, 0usize);
+    while at < bytes.len() {
+        match bytes[at] {
+            b'"' => {
+                at = string_end(bytes, at);
+                continue;
+            }
+            b'{' | b'[' => {
+                depth += 1;
+                if depth > DEPTH_MAX {
+                    return Err(Invalid(format!("nested deeper than {DEPTH_MAX} levels")));
+                }
+            }
+            b'}' | b']' => depth -= 1,
+            b' ' | b'\t' | b'\n' | b'\r' => {
+                let out = out.get_or_insert_with(|| String::with_capacity(text.len()));
+                out.push_str(&text[kept..at]);
+                kept = at + 1;
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    Ok(match out {
+        None => Cow::Borrowed(text),
+        Some(mut out) => {
+            out.push_str(&text[kept..]);
+            Cow::Owned(out)
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_kept_to_the_letter() {
+        let json = Json::parse(" { \"b\" : [ 64.30 , 9007199254740993, 1e999 ],\n\"a\":\"\\u0000 \\\" \" } ").unwrap();
+        assert_eq!(json.as_str(), r#"{"b":[64.30,9007199254740993,1e999],"a":"\u0000 \" "}"#);
+    }
+
+    #[test]
+    fn members_keep_their_letters() {
+        let json = Json::parse_object(r#"{"a\u00e9":{"x":[1,"}"]},"b":"q\"}","c":-1.50,"d":[]}"#).unwrap();
+        let members = json.members();
+        let raw: Vec<_> = members.iter().map(|member| (member.raw_key, member.value)).collect();
+        assert_eq!(
+            raw,
+            [(r#""a\u00e9""#, r#"{"x":[1,"}"]}"#), (r#""b""#, r#""q\"}""#), (r#""c""#, "-1.50"), (r#""d""#, "[]")]
+        );
+        assert_eq!(members[0].key().unwrap(), "aé");
+        assert!(Json::parse_object("{}").unwrap().members().is_empty());
+    }
+
+    #[test]
+    fn what_nobody_could_read_is_refused() {
+        for text in ["", "{", "NaN", "[1,]", "{\"a\":1} x", "\"\\x\"", "[Infinity]", "01"] {
+            assert!(Json::parse(text).is_err(), "{text}");
+        }
+        let deep = |levels: usize| "[".repeat(levels) + &"]".repeat(levels);
+        assert!(Json::parse(&deep(DEPTH_MAX)).is_ok());
+        assert!(Json::parse(&deep(10_000)).is_err());
+        for text in ["[]", "1", "\"{}\"", r#"{"a":1,"\u0061":2}"#, r#"{"\ud800":1}"#, r#"{"\u0000":1}"#] {
+            assert!(Json::parse_object(text).is_err(), "{text}");
+        }
+    }
+}

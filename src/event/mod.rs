@@ -1,0 +1,41 @@
+//! The words and rules of the product, without IO: what an event is, which names it may bear, how an edit applies to
+//! it, and which events are old enough to be archived.
+
+mod eligibility;
+mod filter;
+mod gdpr;
+mod instant;
+mod json;
+mod log;
+mod patch;
+mod record;
+
+pub use eligibility::Eligibility;
+pub use filter::Filter;
+pub use gdpr::{Gdpr, GdprField};
+pub use instant::Instant;
+pub use json::Json;
+pub use log::Log;
+pub use patch::{Patch, Patched};
+pub use record::{Event, Metadata, NewEvent};
+
+/// Why an input cannot be taken, in words for whoever sent it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Invalid(pub String);
+
+/// Bytes in UTF-8, at most: 255 characters of four bytes.
+const NAME_BYTES_MAX: usize = 1020;
+/// Bytes in UTF-8, at most.
+const ID_BYTES_MAX: usize = 255;
+
+/// Postgres keeps no NUL in text, and an index entry has its limit.
+fn check_text(what: &str, text: &str, bytes_max: usize) -> Result<(), Invalid> {
+    if text.contains('\0') {
+        return Err(Invalid(format!("{what} contains a NUL character")));
+    }
+    if text.len() > bytes_max {
+        return Err(Invalid(format!("{what} is {} bytes long, at most {bytes_max} are allowed", text.len())));
+    }
+    Ok(())
+}

@@ -1,0 +1,110 @@
+use uuid::Uuid;
+
+use crate::event::gdpr::{self, Gdpr};
+use crate::event::{ID_BYTES_MAX, Instant, Invalid, Json, NAME_BYTES_MAX, check_text};
+
+/// An immutable fact at its place in a log; which log is known from where it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// From 1, gapless, in the order in which commits became visible.
+    pub position: i64,
+    pub id: String,
+    pub stream: String,
+    pub event_type: String,
+    pub reason: String,
+    pub raised_at: Instant,
+    pub metadata: Metadata,
+    pub payload: Json,
+    pub gdpr: Gdpr,
+}
+
+/// What a publisher says of an event beside its payload. Empty texts and 0 stand for "not said".
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Metadata {
+    pub correlation_id: String,
+    pub causation_id: String,
+    pub user_id: String,
+    pub deployment_id: i64,
+}
+
+/// An event that is not in its log yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewEvent {
+    pub id: String,
+    pub stream: String,
+    pub event_type: String,
+    pub reason: String,
+    /// When it is published, unless it is imported with its own time.
+    pub raised_at: Option<Instant>,
+    pub metadata: Metadata,
+    pub payload: Json,
+    pub gdpr: Gdpr,
+}
+
+impl NewEvent {
+    /// Checks every field, and gives an id to an event that has none.
+    pub fn check(mut self) -> Result<NewEvent, Invalid> {
+        if self.id.is_empty() {
+            self.id = Uuid::now_v7().to_string();
+        }
+        if self.event_type.is_empty() {
+            return Err(Invalid("the type is empty".into()));
+        }
+        check_text("the id", &self.id, ID_BYTES_MAX)?;
+        check_text("the stream", &self.stream, NAME_BYTES_MAX)?;
+        check_text("the type", &self.event_type, NAME_BYTES_MAX)?;
+        check_text("the reason", &self.reason, usize::MAX)?;
+        let Metadata { correlation_id, causation_id, user_id, deployment_id: _ } = &self.metadata;
+        check_text("the correlation id", correlation_id, NAME_BYTES_MAX)?;
+        check_text("the causation id", causation_id, NAME_BYTES_MAX)?;
+        check_text("the user id", user_id, NAME_BYTES_MAX)?;
+        if !self.payload.is_object() {
+            return Err(Invalid("the payload is not a JSON object".into()));
+        }
+        for name in self.gdpr.keys() {
+            if !self.payload.members().iter().any(|member| member.key().is_ok_and(|key| key == *name)) {
+                return Err(Invalid(format!("there are GDPR data for {name:?}, which is no field of the payload")));
+            }
+        }
+        Ok(self)
+    }
+
+    /// Whether publishing this again is publishing the event that is there: everything that the publisher says is the
+    /// same. The server's own words (position, raised_at, generated GDPR ids) do not count.
+    pub fn is_same_as(&self, event: &Event) -> bool {
+        let NewEvent { id, stream, event_type, reason, raised_at, metadata, payload, gdpr } = self;
+        *id == event.id
+            && *stream == event.stream
+            && *event_type == event.event_type
+            && *reason == event.reason
+            && raised_at.is_none_or(|raised_at| raised_at == event.raised_at)
+            && *metadata == event.metadata
+            && *payload == event.payload
+            && gdpr.keys().eq(event.gdpr.keys())
+            && gdpr.iter().zip(&event.gdpr).all(|((_, new), (_, old))| new.default == old.default)
+    }
+
+    pub fn at(self, position: i64, raised_at: Instant) -> Event {
+        let NewEvent { id, stream, event_type, reason, raised_at: own, metadata, payload, gdpr } = self;
+        let raised_at = own.unwrap_or(raised_at);
+        Event { position, id, stream, event_type, reason, raised_at, metadata, payload, gdpr }
+    }
+}
+
+impl Event {
+    /// `None` where no field is personal.
+    pub fn gdpr_json(&self) -> Option<String> {
+        (!self.gdpr.is_empty()).then(|| gdpr::to_json(&self.gdpr))
+    }
+
+    pub fn gdpr_from_json(text: Option<&str>) -> Result<Gdpr, Invalid> {
+        text.map_or_else(|| Ok(Gdpr::new()), gdpr::from_json)
+    }
+
+    /// About the bytes it takes in memory.
+    pub fn weight(&self) -> usize {
+        let Metadata { correlation_id, causation_id, user_id, .. } = &self.metadata;
+        let texts = [&self.id, &self.stream, &self.event_type, &self.reason, correlation_id, causation_id, user_id];
+        size_of::<Event>() + texts.iter().map(|text| text.len()).sum::<usize>() + self.payload.byte_len()
+    }
+}

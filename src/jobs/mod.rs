@@ -1,0 +1,68 @@
+//! What happens by itself: archiving, rewriting, sweeping. A job knows when to tick, not what a tick does. If the
+//! process dies in the middle of a tick, the next one, of this or another replica, makes up for it.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::RngExt;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::store::{Error, Store};
+
+/// Of the interval, so that replicas do not tick together.
+const JITTER: f64 = 0.2;
+
+/// Starts the jobs of a process that archives; they end when `shutdown` is cancelled, between two steps or inside one,
+/// which is then as good as dead.
+pub fn start(store: &Arc<Store>, interval: Duration, shutdown: &CancellationToken) -> TaskTracker {
+    let jobs = TaskTracker::new();
+    let archive = Arc::clone(store);
+    jobs.spawn(run("archive", interval, shutdown.clone(), std::future::pending, move || {
+        let store = Arc::clone(&archive);
+        async move { store.archive(|_, _| {}).await.map(drop) }
+    }));
+    let (rewrite, wanted) = (Arc::clone(store), Arc::clone(store));
+    let edited = move || {
+        let store = Arc::clone(&wanted);
+        async move { store.rewrite_wanted().await }
+    };
+    jobs.spawn(run("rewrite", interval, shutdown.clone(), edited, move || {
+        let store = Arc::clone(&rewrite);
+        async move { store.rewrite().await.map(drop) }
+    }));
+    let sweep = Arc::clone(store);
+    jobs.spawn(run("sweep", interval, shutdown.clone(), std::future::pending, move || {
+        let store = Arc::clone(&sweep);
+        async move { store.sweep().await.map(drop) }
+    }));
+    jobs.close();
+    jobs
+}
+
+/// Ticks at once, and then after every interval or wake-up.
+async fn run<W, T>(
+    name: &'static str,
+    interval: Duration,
+    shutdown: CancellationToken,
+    wake: impl Fn() -> W,
+    tick: impl Fn() -> T,
+) where
+    W: Future<Output = ()>,
+    T: Future<Output = Result<(), Error>>,
+{
+    let work = async {
+        loop {
+            if let Err(error) = tick().await {
+                tracing::warn!(%error, job = name, "a tick failed, the next one tries again");
+            }
+            let jitter = rand::rng().random_range(1.0 - JITTER..1.0 + JITTER);
+            tokio::select! {
+                () = tokio::time::sleep(interval.mul_f64(jitter)) => {}
+                () = wake() => {}
+            }
+        }
+    };
+    shutdown.run_until_cancelled(work).await;
+}

@@ -1,0 +1,74 @@
+//! Finding events by their ids.
+
+use std::collections::HashSet;
+
+use uuid::Uuid;
+
+use crate::database::{self, Topic};
+use crate::event::{Event, Log};
+use crate::store::overlay::Overlay;
+use crate::store::read::Interrupted;
+use crate::store::{Error, Store};
+
+/// An event and where it was found.
+#[derive(Debug, Clone)]
+pub(super) struct Found {
+    pub topic: Topic,
+    pub event: Event,
+    /// `None` where it is hot.
+    pub archive_id: Option<Uuid>,
+}
+
+impl Store {
+    pub async fn event(&self, log: &Log, id: &str) -> Result<Option<Event>, Error> {
+        Ok(self.find(log, &[id.to_owned()]).await?.pop().map(|found| found.event))
+    }
+
+    /// Those of these events that there are, hot or archived, in the order of their positions.
+    pub(super) async fn find(&self, log: &Log, ids: &[String]) -> Result<Vec<Found>, Error> {
+        let mut attempt = 1;
+        loop {
+            match self.try_find(log, ids).await {
+                Ok(found) => return Ok(found),
+                Err(Interrupted::Failed(error)) => return Err(error),
+                Err(Interrupted::Stale(archive_id, error)) => self.retry_stale(log, archive_id, error, attempt).await?,
+            }
+            attempt += 1;
+        }
+    }
+
+    async fn try_find(&self, log: &Log, ids: &[String]) -> Result<Vec<Found>, Interrupted> {
+        let mut snapshot = self.database.snapshot().await.map_err(Error::from)?;
+        let Some(topic) = database::find_topic(&mut snapshot, log).await.map_err(Error::from)? else {
+            return Ok(Vec::new());
+        };
+        let hot = database::hot_by_ids(&mut snapshot, topic.id, ids).await.map_err(Error::from)?;
+        let known: HashSet<&str> = hot.iter().map(|event| event.id.as_str()).collect();
+        let missing: Vec<String> = ids.iter().filter(|id| !known.contains(id.as_str())).cloned().collect();
+        let (mut members, mut edits) = (Vec::new(), Vec::new());
+        if !missing.is_empty() && topic.archived_count > 0 {
+            let key = self.hash_key().await?;
+            let keys = database::members_with_ids(&mut snapshot, topic.id, key, &missing).await.map_err(Error::from)?;
+            members = database::members_by_key(&mut snapshot, topic.id, &keys).await.map_err(Error::from)?;
+            for member in &members {
+                let range = (member.first_position, member.last_position + 1);
+                edits.extend(database::pending_edits(&mut snapshot, topic.id, range).await.map_err(Error::from)?);
+            }
+        }
+        drop(snapshot);
+        let overlay = Overlay::new(edits);
+        let missing: HashSet<&str> = missing.iter().map(String::as_str).collect();
+        let mut found: Vec<Found> =
+            hot.iter().map(|event| Found { topic: topic.clone(), event: event.clone(), archive_id: None }).collect();
+        for extent in &members {
+            let member = self.fetch(log, extent).await?;
+            for event in member.events.iter().filter(|event| missing.contains(event.id.as_str())) {
+                let mut event = event.clone();
+                overlay.apply(&mut event);
+                found.push(Found { topic: topic.clone(), event, archive_id: Some(extent.archive_id) });
+            }
+        }
+        found.sort_by_key(|found| found.event.position);
+        Ok(found)
+    }
+}

@@ -1,0 +1,70 @@
+use uuid::Uuid;
+
+use crate::database::{self, MemberExtent};
+use crate::event::{Event, Filter, Log};
+use crate::store::overlay::Overlay;
+use crate::store::read::Interrupted;
+use crate::store::{Error, Store};
+
+impl Store {
+    /// The newest event of any of these types; of no types, the newest at all.
+    pub async fn last_event(&self, log: &Log, types: &[String]) -> Result<Option<Event>, Error> {
+        let mut attempt = 1;
+        loop {
+            match self.try_last_event(log, types).await {
+                Ok(event) => return Ok(event),
+                Err(Interrupted::Failed(error)) => return Err(error),
+                Err(Interrupted::Stale(archive_id, error)) => self.retry_stale(log, archive_id, error, attempt).await?,
+            }
+            attempt += 1;
+        }
+    }
+
+    async fn try_last_event(&self, log: &Log, types: &[String]) -> Result<Option<Event>, Interrupted> {
+        let filter = Filter::types(types.to_vec());
+        let mut snapshot = self.database.snapshot().await.map_err(Error::from)?;
+        let Some(topic) = database::find_topic(&mut snapshot, log).await.map_err(Error::from)? else {
+            return Ok(None);
+        };
+        let hot = database::last_hot(&mut snapshot, topic.id, &filter).await.map_err(Error::from)?;
+        let after = hot.as_ref().map_or(0, |event| event.position);
+        if topic.archived_count == 0 || after == topic.head_position {
+            return Ok(hot);
+        }
+        let range = (after + 1, topic.head_position + 1);
+        let wanted = (!types.is_empty()).then_some(types);
+        let archives = database::archive_extents(&mut snapshot, topic.id, wanted, range).await.map_err(Error::from)?;
+        let ids: Vec<Uuid> = archives.iter().map(|archive| archive.id).collect();
+        let mut members =
+            database::member_extents(&mut snapshot, topic.id, &ids, wanted, range).await.map_err(Error::from)?;
+        let edits = database::pending_edits(&mut snapshot, topic.id, range).await.map_err(Error::from)?;
+        drop(snapshot);
+        members.sort_by_key(|member| std::cmp::Reverse(member.last_position));
+        self.last_of(log, members, &filter, &Overlay::new(edits), hot).await
+    }
+
+    /// Members come with those first that reach furthest: what lies behind the best one found needs no look.
+    async fn last_of(
+        &self,
+        log: &Log,
+        members: Vec<MemberExtent>,
+        filter: &Filter,
+        overlay: &Overlay,
+        hot: Option<Event>,
+    ) -> Result<Option<Event>, Interrupted> {
+        let mut best = hot;
+        for extent in members {
+            if best.as_ref().is_some_and(|best| best.position > extent.last_position) {
+                break;
+            }
+            let member = self.fetch(log, &extent).await?;
+            let last = member.events.iter().rev().find(|event| filter.matches(event));
+            if let Some(last) = last.filter(|last| best.as_ref().is_none_or(|best| last.position > best.position)) {
+                let mut last = last.clone();
+                overlay.apply(&mut last);
+                best = Some(last);
+            }
+        }
+        Ok(best)
+    }
+}

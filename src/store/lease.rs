@@ -1,0 +1,66 @@
+//! The right to write archives of one topic.
+//!
+//! It is a row in Postgres with an epoch that the committing transaction checks: a writer that sleeps through the end
+//! of its lease changes nothing when it wakes. If the process dies, the lease expires.
+
+use std::future::Future;
+
+use uuid::Uuid;
+
+use crate::database::{self, Lease};
+use crate::store::{Error, Store};
+
+impl Store {
+    /// Calls `work` with the lease on a topic, and renews it meanwhile. `None` if another writer has it.
+    pub(super) async fn with_lease<T>(
+        &self,
+        topic_id: i64,
+        work: impl AsyncFnOnce(Lease) -> Result<T, Error>,
+    ) -> Result<Option<T>, Error> {
+        let mut transaction = self.database.begin_job().await?;
+        let taken = database::take_lease(&mut transaction, topic_id, Uuid::new_v4(), self.settings.lease_term).await?;
+        database::commit(transaction).await?;
+        let Some(lease) = taken else { return Ok(None) };
+        let outcome = self.while_held(&lease, work(lease)).await;
+        if let Err(error) = self.release(&lease).await {
+            tracing::debug!(%error, topic_id, "the lease was not released and will expire");
+        }
+        outcome.map(Some)
+    }
+
+    /// Gives up `work` as soon as the lease is known to be lost.
+    async fn while_held<T>(&self, lease: &Lease, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        tokio::select! {
+            outcome = work => outcome,
+            () = self.until_lost(lease) => {
+                Err(Error::GaveWay("another writer has taken over the topic's archives".into()))
+            }
+        }
+    }
+
+    async fn until_lost(&self, lease: &Lease) {
+        let term = self.settings.lease_term;
+        loop {
+            tokio::time::sleep(term / 3).await;
+            match self.renew(lease).await {
+                Ok(true) => {}
+                Ok(false) => return,
+                // Not knowing is not losing: the commit checks the epoch.
+                Err(error) => tracing::debug!(%error, topic_id = lease.topic_id, "the lease was not renewed"),
+            }
+        }
+    }
+
+    async fn renew(&self, lease: &Lease) -> Result<bool, Error> {
+        let mut transaction = self.database.begin_job().await?;
+        let renewed = database::renew_lease(&mut transaction, lease, self.settings.lease_term).await?;
+        database::commit(transaction).await?;
+        Ok(renewed)
+    }
+
+    async fn release(&self, lease: &Lease) -> Result<(), Error> {
+        let mut transaction = self.database.begin_job().await?;
+        database::release_lease(&mut transaction, lease).await?;
+        Ok(database::commit(transaction).await?)
+    }
+}

@@ -1,0 +1,143 @@
+//! The product's verbs, and every place where Postgres and S3 meet: so all reasoning about crashes is in here.
+//!
+//! The promise: every acknowledged event is readable at every instant, in a hot row or in exactly one live archive,
+//! and an acknowledged edit is what every later read shows. One Postgres transaction is the only commit point of every
+//! step; what lies in the bucket without one is an orphan that an intent knows of. `docs/design.md` draws the steps.
+
+mod archive;
+mod edit;
+mod find;
+mod import;
+mod last;
+mod lease;
+mod overlay;
+mod plan;
+mod publish;
+mod read;
+mod replay;
+mod rewrite;
+mod settle;
+mod status;
+mod sweep;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, OnceCell};
+
+use crate::bucket::{self, Bucket};
+use crate::database::{self, CommitError, Database, HashKey};
+use crate::event::{Eligibility, Invalid};
+
+pub use archive::{Archived, Batch, Exported, Verified};
+pub use edit::{EditOutcome, EditRequest};
+pub use import::{ImportCounts, Importer};
+pub use publish::Published;
+pub use read::{Page, Query};
+pub use rewrite::{Prepared, Replaced, Rewrite};
+pub use status::{Status, TopicStatus};
+
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub eligibility: Eligibility,
+    /// A writer of archives that has not been heard of for so long has lost its turn.
+    pub lease_term: Duration,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    /// The same id was published with other content.
+    #[error("the event {id:?} was published before with other content")]
+    Conflict { id: String },
+    /// Postgres or S3 is away or busy: the same call can succeed later.
+    #[error("{0}")]
+    Unavailable(String),
+    /// What is stored is not what was stored.
+    #[error("{0}")]
+    Damaged(String),
+    /// The event is archived, and this process was started without a bucket.
+    #[error(
+        "the event is archived, and no bucket is configured: set S3_ENDPOINT, S3_BUCKET, S3_ACCESS_KEY and S3_SECRET_KEY"
+    )]
+    NoBucket,
+    /// Somebody else is at work on the same archives, or changed the events meanwhile: nothing happened.
+    #[error("{0}")]
+    GaveWay(String),
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl From<database::Error> for Error {
+    fn from(error: database::Error) -> Error {
+        match error {
+            database::Error::Unavailable(_) => Error::Unavailable(error.to_string()),
+            database::Error::GaveWay(_) => Error::GaveWay(error.to_string()),
+            database::Error::Damaged(_) => Error::Damaged(error.to_string()),
+            database::Error::Refused(_) | database::Error::Migrate(_) => Error::Refused(error.to_string()),
+        }
+    }
+}
+
+impl From<bucket::Error> for Error {
+    fn from(error: bucket::Error) -> Error {
+        match error {
+            bucket::Error::Unavailable { .. } | bucket::Error::Unknown { .. } => Error::Unavailable(error.to_string()),
+            bucket::Error::NotFound { .. } | bucket::Error::Changed { .. } | bucket::Error::Damaged { .. } => {
+                Error::Damaged(error.to_string())
+            }
+            bucket::Error::Refused { .. } => Error::Refused(error.to_string()),
+        }
+    }
+}
+
+impl From<CommitError> for Error {
+    fn from(error: CommitError) -> Error {
+        match error {
+            CommitError::Refused(error) => error.into(),
+            CommitError::Unknown(_) => Error::Unavailable(error.to_string()),
+        }
+    }
+}
+
+/// How often a call is tried again that another one got in the way of.
+const ATTEMPTS: usize = 5;
+
+pub struct Store {
+    database: Database,
+    bucket: Option<Arc<Bucket>>,
+    settings: Settings,
+    hash_key: OnceCell<HashKey>,
+    /// Signals that an archived event was edited.
+    rewrite_wanted: Notify,
+}
+
+impl Store {
+    /// Without a bucket nothing is archived, and archived events cannot be read.
+    pub fn new(database: Database, bucket: Option<Arc<Bucket>>, settings: Settings) -> Store {
+        Store { database, bucket, settings, hash_key: OnceCell::new(), rewrite_wanted: Notify::new() }
+    }
+
+    /// Returns once an archived event was edited in this process since the last return.
+    pub async fn rewrite_wanted(&self) {
+        self.rewrite_wanted.notified().await;
+    }
+
+    /// Whether what the service stands on answers.
+    pub async fn check(&self) -> Result<(), Error> {
+        self.database.ping().await?;
+        if let Some(bucket) = &self.bucket {
+            bucket.check().await?;
+        }
+        Ok(())
+    }
+
+    fn bucket(&self) -> Result<&Arc<Bucket>, Error> {
+        self.bucket.as_ref().ok_or(Error::NoBucket)
+    }
+
+    async fn hash_key(&self) -> Result<HashKey, Error> {
+        Ok(*self.hash_key.get_or_try_init(|| self.database.hash_key()).await?)
+    }
+}

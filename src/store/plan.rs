@@ -1,0 +1,156 @@
+//! Which hot rows and which members answer a read. Computed from one snapshot, no IO.
+//!
+//! The positions of a log are cut into segments, such that every member lies in one segment whole. Mostly a segment is
+//! one member, or the hot rows between two; members whose ranges overlap share one. Since the catalog counts what
+//! matches in each member, whole segments are skipped without reading them: a deep page costs no more than the first.
+
+/// Something that reaches over a range of positions and holds so many events that match.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    pub first_position: i64,
+    pub last_position: i64,
+    pub matching: i64,
+}
+
+/// Positions `start..end`, and the extents that lie in them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Segment {
+    pub start: i64,
+    pub end: i64,
+    /// Indexes into the extents.
+    pub extents: Vec<usize>,
+}
+
+/// Where to begin, and how far to go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seek {
+    pub start: i64,
+    pub end: i64,
+    /// How many events that match are to be passed over from `start` on.
+    pub skip: i64,
+}
+
+/// Cuts positions `start..end` into segments. The extents come in the order of their first positions; one that begins
+/// before `start` makes its segment begin there.
+pub fn segments(extents: &[Extent], start: i64, end: i64) -> Vec<Segment> {
+    let mut segments: Vec<Segment> = Vec::new();
+    let mut reached = start;
+    for (index, extent) in extents.iter().enumerate() {
+        match segments.last_mut() {
+            Some(last) if !last.extents.is_empty() && extent.first_position < last.end => {
+                last.extents.push(index);
+                last.end = last.end.max(extent.last_position + 1);
+            }
+            _ => {
+                let first = extent.first_position.max(start);
+                if reached < first {
+                    segments.push(Segment { start: reached, end: first, extents: Vec::new() });
+                }
+                segments.push(Segment { start: first, end: extent.last_position + 1, extents: vec![index] });
+            }
+        }
+        reached = segments.last().map_or(reached, |last| last.end);
+    }
+    if reached < end {
+        segments.push(Segment { start: reached, end, extents: Vec::new() });
+    }
+    segments
+}
+
+/// Passes over whole segments while `skip` allows, and goes on until `limit` events that match are certain. `hot` says
+/// how many hot rows match in each segment; where it is not known, `None`, nothing can be passed over, and nothing hot
+/// is relied upon.
+pub fn seek(segments: &[Segment], extents: &[Extent], hot: Option<&[i64]>, skip: i64, limit: i64) -> Seek {
+    let matching = |index: usize| {
+        let archived: i64 = segments[index].extents.iter().map(|extent| extents[*extent].matching).sum();
+        archived + hot.map_or(0, |hot| hot[index])
+    };
+    // An extent that begins before the first segment does is counted with events that are not wanted.
+    let begins_at = segments.first().map_or(0, |first| first.start);
+    let is_whole =
+        |index: usize| segments[index].extents.iter().all(|extent| extents[*extent].first_position >= begins_at);
+    let end_of_all = segments.last().map_or(0, |last| last.end);
+    let (mut index, mut left) = (0, skip);
+    while hot.is_some() && index < segments.len() && is_whole(index) && matching(index) <= left {
+        left -= matching(index);
+        index += 1;
+    }
+    let start = segments.get(index).map_or(end_of_all, |segment| segment.start);
+    let (mut end, mut certain) = (start, 0);
+    while index < segments.len() && certain < left + limit {
+        certain += if is_whole(index) { matching(index) } else { 0 };
+        end = segments[index].end;
+        index += 1;
+    }
+    Seek { start, end, skip: left }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn members_and_gaps_alternate() {
+        let extent = |first_position, last_position| Extent { first_position, last_position, matching: 1 };
+        let found = segments(&[extent(3, 5), extent(5, 9), extent(10, 12), extent(20, 25)], 4, 31);
+        let shape: Vec<_> = found.iter().map(|segment| (segment.start, segment.end, segment.extents.clone())).collect();
+        assert_eq!(
+            shape,
+            [(4, 10, vec![0, 1]), (10, 13, vec![2]), (13, 20, vec![]), (20, 26, vec![3]), (26, 31, vec![])]
+        );
+        assert_eq!(segments(&[], 1, 1), []);
+    }
+
+    /// Events at positions 1.., each in one of some archives or hot, and matching or not.
+    fn log() -> impl Strategy<Value = Vec<(Option<usize>, bool)>> {
+        prop::collection::vec((prop::option::of(0usize..4), any::<bool>()), 1..60)
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_skipped_by_counting_is_what_would_have_been_skipped_by_reading(
+            log in log(), skip in 0i64..40, limit in 1i64..20,
+        ) {
+            let matching = |position: &i64| log[*position as usize - 1].1;
+            let positions: Vec<i64> = (1..=log.len() as i64).collect();
+            let mut extents = Vec::new();
+            for archive in 0..4 {
+                let held: Vec<i64> =
+                    positions.iter().copied().filter(|at| log[*at as usize - 1].0 == Some(archive)).collect();
+                for member in held.chunks(3) {
+                    extents.push(Extent {
+                        first_position: member[0],
+                        last_position: member[member.len() - 1],
+                        matching: member.iter().filter(|at| matching(at)).count() as i64,
+                    });
+                }
+            }
+            extents.sort_by_key(|extent| extent.first_position);
+            let end = log.len() as i64 + 1;
+            let segments = segments(&extents, 1, end);
+            prop_assert_eq!(segments.first().map(|first| first.start), Some(1));
+            prop_assert_eq!(segments.last().map(|last| last.end), Some(end));
+            prop_assert!(segments.windows(2).all(|pair| pair[0].end == pair[1].start));
+            let hot: Vec<i64> = segments.iter().map(|segment| {
+                let within = positions.iter().filter(|at| (segment.start..segment.end).contains(at));
+                within.filter(|at| log[**at as usize - 1].0.is_none() && matching(at)).count() as i64
+            }).collect();
+
+            let expected: Vec<i64> =
+                positions.iter().copied().filter(matching).skip(skip as usize).take(limit as usize).collect();
+            let found = seek(&segments, &extents, Some(&hot), skip, limit);
+            let read: Vec<i64> = (found.start..found.end)
+                .filter(matching).skip(found.skip as usize).take(limit as usize).collect();
+            prop_assert_eq!(&read, &expected);
+
+            let from = 1 + skip.min(log.len() as i64 - 1);
+            let later: Vec<Extent> = extents.iter().copied().filter(|extent| extent.last_position >= from).collect();
+            let unskipped = seek(&super::segments(&later, from, end), &later, None, 0, limit);
+            let read: Vec<i64> =
+                (unskipped.start..unskipped.end).filter(matching).take(limit as usize).collect();
+            let first: Vec<i64> = (from..end).filter(matching).take(limit as usize).collect();
+            prop_assert_eq!(read, first);
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! Publishing: all or nothing, positions without gaps in commit order, and the same batch twice is published once.
+//!
+//! Positions are given under the topic's lock, which is held until the commit: whoever sees a position sees all below
+//! it. If the process dies before the commit, nothing happened; if the answer is lost, publishing the same ids again
+//! changes nothing.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use time::OffsetDateTime;
+
+use crate::database::{self, Topic, Transaction};
+use crate::event::{Event, Instant, Log, NewEvent};
+use crate::store::{ATTEMPTS, Error, Store};
+
+/// What became of one event of a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Published {
+    pub id: String,
+    pub position: i64,
+    /// False if it had been published before.
+    pub is_new: bool,
+}
+
+/// What to do with an event whose id is there already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Repeated {
+    /// The same content is fine, another one is refused.
+    Compare,
+    /// The one that is there counts: it may have been edited since.
+    Keep,
+}
+
+/// Events that were found in archives, by id; and the ids that were looked for there.
+#[derive(Default)]
+struct Archived {
+    events: HashMap<String, Event>,
+    looked_for: HashSet<String>,
+}
+
+impl Store {
+    /// The results are in the order of the events.
+    pub async fn publish(&self, log: &Log, events: Vec<NewEvent>) -> Result<Vec<Published>, Error> {
+        let events = events.into_iter().map(NewEvent::check).collect::<Result<_, _>>()?;
+        self.publish_checked(log, events, Repeated::Compare).await
+    }
+
+    pub(super) async fn publish_checked(
+        &self,
+        log: &Log,
+        events: Vec<NewEvent>,
+        repeated: Repeated,
+    ) -> Result<Vec<Published>, Error> {
+        let mut archived = Archived::default();
+        for _ in 0..ATTEMPTS {
+            match self.try_publish(log, &events, repeated, &archived).await {
+                Ok(Outcome::Published(published)) => {
+                    let new = published.iter().filter(|published| published.is_new).count();
+                    metrics::counter!("coldstream_events_published_total").increment(new as u64);
+                    return Ok(published);
+                }
+                // Outside of the transaction: nobody waits for S3 with a topic locked.
+                Ok(Outcome::LookFor(ids)) => {
+                    let found = self.find(log, &ids).await?;
+                    archived.events.extend(found.into_iter().map(|found| (found.event.id.clone(), found.event)));
+                    archived.looked_for.extend(ids);
+                }
+                Err(Error::GaveWay(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(Error::Unavailable(format!("{log} is too busy to publish to")))
+    }
+
+    async fn try_publish(
+        &self,
+        log: &Log,
+        events: &[NewEvent],
+        repeated: Repeated,
+        archived: &Archived,
+    ) -> Result<Outcome, Error> {
+        if events.is_empty() {
+            return Ok(Outcome::Published(Vec::new()));
+        }
+        let mut transaction = self.database.begin().await?;
+        let topic = lock_or_make(&mut transaction, log).await?;
+        let ids: Vec<String> = events.iter().map(|event| event.id.clone()).collect();
+        let hot = database::hot_by_ids(&mut transaction, topic.id, &ids).await?;
+        let mut known: BTreeMap<String, Event> = archived.events.clone().into_iter().collect();
+        known.extend(hot.into_iter().map(|event| (event.id.clone(), event)));
+
+        let unknown: Vec<String> =
+            ids.into_iter().filter(|id| !known.contains_key(id) && !archived.looked_for.contains(id)).collect();
+        if topic.archived_count > 0 && !unknown.is_empty() {
+            let key = self.hash_key().await?;
+            if !database::members_with_ids(&mut transaction, topic.id, key, &unknown).await?.is_empty() {
+                return Ok(Outcome::LookFor(unknown));
+            }
+        }
+
+        let (published, new) = place(events, known, topic.head_position, repeated)?;
+        if let Some(last) = new.last() {
+            database::insert(&mut transaction, topic.id, &new).await?;
+            database::set_head(&mut transaction, topic.id, last.position).await?;
+        }
+        database::commit(transaction).await?;
+        Ok(Outcome::Published(published))
+    }
+}
+
+enum Outcome {
+    Published(Vec<Published>),
+    /// These ids may be in archives, and have to be looked for there first.
+    LookFor(Vec<String>),
+}
+
+async fn lock_or_make(transaction: &mut Transaction, log: &Log) -> Result<Topic, Error> {
+    loop {
+        if let Some(topic) = database::lock_topic(transaction, log).await? {
+            return Ok(topic);
+        }
+        database::make_topic(transaction, log).await?;
+    }
+}
+
+/// Gives each new event its place behind the head, and each repeated one the place that it has.
+fn place(
+    events: &[NewEvent],
+    mut known: BTreeMap<String, Event>,
+    head_position: i64,
+    repeated: Repeated,
+) -> Result<(Vec<Published>, Vec<Event>), Error> {
+    let now = Instant::from_unix_nanos(OffsetDateTime::now_utc().unix_timestamp_nanos() as i64);
+    let (mut published, mut new) = (Vec::with_capacity(events.len()), Vec::new());
+    for event in events {
+        let (position, is_new) = match known.get(&event.id) {
+            Some(there) if repeated == Repeated::Keep || event.is_same_as(there) => (there.position, false),
+            Some(_) => return Err(Error::Conflict { id: event.id.clone() }),
+            None => {
+                let event = event.clone().at(head_position + 1 + new.len() as i64, now);
+                known.insert(event.id.clone(), event.clone());
+                new.push(event);
+                (head_position + new.len() as i64, true)
+            }
+        };
+        published.push(Published { id: event.id.clone(), position, is_new });
+    }
+    Ok((published, new))
+}

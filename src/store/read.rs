@@ -1,0 +1,355 @@
+//! Reading part of a log, wherever its events are.
+//!
+//! One repeatable-read snapshot gives the catalog and the hot rows; members are fetched after it is closed, so that no
+//! connection waits for S3. An object that was replaced meanwhile is noticed by its ETag, and the read begins anew.
+
+use std::sync::Arc;
+
+use futures::future::{BoxFuture, FutureExt};
+use futures::stream::{StreamExt, TryStreamExt};
+use uuid::Uuid;
+
+use crate::bucket::{self, Member, MemberAddress};
+use crate::database::{self, MemberExtent, Topic, Transaction};
+use crate::event::{Event, Filter, Log};
+use crate::store::overlay::Overlay;
+use crate::store::plan::{self, Extent, Seek, Segment};
+use crate::store::{ATTEMPTS, Error, Store};
+
+/// Members that are fetched ahead for one read.
+const MEMBERS_AHEAD: usize = 4;
+
+/// Events that match, from a position on, in order of position.
+#[derive(Debug, Clone)]
+pub struct Query {
+    pub filter: Filter,
+    /// The first position that may be given.
+    pub from: i64,
+    /// How many are passed over first.
+    pub skip: i64,
+    pub limit: i64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    pub events: Vec<Event>,
+    /// Where the log ended when the page was read; 0 for a log without events.
+    pub head_position: i64,
+}
+
+/// What one snapshot says of a read.
+struct Plan {
+    topic: Topic,
+    segments: Vec<Segment>,
+    members: Vec<MemberExtent>,
+    /// Hot rows of all segments, in order.
+    hot: Vec<Event>,
+    overlay: Overlay,
+    /// Events that match and are still to be passed over.
+    skip: i64,
+}
+
+/// Why a read has to begin anew.
+pub(super) enum Interrupted {
+    /// The object is not the one that the snapshot knew.
+    Stale(Uuid, bucket::Error),
+    Failed(Error),
+}
+
+impl From<Error> for Interrupted {
+    fn from(error: Error) -> Interrupted {
+        Interrupted::Failed(error)
+    }
+}
+
+impl Store {
+    /// Past the end, and in a log that nobody published to, there is an empty page.
+    pub async fn read(&self, log: &Log, query: &Query) -> Result<Page, Error> {
+        let (from, skip) = (query.from.max(1), query.skip.max(0));
+        let query = match query.filter {
+            // Positions have no gaps, so a page of everything is a range of positions.
+            Filter::All => Query { from: from.saturating_add(skip), skip: 0, ..query.clone() },
+            _ => self.anchored(log, Query { from, skip, ..query.clone() }).await?,
+        };
+        let mut attempt = 1;
+        loop {
+            match self.try_read(log, &query).await {
+                Ok(page) => return Ok(page),
+                Err(Interrupted::Failed(error)) => return Err(error),
+                Err(Interrupted::Stale(archive_id, error)) => self.retry_stale(log, archive_id, error, attempt).await?,
+            }
+            attempt += 1;
+        }
+    }
+
+    /// Waits until the catalog and an object agree, or gives up with the error that named the object.
+    pub(super) async fn retry_stale(
+        &self,
+        log: &Log,
+        archive_id: Uuid,
+        error: bucket::Error,
+        attempt: usize,
+    ) -> Result<(), Error> {
+        if attempt >= ATTEMPTS || !self.settle_stale(log, archive_id).await? {
+            return Err(error.into());
+        }
+        Ok(())
+    }
+
+    async fn try_read(&self, log: &Log, query: &Query) -> Result<Page, Interrupted> {
+        let mut snapshot = self.database.snapshot().await.map_err(Error::from)?;
+        let Some(topic) = database::find_topic(&mut snapshot, log).await.map_err(Error::from)? else {
+            return Ok(Page { events: Vec::new(), head_position: 0 });
+        };
+        let head_position = topic.head_position;
+        let plan = self.plan(&mut snapshot, topic, query).await?;
+        drop(snapshot);
+        Ok(Page { events: self.carry_out(plan, query).await?, head_position })
+    }
+
+    /// A page that begins inside a member cannot be found by counting. Such a read begins at the start of the member
+    /// instead, and passes over what comes before.
+    async fn anchored(&self, log: &Log, query: Query) -> Result<Query, Error> {
+        if query.skip == 0 || query.from == 1 {
+            return Ok(query);
+        }
+        let mut snapshot = self.database.snapshot().await?;
+        let Some(topic) = database::find_topic(&mut snapshot, log).await? else { return Ok(query) };
+        let mut anchor = query.from;
+        while let Some(lower) = database::lowest_member_across(&mut snapshot, topic.id, anchor).await? {
+            anchor = lower;
+        }
+        drop(snapshot);
+        if anchor == query.from {
+            return Ok(query);
+        }
+        let limit = query.from - anchor;
+        let before = Query { filter: query.filter.clone(), from: anchor, skip: 0, limit };
+        let before = Box::pin(self.read(log, &before)).await?;
+        let passed = before.events.iter().filter(|event| event.position < query.from).count() as i64;
+        Ok(Query { from: anchor, skip: query.skip + passed, ..query })
+    }
+
+    async fn plan(&self, snapshot: &mut Transaction, topic: Topic, query: &Query) -> Result<Plan, Error> {
+        let Query { filter, from, skip, limit } = query;
+        let end = match filter {
+            Filter::All => from.saturating_add(*limit).min(topic.head_position + 1),
+            _ => topic.head_position + 1,
+        };
+        let (segments, members, skip) = if topic.archived_count == 0 {
+            (plan::segments(&[], *from, end), Vec::new(), *skip)
+        } else {
+            self.plan_archived(snapshot, topic.id, query, end).await?
+        };
+        let (start, end) =
+            (segments.first().map_or(end, |first| first.start), segments.last().map_or(end, |last| last.end));
+        // Hot rows that come first can be passed over by Postgres.
+        let hot_skip = if segments.first().is_some_and(|first| first.extents.is_empty()) { skip } else { 0 };
+        let skip = skip - hot_skip;
+        let hot =
+            database::hot_range(snapshot, topic.id, filter, (start, end), hot_skip, limit.saturating_add(skip)).await?;
+        let edits = match members.is_empty() {
+            true => Vec::new(),
+            false => database::pending_edits(snapshot, topic.id, (start, end)).await?,
+        };
+        Ok(Plan { topic, segments, members, hot, overlay: Overlay::new(edits), skip })
+    }
+
+    /// Looks at whole archives first, then at the members of those that are needed.
+    async fn plan_archived(
+        &self,
+        snapshot: &mut Transaction,
+        topic_id: i64,
+        query: &Query,
+        end: i64,
+    ) -> Result<(Vec<Segment>, Vec<MemberExtent>, i64), Error> {
+        let Query { filter, from, skip, limit } = query;
+        let types = match filter {
+            Filter::All => None,
+            Filter::Types(types) => Some(types.as_slice()),
+            Filter::Stream(stream) => {
+                let members = self.members_of_stream(snapshot, topic_id, stream, (*from, end)).await?;
+                let everything = Seek { start: *from, end, skip: *skip };
+                return self.cut(snapshot, topic_id, query, members, everything).await;
+            }
+        };
+        let archives = database::archive_extents(snapshot, topic_id, types, (*from, end)).await?;
+        let extents: Vec<Extent> = archives
+            .iter()
+            .map(|archive| Extent {
+                first_position: archive.first_position,
+                last_position: archive.last_position,
+                matching: archive.matching,
+            })
+            .collect();
+        let segments = plan::segments(&extents, *from, end);
+        let hot = hot_counts(snapshot, topic_id, filter, &segments, *skip).await?;
+        let needed = plan::seek(&segments, &extents, hot.as_deref(), *skip, *limit);
+        let ids: Vec<Uuid> = archives
+            .iter()
+            .filter(|archive| archive.first_position < needed.end && archive.last_position >= needed.start)
+            .map(|archive| archive.id)
+            .collect();
+        let members = database::member_extents(snapshot, topic_id, &ids, types, (needed.start, needed.end)).await?;
+        self.cut(snapshot, topic_id, query, members, needed).await
+    }
+
+    /// The segments that are needed of a range, with their members.
+    async fn cut(
+        &self,
+        snapshot: &mut Transaction,
+        topic_id: i64,
+        query: &Query,
+        members: Vec<MemberExtent>,
+        Seek { start, end, skip }: Seek,
+    ) -> Result<(Vec<Segment>, Vec<MemberExtent>, i64), Error> {
+        let extents: Vec<Extent> = members
+            .iter()
+            .map(|member| Extent {
+                first_position: member.first_position,
+                last_position: member.last_position,
+                matching: member.matching,
+            })
+            .collect();
+        let mut segments = plan::segments(&extents, start, end);
+        let hot = hot_counts(snapshot, topic_id, &query.filter, &segments, skip).await?;
+        let needed = plan::seek(&segments, &extents, hot.as_deref(), skip, query.limit);
+        segments.retain(|segment| segment.start >= needed.start && segment.end <= needed.end);
+        Ok((segments, members, needed.skip))
+    }
+
+    async fn members_of_stream(
+        &self,
+        snapshot: &mut Transaction,
+        topic_id: i64,
+        stream: &str,
+        (start, end): (i64, i64),
+    ) -> Result<Vec<MemberExtent>, Error> {
+        let counts = database::members_with_stream(snapshot, topic_id, self.hash_key().await?, stream).await?;
+        let keys: Vec<(Uuid, i32)> = counts.keys().copied().collect();
+        let mut members = database::members_by_key(snapshot, topic_id, &keys).await?;
+        members.retain(|member| member.last_position >= start && member.first_position < end);
+        for member in &mut members {
+            member.matching = counts.get(&(member.archive_id, member.member)).copied().unwrap_or_default();
+        }
+        Ok(members)
+    }
+
+    /// Fetches members, a few ahead, and merges them with the hot rows, until there is enough.
+    async fn carry_out(&self, plan: Plan, query: &Query) -> Result<Vec<Event>, Interrupted> {
+        let Plan { topic, segments, members, hot, overlay, mut skip } = plan;
+        let (start, end) = (query.from, segments.last().map_or(0, |last| last.end));
+        // Boxed: the compiler cannot tell that closures over borrowed members may move between threads.
+        let mut fetches: Vec<BoxFuture<_>> = Vec::with_capacity(segments.len());
+        for segment in &segments {
+            fetches.push(self.fetch_segment(&topic.log, segment, &members).boxed());
+        }
+        let mut fetched = futures::stream::iter(fetches).buffered(MEMBERS_AHEAD);
+        let mut hot = hot.into_iter().peekable();
+        let mut events: Vec<Event> = Vec::new();
+        while let Some((segment_end, members)) = fetched.try_next().await? {
+            let archived = members.iter().flat_map(|member| &member.events);
+            let mut found: Vec<Event> = archived
+                .filter(|event| event.position >= start && query.filter.matches(event))
+                .map(|event| {
+                    let mut event = event.clone();
+                    overlay.apply(&mut event);
+                    event
+                })
+                .collect();
+            found.extend(std::iter::from_fn(|| hot.next_if(|event| event.position < segment_end)));
+            found.sort_by_key(|event| event.position);
+            let passed = skip.min(found.len() as i64);
+            skip -= passed;
+            events.extend(found.into_iter().skip(passed as usize));
+            if events.len() as i64 >= query.limit {
+                break;
+            }
+        }
+        events.truncate(query.limit.max(0) as usize);
+        check_gapless(&topic, query, end, &events)?;
+        Ok(events)
+    }
+
+    /// The members of a segment, and where it ends.
+    async fn fetch_segment(
+        &self,
+        log: &Log,
+        segment: &Segment,
+        members: &[MemberExtent],
+    ) -> Result<(i64, Vec<Arc<Member>>), Interrupted> {
+        let mut fetches: Vec<BoxFuture<_>> = Vec::with_capacity(segment.extents.len());
+        for index in &segment.extents {
+            fetches.push(self.fetch(log, &members[*index]).boxed());
+        }
+        Ok((segment.end, futures::future::try_join_all(fetches).await?))
+    }
+
+    /// One member, as the snapshot knew it.
+    pub(super) async fn fetch(&self, log: &Log, member: &MemberExtent) -> Result<Arc<Member>, Interrupted> {
+        let MemberExtent {
+            archive_id,
+            etag,
+            object_bytes,
+            member,
+            byte_start,
+            byte_end,
+            json_bytes,
+            first_position,
+            last_position,
+            count,
+            matching: _,
+        } = member.clone();
+        let address = MemberAddress {
+            archive_id,
+            etag,
+            object_bytes,
+            member,
+            byte_start,
+            byte_end,
+            json_bytes,
+            first_position,
+            last_position,
+            count,
+        };
+        self.bucket()?.member(log, &address).await.map_err(|error| match error {
+            bucket::Error::Changed { .. } | bucket::Error::NotFound { .. } => Interrupted::Stale(archive_id, error),
+            error => Interrupted::Failed(error.into()),
+        })
+    }
+}
+
+/// How many hot rows match in each segment; not asked where nothing is to be passed over.
+async fn hot_counts(
+    snapshot: &mut Transaction,
+    topic_id: i64,
+    filter: &Filter,
+    segments: &[Segment],
+    skip: i64,
+) -> Result<Option<Vec<i64>>, Error> {
+    if skip == 0 || segments.is_empty() {
+        return Ok(None);
+    }
+    let mut boundaries: Vec<i64> = segments.iter().map(|segment| segment.start).collect();
+    boundaries.extend(segments.last().map(|last| last.end));
+    Ok(Some(database::count_between(snapshot, topic_id, filter, &boundaries).await?))
+}
+
+/// A read of everything that misses a position has lost an event: better no answer than a short one.
+fn check_gapless(topic: &Topic, query: &Query, end: i64, events: &[Event]) -> Result<(), Error> {
+    if query.filter != Filter::All {
+        return Ok(());
+    }
+    let first = query.from;
+    let last = end.min(first.saturating_add(query.limit.max(0)));
+    let whole = events.iter().map(|event| event.position).eq(first..last.max(first));
+    if whole {
+        return Ok(());
+    }
+    let missing = (first..last).find(|position| !events.iter().any(|event| event.position == *position));
+    Err(Error::Damaged(format!(
+        "the event at position {} of {} is missing, or there twice",
+        missing.unwrap_or(first),
+        topic.log
+    )))
+}

@@ -1,0 +1,57 @@
+use std::sync::Arc;
+
+use futures::stream::{self, Stream, StreamExt};
+
+use crate::event::{Event, Log};
+use crate::store::{Error, Query, Store};
+
+/// Events that are read at once. Two such windows are in memory: one that is passed on, one that is read ahead.
+const WINDOW_EVENTS: i64 = 2_000;
+
+impl Store {
+    /// Everything that matches from a position on, up to the end as it is when it is reached, and at most
+    /// `query.limit`. Holds no snapshot between windows: a slow reader does not keep Postgres from cleaning up.
+    pub fn replay(
+        self: &Arc<Self>,
+        log: Log,
+        query: Query,
+    ) -> impl Stream<Item = Result<Vec<Event>, Error>> + Send + use<> {
+        let store = Arc::clone(self);
+        let windows = stream::unfold(Some(query), move |query| {
+            let (store, log) = (Arc::clone(&store), log.clone());
+            async move {
+                let query = query?;
+                let window = Query { limit: query.limit.min(WINDOW_EVENTS), ..query.clone() };
+                match store.read(&log, &window).await {
+                    Err(error) => Some((Err(error), None)),
+                    Ok(page) => {
+                        let next = page.events.last().map(|last| Query {
+                            from: last.position + 1,
+                            skip: 0,
+                            limit: query.limit - page.events.len() as i64,
+                            filter: query.filter,
+                        });
+                        let is_full = page.events.len() as i64 == window.limit;
+                        Some((Ok(page.events), next.filter(|next| is_full && next.limit > 0)))
+                    }
+                }
+            }
+        });
+        read_ahead(windows)
+    }
+}
+
+/// Reads the next item while the one before is passed on.
+fn read_ahead<T: Send + 'static>(items: impl Stream<Item = T> + Send + 'static) -> impl Stream<Item = T> + Send {
+    let (sender, receiver) = tokio::sync::mpsc::channel(1);
+    tokio::spawn(async move {
+        let mut items = std::pin::pin!(items);
+        while let Some(item) = items.next().await {
+            // Nobody reads on.
+            if sender.send(item).await.is_err() {
+                return;
+            }
+        }
+    });
+    stream::unfold(receiver, |mut receiver| async move { receiver.recv().await.map(|item| (item, receiver)) })
+}

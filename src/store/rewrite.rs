@@ -1,0 +1,223 @@
+//! Rewriting an archive in place, so that its object holds the edits that were laid over it.
+//!
+//! The next generation is written down before the object is replaced: its write-id, its members, its digest. If the
+//! process dies before the object is replaced, the intent is dropped; if after, whoever looks next, a reader even,
+//! finds the new write-id in the object and promotes. All pending edits of an archive are one rewrite.
+
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use crate::bucket::{Bucket, EncodedMember, ObjectMetadata, RawMember, Scan, Upload, Uploaded, decode_member};
+use crate::database::{self, Archive, Intent, Lease, MemberRow, PendingEdit, Topic, UploadedFacts};
+use crate::event::Log;
+use crate::store::overlay::Overlay;
+use crate::store::{Error, Store};
+
+/// A rewrite whose intent is written.
+pub struct Rewrite<'a> {
+    store: &'a Store,
+    bucket: &'a Arc<Bucket>,
+    topic: Topic,
+    archive: Archive,
+    members: Vec<MemberRow>,
+    edits: Vec<PendingEdit>,
+    lease: Lease,
+    intent: Intent,
+}
+
+/// A rewrite all of whose bytes are with the server, and recorded; the object still is the old one.
+pub struct Prepared<'a> {
+    rewrite: Rewrite<'a>,
+    uploaded: Uploaded<'a>,
+    members: Vec<MemberRow>,
+}
+
+/// A rewrite whose object is the new one; the catalog still knows the old one.
+pub struct Replaced<'a> {
+    rewrite: Rewrite<'a>,
+    members: Vec<MemberRow>,
+}
+
+impl Store {
+    /// Rewrites every archive that has pending edits, and says how many there were. What another writer is at work on
+    /// is left to the next call.
+    pub async fn rewrite(&self) -> Result<usize, Error> {
+        let mut transaction = self.database.begin_job().await?;
+        let archives = database::archives_with_pending_edits(&mut transaction).await?;
+        drop(transaction);
+        let (mut rewritten, mut failure) = (0, None);
+        for (topic_id, archive_id) in archives {
+            let outcome =
+                self.with_lease(topic_id, async |lease| match self.begin_rewrite(lease, archive_id).await? {
+                    Some(rewrite) => rewrite.upload().await?.replace().await?.promote().await.map(|()| 1),
+                    None => Ok(0),
+                });
+            match outcome.await {
+                Ok(count) => rewritten += count.unwrap_or_default(),
+                Err(error) => {
+                    tracing::warn!(%error, topic_id, %archive_id, "an archive was not rewritten");
+                    failure = Some(error);
+                }
+            }
+        }
+        failure.map_or(Ok(rewritten), Err)
+    }
+
+    /// Writes down that an archive is to be rewritten. `None` if nothing is pending for it.
+    pub async fn begin_rewrite(&self, lease: Lease, archive_id: Uuid) -> Result<Option<Rewrite<'_>>, Error> {
+        let bucket = self.bucket()?;
+        self.settle_intents(lease).await?;
+        let mut transaction = self.database.begin_job().await?;
+        let topic = database::topic_by_id(&mut transaction, lease.topic_id).await?;
+        let edits = database::pending_edits_of_archive(&mut transaction, topic.id, archive_id).await?;
+        let archive = database::archive(&mut transaction, topic.id, archive_id).await?;
+        let (Some(archive), Some(edit_sequence)) = (archive, edits.iter().map(|edit| edit.sequence).max()) else {
+            return Ok(None);
+        };
+        let members = database::members_of(&mut transaction, (topic.id, archive_id), archive.generation).await?;
+        let intent = Intent {
+            topic_id: topic.id,
+            archive_id,
+            generation: archive.generation + 1,
+            write_id: Uuid::new_v4(),
+            edit_sequence,
+            uploaded: None,
+        };
+        database::insert_intent(&mut transaction, &intent, &lease).await?;
+        database::commit(transaction).await?;
+        Ok(Some(Rewrite { store: self, bucket, topic, archive, members, edits, lease, intent }))
+    }
+}
+
+impl<'a> Rewrite<'a> {
+    /// Copies the object, and encodes anew the members that an edit touches.
+    pub async fn upload(self) -> Result<Prepared<'a>, Error> {
+        let metadata = ObjectMetadata {
+            generation: self.intent.generation,
+            write_id: self.intent.write_id,
+            first_position: self.archive.first_position,
+            last_position: self.archive.last_position,
+            count: self.archive.count,
+        };
+        let mut scan = self.bucket.scan(&self.topic.log, self.archive.id).await?;
+        if scan.etag() != self.archive.etag {
+            return Err(scan.damaged("it is not the one that the catalog knows").into());
+        }
+        let mut upload = self.bucket.upload(&self.topic.log, self.archive.id, &metadata).await?;
+        let members = self.copy(&mut scan, &mut upload).await?;
+        let damaged = scan.damaged("its digest is not the one that the catalog knows");
+        if scan.finish().await? != self.archive.digest {
+            return Err(damaged.into());
+        }
+        let uploaded = upload.finish().await?;
+        self.record(&members, &uploaded).await?;
+        Ok(Prepared { rewrite: self, uploaded, members })
+    }
+
+    async fn copy(&self, scan: &mut Scan, upload: &mut Upload<'_>) -> Result<Vec<MemberRow>, Error> {
+        let overlay = Arc::new(Overlay::new(self.edits.clone()));
+        let mut rows = Vec::with_capacity(self.members.len());
+        let mut bytes = 0;
+        for (index, old) in self.members.iter().enumerate() {
+            let mut row = old.clone();
+            let mut compressed = scan.next(old.byte_end - old.byte_start).await?;
+            if overlay.touches(old.first_position, old.last_position) {
+                let (log, old, overlay) = (self.topic.log.clone(), old.clone(), Arc::clone(&overlay));
+                let is_last = index + 1 == self.members.len();
+                let edited =
+                    tokio::task::spawn_blocking(move || edit_member(&log, &old, &compressed, &overlay, is_last));
+                let encoded = edited.await.expect("encoding does not panic").map_err(|why| scan.damaged(why))?;
+                row.json_bytes = encoded.json_bytes;
+                compressed = encoded.bytes.into();
+            }
+            upload.write(&compressed).await?;
+            row.byte_start = bytes;
+            bytes += compressed.len() as i64;
+            row.byte_end = bytes;
+            rows.push(row);
+        }
+        Ok(rows)
+    }
+
+    /// From here on, whoever finds the new write-id in the object knows what it holds.
+    async fn record(&self, members: &[MemberRow], uploaded: &Uploaded<'_>) -> Result<(), Error> {
+        let facts = UploadedFacts {
+            digest: uploaded.digest.clone(),
+            json_bytes: members.iter().map(|member| member.json_bytes).sum(),
+            object_bytes: uploaded.bytes,
+        };
+        let mut transaction = self.store.database.begin_job().await?;
+        let key = (self.topic.id, self.archive.id);
+        database::insert_members(&mut transaction, key, self.intent.generation, members).await?;
+        if !database::complete_intent(&mut transaction, &self.intent, &facts).await?
+            || database::check_lease(&mut transaction, &self.lease).await?.is_none()
+        {
+            return Err(Error::GaveWay("another writer has taken over the topic's archives".into()));
+        }
+        Ok(database::commit(transaction).await?)
+    }
+}
+
+impl<'a> Prepared<'a> {
+    /// The object becomes the new one.
+    pub async fn replace(self) -> Result<Replaced<'a>, Error> {
+        let Prepared { rewrite, uploaded, members } = self;
+        uploaded.complete().await?;
+        Ok(Replaced { rewrite, members })
+    }
+}
+
+impl Replaced<'_> {
+    /// Reads the new object back, makes the catalog follow, and removes what it superseded.
+    pub async fn promote(self) -> Result<(), Error> {
+        let Replaced { rewrite, members } = self;
+        let Rewrite { store, bucket, topic, archive, intent, .. } = rewrite;
+        let mut scan = bucket.scan(&topic.log, archive.id).await?;
+        for member in &members {
+            scan.next(member.byte_end - member.byte_start).await?;
+        }
+        let etag = scan.etag().to_owned();
+        let damaged = scan.damaged("it does not hold what was uploaded");
+        let digest = scan.finish().await?;
+        let intents = store.intent_of(topic.id, archive.id).await?;
+        // A reader may have promoted it already.
+        if let Some(current) = intents.filter(|current| current.write_id == intent.write_id) {
+            if current.uploaded.as_ref().is_none_or(|uploaded| uploaded.digest != digest) {
+                return Err(damaged.into());
+            }
+            store.promote(&topic, &archive, &current, &etag).await?;
+        }
+        store.purge(&topic, archive.id, intent.edit_sequence).await
+    }
+}
+
+impl Store {
+    async fn intent_of(&self, topic_id: i64, archive_id: Uuid) -> Result<Option<Intent>, Error> {
+        let mut transaction = self.database.begin_job().await?;
+        Ok(database::intent_of_archive(&mut transaction, topic_id, archive_id).await?)
+    }
+
+    /// Removes the noncurrent versions of an object; edits up to `sequence_max` are then done.
+    pub(super) async fn purge(&self, topic: &Topic, archive_id: Uuid, sequence_max: i64) -> Result<(), Error> {
+        self.bucket()?.purge(&topic.log, archive_id).await?;
+        let mut transaction = self.database.begin_job().await?;
+        database::mark_purged(&mut transaction, topic.id, archive_id, sequence_max).await?;
+        Ok(database::commit(transaction).await?)
+    }
+}
+
+fn edit_member(
+    log: &Log,
+    old: &MemberRow,
+    compressed: &[u8],
+    overlay: &Overlay,
+    is_last: bool,
+) -> Result<EncodedMember, String> {
+    let expected = (old.first_position, old.last_position, old.count);
+    let mut member = decode_member(log, compressed, old.json_bytes, expected)?;
+    member.events.iter_mut().for_each(|event| overlay.apply(event));
+    let encoded = RawMember::rewritten(log, old.member as usize, &member.events, is_last).compress();
+    decode_member(log, &encoded.bytes, encoded.json_bytes, expected)?;
+    Ok(encoded)
+}

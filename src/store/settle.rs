@@ -1,0 +1,133 @@
+//! Settling what somebody set out to write and nobody took over: its writer died, or lost its turn.
+//!
+//! Whether an object was replaced is not guessed: it bears the write-id of whoever wrote it.
+
+use uuid::Uuid;
+
+use crate::bucket;
+use crate::database::{self, Archive, Intent, Lease, Topic, UploadedFacts};
+use crate::event::Log;
+use crate::store::{Error, Store};
+
+impl Store {
+    /// Settles every intent of a topic. The lease makes sure that none of their writers can still commit.
+    pub(super) async fn settle_intents(&self, lease: Lease) -> Result<usize, Error> {
+        let mut transaction = self.database.begin_job().await?;
+        let topic = database::topic_by_id(&mut transaction, lease.topic_id).await?;
+        let intents = database::intents(&mut transaction, topic.id).await?;
+        drop(transaction);
+        for intent in &intents {
+            self.settle_intent(&topic, intent).await?;
+        }
+        Ok(intents.len())
+    }
+
+    async fn settle_intent(&self, topic: &Topic, intent: &Intent) -> Result<(), Error> {
+        let bucket = self.bucket()?;
+        // An upload that its writer forgot to give up can be completed by nobody any more.
+        bucket.abort_uploads(&topic.log, intent.archive_id).await?;
+        let mut transaction = self.database.begin_job().await?;
+        let archive = database::archive(&mut transaction, topic.id, intent.archive_id).await?;
+        drop(transaction);
+        let Some(archive) = archive else { return self.drop_orphan(topic, intent).await };
+        let head = bucket.head(&topic.log, intent.archive_id).await?;
+        if head.write_id == Some(intent.write_id) {
+            self.promote(topic, &archive, intent, &head.etag).await?;
+        } else if head.write_id == Some(archive.write_id) {
+            self.drop_rewrite(topic, intent).await?;
+        } else {
+            return Err(Error::Damaged(format!(
+                "the object of archive {} of {} was written by somebody else",
+                archive.id, topic.log
+            )));
+        }
+        Ok(())
+    }
+
+    /// The object of an archive that never became live.
+    async fn drop_orphan(&self, topic: &Topic, intent: &Intent) -> Result<(), Error> {
+        let bucket = self.bucket()?;
+        bucket.delete(&topic.log, intent.archive_id).await?;
+        bucket.purge(&topic.log, intent.archive_id).await?;
+        let mut transaction = self.database.begin_job().await?;
+        database::delete_lookups(&mut transaction, (topic.id, intent.archive_id)).await?;
+        database::delete_intent(&mut transaction, intent).await?;
+        database::commit(transaction).await?;
+        tracing::info!(log = %topic.log, archive_id = %intent.archive_id, "an orphan was deleted");
+        Ok(())
+    }
+
+    async fn drop_rewrite(&self, topic: &Topic, intent: &Intent) -> Result<(), Error> {
+        let mut transaction = self.database.begin_job().await?;
+        if database::delete_intent(&mut transaction, intent).await? {
+            let key = (topic.id, intent.archive_id);
+            database::delete_members(&mut transaction, key, intent.generation).await?;
+        }
+        Ok(database::commit(transaction).await?)
+    }
+
+    /// Makes the generation that an object bears the one that is read. Whoever notices may do it: the object has been
+    /// replaced already, and the catalog follows once.
+    pub(super) async fn promote(
+        &self,
+        topic: &Topic,
+        archive: &Archive,
+        intent: &Intent,
+        etag: &str,
+    ) -> Result<(), Error> {
+        let Some(UploadedFacts { digest, json_bytes, object_bytes }) = &intent.uploaded else {
+            return Err(Error::Damaged(format!("the rewrite of archive {} was never recorded", archive.id)));
+        };
+        let key = (topic.id, archive.id);
+        let mut transaction = self.database.begin_job().await?;
+        if !database::delete_intent(&mut transaction, intent).await? {
+            return Ok(());
+        }
+        let written = (intent.write_id, etag, digest.as_slice());
+        let bytes = (*json_bytes, *object_bytes);
+        if !database::promote_archive(&mut transaction, key, archive.generation, written, bytes).await? {
+            return Err(Error::GaveWay(format!("archive {} has another generation already", archive.id)));
+        }
+        database::delete_members(&mut transaction, key, archive.generation).await?;
+        database::settle_edits(&mut transaction, topic.id, archive.id, intent.edit_sequence).await?;
+        let grown = (0, json_bytes - archive.json_bytes, object_bytes - archive.object_bytes);
+        database::add_archived(&mut transaction, topic.id, grown).await?;
+        database::commit(transaction).await?;
+        tracing::info!(
+            log = %topic.log, archive_id = %archive.id, generation = intent.generation, "an archive was rewritten"
+        );
+        Ok(())
+    }
+
+    /// A reader found another object than its snapshot knew. True if the read may succeed when it is tried again.
+    pub(super) async fn settle_stale(&self, log: &Log, archive_id: Uuid) -> Result<bool, Error> {
+        let mut snapshot = self.database.snapshot().await?;
+        let Some(topic) = database::find_topic(&mut snapshot, log).await? else { return Ok(true) };
+        let archive = database::archive(&mut snapshot, topic.id, archive_id).await?;
+        let intent = database::intent_of_archive(&mut snapshot, topic.id, archive_id).await?;
+        drop(snapshot);
+        let Some(archive) = archive else { return Ok(true) };
+        let head = match self.bucket()?.head(log, archive_id).await {
+            Err(bucket::Error::NotFound { .. }) => return Ok(false),
+            head => head?,
+        };
+        if head.etag == archive.etag {
+            return Ok(true);
+        }
+        match intent {
+            Some(intent) if head.write_id == Some(intent.write_id) && intent.uploaded.is_some() => {
+                self.promote(&topic, &archive, &intent, &head.etag).await?;
+                Ok(true)
+            }
+            // Promoted by somebody since the snapshot, or damaged: the next look tells.
+            _ => Ok(head.write_id != Some(archive.write_id)
+                && self.generation(&topic, archive_id).await? > archive.generation),
+        }
+    }
+
+    async fn generation(&self, topic: &Topic, archive_id: Uuid) -> Result<i64, Error> {
+        let mut snapshot = self.database.snapshot().await?;
+        let archive = database::archive(&mut snapshot, topic.id, archive_id).await?;
+        Ok(archive.map_or(0, |archive| archive.generation))
+    }
+}

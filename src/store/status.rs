@@ -1,0 +1,51 @@
+use crate::database::{self, Archive, ArchiveRun, Topic};
+use crate::event::{Instant, Log};
+use crate::store::{Error, Store};
+
+/// What there is, and where.
+#[derive(Debug, Clone)]
+pub struct Status {
+    pub topics: Vec<TopicStatus>,
+    /// Bytes on disk of all hot events, with their indexes.
+    pub table_bytes: i64,
+    /// The last pass that archived something or failed.
+    pub last_run: Option<ArchiveRun>,
+}
+
+#[derive(Debug, Clone)]
+pub struct TopicStatus {
+    pub topic: Topic,
+    /// This topic's share of the table, by its count of events.
+    pub hot_bytes: i64,
+    pub oldest_hot_raised_at: Option<Instant>,
+}
+
+impl Store {
+    pub async fn status(&self) -> Result<Status, Error> {
+        let mut snapshot = self.database.snapshot().await?;
+        let topics = database::topics(&mut snapshot).await?;
+        let table_bytes = database::table_bytes(&mut snapshot).await?;
+        let last_run = database::last_archive_run(&mut snapshot).await?;
+        let hot: i64 = topics.iter().map(Topic::hot_count).sum();
+        let mut found = Vec::with_capacity(topics.len());
+        for topic in topics {
+            let oldest_hot_raised_at = database::oldest_raised_at(&mut snapshot, topic.id).await?;
+            let share = i128::from(table_bytes) * i128::from(topic.hot_count()) / i128::from(hot.max(1));
+            found.push(TopicStatus { topic, hot_bytes: share as i64, oldest_hot_raised_at });
+        }
+        Ok(Status { topics: found, table_bytes, last_run })
+    }
+
+    /// The archives of a log, in the order of their first positions.
+    pub async fn archives(&self, log: &Log) -> Result<Vec<Archive>, Error> {
+        let mut snapshot = self.database.snapshot().await?;
+        let Some(topic) = database::find_topic(&mut snapshot, log).await? else { return Ok(Vec::new()) };
+        Ok(database::archives_of(&mut snapshot, topic.id).await?)
+    }
+
+    /// Whether there are archived events at all: then a bucket is needed to read them.
+    pub async fn has_archives(&self) -> Result<bool, Error> {
+        let mut snapshot = self.database.snapshot().await?;
+        Ok(database::archives_count(&mut snapshot).await? > 0)
+    }
+}

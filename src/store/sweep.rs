@@ -1,0 +1,35 @@
+//! Cleaning up after writers that died: settling their intents, and purging what their rewrites superseded.
+
+use crate::database;
+use crate::store::{Error, Store};
+
+impl Store {
+    /// Says how many intents were settled. What somebody is at work on is left alone.
+    pub async fn sweep(&self) -> Result<usize, Error> {
+        let mut transaction = self.database.begin_job().await?;
+        let topic_ids = database::topics_with_stale_intents(&mut transaction).await?;
+        drop(transaction);
+        let mut settled = 0;
+        for topic_id in topic_ids {
+            let outcome = self.with_lease(topic_id, async |lease| self.settle_intents(lease).await).await?;
+            settled += outcome.unwrap_or_default();
+        }
+        self.purge_leftovers().await?;
+        Ok(settled)
+    }
+
+    async fn purge_leftovers(&self) -> Result<(), Error> {
+        let mut transaction = self.database.begin_job().await?;
+        database::mark_hot_purged(&mut transaction).await?;
+        let unpurged = database::unpurged_archives(&mut transaction).await?;
+        let mut topics = Vec::new();
+        for (topic_id, ..) in &unpurged {
+            topics.push(database::topic_by_id(&mut transaction, *topic_id).await?);
+        }
+        database::commit(transaction).await?;
+        for ((_, archive_id, sequence_max), topic) in unpurged.into_iter().zip(topics) {
+            self.purge(&topic, archive_id, sequence_max).await?;
+        }
+        Ok(())
+    }
+}
