@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::{bucket, event, store};
+use crate::bucket;
+use crate::event;
+use crate::store;
 
 /// Why the process cannot start: one line that names the variable.
 #[derive(Debug, thiserror::Error)]

@@ -1,1 +1,35 @@
-fn main() {}
+//! Signals, and the exit code.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use coldstream::command::CommandLine;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let command_line = CommandLine::parse();
+    let shutdown = CancellationToken::new();
+    tokio::spawn(on_signal(shutdown.clone()));
+    match command_line.run(shutdown).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("coldstream: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The first signal asks for an orderly end; a second one does not wait for it.
+async fn on_signal(shutdown: CancellationToken) {
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        return;
+    };
+    let mut next = async || tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} };
+    next().await;
+    shutdown.cancel();
+    next().await;
+    std::process::exit(130);
+}

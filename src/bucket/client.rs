@@ -239,7 +239,10 @@ async fn refusal(request: &Request, response: reqwest::Response) -> Error {
         StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
             Error::Unavailable { what: format!("{what}: {status}") }
         }
-        status if status.is_server_error() => Error::Unknown { what: format!("{what}: {status}") },
+        // A failure in the middle: who knows how far it came.
+        status if status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED => {
+            Error::Unknown { what: format!("{what}: {status}") }
+        }
         status => Error::Refused { status: status.as_u16(), code: error_code(&body), what },
     }
 }

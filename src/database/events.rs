@@ -262,6 +262,17 @@ pub async fn oldest_raised_at(connection: &mut PgConnection, topic_id: i64) -> R
     Ok(nanos.map(Instant::from_unix_nanos))
 }
 
+/// Bytes of a row on average, without its share of indexes, from the first thousand of a topic.
+pub async fn average_row_bytes(connection: &mut PgConnection, topic_id: i64) -> Result<f64, Error> {
+    Ok(sqlx::query_scalar(
+        "SELECT coalesce(avg(pg_column_size(sample.*)), 0)::float8
+         FROM (SELECT * FROM events WHERE topic_id = $1 ORDER BY position LIMIT 1000) AS sample",
+    )
+    .bind(topic_id)
+    .fetch_one(connection)
+    .await?)
+}
+
 /// Bytes on disk of the table of hot events, its indexes and long values.
 pub async fn table_bytes(connection: &mut PgConnection) -> Result<i64, Error> {
     Ok(sqlx::query_scalar("SELECT pg_total_relation_size('events')").fetch_one(connection).await?)

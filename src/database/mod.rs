@@ -16,7 +16,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
-use sqlx::{Connection, PgConnection, Postgres};
+use sqlx::{ConnectOptions, Connection, PgConnection, Postgres};
 use uuid::Uuid;
 
 pub use catalog::{
@@ -29,8 +29,8 @@ pub use edits::{
     mark_purged, pending_edits, pending_edits_of_archive, settle_edits, unpurged_archives,
 };
 pub use events::{
-    count_between, delete_ranges, eligible_batch, export, hot_by_ids, hot_range, insert, last_hot, oldest_raised_at,
-    table_bytes, update_payload, vacuum,
+    average_row_bytes, count_between, delete_ranges, eligible_batch, export, hot_by_ids, hot_range, insert, last_hot,
+    oldest_raised_at, table_bytes, update_payload, vacuum,
 };
 pub use intents::{
     Intent, UploadedFacts, complete_intent, delete_intent, has_intents, insert_intent, intent_of_archive, intents,
@@ -100,7 +100,8 @@ pub struct Database {
 impl Database {
     /// Makes no connection before it is needed.
     pub fn new(url: &str, connections_max: u32) -> Result<Database, Error> {
-        let options = PgConnectOptions::from_str(url)?.application_name("coldstream");
+        // A statement that is logged as slow would be every export.
+        let options = PgConnectOptions::from_str(url)?.application_name("coldstream").disable_statement_logging();
         let pool = |connections_max| {
             PgPoolOptions::new()
                 .max_connections(connections_max)

@@ -29,6 +29,7 @@ use crate::bucket::{self, Bucket};
 use crate::database::{self, CommitError, Database, HashKey};
 use crate::event::{Eligibility, Invalid};
 
+pub use crate::database::{Archive, ArchiveRun, Edit, Topic};
 pub use archive::{Archived, Batch, Exported, Verified};
 pub use edit::{EditOutcome, EditRequest};
 pub use import::{ImportCounts, Importer};
@@ -117,6 +118,11 @@ impl Store {
     /// Without a bucket nothing is archived, and archived events cannot be read.
     pub fn new(database: Database, bucket: Option<Arc<Bucket>>, settings: Settings) -> Store {
         Store { database, bucket, settings, hash_key: OnceCell::new(), rewrite_wanted: Notify::new() }
+    }
+
+    /// Brings the tables up to date.
+    pub async fn migrate(&self) -> Result<(), Error> {
+        Ok(self.database.migrate().await?)
     }
 
     /// Returns once an archived event was edited in this process since the last return.

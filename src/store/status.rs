@@ -15,7 +15,7 @@ pub struct Status {
 #[derive(Debug, Clone)]
 pub struct TopicStatus {
     pub topic: Topic,
-    /// This topic's share of the table, by its count of events.
+    /// Of its rows, about, without their share of indexes.
     pub hot_bytes: i64,
     pub oldest_hot_raised_at: Option<Instant>,
 }
@@ -26,12 +26,12 @@ impl Store {
         let topics = database::topics(&mut snapshot).await?;
         let table_bytes = database::table_bytes(&mut snapshot).await?;
         let last_run = database::last_archive_run(&mut snapshot).await?;
-        let hot: i64 = topics.iter().map(Topic::hot_count).sum();
         let mut found = Vec::with_capacity(topics.len());
         for topic in topics {
             let oldest_hot_raised_at = database::oldest_raised_at(&mut snapshot, topic.id).await?;
-            let share = i128::from(table_bytes) * i128::from(topic.hot_count()) / i128::from(hot.max(1));
-            found.push(TopicStatus { topic, hot_bytes: share as i64, oldest_hot_raised_at });
+            let row_bytes = database::average_row_bytes(&mut snapshot, topic.id).await?;
+            let hot_bytes = (row_bytes * topic.hot_count() as f64) as i64;
+            found.push(TopicStatus { topic, hot_bytes, oldest_hot_raised_at });
         }
         Ok(Status { topics: found, table_bytes, last_run })
     }

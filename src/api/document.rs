@@ -1,0 +1,226 @@
+//! Events as JSON documents: what the HTTP API gives and takes, and what an import reads.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use crate::event::{Event, Gdpr, GdprField, Instant, Invalid, Json, Log, Metadata, NewEvent};
+
+/// An event at its place in a log.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct EventDocument<'a> {
+    /// Its place in the log: from 1, without gaps, in the order in which events became visible.
+    position: i64,
+    id: &'a str,
+    tenant_id: &'a str,
+    topic: &'a str,
+    stream: &'a str,
+    r#type: &'a str,
+    /// RFC 3339, in UTC, with nanoseconds.
+    raised_at: String,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    reason: &'a str,
+    #[serde(skip_serializing_if = "MetadataDocument::is_default")]
+    metadata: MetadataDocument,
+    /// A JSON object; its values are given as they were published, to the letter.
+    #[schema(value_type = Object)]
+    payload: &'a RawValue,
+    /// Which fields of the payload are personal: field → its data.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    gdpr: BTreeMap<&'a str, GdprDocument<'a>>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct GdprDocument<'a> {
+    id: &'a str,
+    /// What the field shows once it is invalidated.
+    #[schema(value_type = Value)]
+    default: &'a RawValue,
+    is_invalidated: bool,
+}
+
+/// What a publisher says of an event beside its payload.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct MetadataDocument {
+    #[serde(skip_serializing_if = "String::is_empty")]
+    correlation_id: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    causation_id: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    user_id: String,
+    deployment_id: i64,
+}
+
+/// An event that is to be published.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewEventDocument {
+    /// Unique in its log. Publishing the same event again changes nothing. Generated where there is none, and then
+    /// publishing again publishes another event.
+    #[serde(default)]
+    id: String,
+    /// The events of one entity inside a topic.
+    #[serde(default)]
+    stream: String,
+    r#type: String,
+    #[serde(default)]
+    reason: String,
+    #[serde(default)]
+    metadata: MetadataDocument,
+    /// A JSON object. Its values are kept to the letter.
+    #[schema(value_type = Object)]
+    payload: Box<RawValue>,
+    #[serde(default)]
+    gdpr: BTreeMap<String, NewGdprDocument>,
+}
+
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewGdprDocument {
+    /// One id may stand for many fields and events. Generated where there is none.
+    #[serde(default)]
+    id: String,
+    #[schema(value_type = Value)]
+    default: Box<RawValue>,
+    /// Only an import may say so of an event that comes from elsewhere.
+    #[serde(default)]
+    #[schema(ignore)]
+    is_invalidated: bool,
+}
+
+/// A line of an import: an event with its log and its time. What the HTTP API gives can be imported.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImportLine {
+    /// Events get new positions, in the order in which they come.
+    #[serde(default, rename = "position")]
+    _position: Option<i64>,
+    id: String,
+    #[serde(default)]
+    tenant_id: String,
+    topic: String,
+    #[serde(default)]
+    stream: String,
+    r#type: String,
+    raised_at: String,
+    #[serde(default)]
+    reason: String,
+    #[serde(default)]
+    metadata: MetadataDocument,
+    payload: Box<RawValue>,
+    #[serde(default)]
+    gdpr: BTreeMap<String, NewGdprDocument>,
+}
+
+impl MetadataDocument {
+    fn is_default(&self) -> bool {
+        *self == MetadataDocument::default()
+    }
+}
+
+impl<'a> EventDocument<'a> {
+    pub fn new(log: &'a Log, event: &'a Event) -> EventDocument<'a> {
+        let Event { position, id, stream, event_type, reason, raised_at, metadata, payload, gdpr } = event;
+        let Metadata { correlation_id, causation_id, user_id, deployment_id } = metadata.clone();
+        let gdpr = gdpr.iter().map(|(name, field)| {
+            let GdprField { id, default, is_invalidated } = field;
+            (name.as_str(), GdprDocument { id, default: raw(default), is_invalidated: *is_invalidated })
+        });
+        EventDocument {
+            position: *position,
+            id,
+            tenant_id: log.tenant(),
+            topic: log.topic(),
+            stream,
+            r#type: event_type,
+            raised_at: raised_at.to_rfc3339(),
+            reason,
+            metadata: MetadataDocument { correlation_id, causation_id, user_id, deployment_id },
+            payload: raw(payload),
+            gdpr: gdpr.collect(),
+        }
+    }
+
+    pub fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("texts, numbers and raw JSON always serialize")
+    }
+}
+
+fn raw(json: &Json) -> &RawValue {
+    serde_json::from_str(json.as_str()).expect("a Json is valid JSON")
+}
+
+impl TryFrom<NewEventDocument> for NewEvent {
+    type Error = Invalid;
+
+    fn try_from(document: NewEventDocument) -> Result<NewEvent, Invalid> {
+        let NewEventDocument { id, stream, r#type, reason, metadata, payload, gdpr } = document;
+        if gdpr.values().any(|field| field.is_invalidated) {
+            return Err(Invalid("an event cannot be published with an invalidated field".into()));
+        }
+        Ok(NewEvent {
+            id,
+            stream,
+            event_type: r#type,
+            reason,
+            raised_at: None,
+            metadata: metadata.into(),
+            payload: payload_of(&payload)?,
+            gdpr: gdpr_of(gdpr)?,
+        })
+    }
+}
+
+impl From<MetadataDocument> for Metadata {
+    fn from(document: MetadataDocument) -> Metadata {
+        let MetadataDocument { correlation_id, causation_id, user_id, deployment_id } = document;
+        Metadata { correlation_id, causation_id, user_id, deployment_id }
+    }
+}
+
+impl ImportLine {
+    pub fn parse(line: &str) -> Result<(Log, NewEvent), Invalid> {
+        let line: ImportLine = serde_json::from_str(line).map_err(|error| Invalid(error.to_string()))?;
+        let ImportLine {
+            _position: _,
+            id,
+            tenant_id,
+            topic,
+            stream,
+            r#type,
+            raised_at,
+            reason,
+            metadata,
+            payload,
+            gdpr,
+        } = line;
+        let event = NewEvent {
+            id,
+            stream,
+            event_type: r#type,
+            reason,
+            raised_at: Some(Instant::parse(&raised_at)?),
+            metadata: metadata.into(),
+            payload: payload_of(&payload)?,
+            gdpr: gdpr_of(gdpr)?,
+        };
+        Ok((Log::new(tenant_id, topic)?, event))
+    }
+}
+
+fn payload_of(payload: &RawValue) -> Result<Json, Invalid> {
+    Json::parse_object(payload.get()).map_err(|Invalid(why)| Invalid(format!("the payload is {why}")))
+}
+
+fn gdpr_of(gdpr: BTreeMap<String, NewGdprDocument>) -> Result<Gdpr, Invalid> {
+    let fields = gdpr.into_iter().map(|(name, NewGdprDocument { id, default, is_invalidated })| {
+        let id = if id.is_empty() { Uuid::now_v7().to_string() } else { id };
+        let field = GdprField::new(id, Json::parse(default.get())?)?;
+        Ok((name, GdprField { is_invalidated, ..field }))
+    });
+    fields.collect()
+}

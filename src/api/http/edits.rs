@@ -1,0 +1,135 @@
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use serde_json::value::RawValue;
+use time::OffsetDateTime;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use crate::api::document::EventDocument;
+use crate::api::http::parameters::{EventIdOfPath, LogOfPath, Parameters};
+use crate::api::http::problem::Problem;
+use crate::event::{Instant, Patch};
+use crate::store::{Edit, EditOutcome, EditRequest, Store};
+
+/// What an edit did.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct EditResponse<'a> {
+    /// The event as every reader sees it from now on.
+    event: EventDocument<'a>,
+    /// The line of the ledger; none where the patch changes nothing.
+    edit: Option<EditDocument>,
+    /// JSON pointers into the payload of what the patch names and the event does not have: an edit adds nothing.
+    missing: &'a [String],
+}
+
+/// A line of the ledger: who changed what, when and why; never a value.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct EditDocument {
+    id: Uuid,
+    event_id: String,
+    position: i64,
+    /// JSON pointers into the payload.
+    changed: Vec<String>,
+    missing: Vec<String>,
+    actor: String,
+    reason: String,
+    ticket: String,
+    /// From this moment on every reader sees the new value.
+    accepted_at: String,
+    /// When the value had been replaced where it is kept; none while an object is still to be rewritten.
+    applied_at: Option<String>,
+    /// When no version of an object was left that bears the old value.
+    purged_at: Option<String>,
+}
+
+impl From<&Edit> for EditDocument {
+    fn from(edit: &Edit) -> EditDocument {
+        EditDocument {
+            id: edit.id,
+            event_id: edit.event_id.clone(),
+            position: edit.position,
+            changed: edit.changed.clone(),
+            missing: edit.missing.clone(),
+            actor: edit.actor.clone(),
+            reason: edit.reason.clone(),
+            ticket: edit.ticket.clone(),
+            accepted_at: rfc3339(edit.accepted_at),
+            applied_at: edit.applied_at.map(rfc3339),
+            purged_at: edit.purged_at.map(rfc3339),
+        }
+    }
+}
+
+fn rfc3339(moment: OffsetDateTime) -> String {
+    Instant::from_unix_nanos(moment.unix_timestamp_nanos() as i64).to_rfc3339()
+}
+
+/// Edit the payload of an event
+///
+/// A JSON Merge Patch (RFC 7396) of the event, in which only `payload` may be named: `{"payload": {"name": "erased"}}`;
+/// null removes a field. Fields that are not there are reported, not made. Once this has answered every reader sees
+/// the new value, wherever the event is stored; an archived event's object is rewritten in place soon after.
+#[utoipa::path(
+    patch, path = "/v1/topics/{topic}/events/{event_id}", tag = "edits",
+    params(("topic" = String, Path), ("event_id" = String, Path),
+           ("tenant" = Option<String>, Query, description = "none is the global tenant"),
+           ("actor" = Option<String>, Query, description = "who edits; kept for ever, as are reason and ticket"),
+           ("reason" = Option<String>, Query), ("ticket" = Option<String>, Query)),
+    request_body(content = Object, content_type = "application/merge-patch+json"),
+    responses((status = 200, body = EditResponse), (status = 400, body = Problem), (status = 404, body = Problem),
+              (status = 422, body = Problem), (status = 503, body = Problem)),
+)]
+pub async fn edit(
+    State(store): State<Arc<Store>>,
+    LogOfPath(log): LogOfPath,
+    EventIdOfPath(event_id): EventIdOfPath,
+    parameters: Parameters,
+    body: Bytes,
+) -> Result<Response, Problem> {
+    parameters.allow(&["tenant", "actor", "reason", "ticket"])?;
+    let text = |name| parameters.one(name).map(|text| text.unwrap_or_default().to_owned());
+    let request = EditRequest {
+        patch: payload_patch(&body)?,
+        actor: text("actor")?,
+        reason: text("reason")?,
+        ticket: text("ticket")?,
+    };
+    let outcome = store.edit(&log, &event_id, &request).await?;
+    let EditOutcome { event, edit, missing } =
+        outcome.ok_or_else(|| Problem::not_found(format!("there is no event {event_id:?} in {log}")))?;
+    let response = EditResponse {
+        event: EventDocument::new(&log, &event),
+        edit: edit.as_ref().map(EditDocument::from),
+        missing: &missing,
+    };
+    Ok(Json(response).into_response())
+}
+
+/// The patch of the payload out of the patch of the event.
+fn payload_patch(body: &[u8]) -> Result<Patch, Problem> {
+    let members: BTreeMap<String, Box<RawValue>> = serde_json::from_slice(body).map_err(Problem::invalid)?;
+    if let Some(name) = members.keys().find(|name| *name != "payload") {
+        return Err(Problem::not_editable(format!("the patch names {name:?}")));
+    }
+    let payload = members.get("payload").ok_or_else(|| Problem::invalid("the patch names no payload"))?;
+    Ok(Patch::parse(payload.get())?)
+}
+
+/// Read a line of the ledger
+#[utoipa::path(
+    get, path = "/v1/edits/{edit_id}", tag = "edits",
+    params(("edit_id" = Uuid, Path)),
+    responses((status = 200, body = EditDocument), (status = 404, body = Problem)),
+)]
+pub async fn edit_by_id(State(store): State<Arc<Store>>, Path(edit_id): Path<String>) -> Result<Response, Problem> {
+    let unknown = || Problem::not_found(format!("there is no edit {edit_id:?}"));
+    let id = Uuid::parse_str(&edit_id).map_err(|_| unknown())?;
+    let edit = store.edit_by_id(id).await?.ok_or_else(unknown)?;
+    Ok(Json(EditDocument::from(&edit)).into_response())
+}

@@ -1,0 +1,206 @@
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use futures::StreamExt;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::api::document::{EventDocument, NewEventDocument};
+use crate::api::http::parameters::{EventIdOfPath, LogOfPath, Parameters, cursor, parse_cursor};
+use crate::api::http::problem::Problem;
+use crate::event::{Event, Invalid, Log, NewEvent};
+use crate::store::{self, Query, Store};
+
+const LIMIT_DEFAULT: i64 = 100;
+const LIMIT_MAX: i64 = 10_000;
+const NDJSON: &str = "application/x-ndjson";
+
+/// Events of one log, to be published all or not at all.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PublishRequest {
+    events: Vec<NewEventDocument>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct PublishResponse {
+    /// In the order of the events.
+    published: Vec<PublishedDocument>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct PublishedDocument {
+    id: String,
+    position: i64,
+    /// False if it had been published before.
+    is_new: bool,
+}
+
+/// Events in the order of their positions.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct PageDocument<'a> {
+    events: Vec<EventDocument<'a>>,
+    /// Where to read on, now or later: there may be events behind the last page some day.
+    next_cursor: String,
+    /// Whether there may be more already.
+    has_more: bool,
+    /// The position of the log's newest event; 0 if it has none.
+    head_position: i64,
+}
+
+/// Publish events
+///
+/// All or nothing; readable once this has answered. An event that was published before with the same content is left
+/// alone; with other content, nothing is published.
+#[utoipa::path(
+    post, path = "/v1/topics/{topic}/events", tag = "events",
+    params(("topic" = String, Path), ("tenant" = Option<String>, Query, description = "none is the global tenant")),
+    request_body = PublishRequest,
+    responses((status = 201, body = PublishResponse), (status = 400, body = Problem), (status = 409, body = Problem),
+              (status = 503, body = Problem)),
+)]
+pub async fn publish(
+    State(store): State<Arc<Store>>,
+    LogOfPath(log): LogOfPath,
+    parameters: Parameters,
+    body: Bytes,
+) -> Result<Response, Problem> {
+    parameters.allow(&["tenant"])?;
+    let PublishRequest { events } = serde_json::from_slice(&body).map_err(Problem::invalid)?;
+    let checked = events.into_iter().enumerate().map(|(index, event)| {
+        let event = NewEvent::try_from(event).and_then(NewEvent::check);
+        event.map_err(|Invalid(why)| Problem::invalid(format!("event {index}: {why}")))
+    });
+    let published = store.publish(&log, checked.collect::<Result<_, _>>()?).await?;
+    let published = published.into_iter().map(|published| {
+        let store::Published { id, position, is_new } = published;
+        PublishedDocument { id, position, is_new }
+    });
+    Ok((StatusCode::CREATED, Json(PublishResponse { published: published.collect() })).into_response())
+}
+
+/// Read events
+///
+/// A page as JSON; or, with `Accept: application/x-ndjson`, everything up to the end as it is when it is reached, an
+/// event a line. Events come in the order of their positions, wherever they are stored. A stream of lines that cannot
+/// be completed is broken off, never ended.
+#[utoipa::path(
+    get, path = "/v1/topics/{topic}/events", tag = "events",
+    params(
+        ("topic" = String, Path), ("tenant" = Option<String>, Query, description = "none is the global tenant"),
+        ("cursor" = Option<String>, Query, description = "where the last page said to read on"),
+        ("from" = Option<i64>, Query, description = "the first position that is wanted"),
+        ("after_id" = Option<String>, Query, description = "the event behind which to begin"),
+        ("page" = Option<i64>, Query, description = "how many pages of `limit` events to pass over, from 0"),
+        ("limit" = Option<i64>, Query, description = "events on a page: 1 to 10,000, 100 if not said"),
+        ("type" = Option<Vec<String>>, Query, description = "events of any of these types; repeat the parameter"),
+        ("stream" = Option<String>, Query, description = "events of this stream"),
+    ),
+    responses((status = 200, content((PageDocument = "application/json"), (EventDocument = "application/x-ndjson"))),
+              (status = 400, body = Problem), (status = 404, body = Problem), (status = 503, body = Problem)),
+)]
+pub async fn read(
+    State(store): State<Arc<Store>>,
+    LogOfPath(log): LogOfPath,
+    parameters: Parameters,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    parameters.allow(&["tenant", "cursor", "from", "after_id", "page", "limit", "type", "stream"])?;
+    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    let is_lines = accept.contains(NDJSON);
+    let limit = parameters.number("limit", (1, if is_lines { i64::MAX } else { LIMIT_MAX }))?;
+    let limit = limit.unwrap_or(if is_lines { i64::MAX } else { LIMIT_DEFAULT });
+    let page = parameters.number("page", (0, i64::MAX))?.unwrap_or(0);
+    let query = Query {
+        filter: parameters.filter()?,
+        from: begin(&store, &log, &parameters).await?,
+        skip: page.saturating_mul(limit),
+        limit,
+    };
+    if is_lines { lines(&store, log, query).await } else { one_page(&store, &log, &query).await }
+}
+
+async fn begin(store: &Store, log: &Log, parameters: &Parameters) -> Result<i64, Problem> {
+    let from = parameters.number("from", (1, i64::MAX))?;
+    match (parameters.one("cursor")?, from, parameters.one("after_id")?) {
+        (None, None, None) => Ok(1),
+        (Some(cursor), None, None) => parse_cursor(cursor),
+        (None, Some(from), None) => Ok(from),
+        (None, None, Some(id)) => Ok(find(store, log, id).await?.position + 1),
+        _ => Err(Problem::invalid("a page begins at a cursor, from a position or after an id: only one of them")),
+    }
+}
+
+async fn find(store: &Store, log: &Log, id: &str) -> Result<Event, Problem> {
+    let event = store.event(log, id).await?;
+    event.ok_or_else(|| Problem::not_found(format!("there is no event {id:?} in {log}")))
+}
+
+async fn one_page(store: &Store, log: &Log, query: &Query) -> Result<Response, Problem> {
+    let page = store.read(log, query).await?;
+    let next = page.events.last().map_or(query.from, |last| last.position + 1);
+    let document = PageDocument {
+        events: page.events.iter().map(|event| EventDocument::new(log, event)).collect(),
+        next_cursor: cursor(next),
+        has_more: page.events.len() as i64 == query.limit,
+        head_position: page.head_position,
+    };
+    Ok(Json(document).into_response())
+}
+
+async fn lines(store: &Arc<Store>, log: Log, query: Query) -> Result<Response, Problem> {
+    let mut windows = Box::pin(store.replay(log.clone(), query));
+    // What goes wrong before the first line still has a status.
+    let first = windows.next().await.transpose()?.unwrap_or_default();
+    let body = futures::stream::iter([Ok(first)]).chain(windows).map(move |window| {
+        window.map(|events| {
+            let mut lines = Vec::new();
+            for event in &events {
+                lines.extend(EventDocument::new(&log, event).to_json());
+                lines.push(b'\n');
+            }
+            Bytes::from(lines)
+        })
+    });
+    Ok(([(header::CONTENT_TYPE, NDJSON)], Body::from_stream(body)).into_response())
+}
+
+/// Read one event
+#[utoipa::path(
+    get, path = "/v1/topics/{topic}/events/{event_id}", tag = "events",
+    params(("topic" = String, Path), ("event_id" = String, Path),
+           ("tenant" = Option<String>, Query, description = "none is the global tenant")),
+    responses((status = 200, body = EventDocument), (status = 404, body = Problem), (status = 503, body = Problem)),
+)]
+pub async fn event(
+    State(store): State<Arc<Store>>,
+    LogOfPath(log): LogOfPath,
+    EventIdOfPath(event_id): EventIdOfPath,
+    parameters: Parameters,
+) -> Result<Response, Problem> {
+    parameters.allow(&["tenant"])?;
+    let event = find(&store, &log, &event_id).await?;
+    Ok(Json(EventDocument::new(&log, &event)).into_response())
+}
+
+/// Read the newest event
+#[utoipa::path(
+    get, path = "/v1/topics/{topic}/last-event", tag = "events",
+    params(("topic" = String, Path), ("tenant" = Option<String>, Query, description = "none is the global tenant"),
+           ("type" = Option<Vec<String>>, Query, description = "of any of these types; repeat the parameter")),
+    responses((status = 200, body = EventDocument), (status = 404, body = Problem), (status = 503, body = Problem)),
+)]
+pub async fn last_event(
+    State(store): State<Arc<Store>>,
+    LogOfPath(log): LogOfPath,
+    parameters: Parameters,
+) -> Result<Response, Problem> {
+    parameters.allow(&["tenant", "type"])?;
+    let event = store.last_event(&log, &parameters.many("type")).await?;
+    let event = event.ok_or_else(|| Problem::not_found(format!("there is no such event in {log}")))?;
+    Ok(Json(EventDocument::new(&log, &event)).into_response())
+}

@@ -1,0 +1,109 @@
+//! The HTTP/JSON API. The tenant is a parameter of the query and not a segment of the path, because the empty tenant
+//! and one named `_` are two, and no segment can be empty.
+
+mod edits;
+mod events;
+mod operations;
+mod parameters;
+mod problem;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::extract::{DefaultBodyLimit, FromRef, MatchedPath, Request};
+use axum::http::header::{ALLOW, CONTENT_ENCODING, CONTENT_TYPE};
+use axum::http::{HeaderValue, StatusCode};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::{Json, Router, routing};
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tower_http::catch_panic::CatchPanicLayer;
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::api::http::problem::Problem;
+use crate::store::Store;
+
+const BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+#[derive(OpenApi)]
+#[openapi(info(
+    title = "Coldstream",
+    description = "An event store on Postgres that never outgrows Postgres.",
+    license(name = "MIT OR Apache-2.0")
+))]
+struct Description;
+
+#[derive(Clone, FromRef)]
+struct Shared {
+    store: Arc<Store>,
+    metrics: PrometheusHandle,
+}
+
+/// Serves until `shutdown` is cancelled, and every request that had begun before is answered.
+pub async fn serve(
+    listener: TcpListener,
+    store: Arc<Store>,
+    metrics: PrometheusHandle,
+    shutdown: CancellationToken,
+) -> std::io::Result<()> {
+    axum::serve(listener, router(store, metrics)).with_graceful_shutdown(shutdown.cancelled_owned()).await
+}
+
+fn router(store: Arc<Store>, metrics: PrometheusHandle) -> Router {
+    let (router, description) = OpenApiRouter::with_openapi(Description::openapi())
+        .routes(routes!(events::publish, events::read))
+        .routes(routes!(events::event, edits::edit))
+        .routes(routes!(events::last_event))
+        .routes(routes!(edits::edit_by_id))
+        .routes(routes!(operations::topics))
+        .routes(routes!(operations::health))
+        .routes(routes!(operations::ready))
+        .routes(routes!(operations::metrics))
+        .split_for_parts();
+    router
+        .route("/openapi.json", routing::get(async move || Json(description)))
+        .fallback(async || Problem::not_found("there is nothing at this path; /openapi.json lists what there is"))
+        .with_state(Shared { store, metrics })
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(middleware::from_fn(problems_only))
+        .layer(CatchPanicLayer::custom(|_| {
+            Problem::of_status(StatusCode::INTERNAL_SERVER_ERROR, "see the log of the service").into_response()
+        }))
+        .layer(middleware::from_fn(count))
+}
+
+/// What the layers beneath refuse gets a problem document as well.
+async fn problems_only(request: Request, next: Next) -> Response {
+    if request.headers().contains_key(CONTENT_ENCODING) {
+        return Problem::of_status(StatusCode::UNSUPPORTED_MEDIA_TYPE, "bodies are taken without encoding")
+            .into_response();
+    }
+    let response = next.run(request).await;
+    let content_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let (status, allow) = (response.status(), response.headers().get(ALLOW).cloned());
+    if status.is_success() || content_type == "application/problem+json" {
+        return response;
+    }
+    let detail = axum::body::to_bytes(response.into_body(), 1024).await.unwrap_or_default();
+    let mut problem = Problem::of_status(status, String::from_utf8_lossy(&detail)).into_response();
+    if let Some(allow) = allow {
+        problem.headers_mut().insert(ALLOW, allow);
+    }
+    problem.headers_mut().entry("x-content-type-options").or_insert(HeaderValue::from_static("nosniff"));
+    problem
+}
+
+async fn count(request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let method = request.method().to_string();
+    let route = request.extensions().get::<MatchedPath>().map_or("none".to_owned(), |path| path.as_str().to_owned());
+    let response = next.run(request).await;
+    let labels = [("method", method), ("route", route), ("status", response.status().as_u16().to_string())];
+    metrics::counter!("coldstream_http_requests_total", &labels).increment(1);
+    metrics::histogram!("coldstream_http_request_seconds", &labels).record(started.elapsed().as_secs_f64());
+    response
+}

@@ -1,0 +1,76 @@
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use metrics_exporter_prometheus::PrometheusHandle;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::api::http::problem::Problem;
+use crate::event::Instant;
+use crate::store::{Status, Store, TopicStatus};
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct TopicsDocument {
+    topics: Vec<TopicDocument>,
+    /// Bytes on disk of all hot events, with their indexes.
+    table_bytes: i64,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct TopicDocument {
+    tenant_id: String,
+    topic: String,
+    /// The position of its newest event.
+    head_position: i64,
+    hot_events: i64,
+    /// Of its rows in Postgres, about, without their share of indexes.
+    hot_bytes: i64,
+    oldest_hot_raised_at: Option<String>,
+    archived_events: i64,
+    /// Bytes of its objects.
+    archived_bytes: i64,
+}
+
+/// List topics
+///
+/// With what each has in Postgres and in the bucket.
+#[utoipa::path(get, path = "/v1/topics", tag = "operations", responses((status = 200, body = TopicsDocument)))]
+pub async fn topics(State(store): State<Arc<Store>>) -> Result<Response, Problem> {
+    let Status { topics, table_bytes, last_run: _ } = store.status().await?;
+    let topics = topics.into_iter().map(|TopicStatus { topic, hot_bytes, oldest_hot_raised_at }| TopicDocument {
+        tenant_id: topic.log.tenant().to_owned(),
+        topic: topic.log.topic().to_owned(),
+        head_position: topic.head_position,
+        hot_events: topic.hot_count(),
+        hot_bytes,
+        oldest_hot_raised_at: oldest_hot_raised_at.map(Instant::to_rfc3339),
+        archived_events: topic.archived_count,
+        archived_bytes: topic.archived_object_bytes,
+    });
+    Ok(Json(TopicsDocument { topics: topics.collect(), table_bytes }).into_response())
+}
+
+/// Whether the process lives
+#[utoipa::path(get, path = "/health", tag = "operations", responses((status = 200, body = str)))]
+pub async fn health() -> &'static str {
+    "ok\n"
+}
+
+/// Whether it can serve
+#[utoipa::path(
+    get, path = "/ready", tag = "operations",
+    responses((status = 200, body = str), (status = 503, body = Problem)),
+)]
+pub async fn ready(State(store): State<Arc<Store>>) -> Result<&'static str, Problem> {
+    store.check().await.map_err(Problem::unavailable)?;
+    Ok("ready\n")
+}
+
+/// Metrics in the format of Prometheus
+#[utoipa::path(get, path = "/metrics", tag = "operations", responses((status = 200, body = str)))]
+pub async fn metrics(State(handle): State<PrometheusHandle>) -> Response {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], handle.render()).into_response()
+}

@@ -1,0 +1,111 @@
+use axum::extract::{FromRequestParts, RawPathParams};
+use axum::http::request::Parts;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use crate::api::http::problem::Problem;
+use crate::event::{Filter, Log};
+
+/// The query of a request. What is unknown, or comes twice where it may not, is refused: a misspelt filter is not to
+/// give everything.
+pub struct Parameters(Vec<(String, String)>);
+
+impl<S: Send + Sync> FromRequestParts<S> for Parameters {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Parameters, Problem> {
+        let query = parts.uri.query().unwrap_or_default();
+        let pairs: Vec<(String, String)> = url::form_urlencoded::parse(query.as_bytes()).into_owned().collect();
+        // What is no UTF-8 would become this character, and mean another name.
+        if pairs.iter().any(|(_, value)| value.contains('\u{fffd}')) {
+            return Err(Problem::invalid("the query is not valid UTF-8"));
+        }
+        Ok(Parameters(pairs))
+    }
+}
+
+impl Parameters {
+    pub fn allow(&self, names: &[&str]) -> Result<(), Problem> {
+        match self.0.iter().find(|(name, _)| !names.contains(&name.as_str())) {
+            Some((name, _)) => {
+                Err(Problem::invalid(format!("there is no parameter {name:?}; there are {}", names.join(", "))))
+            }
+            None => Ok(()),
+        }
+    }
+
+    pub fn one(&self, name: &str) -> Result<Option<&str>, Problem> {
+        let mut values = self.0.iter().filter(|(key, _)| key == name).map(|(_, value)| value.as_str());
+        let first = values.next();
+        if values.next().is_some() {
+            return Err(Problem::invalid(format!("the parameter {name:?} comes twice")));
+        }
+        Ok(first)
+    }
+
+    pub fn many(&self, name: &str) -> Vec<String> {
+        self.0.iter().filter(|(key, _)| key == name).map(|(_, value)| value.clone()).collect()
+    }
+
+    /// A whole number within a range.
+    pub fn number(&self, name: &str, (min, max): (i64, i64)) -> Result<Option<i64>, Problem> {
+        let Some(text) = self.one(name)? else { return Ok(None) };
+        match text.parse() {
+            Ok(number) if (min..=max).contains(&number) => Ok(Some(number)),
+            _ => Err(Problem::invalid(format!("the parameter {name:?} is no whole number from {min} to {max}"))),
+        }
+    }
+
+    /// By type or by stream; not both.
+    pub fn filter(&self) -> Result<Filter, Problem> {
+        let types = self.many("type");
+        match self.one("stream")? {
+            None => Ok(Filter::types(types)),
+            Some(_) if !types.is_empty() => Err(Problem::invalid("events are read by type or by stream, not by both")),
+            Some(stream) => Ok(Filter::Stream(stream.to_owned())),
+        }
+    }
+}
+
+/// The log that a request is about: `tenant` in the query, where none or an empty one is the global tenant, and the
+/// topic in the path.
+pub struct LogOfPath(pub Log);
+
+impl<S: Send + Sync> FromRequestParts<S> for LogOfPath {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<LogOfPath, Problem> {
+        let topic = path_parameter(parts, state, "topic").await?;
+        let parameters = Parameters::from_request_parts(parts, state).await?;
+        Ok(LogOfPath(Log::new(parameters.one("tenant")?.unwrap_or_default(), topic)?))
+    }
+}
+
+/// The `event_id` in the path.
+pub struct EventIdOfPath(pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for EventIdOfPath {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<EventIdOfPath, Problem> {
+        path_parameter(parts, state, "event_id").await.map(EventIdOfPath)
+    }
+}
+
+async fn path_parameter<S: Send + Sync>(parts: &mut Parts, state: &S, name: &str) -> Result<String, Problem> {
+    let path =
+        RawPathParams::from_request_parts(parts, state).await.map_err(|error| Problem::invalid(error.body_text()))?;
+    let value = path.iter().find(|(key, _)| *key == name).map(|(_, value)| value.to_owned());
+    value.ok_or_else(|| Problem::invalid(format!("there is no {name} in the path")))
+}
+
+/// Where the next page begins, for a client to hand back and not to look into.
+pub fn cursor(from: i64) -> String {
+    URL_SAFE_NO_PAD.encode(format!("1:{from}"))
+}
+
+pub fn parse_cursor(cursor: &str) -> Result<i64, Problem> {
+    let text = URL_SAFE_NO_PAD.decode(cursor).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+    let from = text.as_deref().and_then(|text| text.strip_prefix("1:")).and_then(|from| from.parse().ok());
+    from.ok_or_else(|| Problem::invalid("the cursor is not one that was given out"))
+}

@@ -1,0 +1,7 @@
+//! The ways in: parse, one call of the store, convert. What goes wrong becomes a status in one place for each protocol.
+
+mod document;
+mod http;
+
+pub use document::{EventDocument, ImportLine};
+pub use http::serve as serve_http;

@@ -1,0 +1,87 @@
+//! The command line: one file a verb. Everything is wired together in here, and nothing else is decided.
+
+mod archive;
+mod demo;
+mod import;
+mod logging;
+mod migrate;
+mod progress;
+mod report;
+mod serve;
+mod status;
+mod wiring;
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Config, LogFormat};
+
+/// An event store on Postgres that never outgrows Postgres: old events move to S3, readers never notice.
+///
+/// Everything is configured by environment variables, or by a file .env in the working directory; the README lists
+/// them. POSTGRES_CONNECTION is the only one that is always needed.
+#[derive(Debug, Parser)]
+#[command(version, arg_required_else_help = false)]
+pub struct CommandLine {
+    #[command(subcommand)]
+    verb: Option<Verb>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Serve the API and, with STREAMS_ARCHIVE=true, archive in the background (the default)
+    Serve,
+    /// Bring the database's tables up to date, and exit
+    Migrate,
+    /// Import events, and exit
+    ///
+    /// One JSON object a line: id, tenant_id, topic, stream, type, raised_at, payload. Ids and times are kept. What is
+    /// there already is skipped and counted, so an import that was cut off is simply run again.
+    Import {
+        /// A file of lines, gzip-compressed or not; - is the standard input
+        file: PathBuf,
+    },
+    /// Archive now, until nothing eligible is left, and exit
+    Archive,
+    /// Show what there is, in Postgres and in the bucket
+    Status,
+    /// Show the whole product on real events, with a Postgres and an S3 server of its own in a temporary folder
+    Demo {
+        /// Exit at the end instead of leaving the service running
+        #[arg(long)]
+        once: bool,
+        /// Events to import instead of the loan applications
+        #[arg(long, value_name = "FILE")]
+        data: Option<PathBuf>,
+    },
+}
+
+impl CommandLine {
+    /// Runs until the work is done or `shutdown` is cancelled.
+    pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
+        match self.verb.unwrap_or(Verb::Serve) {
+            Verb::Serve => serve::run(&configured()?, shutdown).await,
+            Verb::Migrate => until(shutdown, migrate::run(&configured()?)).await,
+            Verb::Import { file } => until(shutdown, import::run(&configured()?, &file)).await,
+            Verb::Archive => until(shutdown, archive::run(&configured()?)).await,
+            Verb::Status => until(shutdown, status::run(&configured()?)).await,
+            Verb::Demo { once, data } => {
+                logging::start("warn", LogFormat::Text)?;
+                demo::run(once, data, shutdown).await
+            }
+        }
+    }
+}
+
+fn configured() -> anyhow::Result<Config> {
+    let config = Config::from_environment()?;
+    logging::start(&config.log_level, config.log_format)?;
+    Ok(config)
+}
+
+/// Work that can be broken off at any moment.
+async fn until(shutdown: CancellationToken, work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    shutdown.run_until_cancelled(work).await.unwrap_or_else(|| Err(anyhow::anyhow!("interrupted")))
+}

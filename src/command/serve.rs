@@ -1,0 +1,64 @@
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use metrics_exporter_prometheus::PrometheusBuilder;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::api;
+use crate::command::wiring;
+use crate::config::Config;
+use crate::jobs;
+use crate::store::Store;
+
+/// What is still under way after so long is given up.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
+const METRICS_UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+pub async fn run(config: &Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let store = wiring::open_store(config).await?;
+    serve(config, store, shutdown, |address| tracing::info!(%address, "serving HTTP")).await
+}
+
+/// Serves until `shutdown` is cancelled. `ready` is called once the service can be reached.
+pub async fn serve(
+    config: &Config,
+    store: Arc<Store>,
+    shutdown: CancellationToken,
+    ready: impl FnOnce(SocketAddr),
+) -> anyhow::Result<()> {
+    let metrics = PrometheusBuilder::new().install_recorder().context("the metrics cannot be recorded")?;
+    let upkeep = metrics.clone();
+    tokio::spawn(shutdown.clone().run_until_cancelled_owned(async move {
+        loop {
+            tokio::time::sleep(METRICS_UPKEEP_INTERVAL).await;
+            upkeep.run_upkeep();
+        }
+    }));
+    let listener = TcpListener::bind(config.http_addr)
+        .await
+        .with_context(|| format!("HTTP_ADDR {} cannot be bound", config.http_addr))?;
+    ready(listener.local_addr()?);
+    let jobs = config.archive.then(|| jobs::start(&store, config.archive_interval, &shutdown));
+    let server = api::serve_http(listener, store, metrics, shutdown.clone());
+    let work = async {
+        server.await?;
+        if let Some(jobs) = jobs {
+            jobs.wait().await;
+        }
+        anyhow::Ok(())
+    };
+    let given_up = async {
+        shutdown.cancelled().await;
+        tokio::time::sleep(SHUTDOWN_TIMEOUT).await;
+    };
+    tokio::select! {
+        outcome = work => outcome,
+        () = given_up => {
+            tracing::warn!("what was still under way was given up");
+            Ok(())
+        }
+    }
+}
