@@ -52,17 +52,17 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 pub enum Error {
     /// It cannot be reached, or has no connection left: try again later.
     #[error("the database is not available: {0}")]
-    Unavailable(#[source] sqlx::Error),
+    Unavailable(sqlx::Error),
     /// Another transaction came in between: the same one can be tried again at once.
     #[error("the database gave way to another transaction: {0}")]
-    GaveWay(#[source] sqlx::Error),
+    GaveWay(sqlx::Error),
     #[error("the database refused: {0}")]
-    Refused(#[source] sqlx::Error),
+    Refused(sqlx::Error),
     /// What it holds cannot be what we wrote.
     #[error("the database holds damaged data: {0}")]
     Damaged(String),
     #[error("the migrations cannot be applied: {0}")]
-    Migrate(#[from] sqlx::migrate::MigrateError),
+    Migrate(sqlx::migrate::MigrateError),
 }
 
 impl From<sqlx::Error> for Error {
@@ -88,7 +88,7 @@ pub enum CommitError {
     Refused(Error),
     /// The connection broke off: it may have been committed or not.
     #[error("the database did not say whether it committed: {0}")]
-    Unknown(#[source] sqlx::Error),
+    Unknown(sqlx::Error),
 }
 
 /// Publishers and readers have one pool, background jobs another, so that neither waits for the other.
@@ -111,9 +111,11 @@ impl Database {
         Ok(Database { pool: pool(connections_max), jobs_pool: pool(connections_max.div_ceil(4).max(2)) })
     }
 
+    /// Brings the tables up to date. On a connection of its own, which says at once why it cannot be had.
     pub async fn migrate(&self) -> Result<(), Error> {
-        sqlx::migrate!().run(&self.pool).await?;
-        Ok(())
+        let mut connection = PgConnection::connect_with(&self.pool.connect_options()).await?;
+        sqlx::migrate!().run(&mut connection).await.map_err(Error::Migrate)?;
+        Ok(connection.close().await?)
     }
 
     /// Whether it answers.
