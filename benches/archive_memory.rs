@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use coldstream::embedded::{Durability, Postgres, S3Server};
 
-const BATCH_SIZES: [u64; 3] = [10_000, 100_000, 1_000_000];
+const BATCH_SIZES: [u64; 4] = [10_000, 100_000, 300_000, 1_000_000];
 const COLDSTREAM: &str = env!("CARGO_BIN_EXE_coldstream");
 /// So that an event has about 840 bytes of JSON.
 const PADDING_BYTES: usize = 640;

@@ -1,7 +1,9 @@
 //! The ways in: parse, one call of the store, convert. What goes wrong becomes a status in one place for each protocol.
 
 mod document;
+mod grpc;
 mod http;
 
 pub use document::{EventDocument, ImportLine};
+pub use grpc::serve as serve_grpc;
 pub use http::serve as serve_http;

@@ -157,10 +157,16 @@ impl<'a> Upload<'a> {
     pub async fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
         self.digest.update(bytes);
         self.bytes += bytes.len() as i64;
-        self.buffer.extend_from_slice(bytes);
-        while self.buffer.len() >= PART_BYTES {
-            let part = self.buffer.split_to(PART_BYTES).freeze();
-            self.send(part).await?;
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            // All parts but the last have the same size, which some servers ask for.
+            let (fitting, behind) = rest.split_at(rest.len().min(PART_BYTES - self.buffer.len()));
+            self.buffer.extend_from_slice(fitting);
+            rest = behind;
+            if self.buffer.len() == PART_BYTES {
+                let part = std::mem::replace(&mut self.buffer, BytesMut::with_capacity(PART_BYTES));
+                self.send(part.freeze()).await?;
+            }
         }
         Ok(())
     }

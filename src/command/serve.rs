@@ -19,7 +19,13 @@ const METRICS_UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 pub async fn run(config: &Config, shutdown: CancellationToken) -> anyhow::Result<()> {
     let store = wiring::open_store(config).await?;
-    serve(config, store, shutdown, |address| tracing::info!(%address, "serving HTTP")).await
+    serve(config, store, shutdown, |Addresses { http, grpc }| tracing::info!(%http, %grpc, "serving")).await
+}
+
+/// Where the service can be reached.
+pub struct Addresses {
+    pub http: SocketAddr,
+    pub grpc: SocketAddr,
 }
 
 /// Serves until `shutdown` is cancelled. `ready` is called once the service can be reached.
@@ -27,7 +33,7 @@ pub async fn serve(
     config: &Config,
     store: Arc<Store>,
     shutdown: CancellationToken,
-    ready: impl FnOnce(SocketAddr),
+    ready: impl FnOnce(Addresses),
 ) -> anyhow::Result<()> {
     let metrics = PrometheusBuilder::new().install_recorder().context("the metrics cannot be recorded")?;
     let upkeep = metrics.clone();
@@ -37,14 +43,14 @@ pub async fn serve(
             upkeep.run_upkeep();
         }
     }));
-    let listener = TcpListener::bind(config.http_addr)
-        .await
-        .with_context(|| format!("HTTP_ADDR {} cannot be bound", config.http_addr))?;
-    ready(listener.local_addr()?);
+    let http = bind("HTTP_ADDR", config.http_addr).await?;
+    let grpc = bind("GRPC_ADDR", config.grpc_addr).await?;
+    ready(Addresses { http: http.local_addr()?, grpc: grpc.local_addr()? });
     let jobs = config.archive.then(|| jobs::start(&store, config.archive_interval, &shutdown));
-    let server = api::serve_http(listener, store, metrics, shutdown.clone());
+    let grpc = api::serve_grpc(grpc, Arc::clone(&store), shutdown.clone());
+    let http = api::serve_http(http, store, metrics, shutdown.clone());
     let work = async {
-        server.await?;
+        tokio::try_join!(http, grpc)?;
         if let Some(jobs) = jobs {
             jobs.wait().await;
         }
@@ -61,4 +67,8 @@ pub async fn serve(
             Ok(())
         }
     }
+}
+
+async fn bind(variable: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("{variable} {address} cannot be bound"))
 }

@@ -4,7 +4,7 @@
 //! its events, so that making one takes bounded memory. A page may say "perhaps" (two ids can share a hash), never a
 //! false "no": the reader compares what it finds.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use siphasher::sip128::{Hasher128, SipHasher24};
 use sqlx::{PgConnection, Row};
@@ -40,26 +40,24 @@ impl HashKey {
     }
 }
 
-/// A run in the making.
+/// A run in the making: hash and member of each event, and of its stream.
 pub struct LookupRun {
     key: HashKey,
     events: Vec<(i64, u16)>,
-    streams: HashMap<String, BTreeMap<u16, u16>>,
+    streams: Vec<(Hash, u16)>,
 }
+
+/// Kind, first hash and entries.
+type Page = (i16, i64, Vec<u8>);
 
 impl LookupRun {
     pub fn new(key: HashKey) -> LookupRun {
-        LookupRun { key, events: Vec::new(), streams: HashMap::new() }
+        LookupRun { key, events: Vec::new(), streams: Vec::new() }
     }
 
     pub fn add(&mut self, event_id: &str, stream: &str, member: u16) {
         self.events.push((self.key.hash(event_id).0, member));
-        if !self.streams.contains_key(stream) {
-            self.streams.insert(stream.to_owned(), BTreeMap::new());
-        }
-        if let Some(members) = self.streams.get_mut(stream) {
-            *members.entry(member).or_default() += 1;
-        }
+        self.streams.push((self.key.hash(stream), member));
     }
 
     pub fn is_full(&self) -> bool {
@@ -70,52 +68,47 @@ impl LookupRun {
         self.events.is_empty()
     }
 
-    /// Kind, first hash and entries of each page.
-    fn pages(self) -> Vec<(i16, i64, Vec<u8>)> {
-        let mut events: Vec<(i64, Vec<u8>)> =
-            self.events.iter().map(|(hash, member)| (*hash, member.to_be_bytes().to_vec())).collect();
-        let mut streams: Vec<(i64, Vec<u8>)> = self
-            .streams
-            .iter()
-            .map(|(stream, members)| {
-                let (hash, rest) = self.key.hash(stream);
-                (hash, encode_stream(rest, members))
-            })
-            .collect();
-        events.sort_unstable();
-        streams.sort_unstable();
-        let mut pages = cut(KIND_EVENT, &events);
-        pages.extend(cut(KIND_STREAM, &streams));
+    fn pages(mut self) -> Vec<Page> {
+        self.events.sort_unstable();
+        self.streams.sort_unstable();
+        let mut pages = Vec::new();
+        for same_hash in self.events.chunk_by(|(hash, _), (next, _)| hash == next) {
+            let page = page_for(&mut pages, KIND_EVENT, same_hash[0].0);
+            for (hash, member) in same_hash {
+                page.extend(hash.to_be_bytes());
+                page.extend(member.to_be_bytes());
+            }
+        }
+        for same_hash in self.streams.chunk_by(|((hash, _), _), ((next, _), _)| hash == next) {
+            let page = page_for(&mut pages, KIND_STREAM, same_hash[0].0.0);
+            for stream in same_hash.chunk_by(|(hash, _), (next, _)| hash == next) {
+                write_stream(page, stream);
+            }
+        }
         pages
     }
 }
 
-/// Pages of sorted entries. Entries of one hash are never parted: a page is found by its first hash.
-fn cut(kind: i16, entries: &[(i64, Vec<u8>)]) -> Vec<(i16, i64, Vec<u8>)> {
-    let mut pages: Vec<(i16, i64, Vec<u8>)> = Vec::new();
-    for same_hash in entries.chunk_by(|(hash, _), (next, _)| hash == next) {
-        if pages.last().is_none_or(|(_, _, page)| page.len() >= PAGE_BYTES) {
-            pages.push((kind, same_hash[0].0, Vec::with_capacity(PAGE_BYTES + 64)));
-        }
-        if let Some((_, _, page)) = pages.last_mut() {
-            for (hash, body) in same_hash {
-                page.extend(hash.to_be_bytes());
-                page.extend(body);
-            }
-        }
+/// The page that the entries of the next hash go into. They are never parted: a page is found by its first hash.
+fn page_for(pages: &mut Vec<Page>, kind: i16, hash: i64) -> &mut Vec<u8> {
+    let is_open = pages.last().is_some_and(|(open, _, page)| *open == kind && page.len() < PAGE_BYTES);
+    if !is_open {
+        pages.push((kind, hash, Vec::with_capacity(PAGE_BYTES + 64)));
     }
-    pages
+    &mut pages.last_mut().expect("there is one, or was pushed").2
 }
 
-/// The second half of the hash, how many members follow, and each member with its count of events.
-fn encode_stream(rest: u64, members: &BTreeMap<u16, u16>) -> Vec<u8> {
-    let mut body = rest.to_be_bytes().to_vec();
-    body.extend((members.len() as u16).to_be_bytes());
-    for (member, count) in members {
-        body.extend(member.to_be_bytes());
-        body.extend(count.to_be_bytes());
+/// The hash, its second half, how many members follow, and each member with its count of events.
+fn write_stream(page: &mut Vec<u8>, stream: &[(Hash, u16)]) {
+    let ((hash, rest), _) = stream[0];
+    page.extend(hash.to_be_bytes());
+    page.extend(rest.to_be_bytes());
+    let members = || stream.chunk_by(|(_, member), (_, next)| member == next);
+    page.extend((members().count() as u16).to_be_bytes());
+    for same_member in members() {
+        page.extend(same_member[0].1.to_be_bytes());
+        page.extend((same_member.len() as u16).to_be_bytes());
     }
-    body
 }
 
 /// Takes numbers off the front of a page.
@@ -267,11 +260,13 @@ async fn pages_of(
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use super::*;
     use proptest::prelude::*;
 
     /// What a page lookup in Postgres does.
-    fn page_for(pages: &[(i16, i64, Vec<u8>)], kind: i16, hash: i64) -> Vec<u8> {
+    fn found_page(pages: &[Page], kind: i16, hash: i64) -> Vec<u8> {
         let fitting = pages.iter().filter(|page| page.0 == kind && page.1 <= hash);
         fitting.max_by_key(|page| page.1).map(|page| page.2.clone()).unwrap_or_default()
     }
@@ -289,16 +284,16 @@ mod tests {
             let pages = run.pages();
             for (number, (_, member)) in events.iter().enumerate() {
                 let (hash, _) = key.hash(&format!("id-{number}"));
-                let found = members_in_event_page(&page_for(&pages, KIND_EVENT, hash), hash).unwrap();
+                let found = members_in_event_page(&found_page(&pages, KIND_EVENT, hash), hash).unwrap();
                 prop_assert_eq!(found, vec![i32::from(*member)]);
             }
             for (stream, members) in streams {
                 let hash = key.hash(&stream);
-                let found = members_in_stream_page(&page_for(&pages, KIND_STREAM, hash.0), hash).unwrap();
+                let found = members_in_stream_page(&found_page(&pages, KIND_STREAM, hash.0), hash).unwrap();
                 prop_assert_eq!(found, members.into_iter().collect::<Vec<_>>());
             }
             let (hash, rest) = key.hash("never added");
-            let page = page_for(&pages, KIND_STREAM, hash);
+            let page = found_page(&pages, KIND_STREAM, hash);
             prop_assert!(members_in_stream_page(&page, (hash, rest)).unwrap().is_empty());
         }
     }

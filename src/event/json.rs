@@ -49,6 +49,11 @@ impl Json {
         Json(text)
     }
 
+    /// A JSON string.
+    pub fn text(text: &str) -> Json {
+        Json(Bytes::from(serde_json::to_vec(text).expect("a text always serializes")))
+    }
+
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).expect("a Json is made from valid UTF-8 only")
     }

@@ -63,11 +63,12 @@ impl Importer<'_> {
     }
 
     async fn flush(&mut self) -> Result<(), Error> {
-        for (log, events) in std::mem::take(&mut self.waiting) {
-            let published = self.store.publish_checked(&log, events, Repeated::Keep).await?;
-            let new = published.iter().filter(|published| published.is_new).count() as u64;
-            self.counts.imported += new;
-            self.counts.skipped += published.len() as u64 - new;
+        let results = self.store.publish_checked(&std::mem::take(&mut self.waiting), Repeated::Keep).await?;
+        for published in results.into_values().flatten() {
+            match published.is_new {
+                true => self.counts.imported += 1,
+                false => self.counts.skipped += 1,
+            }
         }
         (self.waiting_events, self.waiting_bytes) = (0, 0);
         Ok(())

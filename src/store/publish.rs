@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use time::OffsetDateTime;
 
 use crate::database::{self, Topic, Transaction};
-use crate::event::{Event, Instant, Log, NewEvent};
+use crate::event::{Event, Instant, Invalid, Log, NewEvent};
 use crate::store::{ATTEMPTS, Error, Store};
 
 /// What became of one event of a batch.
@@ -30,37 +30,57 @@ pub(super) enum Repeated {
     Keep,
 }
 
-/// Events that were found in archives, by id; and the ids that were looked for there.
+/// Events of some logs, and what became of them, each log's in order.
+type Batches = BTreeMap<Log, Vec<NewEvent>>;
+type Results = BTreeMap<Log, Vec<Published>>;
+
+/// Events of a log that were found in archives, by id; and the ids that were looked for there.
 #[derive(Default)]
 struct Archived {
     events: HashMap<String, Event>,
     looked_for: HashSet<String>,
 }
 
+enum Outcome {
+    Published(Results),
+    /// These ids may be in archives, and have to be looked for there first.
+    LookFor(Log, Vec<String>),
+}
+
+/// What becomes of the events of one log.
+enum Placed {
+    Published(Vec<Published>),
+    LookFor(Vec<String>),
+}
+
 impl Store {
     /// The results are in the order of the events.
     pub async fn publish(&self, log: &Log, events: Vec<NewEvent>) -> Result<Vec<Published>, Error> {
-        let events = events.into_iter().map(NewEvent::check).collect::<Result<_, _>>()?;
-        self.publish_checked(log, events, Repeated::Compare).await
+        let results = self.publish_all(BTreeMap::from([(log.clone(), events)])).await?;
+        Ok(results.into_values().flatten().collect())
     }
 
-    pub(super) async fn publish_checked(
-        &self,
-        log: &Log,
-        events: Vec<NewEvent>,
-        repeated: Repeated,
-    ) -> Result<Vec<Published>, Error> {
-        let mut archived = Archived::default();
+    /// Of any number of logs, and all of it or nothing.
+    pub async fn publish_all(&self, batches: Batches) -> Result<Results, Error> {
+        let checked = batches.into_iter().map(|(log, events)| {
+            Ok((log, events.into_iter().map(NewEvent::check).collect::<Result<_, Invalid>>()?))
+        });
+        self.publish_checked(&checked.collect::<Result<_, Error>>()?, Repeated::Compare).await
+    }
+
+    pub(super) async fn publish_checked(&self, batches: &Batches, repeated: Repeated) -> Result<Results, Error> {
+        let mut archived: HashMap<Log, Archived> = HashMap::new();
         for _ in 0..ATTEMPTS {
-            match self.try_publish(log, &events, repeated, &archived).await {
-                Ok(Outcome::Published(published)) => {
-                    let new = published.iter().filter(|published| published.is_new).count();
+            match self.try_publish(batches, repeated, &archived).await {
+                Ok(Outcome::Published(results)) => {
+                    let new = results.values().flatten().filter(|published| published.is_new).count();
                     metrics::counter!("coldstream_events_published_total").increment(new as u64);
-                    return Ok(published);
+                    return Ok(results);
                 }
                 // Outside of the transaction: nobody waits for S3 with a topic locked.
-                Ok(Outcome::LookFor(ids)) => {
-                    let found = self.find(log, &ids).await?;
+                Ok(Outcome::LookFor(log, ids)) => {
+                    let found = self.find(&log, &ids).await?;
+                    let archived = archived.entry(log).or_default();
                     archived.events.extend(found.into_iter().map(|found| (found.event.id.clone(), found.event)));
                     archived.looked_for.extend(ids);
                 }
@@ -68,49 +88,60 @@ impl Store {
                 Err(error) => return Err(error),
             }
         }
-        Err(Error::Unavailable(format!("{log} is too busy to publish to")))
+        Err(Error::Unavailable("the topic is too busy to publish to".into()))
     }
 
+    /// Topics are locked in the order of their names, so that two batches cannot wait for each other.
     async fn try_publish(
         &self,
+        batches: &Batches,
+        repeated: Repeated,
+        archived: &HashMap<Log, Archived>,
+    ) -> Result<Outcome, Error> {
+        let nothing = Archived::default();
+        let mut transaction = self.database.begin().await?;
+        let mut results = Results::new();
+        for (log, events) in batches.iter().filter(|(_, events)| !events.is_empty()) {
+            let archived = archived.get(log).unwrap_or(&nothing);
+            match self.publish_to(&mut transaction, log, events, repeated, archived).await? {
+                Placed::Published(published) => results.insert(log.clone(), published),
+                Placed::LookFor(ids) => return Ok(Outcome::LookFor(log.clone(), ids)),
+            };
+        }
+        database::commit(transaction).await?;
+        Ok(Outcome::Published(results))
+    }
+
+    async fn publish_to(
+        &self,
+        transaction: &mut Transaction,
         log: &Log,
         events: &[NewEvent],
         repeated: Repeated,
         archived: &Archived,
-    ) -> Result<Outcome, Error> {
-        if events.is_empty() {
-            return Ok(Outcome::Published(Vec::new()));
-        }
-        let mut transaction = self.database.begin().await?;
-        let topic = lock_or_make(&mut transaction, log).await?;
+    ) -> Result<Placed, Error> {
+        let topic = lock_or_make(transaction, log).await?;
         let ids: Vec<String> = events.iter().map(|event| event.id.clone()).collect();
-        let hot = database::hot_by_ids(&mut transaction, topic.id, &ids).await?;
-        let mut known: BTreeMap<String, Event> = archived.events.clone().into_iter().collect();
+        let mut known = archived.events.clone();
+        let hot = database::hot_by_ids(transaction, topic.id, &ids).await?;
         known.extend(hot.into_iter().map(|event| (event.id.clone(), event)));
 
-        let unknown: Vec<String> =
-            ids.into_iter().filter(|id| !known.contains_key(id) && !archived.looked_for.contains(id)).collect();
+        let is_unknown = |id: &String| !known.contains_key(id) && !archived.looked_for.contains(id);
+        let unknown: Vec<String> = ids.into_iter().filter(is_unknown).collect();
         if topic.archived_count > 0 && !unknown.is_empty() {
-            let key = self.hash_key().await?;
-            if !database::members_with_ids(&mut transaction, topic.id, key, &unknown).await?.is_empty() {
-                return Ok(Outcome::LookFor(unknown));
+            let key = self.hash_key(transaction).await?;
+            if !database::members_with_ids(transaction, topic.id, key, &unknown).await?.is_empty() {
+                return Ok(Placed::LookFor(unknown));
             }
         }
 
         let (published, new) = place(events, known, topic.head_position, repeated)?;
         if let Some(last) = new.last() {
-            database::insert(&mut transaction, topic.id, &new).await?;
-            database::set_head(&mut transaction, topic.id, last.position).await?;
+            database::insert(transaction, topic.id, &new).await?;
+            database::set_head(transaction, topic.id, last.position).await?;
         }
-        database::commit(transaction).await?;
-        Ok(Outcome::Published(published))
+        Ok(Placed::Published(published))
     }
-}
-
-enum Outcome {
-    Published(Vec<Published>),
-    /// These ids may be in archives, and have to be looked for there first.
-    LookFor(Vec<String>),
 }
 
 async fn lock_or_make(transaction: &mut Transaction, log: &Log) -> Result<Topic, Error> {
@@ -125,7 +156,7 @@ async fn lock_or_make(transaction: &mut Transaction, log: &Log) -> Result<Topic,
 /// Gives each new event its place behind the head, and each repeated one the place that it has.
 fn place(
     events: &[NewEvent],
-    mut known: BTreeMap<String, Event>,
+    mut known: HashMap<String, Event>,
     head_position: i64,
     repeated: Repeated,
 ) -> Result<(Vec<Published>, Vec<Event>), Error> {

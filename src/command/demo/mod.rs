@@ -53,7 +53,7 @@ async fn show(folder: &TempDir, once: bool, data: Option<PathBuf>, shutdown: Can
     if once {
         return Ok(());
     }
-    serve::serve(&config, store, shutdown, |address| next(&postgres, &log, &address.to_string())).await
+    serve::serve(&config, store, shutdown, |addresses| next(&postgres, &log, &addresses)).await
 }
 
 fn config(postgres: &Postgres, s3: &S3Server) -> anyhow::Result<Config> {
@@ -189,8 +189,9 @@ async fn sizes(store: &Store, config: &Config, table_bytes_before: i64) -> anyho
     Ok(())
 }
 
-fn next(postgres: &Postgres, log: &Log, address: &str) {
+fn next(postgres: &Postgres, log: &Log, serve::Addresses { http: address, grpc }: &serve::Addresses) {
     heading("The service is running; Ctrl-C ends it and removes everything");
+    println!("HTTP on {address}, gRPC on {grpc}");
     let path = format!("http://{address}/v1/topics/{}/events", log.topic());
     let tenant = log.tenant();
     println!("curl '{path}?tenant={tenant}&limit=2'");

@@ -1,0 +1,75 @@
+use std::collections::BTreeMap;
+
+use uuid::Uuid;
+
+use crate::api::grpc::proto;
+use crate::event::{Event, Gdpr, GdprField, Invalid, Json, Log, Metadata, NewEvent};
+
+/// What a reader sees of an event.
+pub fn event(log: &Log, event: Event) -> proto::Event {
+    let Event { position, id, stream, event_type, reason, raised_at, metadata, payload, mut gdpr } = event;
+    let Metadata { correlation_id, causation_id, user_id, deployment_id } = metadata;
+    let payload = payload.members().into_iter().map(|member| {
+        let name = member.key().map_or_else(|_| member.raw_key.to_owned(), |name| name.into_owned());
+        let gdpr = gdpr.remove(&name).map(|GdprField { id, default, is_invalidated }| proto::EventGdprValue {
+            id,
+            default: default.as_str().to_owned(),
+            is_invalidated,
+        });
+        (name, proto::EventPayload { value: member.value.to_owned(), gdpr })
+    });
+    proto::Event {
+        tenant_id: log.tenant().to_owned(),
+        topic: log.topic().to_owned(),
+        id,
+        r#type: event_type,
+        stream,
+        reason,
+        options: Some(proto::EventOptions { broadcast: false }),
+        payload: payload.collect(),
+        metadata: Some(proto::EventMetadata {
+            correlation_id,
+            causation_id,
+            order_serial: position,
+            user_id,
+            deployment_id,
+            retry_number: 0,
+        }),
+        raised_at: raised_at.unix_nanos(),
+    }
+}
+
+/// What a publisher says of an event; the tenant is said beside it.
+pub fn new_event(event: proto::PublishEvent) -> Result<NewEvent, Invalid> {
+    let proto::PublishEvent { id, tenant_id: _, r#type, stream, reason, options: _, metadata, payload } = event;
+    let proto::EventMetadata { correlation_id, causation_id, user_id, deployment_id, order_serial: _, retry_number: _ } =
+        metadata.unwrap_or_default();
+    let (payload, gdpr) = new_payload(payload)?;
+    let metadata = Metadata { correlation_id, causation_id, user_id, deployment_id };
+    NewEvent { id, stream, event_type: r#type, reason, raised_at: None, metadata, payload, gdpr }.check()
+}
+
+fn new_payload(fields: BTreeMap<String, proto::PublishEventPayload>) -> Result<(Json, Gdpr), Invalid> {
+    let (mut text, mut gdpr) = (String::from("{"), Gdpr::new());
+    for (name, proto::PublishEventPayload { value, gdpr: personal }) in fields {
+        let value = Json::parse(&value).map_err(|Invalid(why)| Invalid(format!("the field {name:?} is {why}")))?;
+        if text.len() > 1 {
+            text.push(',');
+        }
+        text.push_str(&serde_json::to_string(&name).expect("a text always serializes"));
+        text.push(':');
+        text.push_str(value.as_str());
+        if let Some(proto::PublishEventGdprValue { id, default }) = personal {
+            // Clients that cannot send an id leave it to us.
+            let id = if id.is_empty() { Uuid::now_v7().to_string() } else { id };
+            gdpr.insert(name, GdprField::new(id, default_of(&default))?);
+        }
+    }
+    text.push('}');
+    Ok((Json::parse_object(&text)?, gdpr))
+}
+
+/// A default is JSON, or else a text that is meant to be one. It is never empty: clients stall on that.
+pub fn default_of(default: &str) -> Json {
+    Json::parse(default).unwrap_or_else(|_| Json::text(default))
+}

@@ -1,0 +1,108 @@
+//! The gRPC contract: `freym.streams.management.Service`. What of it is served is what `proto/streams.proto` lists.
+
+mod convert;
+mod read;
+mod status;
+mod write;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+use tonic::{Request, Response, Status};
+
+use crate::store::Store;
+
+use proto::service_server::{Service, ServiceServer};
+use proto::{
+    Event, GetEventRequest, GetLastEventByTypesRequest, GetLastEventRequest, IsStreamEmptyRequest,
+    IsStreamEmptyResponse, PaginateEventsAfterEventIdRequest, PaginateEventsAfterEventIdResponse,
+    PaginateEventsRequest, PaginateEventsResponse, PublishRequest, PublishResponse,
+};
+
+/// Generated from `proto/streams.proto`.
+mod proto {
+    #![allow(clippy::all)]
+    tonic::include_proto!("freym.streams.management");
+}
+
+const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/streams.bin"));
+const RECEIVED_BYTES_MAX: usize = 16 * 1024 * 1024;
+const SENT_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Clients ping every 40 s, also without a stream; so does the server, to notice those that are gone.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(40);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Serves until `shutdown` is cancelled, and every call that had begun before is answered.
+pub async fn serve(listener: TcpListener, store: Arc<Store>, shutdown: CancellationToken) -> std::io::Result<()> {
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<ServiceServer<Streams>>().await;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .map_err(std::io::Error::other)?;
+    let service = ServiceServer::new(Streams { store })
+        .max_decoding_message_size(RECEIVED_BYTES_MAX)
+        .max_encoding_message_size(SENT_BYTES_MAX);
+    Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .add_service(health_service)
+        .add_service(reflection)
+        .add_service(service)
+        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), shutdown.cancelled_owned())
+        .await
+        .map_err(std::io::Error::other)
+}
+
+struct Streams {
+    store: Arc<Store>,
+}
+
+/// One line a call: each is a function of `read` or `write`.
+#[tonic::async_trait]
+impl Service for Streams {
+    async fn publish(&self, request: Request<PublishRequest>) -> Result<Response<PublishResponse>, Status> {
+        write::publish(&self.store, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn get_event(&self, request: Request<GetEventRequest>) -> Result<Response<Event>, Status> {
+        read::get_event(&self.store, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn get_last_event(&self, request: Request<GetLastEventRequest>) -> Result<Response<Event>, Status> {
+        read::get_last_event(&self.store, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn get_last_event_by_types(
+        &self,
+        request: Request<GetLastEventByTypesRequest>,
+    ) -> Result<Response<Event>, Status> {
+        read::get_last_event_by_types(&self.store, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn paginate_events(
+        &self,
+        request: Request<PaginateEventsRequest>,
+    ) -> Result<Response<PaginateEventsResponse>, Status> {
+        read::paginate_events(&self.store, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn paginate_events_after_event_id(
+        &self,
+        request: Request<PaginateEventsAfterEventIdRequest>,
+    ) -> Result<Response<PaginateEventsAfterEventIdResponse>, Status> {
+        read::paginate_events_after_event_id(&self.store, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn is_stream_empty(
+        &self,
+        request: Request<IsStreamEmptyRequest>,
+    ) -> Result<Response<IsStreamEmptyResponse>, Status> {
+        read::is_stream_empty(&self.store, request.into_inner()).await.map(Response::new)
+    }
+}

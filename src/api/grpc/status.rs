@@ -1,0 +1,26 @@
+use tonic::Status;
+
+use crate::event::Invalid;
+use crate::store;
+
+/// The one table of errors to statuses. Clients try again whatever is not UNKNOWN: what is permanent is UNKNOWN.
+pub fn status(error: store::Error) -> Status {
+    match error {
+        store::Error::Unavailable(_) | store::Error::NoBucket | store::Error::GaveWay(_) => {
+            Status::unavailable(error.to_string())
+        }
+        store::Error::Invalid(_) | store::Error::Conflict { .. } => Status::unknown(error.to_string()),
+        store::Error::Damaged(_) => {
+            tracing::error!(%error, "what is stored is damaged");
+            Status::unknown(error.to_string())
+        }
+        store::Error::Refused(_) => {
+            tracing::error!(%error, "a server beneath refused");
+            Status::unknown("a server beneath refused: see the log of the service")
+        }
+    }
+}
+
+pub fn invalid(error: Invalid) -> Status {
+    Status::unknown(error.to_string())
+}

@@ -1,0 +1,23 @@
+use std::collections::BTreeMap;
+
+use tonic::Status;
+
+use crate::api::grpc::proto::{PublishRequest, PublishResponse};
+use crate::api::grpc::{convert, status};
+use crate::event::{Invalid, Log, NewEvent};
+use crate::store::Store;
+
+/// One topic a call; the tenants of a batch may be many.
+pub async fn publish(store: &Store, request: PublishRequest) -> Result<PublishResponse, Status> {
+    let PublishRequest { topic, events } = request;
+    let mut batches: BTreeMap<Log, Vec<NewEvent>> = BTreeMap::new();
+    for (index, event) in events.into_iter().enumerate() {
+        let tenant = event.tenant_id.clone();
+        let checked = Log::new(tenant, topic.clone()).and_then(|log| Ok((log, convert::new_event(event)?)));
+        let (log, event) = checked
+            .map_err(|Invalid(why)| status::invalid(Invalid(format!("event {index}: {why}"))))?;
+        batches.entry(log).or_default().push(event);
+    }
+    store.publish_all(batches).await.map_err(status::status)?;
+    Ok(PublishResponse {})
+}
