@@ -5,7 +5,7 @@ use coldstream::event::{Json, Log, Metadata, NewEvent};
 use coldstream::store::{Error, Published};
 use futures::future::try_join_all;
 
-use crate::support::{World, archive, event, everything, import, old_event, publish, read_all, settings};
+use crate::support::{World, archive, event, everything, import, old_event, publish, read_all, settings, unzip};
 
 fn positions(published: &[Published]) -> Vec<i64> {
     published.iter().map(|published| published.position).collect()
@@ -184,8 +184,7 @@ async fn payloads_are_kept_to_the_letter() {
     assert_eq!(archive(&store).await, payloads.len() as i64);
     assert_eq!(read_all(&world.store(settings(1)), &log).await, hot);
     let object = world.bucket.get(&world.bucket.keys().await[0]).await;
-    let mut json = String::new();
-    std::io::Read::read_to_string(&mut flate2::read::MultiGzDecoder::new(&object[..]), &mut json).unwrap();
+    let json = unzip(&object);
     assert!(json.contains(payloads[0]), "a reader of the object sees what was sent: {json}");
     world.audit().await;
 }

@@ -5,14 +5,14 @@ use std::io::Read;
 
 use coldstream::bucket::object_key;
 use coldstream::event::{Instant, Log};
-use flate2::read::{GzDecoder, MultiGzDecoder};
+use flate2::read::GzDecoder;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use sqlx::{FromRow, PgPool};
 use uuid::Uuid;
 
-use super::World;
+use super::{World, unzip};
 
 #[derive(FromRow)]
 struct Topic {
@@ -131,8 +131,7 @@ async fn check_archive(world: &World, log: &Log, topic_id: i64, archive: &Archiv
     let object = world.bucket.get(key).await;
     assert_eq!(object.len() as i64, archive.object_bytes, "{key}");
     assert_eq!(Sha256::digest(&object)[..], archive.digest, "{key}");
-    let mut json = String::new();
-    MultiGzDecoder::new(&object[..]).read_to_string(&mut json).unwrap();
+    let json = unzip(&object);
     assert_eq!(json.len() as i64, archive.json_bytes, "{key}");
     let events: Vec<Line> = serde_json::from_str(&json).unwrap();
     assert!(!archive.etag.is_empty() && archive.lookup_runs > 0, "{key}");

@@ -11,5 +11,5 @@ mod world;
 
 pub use events::{DAY_NANOS, event, now, old_event, payload, young_event};
 pub use proxy::{Fate, Gate, Kind, Request};
-pub use raw::RawBucket;
+pub use raw::{RawBucket, unzip};
 pub use world::{World, archive, edit, edit_request, everything, import, publish, read_all, settings};

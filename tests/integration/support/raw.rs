@@ -1,7 +1,9 @@
 //! The bucket as a stranger sees it, past the store and its proxy.
 
+use std::io::Read;
 use std::net::SocketAddr;
 
+use flate2::read::MultiGzDecoder;
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 
 /// The server looks at who asks, and does not check the signature.
@@ -80,6 +82,13 @@ impl RawBucket {
         }
         contents
     }
+}
+
+/// The text of a gzip file, of all its members.
+pub fn unzip(object: &[u8]) -> String {
+    let mut text = String::new();
+    MultiGzDecoder::new(object).read_to_string(&mut text).expect("it is a gzip file");
+    text
 }
 
 /// Keys are kept in ASCII, so that only their percent signs need a coat.
