@@ -91,7 +91,7 @@ impl Store {
         let unknown: Vec<String> =
             ids.into_iter().filter(|id| !known.contains_key(id) && !archived.looked_for.contains(id)).collect();
         if topic.archived_count > 0 && !unknown.is_empty() {
-            let key = self.hash_key().await?;
+            let key = self.hash_key(&mut transaction).await?;
             if !database::members_with_ids(&mut transaction, topic.id, key, &unknown).await?.is_empty() {
                 return Ok(Outcome::LookFor(unknown));
             }
