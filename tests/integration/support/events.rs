@@ -1,10 +1,14 @@
+use std::sync::LazyLock;
+
 use coldstream::event::{Gdpr, Instant, Json, Metadata, NewEvent};
 use time::OffsetDateTime;
 
 pub const DAY_NANOS: i64 = 24 * 60 * 60 * 1_000_000_000;
 
+/// When the tests began: an event of one number is the same whenever it is made.
 pub fn now() -> Instant {
-    Instant::from_unix_nanos(OffsetDateTime::now_utc().unix_timestamp_nanos() as i64)
+    static NOW: LazyLock<OffsetDateTime> = LazyLock::new(OffsetDateTime::now_utc);
+    Instant::from_unix_nanos(NOW.unix_timestamp_nanos() as i64)
 }
 
 /// Its number says everything: id `event-7`, one of three streams, one of four types.
