@@ -51,6 +51,13 @@ impl Request {
         self
     }
 
+    pub fn query_if(self, name: &'static str, value: Option<String>) -> Request {
+        match value {
+            Some(value) => self.query(name, value),
+            None => self,
+        }
+    }
+
     /// No name may be the start of another one: rust-s3 would sort the two wrongly, and the signature be refused.
     pub fn header(mut self, name: &'static str, value: impl Into<String>) -> Request {
         self.headers.push((name, value.into()));

@@ -142,13 +142,14 @@ impl Bucket {
     pub async fn abort_uploads(&self, log: &Log, archive_id: Uuid) -> Result<usize, Error> {
         let key = object_key(log, archive_id);
         let mut aborted = 0;
-        let (mut key_marker, mut id_marker) = (String::new(), String::new());
+        // Not every server takes an empty marker for none.
+        let (mut key_marker, mut id_marker) = (None, None);
         loop {
             let request = Request::new(Method::GET, "")
                 .query("uploads", "")
                 .query("prefix", &key)
-                .query("key-marker", &key_marker)
-                .query("upload-id-marker", &id_marker);
+                .query_if("key-marker", key_marker)
+                .query_if("upload-id-marker", id_marker);
             let (_, body) = self.client.repeat_whole(&request).await?;
             let page: UploadPage = parse_xml(&key, &body)?;
             for entry in page.upload.iter().filter(|entry| entry.key == key) {
@@ -158,8 +159,8 @@ impl Bucket {
             if !page.is_truncated {
                 return Ok(aborted);
             }
-            key_marker = page.next_key_marker.unwrap_or_default();
-            id_marker = page.next_upload_id_marker.unwrap_or_default();
+            key_marker = page.next_key_marker;
+            id_marker = page.next_upload_id_marker;
         }
     }
 
