@@ -17,7 +17,6 @@ use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection as _, PgConnection, Postgres};
-use uuid::Uuid;
 
 pub use catalog::{
     Archive, ArchiveExtent, MemberExtent, MemberRow, archive, archive_extents, archives_count, archives_of,
