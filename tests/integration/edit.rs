@@ -9,8 +9,8 @@ use futures::StreamExt;
 use futures::future::join_all;
 
 use crate::support::{
-    Fate, Gate, Kind, World, archive, edit, edit_request, everything, import, old_event, payload, publish, read_all,
-    settings, unzip,
+    Fate, Gate, Kind, World, archive, edit, edit_request, import, old_event, payload, publish, read_all, settings,
+    unzip,
 };
 
 /// A world with an archive of the first nine of ten events.

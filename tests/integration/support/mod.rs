@@ -10,6 +10,6 @@ mod raw;
 mod world;
 
 pub use events::{DAY_NANOS, event, now, old_event, payload, young_event};
-pub use proxy::{Fate, Gate, Kind, Request};
+pub use proxy::{Fate, Gate, Kind};
 pub use raw::{RawBucket, unzip};
 pub use world::{World, archive, edit, edit_request, everything, import, publish, read_all, settings};
