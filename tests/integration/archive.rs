@@ -162,6 +162,32 @@ async fn two_archivers_do_not_get_in_each_others_way() {
     world.audit().await;
 }
 
+async fn lease_expires_at(world: &World) -> time::OffsetDateTime {
+    sqlx::query_scalar("SELECT lease_expires_at FROM topics").fetch_one(&world.sql).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_archiver_keeps_its_turn() {
+    let mut world = World::new().await;
+    let log = world.log();
+    let lease_term = std::time::Duration::from_secs(1);
+    let [slow, other] = [(); 2].map(|()| world.store(Settings { lease_term, ..settings(4) }));
+    import(&slow, &log, (0..8).map(old_event)).await;
+    let gate = hold_first(&world, Kind::PutPart);
+    let archiving = tokio::spawn(async move { archive(&slow).await });
+    gate.arrival().await;
+    for _ in 0..4 {
+        let expires_at = lease_expires_at(&world).await;
+        // Longer than the first term in all.
+        while lease_expires_at(&world).await == expires_at {}
+        assert_eq!(archive(&other).await, 0, "it is not its turn");
+        assert_eq!(other.sweep().await.unwrap(), 0);
+    }
+    gate.open();
+    assert_eq!(archiving.await.unwrap(), 8);
+    world.audit().await;
+}
+
 /// How far an archiver comes that is stopped on its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {

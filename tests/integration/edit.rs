@@ -29,7 +29,7 @@ async fn seen_by_every_read(store: &Arc<Store>, log: &Log, number: usize) -> Eve
     let position = number as i64 + 1;
     for filter in [Filter::All, Filter::Types(vec![event.event_type.clone()]), Filter::Stream(event.stream.clone())] {
         let query = Query { filter, from: position, skip: 0, limit: 1 };
-        assert_eq!(store.read(log, &query).await.unwrap().events, [event.clone()]);
+        assert_eq!(store.read(log, &query).await.unwrap().events, std::slice::from_ref(&event));
         let replayed: Vec<_> = store.replay(log.clone(), query).collect().await;
         assert_eq!(replayed[0].as_ref().unwrap()[0], event);
     }

@@ -26,16 +26,13 @@ static RUNNING: Mutex<Option<Running>> = Mutex::const_new(None);
 /// The url of a new database that has been migrated.
 pub async fn database() -> String {
     let name = format!("test_{}", Uuid::new_v4().simple());
-    let url = {
-        let mut running = RUNNING.lock().await;
-        if running.is_none() {
-            *running = Some(start().await);
-        }
-        let postgres = &running.as_ref().expect("it was started").postgres;
-        execute(&postgres.connection("postgres"), format!("CREATE DATABASE {name} TEMPLATE {TEMPLATE}")).await;
-        postgres.connection(&name)
-    };
-    url
+    let mut running = RUNNING.lock().await;
+    if running.is_none() {
+        *running = Some(start().await);
+    }
+    let postgres = &running.as_ref().expect("it was started").postgres;
+    execute(&postgres.connection("postgres"), format!("CREATE DATABASE {name} TEMPLATE {TEMPLATE}")).await;
+    postgres.connection(&name)
 }
 
 /// For the end of the process.
