@@ -273,14 +273,12 @@ mod tests {
 
     #[test]
     fn archiving_needs_a_bucket() {
-        for missing in 0..S3.len() {
+        for (missing, (name, _)) in S3.iter().enumerate() {
             let mut variables = vec![("STREAMS_ARCHIVE", "true")];
             variables.extend(S3.iter().enumerate().filter(|(index, _)| *index != missing).map(|(_, pair)| *pair));
-            assert_eq!(
-                config(&variables).unwrap_err(),
-                format!("STREAMS_ARCHIVE is true, and {} is not set", S3[missing].0)
-            );
-            variables.push((S3[missing].0, "  "));
+            let expected = format!("STREAMS_ARCHIVE is true, and {name} is not set");
+            assert_eq!(config(&variables).unwrap_err(), expected);
+            variables.push((name, "  "));
             assert!(config(&variables).is_err(), "an empty value is none");
         }
         let bucket = config(&S3).unwrap().bucket().unwrap().clone();

@@ -51,6 +51,13 @@ impl Request {
         self
     }
 
+    pub fn query_if(self, name: &'static str, value: Option<String>) -> Request {
+        match value {
+            Some(value) => self.query(name, value),
+            None => self,
+        }
+    }
+
     /// No name may be the start of another one: rust-s3 would sort the two wrongly, and the signature be refused.
     pub fn header(mut self, name: &'static str, value: impl Into<String>) -> Request {
         self.headers.push((name, value.into()));
@@ -99,15 +106,15 @@ impl Client {
 
     /// Like [`Client::repeat`], for answers that are small and wanted whole.
     pub async fn repeat_whole(&self, request: &Request) -> Result<(HeaderMap, Bytes), Error> {
-        (|| async {
-            let response = self.once(request).await?;
-            let headers = response.headers().clone();
-            let body = response.bytes().await.map_err(|error| unavailable(request, &error))?;
-            Ok((headers, body))
-        })
-        .retry(retries())
-        .when(Error::is_transient)
-        .await
+        (|| self.once_whole(request)).retry(retries()).when(Error::is_transient).await
+    }
+
+    /// Like [`Client::once`], for answers that are small and wanted whole.
+    pub async fn once_whole(&self, request: &Request) -> Result<(HeaderMap, Bytes), Error> {
+        let response = self.once(request).await?;
+        let headers = response.headers().clone();
+        let body = response.bytes().await.map_err(|error| unavailable(request, &error))?;
+        Ok((headers, body))
     }
 
     /// Sends a request once. An answer that says "not now", or none at all, is [`Error::Unavailable`] if the request
@@ -196,7 +203,8 @@ fn hmac_sha256(key: &[u8], text: &[u8]) -> Result<Vec<u8>, s3::error::S3Error> {
     Ok(mac.finalize().into_bytes().to_vec())
 }
 
-fn retries() -> ExponentialBuilder {
+/// How a request is repeated.
+pub fn retries() -> ExponentialBuilder {
     ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(50))
         .with_max_delay(Duration::from_secs(2))

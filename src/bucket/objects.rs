@@ -96,12 +96,15 @@ impl Bucket {
         let request = Request::new(Method::GET, key)
             .header(RANGE.as_str(), format!("bytes={start}-{}", end - 1))
             .header("if-match", expected_etag);
-        let (headers, body) = self.client.repeat_whole(&request).await?;
+        let damaged = |why: String| Error::Damaged { object: key.to_owned(), why };
+        let (headers, body) = self.client.repeat_whole(&request).await.map_err(|error| match error {
+            Error::Refused { status: 416, .. } => damaged(format!("it ends before byte {start}")),
+            error => error,
+        })?;
         // Not every server honours the condition.
         if etag(key, &headers)? != expected_etag {
             return Err(Error::Changed { object: key.to_owned() });
         }
-        let damaged = |why: String| Error::Damaged { object: key.to_owned(), why };
         let expected_range = format!("bytes {start}-{}/{object_bytes}", end - 1);
         let range = headers.get("content-range").and_then(|value| value.to_str().ok()).unwrap_or("no range");
         if range != expected_range {

@@ -50,13 +50,14 @@ impl Bucket {
     /// What is superseded of `key`: noncurrent versions, and delete markers.
     async fn versions(&self, key: &str) -> Result<Vec<String>, Error> {
         let mut superseded = Vec::new();
-        let (mut key_marker, mut version_marker) = (String::new(), String::new());
+        // Not every server takes an empty marker for none.
+        let (mut key_marker, mut version_marker) = (None, None);
         loop {
             let request = Request::new(Method::GET, "")
                 .query("versions", "")
                 .query("prefix", key)
-                .query("key-marker", &key_marker)
-                .query("version-id-marker", &version_marker);
+                .query_if("key-marker", key_marker.take())
+                .query_if("version-id-marker", version_marker.take());
             let (_, body) = match self.client.repeat_whole(&request).await {
                 // A server without versions keeps none.
                 Err(Error::Refused { status: 400 | 405 | 501, .. }) => return Ok(superseded),
@@ -72,8 +73,8 @@ impl Bucket {
                     }
                     VersionEntry::DeleteMarker(marker) if marker.key == key => superseded.push(marker.version_id),
                     VersionEntry::IsTruncated(truncated) => is_truncated = truncated,
-                    VersionEntry::NextKeyMarker(marker) => key_marker = marker,
-                    VersionEntry::NextVersionIdMarker(marker) => version_marker = marker,
+                    VersionEntry::NextKeyMarker(marker) => key_marker = Some(marker),
+                    VersionEntry::NextVersionIdMarker(marker) => version_marker = Some(marker),
                     _ => {}
                 }
             }

@@ -1,3 +1,4 @@
+use backon::Retryable;
 use bytes::{Bytes, BytesMut};
 use futures::stream::{FuturesUnordered, StreamExt};
 use http::Method;
@@ -6,7 +7,7 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use crate::bucket::client::Request;
+use crate::bucket::client::{Request, retries};
 use crate::bucket::objects::parse_xml;
 use crate::bucket::{Bucket, Error, keys, object_key};
 use crate::event::Log;
@@ -103,8 +104,7 @@ impl Bucket {
         if tenant.len() + topic.len() <= METADATA_NAME_BYTES_MAX {
             request = request.header("x-amz-meta-tenant", tenant).header("x-amz-meta-topic", topic);
         }
-        let (_, body) = self.client.repeat_whole(&request).await?;
-        let Initiated { upload_id } = parse_xml(&key, &body)?;
+        let upload_id = self.start_upload(log, archive_id, &request).await?;
         Ok(Upload {
             bucket: self,
             key,
@@ -119,17 +119,37 @@ impl Bucket {
         })
     }
 
+    /// Where the answer is lost, an upload may have been started whose id nobody knows. It is aborted before the next
+    /// one is started.
+    async fn start_upload(&self, log: &Log, archive_id: Uuid, request: &Request) -> Result<String, Error> {
+        let mut attempts = 0;
+        let start = || {
+            attempts += 1;
+            let is_repeated = attempts > 1;
+            async move {
+                if is_repeated {
+                    self.abort_uploads(log, archive_id).await?;
+                }
+                self.client.once_whole(request).await
+            }
+        };
+        let (_, body) = start.retry(retries()).when(Error::is_transient).await?;
+        let Initiated { upload_id } = parse_xml(&object_key(log, archive_id), &body)?;
+        Ok(upload_id)
+    }
+
     /// Aborts every unfinished upload of an object, so that none of them can be completed any more.
     pub async fn abort_uploads(&self, log: &Log, archive_id: Uuid) -> Result<usize, Error> {
         let key = object_key(log, archive_id);
         let mut aborted = 0;
-        let (mut key_marker, mut id_marker) = (String::new(), String::new());
+        // Not every server takes an empty marker for none.
+        let (mut key_marker, mut id_marker) = (None, None);
         loop {
             let request = Request::new(Method::GET, "")
                 .query("uploads", "")
                 .query("prefix", &key)
-                .query("key-marker", &key_marker)
-                .query("upload-id-marker", &id_marker);
+                .query_if("key-marker", key_marker)
+                .query_if("upload-id-marker", id_marker);
             let (_, body) = self.client.repeat_whole(&request).await?;
             let page: UploadPage = parse_xml(&key, &body)?;
             for entry in page.upload.iter().filter(|entry| entry.key == key) {
@@ -139,8 +159,8 @@ impl Bucket {
             if !page.is_truncated {
                 return Ok(aborted);
             }
-            key_marker = page.next_key_marker.unwrap_or_default();
-            id_marker = page.next_upload_id_marker.unwrap_or_default();
+            key_marker = page.next_key_marker;
+            id_marker = page.next_upload_id_marker;
         }
     }
 
@@ -221,15 +241,19 @@ impl Uploaded<'_> {
             .query("uploadId", &self.upload_id)
             .header("content-type", "application/xml")
             .body(format!("<CompleteMultipartUpload>{parts}</CompleteMultipartUpload>"));
-        let Err(error) = self.try_complete(&request).await else { return Ok(()) };
-        if !error.is_transient() && !matches!(error, Error::NotFound { .. }) {
-            return Err(error);
+        let complete = || async {
+            let Err(error) = self.try_complete(&request).await else { return Ok(()) };
+            let is_in_doubt = error.is_transient() || matches!(error, Error::NotFound { .. });
+            if is_in_doubt && self.is_visible().await? { Ok(()) } else { Err(error) }
+        };
+        complete.retry(retries()).when(Error::is_transient).await
+    }
+
+    /// For a writer that lost its turn: whoever took it may have looked for unfinished uploads before this one began.
+    pub async fn abort(self) {
+        if let Err(error) = self.bucket.abort_upload(&self.key, &self.upload_id).await {
+            tracing::warn!(%error, object = self.key, "an unfinished upload remains in the bucket");
         }
-        if self.is_visible().await? {
-            return Ok(());
-        }
-        let again = self.try_complete(&request).await;
-        if again.is_ok() || self.is_visible().await? { Ok(()) } else { again }
     }
 
     /// Completing can fail behind a status of 200.

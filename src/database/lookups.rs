@@ -157,6 +157,12 @@ fn members_in_stream_page(page: &[u8], (hash, rest): Hash) -> Result<Vec<(i32, i
     Ok(found)
 }
 
+/// The key of this deployment.
+pub async fn hash_key(connection: &mut PgConnection) -> Result<HashKey, Error> {
+    let key: Uuid = sqlx::query_scalar("SELECT hash_key FROM deployment").fetch_one(connection).await?;
+    Ok(HashKey::new(key))
+}
+
 pub async fn insert_run(
     connection: &mut PgConnection,
     (topic_id, archive_id): (i64, Uuid),

@@ -16,8 +16,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
-use sqlx::{ConnectOptions, Connection, PgConnection, Postgres};
-use uuid::Uuid;
+use sqlx::{ConnectOptions, Connection as _, PgConnection, Postgres};
 
 pub use catalog::{
     Archive, ArchiveExtent, MemberExtent, MemberRow, archive, archive_extents, archives_count, archives_of,
@@ -37,13 +36,14 @@ pub use intents::{
     topics_with_stale_intents,
 };
 pub use leases::{Lease, check_lease, release_lease, renew_lease, take_lease};
-pub use lookups::{HashKey, LookupRun, delete_lookups, insert_run, members_with_ids, members_with_stream};
+pub use lookups::{HashKey, LookupRun, delete_lookups, hash_key, insert_run, members_with_ids, members_with_stream};
 pub use runs::{ArchiveRun, insert_archive_run, last_archive_run};
 pub use topics::{
     Topic, add_archived, bump_edit_counter, find_topic, lock_topic, make_topic, set_head, topic_by_id, topics,
     topics_with_hot_events,
 };
 
+pub type Connection = PgConnection;
 pub type Transaction = sqlx::Transaction<'static, Postgres>;
 
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -122,12 +122,6 @@ impl Database {
     pub async fn ping(&self) -> Result<(), Error> {
         self.pool.acquire().await?.ping().await?;
         Ok(())
-    }
-
-    pub async fn hash_key(&self) -> Result<HashKey, Error> {
-        let mut connection = self.pool.acquire().await?;
-        let key: Uuid = sqlx::query_scalar("SELECT hash_key FROM deployment").fetch_one(&mut *connection).await?;
-        Ok(HashKey::new(key))
     }
 
     /// One moment of everything, for reading.

@@ -21,8 +21,8 @@ impl Eligibility {
         if self.older_than_days == 0 {
             return Instant::from_unix_nanos(i64::MAX);
         }
-        let age = i64::from(self.older_than_days).saturating_mul(DAY_NANOS);
-        Instant::from_unix_nanos(now.unix_nanos().saturating_sub(age))
+        let age = i128::from(self.older_than_days) * i128::from(DAY_NANOS);
+        Instant::from_unix_nanos(i64::try_from(i128::from(now.unix_nanos()) - age).unwrap_or(i64::MIN))
     }
 }
 

@@ -195,7 +195,16 @@ impl<'a> Batch<'a> {
 
     /// Streams the rows of one snapshot into an object.
     pub async fn upload(self) -> Result<Exported<'a>, Error> {
-        let export = export::run(&self).await?;
+        let export = match export::run(&self).await {
+            Ok(export) => export,
+            Err(error) => {
+                // Whoever took the turn over may have settled the intent before there was an upload to abort.
+                if let Err(error) = self.store.bucket()?.abort_uploads(&self.topic.log, self.intent.archive_id).await {
+                    tracing::warn!(%error, topic_id = self.topic.id, "an unfinished upload may remain in the bucket");
+                }
+                return Err(error);
+            }
+        };
         Ok(Exported { batch: self, export })
     }
 }

@@ -26,7 +26,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, OnceCell};
 
 use crate::bucket::{self, Bucket};
-use crate::database::{self, CommitError, Database, HashKey};
+use crate::database::{self, CommitError, Connection, Database, HashKey};
 use crate::event::{Eligibility, Invalid};
 
 pub use crate::database::{Archive, ArchiveRun, Edit, Topic};
@@ -143,7 +143,8 @@ impl Store {
         self.bucket.as_ref().ok_or(Error::NoBucket)
     }
 
-    async fn hash_key(&self) -> Result<HashKey, Error> {
-        Ok(*self.hash_key.get_or_try_init(|| self.database.hash_key()).await?)
+    /// Over the connection that the caller has already: one that holds its only connection must not wait for another.
+    async fn hash_key(&self, connection: &mut Connection) -> Result<HashKey, Error> {
+        Ok(*self.hash_key.get_or_try_init(|| database::hash_key(connection)).await?)
     }
 }

@@ -77,7 +77,7 @@ pub fn seek(segments: &[Segment], extents: &[Extent], hot: Option<&[i64]>, skip:
     }
     let start = segments.get(index).map_or(end_of_all, |segment| segment.start);
     let (mut end, mut certain) = (start, 0);
-    while index < segments.len() && certain < left + limit {
+    while index < segments.len() && certain < left.saturating_add(limit) {
         certain += if is_whole(index) { matching(index) } else { 0 };
         end = segments[index].end;
         index += 1;

@@ -62,9 +62,9 @@ impl Store {
 
     /// Of any number of logs, and all of it or nothing.
     pub async fn publish_all(&self, batches: Batches) -> Result<Results, Error> {
-        let checked = batches.into_iter().map(|(log, events)| {
-            Ok((log, events.into_iter().map(NewEvent::check).collect::<Result<_, Invalid>>()?))
-        });
+        let checked = batches
+            .into_iter()
+            .map(|(log, events)| Ok((log, events.into_iter().map(NewEvent::check).collect::<Result<_, Invalid>>()?)));
         self.publish_checked(&checked.collect::<Result<_, Error>>()?, Repeated::Compare).await
     }
 

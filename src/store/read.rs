@@ -65,11 +65,11 @@ impl From<Error> for Interrupted {
 impl Store {
     /// Past the end, and in a log that nobody published to, there is an empty page.
     pub async fn read(&self, log: &Log, query: &Query) -> Result<Page, Error> {
-        let (from, skip) = (query.from.max(1), query.skip.max(0));
+        let (from, skip, limit) = (query.from.max(1), query.skip.max(0), query.limit.max(0));
         let query = match query.filter {
             // Positions have no gaps, so a page of everything is a range of positions.
-            Filter::All => Query { from: from.saturating_add(skip), skip: 0, ..query.clone() },
-            _ => self.anchored(log, Query { from, skip, ..query.clone() }).await?,
+            Filter::All => Query { filter: Filter::All, from: from.saturating_add(skip), skip: 0, limit },
+            _ => self.anchored(log, Query { filter: query.filter.clone(), from, skip, limit }).await?,
         };
         let mut attempt = 1;
         loop {
@@ -225,7 +225,8 @@ impl Store {
         stream: &str,
         (start, end): (i64, i64),
     ) -> Result<Vec<MemberExtent>, Error> {
-        let counts = database::members_with_stream(snapshot, topic_id, self.hash_key().await?, stream).await?;
+        let key = self.hash_key(snapshot).await?;
+        let counts = database::members_with_stream(snapshot, topic_id, key, stream).await?;
         let keys: Vec<(Uuid, i32)> = counts.keys().copied().collect();
         let mut members = database::members_by_key(snapshot, topic_id, &keys).await?;
         members.retain(|member| member.last_position >= start && member.first_position < end);

@@ -111,7 +111,10 @@ impl<'a> Rewrite<'a> {
             return Err(damaged.into());
         }
         let uploaded = upload.finish().await?;
-        self.record(&members, &uploaded).await?;
+        if let Err(error) = self.record(&members, &uploaded).await {
+            uploaded.abort().await;
+            return Err(error);
+        }
         Ok(Prepared { rewrite: self, uploaded, members })
     }
 

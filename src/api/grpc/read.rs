@@ -37,10 +37,7 @@ async fn last(store: &Store, log: Log, types: &[String], none: &'static str) -> 
     Ok(convert::event(&log, event.ok_or_else(|| Status::unknown(none))?))
 }
 
-pub async fn paginate_events(
-    store: &Store,
-    request: PaginateEventsRequest,
-) -> Result<PaginateEventsResponse, Status> {
+pub async fn paginate_events(store: &Store, request: PaginateEventsRequest) -> Result<PaginateEventsResponse, Status> {
     let PaginateEventsRequest { tenant_id, topic, types, page, per_page } = request;
     let events = page_of(store, log(tenant_id, topic)?, Filter::types(types), 1, (page, per_page)).await?;
     Ok(PaginateEventsResponse { events })

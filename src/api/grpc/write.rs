@@ -14,8 +14,7 @@ pub async fn publish(store: &Store, request: PublishRequest) -> Result<PublishRe
     for (index, event) in events.into_iter().enumerate() {
         let tenant = event.tenant_id.clone();
         let checked = Log::new(tenant, topic.clone()).and_then(|log| Ok((log, convert::new_event(event)?)));
-        let (log, event) = checked
-            .map_err(|Invalid(why)| status::invalid(Invalid(format!("event {index}: {why}"))))?;
+        let (log, event) = checked.map_err(|Invalid(why)| status::invalid(Invalid(format!("event {index}: {why}"))))?;
         batches.entry(log).or_default().push(event);
     }
     store.publish_all(batches).await.map_err(status::status)?;

@@ -136,11 +136,11 @@ pub async fn run(batch: &Batch<'_>) -> Result<Export, Error> {
         Pipeline { upload, compressing: FuturesOrdered::new(), members: Vec::new(), bytes: 0, json_bytes: 0 };
     let mut writer = ArchiveWriter::new(topic.log.clone());
     let mut tally = Tally::new();
-    let key = store.hash_key().await?;
+    let mut connection = store.database.job_connection().await?;
+    let key = store.hash_key(connection.as_mut()).await?;
     let mut lookups = LookupRun::new(key);
     let mut lookup_runs = 0;
 
-    let mut connection = store.database.job_connection().await?;
     let mut rows = database::export(connection.as_mut(), topic.id, raised_at_max.unix_nanos(), *range);
     while let Some(event) = rows.next().await {
         let event = event?;
@@ -157,6 +157,7 @@ pub async fn run(batch: &Batch<'_>) -> Result<Export, Error> {
         }
     }
     drop(rows);
+    drop(connection);
     if !lookups.is_empty() {
         save_lookups(batch, lookup_runs, lookups).await?;
         lookup_runs += 1;

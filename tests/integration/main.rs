@@ -1,0 +1,9 @@
+//! Against a real Postgres and a real S3 server over the wire. Both are started by the tests themselves; what cannot
+//! be had is said in one line.
+
+mod archive;
+mod damage;
+mod edit;
+mod publish;
+mod reads;
+mod support;

@@ -1,0 +1,367 @@
+//! Every read equals a read of a plain list, whatever is hot, archived, edited or rewritten.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use coldstream::event::{Event, Filter, Instant, Json, Log, NewEvent};
+use coldstream::store::{Page, Query, Store};
+use futures::StreamExt;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+
+use crate::support::{
+    DAY_NANOS, Kind, World, archive, edit, everything, import, now, old_event, publish, read_all, settings, young_event,
+};
+
+/// What a log is after what was done to it: a list.
+#[derive(Default)]
+struct Model {
+    events: Vec<Event>,
+}
+
+impl Model {
+    fn matching<'a>(&'a self, filter: &'a Filter) -> impl DoubleEndedIterator<Item = &'a Event> {
+        self.events.iter().filter(move |event| match filter {
+            Filter::All => true,
+            Filter::Types(types) => types.contains(&event.event_type),
+            Filter::Stream(stream) => event.stream == *stream,
+        })
+    }
+
+    fn read(&self, query: &Query) -> Page {
+        let from = self.matching(&query.filter).filter(|event| event.position >= query.from);
+        let events = from.skip(query.skip as usize).take(query.limit as usize).cloned().collect();
+        Page { events, head_position: self.events.len() as i64 }
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Draft {
+    event_type: u8,
+    stream: u8,
+    is_old: bool,
+    is_large: bool,
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Publish(Vec<Draft>),
+    Archive(u64),
+    Edit(prop::sample::Index, u8),
+    Rewrite,
+}
+
+#[derive(Debug, Clone)]
+struct Plan {
+    steps: Vec<Step>,
+    queries: Vec<Query>,
+    ids: Vec<prop::sample::Index>,
+    types: Vec<Vec<String>>,
+}
+
+fn type_name(number: u8) -> String {
+    format!("type-{number}")
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let draft = (0u8..4, 0u8..5, prop::bool::weighted(0.8), prop::bool::weighted(0.2));
+    let draft = draft.prop_map(|(event_type, stream, is_old, is_large)| Draft { event_type, stream, is_old, is_large });
+    let step = prop_oneof![
+        3 => prop::collection::vec(draft, 1..25).prop_map(Step::Publish),
+        3 => (1u64..14).prop_map(Step::Archive),
+        3 => (any::<prop::sample::Index>(), any::<u8>()).prop_map(|(index, name)| Step::Edit(index, name)),
+        1 => Just(Step::Rewrite),
+    ];
+    prop::collection::vec(step, 2..14)
+}
+
+fn query() -> impl Strategy<Value = Query> {
+    let types = prop::collection::vec((0u8..5).prop_map(type_name), 1..4);
+    let filter = prop_oneof![
+        Just(Filter::All),
+        types.prop_map(Filter::Types),
+        (0u8..6).prop_map(|number| Filter::Stream(format!("stream-{number}"))),
+    ];
+    let from = prop_oneof![Just(1i64), 1i64..120];
+    let skip = prop_oneof![Just(0i64), 0i64..12, 0i64..120];
+    let limit = prop_oneof![0i64..12, 12i64..120, Just(i64::MAX)];
+    (filter, from, skip, limit).prop_map(|(filter, from, skip, limit)| Query { filter, from, skip, limit })
+}
+
+fn plan() -> impl Strategy<Value = Plan> {
+    let types = prop::collection::vec(prop::collection::vec((0u8..5).prop_map(type_name), 0..3), 2);
+    (steps(), prop::collection::vec(query(), 8), prop::collection::vec(any::<prop::sample::Index>(), 3), types)
+        .prop_map(|(steps, queries, ids, types)| Plan { steps, queries, ids, types })
+}
+
+#[test]
+fn every_read_equals_a_read_of_a_list() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let config = Config { cases: 16, max_shrink_iters: 40, failure_persistence: None, ..Config::default() };
+    let outcome = TestRunner::new(config).run(&plan(), |plan| {
+        // Its panics say where it differed; proptest shrinks them as it shrinks errors.
+        runtime.block_on(carry_out(plan));
+        Ok(())
+    });
+    if let Err(failure) = outcome {
+        panic!("{failure}");
+    }
+}
+
+async fn carry_out(plan: Plan) {
+    let mut world = World::new().await;
+    let (log, mut model) = (world.log(), Model::default());
+    let reader = world.store(settings(1));
+    for step in &plan.steps {
+        take_step(&world, &log, &mut model, step).await;
+        check(&reader, &log, &model, &plan).await;
+    }
+    check(&world.store(settings(1)), &log, &model, &plan).await;
+    reader.rewrite().await.unwrap();
+    check(&reader, &log, &model, &plan).await;
+    world.audit().await;
+}
+
+async fn take_step(world: &World, log: &Log, model: &mut Model, step: &Step) {
+    let store = world.store(settings(if let Step::Archive(batch_size) = step { *batch_size } else { 1 }));
+    match step {
+        Step::Publish(drafts) => {
+            let events: Vec<NewEvent> =
+                drafts.iter().enumerate().map(|(index, draft)| make(model.events.len() + index, draft)).collect();
+            import(&store, log, events.clone()).await;
+            for event in events {
+                let position = model.events.len() as i64 + 1;
+                let raised_at = event.raised_at.unwrap();
+                model.events.push(event.at(position, raised_at));
+            }
+        }
+        Step::Archive(_) => {
+            archive(&store).await;
+        }
+        Step::Edit(index, name) if !model.events.is_empty() => {
+            let event = index.get(&model.events).clone();
+            let name = format!("edited {name}");
+            let outcome = edit(&store, log, &event.id, &format!(r#"{{"name":"{name}","absent":1}}"#)).await;
+            assert_eq!(outcome.missing, ["/absent"]);
+            let position = event.position as usize;
+            let filler = event.payload.byte_len() > LARGE_BYTES;
+            model.events[position - 1].payload = content(position - 1, &name, filler);
+            assert_eq!(outcome.event, model.events[position - 1]);
+        }
+        Step::Edit(..) => {}
+        Step::Rewrite => {
+            store.rewrite().await.unwrap();
+        }
+    }
+}
+
+/// Three of them fill a member.
+const LARGE_BYTES: usize = 90_000;
+
+fn content(number: usize, name: &str, is_large: bool) -> Json {
+    let filler = if is_large { "x".repeat(LARGE_BYTES) } else { String::new() };
+    Json::parse_object(&format!(r#"{{"number":{number},"name":"{name}","filler":"{filler}"}}"#)).unwrap()
+}
+
+fn make(number: usize, draft: &Draft) -> NewEvent {
+    let age = if draft.is_old { 60 * DAY_NANOS } else { DAY_NANOS };
+    NewEvent {
+        event_type: type_name(draft.event_type),
+        stream: format!("stream-{}", draft.stream),
+        raised_at: Some(Instant::from_unix_nanos(now().unix_nanos() - age)),
+        payload: content(number, "original", draft.is_large),
+        ..old_event(number)
+    }
+}
+
+async fn check(store: &Arc<Store>, log: &Log, model: &Model, plan: &Plan) {
+    for query in &plan.queries {
+        let expected = model.read(query);
+        assert_eq!(store.read(log, query).await.unwrap(), expected, "{query:?}");
+        let replayed: Vec<_> = store.replay(log.clone(), query.clone()).collect().await;
+        let replayed: Vec<Event> = replayed.into_iter().flat_map(|events| events.unwrap()).collect();
+        assert_eq!(replayed, expected.events, "replay {query:?}");
+    }
+    for index in plan.ids.iter().filter(|_| !model.events.is_empty()) {
+        let expected = index.get(&model.events);
+        assert_eq!(store.event(log, &expected.id).await.unwrap().as_ref(), Some(expected));
+    }
+    assert_eq!(store.event(log, "never published").await.unwrap(), None);
+    for types in &plan.types {
+        let filter = Filter::types(types.clone());
+        let expected = model.matching(&filter).next_back();
+        assert_eq!(store.last_event(log, types).await.unwrap().as_ref(), expected, "{types:?}");
+    }
+}
+
+#[tokio::test]
+async fn pages_are_whole_across_the_boundary() {
+    let mut world = World::new().await;
+    let (store, log) = (world.store(settings(10)), world.log());
+    import(&store, &log, (0..25).map(old_event)).await;
+    let hot = read_all(&store, &log).await;
+    archive(&store).await;
+    for limit in [1, 3, 7, 10, 100] {
+        let reader = world.store(settings(10));
+        let mut pages = Vec::new();
+        for page in 0.. {
+            let found = reader.read(&log, &Query { skip: page * limit, limit, ..everything() }).await.unwrap();
+            assert_eq!(found.head_position, 25);
+            let is_last = found.events.is_empty();
+            assert!(is_last || found.events.len() as i64 == limit.min(25 - page * limit), "page {page} of {limit}");
+            pages.extend(found.events);
+            if is_last {
+                break;
+            }
+        }
+        assert_eq!(pages, hot);
+    }
+    world.audit().await;
+}
+
+#[tokio::test]
+async fn odd_questions_have_empty_answers() {
+    let mut world = World::new().await;
+    let (store, log) = (world.store(settings(2)), world.log());
+    let nowhere = Log::new("acme", "nobody published here").unwrap();
+    let nothing = Page { events: Vec::new(), head_position: 0 };
+    assert_eq!(store.read(&nowhere, &everything()).await.unwrap(), nothing);
+    assert_eq!(store.event(&nowhere, "event-1").await.unwrap(), None);
+    assert_eq!(store.last_event(&nowhere, &[]).await.unwrap(), None);
+    import(&store, &log, (0..5).map(old_event)).await;
+    archive(&store).await;
+    let odd = [
+        Query { from: 6, ..everything() },
+        Query { from: i64::MAX, skip: i64::MAX, ..everything() },
+        Query { skip: 5, ..everything() },
+        Query { limit: 0, ..everything() },
+        Query { limit: -1, ..everything() },
+        Query { limit: i64::MIN, filter: Filter::Stream("stream-1".into()), ..everything() },
+        Query { from: i64::MAX, filter: Filter::Stream("stream-1".into()), ..everything() },
+        Query { skip: i64::MAX, filter: Filter::Types(vec!["type-1".into()]), ..everything() },
+        Query { filter: Filter::Types(Vec::new()), ..everything() },
+        Query { filter: Filter::Stream("absent".into()), ..everything() },
+    ];
+    for query in odd {
+        let page = store.read(&log, &query).await.unwrap();
+        assert_eq!(page, Page { events: Vec::new(), head_position: 5 }, "{query:?}");
+    }
+    let all = read_all(&store, &log).await;
+    let negative = Query { from: -5, skip: -5, ..everything() };
+    assert_eq!(store.read(&log, &negative).await.unwrap().events, all);
+    world.audit().await;
+}
+
+#[tokio::test]
+async fn a_hot_read_asks_s3_nothing_and_a_point_read_twice_at_most() {
+    let mut world = World::new().await;
+    let (store, log) = (world.store(settings(10)), world.log());
+    import(&store, &log, (0..200).map(old_event)).await;
+    import(&store, &log, (200..210).map(young_event)).await;
+    assert_eq!(archive(&store).await, 200);
+    world.proxy.take_seen();
+
+    let reader = world.store(settings(10));
+    reader.read(&log, &Query { from: 201, ..everything() }).await.unwrap();
+    reader.event(&log, "event-205").await.unwrap().unwrap();
+    reader.last_event(&log, &[]).await.unwrap().unwrap();
+    reader.event(&log, "never published").await.unwrap();
+    publish(&reader, &log, vec![young_event(210), young_event(205)]).await;
+    assert_eq!(world.proxy.take_seen(), [], "hot events, and events that are not there");
+
+    for number in [0, 9, 10, 99, 199] {
+        let reader = world.store(settings(10));
+        reader.event(&log, &format!("event-{number}")).await.unwrap().unwrap();
+        let gets = world.proxy.take_seen();
+        assert!((1..=2).contains(&gets.len()) && gets.iter().all(|request| request.kind == Kind::Get), "{gets:?}");
+    }
+    let reader = world.store(settings(10));
+    reader.read(&log, &Query { from: 150, limit: 1, ..everything() }).await.unwrap();
+    assert_eq!(world.proxy.take_seen().len(), 1);
+    reader.read(&log, &Query { from: 151, limit: 3, ..everything() }).await.unwrap();
+    assert_eq!(world.proxy.take_seen().len(), 1, "one more member");
+    reader.read(&log, &Query { from: 145, limit: 10, ..everything() }).await.unwrap();
+    assert_eq!(world.proxy.take_seen().len(), 0, "both are remembered");
+
+    let deep = Query { skip: 45, limit: 5, filter: Filter::Types(vec!["type-1".into()]), ..everything() };
+    assert_eq!(world.store(settings(10)).read(&log, &deep).await.unwrap().events.len(), 5);
+    let seen = world.proxy.take_seen();
+    assert!(seen.len() <= 3, "a deep page reads its own members only: {seen:?}");
+    world.audit().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readers_of_one_member_share_a_fetch() {
+    let mut world = World::new().await;
+    let (store, log) = (world.store(settings(10)), world.log());
+    import(&store, &log, (0..10).map(old_event)).await;
+    archive(&store).await;
+    world.proxy.take_seen();
+    let reader = world.store(settings(10));
+    let reads = (0..20).map(|number| {
+        let (reader, log) = (reader.clone(), log.clone());
+        tokio::spawn(async move { reader.event(&log, &format!("event-{}", number % 10)).await })
+    });
+    for read in futures::future::join_all(reads).await {
+        assert!(read.unwrap().unwrap().is_some());
+    }
+    assert_eq!(world.proxy.take_seen().len(), 1);
+    world.audit().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readers_never_notice_events_move() {
+    let mut world = World::new().await;
+    let (store, log) = (world.store(settings(7)), world.log());
+    import(&store, &log, (0..300).map(old_event)).await;
+    let before = read_all(&store, &log).await;
+    let mover = tokio::spawn(async move {
+        assert_eq!(archive(&store).await, 294);
+        for number in (0..290).step_by(29) {
+            edit(&store, &Log::new("acme", "orders").unwrap(), &format!("event-{number}"), r#"{"name":"new"}"#).await;
+            assert_eq!(store.rewrite().await.unwrap(), 1);
+        }
+    });
+    let reader = world.store(settings(7));
+    let mut seen: BTreeMap<usize, usize> = BTreeMap::new();
+    while !mover.is_finished() {
+        let found = read_all(&reader, &log).await;
+        let same = |event: &Event, old: &Event| event.id == old.id && event.position == old.position;
+        assert!(found.len() == 300 && found.iter().zip(&before).all(|(event, old)| same(event, old)));
+        let edited = found.iter().zip(&before).filter(|(event, old)| event.payload != old.payload).count();
+        *seen.entry(edited).or_default() += 1;
+        assert!(seen.last_key_value().is_some_and(|(most, _)| *most == edited), "an edit was undone: {seen:?}");
+    }
+    mover.await.unwrap();
+    world.audit().await;
+}
+
+#[tokio::test]
+async fn a_replay_goes_on_over_many_windows() {
+    let mut world = World::new().await;
+    let (store, log) = (world.store(settings(1500)), world.log());
+    import(&store, &log, (0..8300).map(old_event)).await;
+    let model = Model { events: read_all(&store, &log).await };
+    assert_eq!(model.events.len(), 8300);
+    assert_eq!(archive(&store).await, 7500);
+    let queries = [
+        everything(),
+        Query { from: 1999, skip: 3, limit: 2500, ..everything() },
+        Query { filter: Filter::Types(vec!["type-1".into(), "type-3".into()]), ..everything() },
+        Query { filter: Filter::Stream("stream-2".into()), from: 7, skip: 1, limit: 1700 },
+    ];
+    for query in queries {
+        let windows: Vec<_> = store.replay(log.clone(), query.clone()).collect().await;
+        let replayed: Vec<Event> = windows.into_iter().flat_map(Result::unwrap).collect();
+        assert!(replayed == model.read(&query).events, "{query:?}");
+    }
+    // What is published while somebody reads is read, too; a few windows are read ahead.
+    let mut windows = Box::pin(store.replay(log.clone(), everything()));
+    let mut count = windows.next().await.unwrap().unwrap().len();
+    publish(&store, &log, vec![young_event(9000)]).await;
+    while let Some(events) = windows.next().await {
+        count += events.unwrap().len();
+    }
+    assert_eq!(count, 8301);
+    world.audit().await;
+}

@@ -1,0 +1,84 @@
+//! One Postgres for all tests of this process, and a database of its own for each: a copy of one that was migrated.
+
+use std::fs;
+use std::path::Path;
+
+use coldstream::database::Database;
+use coldstream::embedded::{Durability, Postgres};
+use sqlx::{Connection, PgConnection};
+use tempfile::TempDir;
+use tokio::sync::Mutex;
+use uuid::Uuid;
+
+use super::exit;
+
+const FOLDER_PREFIX: &str = "coldstream-tests-";
+const TEMPLATE: &str = "template_of_tests";
+
+struct Running {
+    postgres: Postgres,
+    /// Dropped after the server.
+    _folder: TempDir,
+}
+
+static RUNNING: Mutex<Option<Running>> = Mutex::const_new(None);
+
+/// The url of a new database that has been migrated.
+pub async fn database() -> String {
+    let name = format!("test_{}", Uuid::new_v4().simple());
+    let mut running = RUNNING.lock().await;
+    if running.is_none() {
+        *running = Some(start().await);
+    }
+    let postgres = &running.as_ref().expect("it was started").postgres;
+    execute(&postgres.connection("postgres"), format!("CREATE DATABASE {name} TEMPLATE {TEMPLATE}")).await;
+    postgres.connection(&name)
+}
+
+/// For the end of the process.
+pub fn stop() {
+    if let Ok(mut running) = RUNNING.try_lock() {
+        drop(running.take());
+    }
+}
+
+async fn start() -> Running {
+    exit::register();
+    clear_folders_of_the_dead();
+    let prefix = format!("{FOLDER_PREFIX}{}-", std::process::id());
+    let folder = tempfile::Builder::new().prefix(&prefix).tempdir().expect("the temporary folder can be written");
+    let postgres = Postgres::start(folder.path(), Durability::None)
+        .await
+        .unwrap_or_else(|error| panic!("the tests need PostgreSQL: {error}"));
+    execute(&postgres.connection("postgres"), format!("CREATE DATABASE {TEMPLATE}")).await;
+    let template = Database::new(&postgres.connection(TEMPLATE), 2).expect("the url is one");
+    template.migrate().await.expect("the migrations can be applied");
+    template.close().await;
+    Running { postgres, _folder: folder }
+}
+
+async fn execute(url: &str, sql: String) {
+    let mut connection = PgConnection::connect(url).await.expect("postgres accepts connections");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut connection).await.expect("postgres does what it is told");
+    connection.close().await.expect("postgres says goodbye");
+}
+
+/// Folders of test processes that were killed.
+fn clear_folders_of_the_dead() {
+    for entry in fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let Some(rest) = name.to_str().and_then(|name| name.strip_prefix(FOLDER_PREFIX)) else { continue };
+        let Some(process_id) = rest.split('-').next().and_then(|id| id.parse::<libc::pid_t>().ok()) else { continue };
+        // SAFETY: signal 0 is sent to nobody, it only asks.
+        let is_alive = unsafe { libc::kill(process_id, 0) } == 0
+            || std::io::Error::last_os_error().raw_os_error() != Some(libc::ESRCH);
+        if !is_alive {
+            clear(&entry.path());
+        }
+    }
+}
+
+/// Another user's folder stays, and so does one that its server is about to leave: the next run comes back to it.
+fn clear(folder: &Path) {
+    let _ = fs::remove_dir_all(folder);
+}

@@ -1,0 +1,254 @@
+//! What stands between a store and S3: counts requests, and loses, delays or answers those that a test wants lost,
+//! delayed or answered.
+//!
+//! One connection carries one request. That is all the HTTP there is: a head, and as many bytes as it announces.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+
+/// What a request is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Of an object, or a range of one.
+    Get,
+    Head,
+    StartUpload,
+    PutPart,
+    CompleteUpload,
+    AbortUpload,
+    Delete,
+    DeleteVersion,
+    ListObjects,
+    ListVersions,
+    ListUploads,
+    /// About the bucket itself.
+    Bucket,
+    Other,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    pub kind: Kind,
+    pub method: String,
+    /// Path and query as they stand in the request.
+    pub target: String,
+}
+
+impl Request {
+    fn new(method: &str, target: &str) -> Request {
+        let (path, query) = target.split_once('?').unwrap_or((target, ""));
+        let has = |name: &str| query.split('&').any(|pair| pair.split('=').next() == Some(name));
+        let is_bucket = path.trim_matches('/').split('/').count() < 2;
+        let kind = match (method, is_bucket) {
+            ("GET", true) if has("versions") => Kind::ListVersions,
+            ("GET", true) if has("uploads") => Kind::ListUploads,
+            ("GET", true) if has("list-type") => Kind::ListObjects,
+            (_, true) => Kind::Bucket,
+            ("GET", false) => Kind::Get,
+            ("HEAD", false) => Kind::Head,
+            ("POST", false) if has("uploads") => Kind::StartUpload,
+            ("POST", false) if has("uploadId") => Kind::CompleteUpload,
+            ("PUT", false) if has("partNumber") => Kind::PutPart,
+            ("DELETE", false) if has("uploadId") => Kind::AbortUpload,
+            ("DELETE", false) if has("versionId") => Kind::DeleteVersion,
+            ("DELETE", false) => Kind::Delete,
+            _ => Kind::Other,
+        };
+        Request { kind, method: method.to_owned(), target: target.to_owned() }
+    }
+}
+
+/// What becomes of a request.
+pub enum Fate {
+    Pass,
+    /// It never arrives: the connection is closed.
+    LoseRequest,
+    /// It happens, and nobody hears of it.
+    LoseReply,
+    /// It never arrives, and this is the answer.
+    Answer(u16, &'static str),
+    /// It happens, and only so many bytes of the answer's body come through.
+    CutBody(usize),
+    /// It waits at a gate before it passes.
+    Hold(Gate),
+}
+
+/// Where a request waits until a test lets it go.
+#[derive(Clone)]
+pub struct Gate {
+    arrived: Arc<Semaphore>,
+    opened: Arc<Semaphore>,
+}
+
+impl Gate {
+    pub fn new() -> Gate {
+        Gate { arrived: Arc::new(Semaphore::new(0)), opened: Arc::new(Semaphore::new(0)) }
+    }
+
+    /// Returns once a request is waiting.
+    pub async fn arrival(&self) {
+        self.arrived.acquire().await.expect("it is never closed").forget();
+    }
+
+    /// Lets one request pass.
+    pub fn open(&self) {
+        self.opened.add_permits(1);
+    }
+
+    async fn wait(&self) {
+        self.arrived.add_permits(1);
+        self.opened.acquire().await.expect("it is never closed").forget();
+    }
+}
+
+type Script = Box<dyn FnMut(&Request) -> Fate + Send>;
+
+struct Shared {
+    upstream: SocketAddr,
+    seen: Mutex<Vec<Request>>,
+    script: Mutex<Script>,
+}
+
+pub struct Proxy {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    serving: JoinHandle<()>,
+}
+
+impl Proxy {
+    pub async fn start(upstream: SocketAddr) -> Proxy {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a loopback port is free");
+        let address = listener.local_addr().expect("it is bound");
+        let shared =
+            Arc::new(Shared { upstream, seen: Mutex::default(), script: Mutex::new(Box::new(|_| Fate::Pass)) });
+        let serving = tokio::spawn(serve(listener, Arc::clone(&shared)));
+        Proxy { address, shared, serving }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Asked about every request from now on.
+    pub fn script(&self, script: impl FnMut(&Request) -> Fate + Send + 'static) {
+        *lock(&self.shared.script) = Box::new(script);
+    }
+
+    /// Everything passes from now on.
+    pub fn heal(&self) {
+        self.script(|_| Fate::Pass);
+    }
+
+    /// What has arrived since it was last asked, in order.
+    pub fn take_seen(&self) -> Vec<Request> {
+        std::mem::take(&mut *lock(&self.shared.seen))
+    }
+
+    /// How many requests of a kind have arrived since [`Proxy::take_seen`].
+    pub fn count(&self, kind: Kind) -> usize {
+        lock(&self.shared.seen).iter().filter(|request| request.kind == kind).count()
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn serve(listener: TcpListener, shared: Arc<Shared>) {
+    loop {
+        let (client, _) = listener.accept().await.expect("connections can be accepted");
+        let shared = Arc::clone(&shared);
+        // A client that goes away in the middle is no concern of the proxy.
+        tokio::spawn(async move { converse(client, &shared).await.ok() });
+    }
+}
+
+async fn converse(mut client: TcpStream, shared: &Shared) -> std::io::Result<()> {
+    client.set_nodelay(true)?;
+    let Some(message) = Message::read(&mut client).await? else { return Ok(()) };
+    let mut words = message.head.split(' ');
+    let request = Request::new(words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    lock(&shared.seen).push(request.clone());
+    let fate = lock(&shared.script)(&request);
+    match fate {
+        Fate::LoseRequest => return Ok(()),
+        Fate::Answer(status, body) => {
+            let head =
+                format!("HTTP/1.1 {status} Scripted\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+            client.write_all(head.as_bytes()).await?;
+            client.write_all(body.as_bytes()).await?;
+            return client.shutdown().await;
+        }
+        Fate::Hold(ref gate) => gate.wait().await,
+        Fate::Pass | Fate::LoseReply | Fate::CutBody(_) => {}
+    }
+    let reply = forward(shared.upstream, &message).await?;
+    match fate {
+        Fate::LoseReply => return Ok(()),
+        Fate::CutBody(bytes) => {
+            let body = reply.windows(4).position(|window| window == b"\r\n\r\n").map_or(reply.len(), |head| head + 4);
+            client.write_all(&reply[..reply.len().min(body + bytes)]).await?;
+        }
+        _ => client.write_all(&reply).await?,
+    }
+    client.shutdown().await
+}
+
+/// The whole answer, as it comes.
+async fn forward(upstream: SocketAddr, message: &Message) -> std::io::Result<Vec<u8>> {
+    let mut server = TcpStream::connect(upstream).await?;
+    server.set_nodelay(true)?;
+    // The server says the same of its answer, so that the client sends its next request on another connection.
+    let head = message.head.replacen("\r\n", "\r\nConnection: close\r\n", 1);
+    let mut bytes = head.into_bytes();
+    bytes.extend_from_slice(&message.body);
+    server.write_all(&bytes).await?;
+    let mut reply = Vec::new();
+    server.read_to_end(&mut reply).await?;
+    Ok(reply)
+}
+
+/// A request with its whole body.
+struct Message {
+    /// With the empty line that ends it.
+    head: String,
+    body: Vec<u8>,
+}
+
+impl Message {
+    /// `None` if the connection was closed without a request.
+    async fn read(client: &mut TcpStream) -> std::io::Result<Option<Message>> {
+        let mut bytes = Vec::new();
+        let body_start = loop {
+            if let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
+                break end + 4;
+            }
+            if client.read_buf(&mut bytes).await? == 0 {
+                return Ok(None);
+            }
+        };
+        let mut body = bytes.split_off(body_start);
+        let head = String::from_utf8(bytes).map_err(std::io::Error::other)?;
+        let length = head.lines().find_map(|line| {
+            let (name, value) = line.split_once(':')?;
+            name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().ok())?
+        });
+        while body.len() < length.unwrap_or_default() {
+            if client.read_buf(&mut body).await? == 0 {
+                return Ok(None);
+            }
+        }
+        Ok(Some(Message { head, body }))
+    }
+}

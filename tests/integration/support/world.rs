@@ -1,0 +1,180 @@
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use coldstream::bucket::{self, Bucket, object_key};
+use coldstream::database::{self, Archive, Database, Lease};
+use coldstream::event::{Eligibility, Event, Filter, Log, NewEvent, Patch};
+use coldstream::store::{EditOutcome, EditRequest, Published, Query, Settings, Store};
+use sqlx::PgPool;
+use sqlx::postgres::PgPoolOptions;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use uuid::Uuid;
+
+use super::proxy::Proxy;
+use super::{RawBucket, audit, moto, postgres};
+
+/// Each has some connections to Postgres, which takes 200.
+const WORLDS_MAX: usize = 6;
+const CONNECTIONS_MAX: u32 = 8;
+const LEASE_TERM: Duration = Duration::from_secs(60);
+
+static WORLDS: Semaphore = Semaphore::const_new(WORLDS_MAX);
+
+/// A database and a bucket that no other test knows of.
+pub struct World {
+    pub bucket: RawBucket,
+    /// What every store of this world reaches S3 through.
+    pub proxy: Proxy,
+    /// For what only an operator with psql could do.
+    pub sql: PgPool,
+    database_url: String,
+    bucket_name: String,
+    is_audited: bool,
+    _permit: SemaphorePermit<'static>,
+}
+
+/// Batches of so many events that are older than 30 days.
+pub fn settings(batch_size: u64) -> Settings {
+    let eligibility = Eligibility { older_than_days: 30, excluded_topics: BTreeSet::new(), batch_size };
+    Settings { eligibility, lease_term: LEASE_TERM }
+}
+
+impl World {
+    pub async fn new() -> World {
+        let permit = WORLDS.acquire().await.expect("it is never closed");
+        let (server, database_url) = tokio::join!(moto::address(), postgres::database());
+        let bucket_name = format!("test-{}", Uuid::new_v4().simple());
+        World {
+            bucket: RawBucket::create(server, &bucket_name).await,
+            proxy: Proxy::start(server).await,
+            sql: PgPoolOptions::new().max_connections(2).connect_lazy(&database_url).expect("the url is one"),
+            database_url,
+            bucket_name,
+            is_audited: false,
+            _permit: permit,
+        }
+    }
+
+    pub fn log(&self) -> Log {
+        Log::new("acme", "orders").expect("the names are fine")
+    }
+
+    /// A process that knows nothing of what others have in memory.
+    pub fn store(&self, settings: Settings) -> Arc<Store> {
+        Arc::new(Store::new(self.database(), Some(Arc::new(self.bucket_client())), settings))
+    }
+
+    /// One that was started without a bucket.
+    pub fn store_without_bucket(&self) -> Arc<Store> {
+        Arc::new(Store::new(self.database(), None, settings(1)))
+    }
+
+    pub fn database(&self) -> Database {
+        Database::new(&self.database_url, CONNECTIONS_MAX).expect("the url is one")
+    }
+
+    fn bucket_client(&self) -> Bucket {
+        let settings = bucket::Settings {
+            endpoint: self.proxy.address().to_string(),
+            access_key: "test".into(),
+            secret_key: "not a secret".into(),
+            ssl: false,
+            bucket: self.bucket_name.clone(),
+            region: "us-east-1".into(),
+            cache_bytes_max: 64 * 1024 * 1024,
+            reads_max: 8,
+        };
+        Bucket::new(&settings).expect("the settings are fine")
+    }
+
+    /// Takes the lease on a log's archives, as a process that drives the steps by itself does.
+    pub async fn lease(&self, log: &Log) -> Lease {
+        let database = self.database();
+        let mut transaction = database.begin_job().await.unwrap();
+        let topic = database::find_topic(&mut transaction, log).await.unwrap().expect("somebody published");
+        let lease = database::take_lease(&mut transaction, topic.id, Uuid::new_v4(), LEASE_TERM).await.unwrap();
+        database::commit(transaction).await.unwrap();
+        lease.expect("nobody else has it")
+    }
+
+    /// What time does to the lease of a process that died.
+    pub async fn expire_leases(&self) {
+        sqlx::query("UPDATE topics SET lease_expires_at = clock_timestamp() - interval '1 second'")
+            .execute(&self.sql)
+            .await
+            .unwrap();
+    }
+
+    /// What a service makes of what a dead one left.
+    pub async fn recover(&self, store: &Store) {
+        self.expire_leases().await;
+        store.sweep().await.unwrap();
+        store.rewrite().await.unwrap();
+        store.archive(|_, _| {}).await.unwrap();
+        store.sweep().await.unwrap();
+    }
+
+    /// The only archive of the usual log.
+    pub async fn only_archive(&self, store: &Store) -> Archive {
+        let [archive] = store.archives(&self.log()).await.unwrap().try_into().expect("there is one archive");
+        archive
+    }
+
+    pub fn key(&self, archive: &Archive) -> String {
+        object_key(&self.log(), archive.id)
+    }
+
+    /// The promises that hold at every quiet moment, checked by other means than the store's. Every test ends with it.
+    pub async fn audit(&mut self) {
+        audit::audit(self).await;
+        self.is_audited = true;
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            assert!(self.is_audited, "a test ends without an audit");
+        }
+    }
+}
+
+/// Events with their own times, as they come.
+pub async fn import(store: &Store, log: &Log, events: impl IntoIterator<Item = NewEvent>) {
+    let mut importer = store.importer();
+    for event in events {
+        importer.push(log.clone(), event).await.unwrap();
+    }
+    importer.finish().await.unwrap();
+}
+
+pub async fn archive(store: &Store) -> i64 {
+    store.archive(|_, _| {}).await.unwrap().events
+}
+
+pub async fn publish(store: &Store, log: &Log, events: Vec<NewEvent>) -> Vec<Published> {
+    store.publish(log, events).await.unwrap()
+}
+
+pub async fn edit(store: &Store, log: &Log, id: &str, patch: &str) -> EditOutcome {
+    store.edit(log, id, &edit_request(patch)).await.unwrap().expect("there is such an event")
+}
+
+pub fn edit_request(patch: &str) -> EditRequest {
+    EditRequest {
+        patch: Patch::parse(patch).expect("it is a patch"),
+        actor: "operator".into(),
+        reason: "asked to".into(),
+        ticket: "T-1".into(),
+    }
+}
+
+pub fn everything() -> Query {
+    Query { filter: Filter::All, from: 1, skip: 0, limit: i64::MAX }
+}
+
+/// Every event of a log.
+pub async fn read_all(store: &Store, log: &Log) -> Vec<Event> {
+    store.read(log, &everything()).await.unwrap().events
+}
