@@ -155,11 +155,15 @@ impl Config {
 
     /// An empty value is as good as none.
     pub fn from_variables(variables: impl IntoIterator<Item = (String, String)>) -> Result<Config, Error> {
-        let set = variables.into_iter().filter(|(_, value)| !value.trim().is_empty());
-        let variables: Variables = envy::from_iter(set).map_err(|error| match error {
-            envy::Error::MissingValue(name) => Error(format!("{} is not set", name.to_uppercase())),
-            envy::Error::Custom(what) => Error(what),
-        })?;
+        let set: Vec<(String, String)> = variables.into_iter().filter(|(_, value)| !value.trim().is_empty()).collect();
+        // One by one first: not every message of a wrong value says whose it is.
+        for (name, value) in &set {
+            let alone = [(name.clone(), value.clone())];
+            if let Err(error) = envy::from_iter::<_, Variables>(alone) {
+                return Err(Error(format!("{name} cannot be {value:?}: {error}")));
+            }
+        }
+        let variables: Variables = envy::from_iter(set).map_err(|error| Error(error.to_string()))?;
         let bucket = bucket_settings(&variables);
         if let (true, Err(missing)) = (variables.streams_archive, &bucket) {
             return Err(Error(format!("STREAMS_ARCHIVE is true, and {missing}")));

@@ -11,9 +11,11 @@ use coldstream::event::{Event, GdprField, Instant, Json, Log, Metadata};
 use flate2::read::MultiGzDecoder;
 use serde_json::Value;
 
+type MemberOf = (usize, usize, i64, (i64, i64, i64));
+
 /// Byte range, bytes of JSON, first and last position and count of each member of the frozen object, as the catalog
 /// had them.
-const V1_MEMBERS: [(usize, usize, i64, (i64, i64, i64)); 2] = include!("archives/v1.members");
+const V1_MEMBERS: [MemberOf; 2] = include!("archives/v1.members");
 
 fn frozen(name: &str) -> Vec<u8> {
     fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/archives").join(name)).unwrap()

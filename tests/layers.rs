@@ -20,11 +20,12 @@ const ARROWS: [(&str, &[&str]); 10] = [
 ];
 
 /// What must not be named → the only places where it may be.
-const OWNERS: [(&str, &[&str]); 9] = [
-    ("sqlx::", &["database", "embedded/tests.rs"]),
+const OWNERS: [(&str, &[&str]); 10] = [
+    ("sqlx::", &["database", "embedded/tests.rs", "command/logging.rs"]),
     ("reqwest::", &["bucket"]),
     ("flate2::", &["bucket/format", "command/import.rs", "command/demo"]),
     ("axum::", &["api"]),
+    ("tonic::", &["api/grpc"]),
     ("std::env", &["config.rs", "embedded"]),
     ("dotenvy::", &["config.rs"]),
     ("SystemTime::now", &[]),

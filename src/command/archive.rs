@@ -9,15 +9,21 @@ pub async fn run(config: &Config) -> anyhow::Result<()> {
         bail!("STREAMS_ARCHIVE is not true, so nothing is archived");
     }
     let store = wiring::open_store(config).await?;
-    store.sweep().await?;
     let mut progress = Progress::start("archiving");
-    let archived = store.archive(|_, archived| progress.set(archived.events as u64)).await?;
+    let (mut events, mut archives) = (0, 0);
+    loop {
+        store.sweep().await?;
+        let archived = store.archive(|_, archived| progress.set((events + archived.events) as u64)).await?;
+        events += archived.events;
+        archives += archived.archives;
+        if archived.put_off == 0 {
+            break;
+        }
+        // Another writer is at work; or it died, and its lease will expire.
+        tokio::time::sleep(config.store.lease_term / 4).await;
+    }
     store.rewrite().await?;
     let seconds = progress.finish();
-    println!(
-        "archived {} events in {} objects in {seconds:.1} s",
-        report::count(archived.events),
-        report::count(archived.archives)
-    );
+    println!("archived {} events in {} objects in {seconds:.1} s", report::count(events), report::count(archives));
     Ok(())
 }

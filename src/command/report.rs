@@ -15,12 +15,13 @@ pub fn count(number: i64) -> String {
 
 /// In powers of 1,000.
 pub fn bytes(number: i64) -> String {
-    match number {
-        ..1_000 => format!("{number} B"),
-        ..1_000_000 => format!("{:.1} kB", number as f64 / 1e3),
-        ..1_000_000_000 => format!("{:.1} MB", number as f64 / 1e6),
-        _ => format!("{:.2} GB", number as f64 / 1e9),
-    }
+    let (unit, divisor) = match number {
+        1_000_000_000.. => ("GB", 1e9),
+        1_000_000.. => ("MB", 1e6),
+        1_000.. => ("kB", 1e3),
+        _ => return format!("{number} B"),
+    };
+    format!("{:.1} {unit}", number as f64 / divisor)
 }
 
 #[cfg(test)]

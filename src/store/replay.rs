@@ -5,7 +5,7 @@ use futures::stream::{self, Stream, StreamExt};
 use crate::event::{Event, Log};
 use crate::store::{Error, Query, Store};
 
-/// Events that are read at once. Two such windows are in memory: one that is passed on, one that is read ahead.
+/// Events that are read at once. Three such windows are in memory: one is passed on, one waits, one is being read.
 const WINDOW_EVENTS: i64 = 2_000;
 
 impl Store {

@@ -55,6 +55,7 @@ impl Store {
                 });
             match outcome.await {
                 Ok(count) => rewritten += count.unwrap_or_default(),
+                Err(error @ Error::GaveWay(_)) => tracing::info!(%error, topic_id, %archive_id, "a rewrite is put off"),
                 Err(error) => {
                     tracing::warn!(%error, topic_id, %archive_id, "an archive was not rewritten");
                     failure = Some(error);
