@@ -7,8 +7,25 @@ use coldstream::command::CommandLine;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+/// From this size on, memory is taken from the system and given back to it. Left alone, glibc raises the limit above
+/// the parts of an upload, which then break its heap into pieces: it grew with every batch.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn return_large_memory() {
+    const LARGE_BYTES: libc::c_int = 1024 * 1024;
+    // SAFETY: it sets a number in the allocator, before any other thread runs.
+    unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE_BYTES) };
+}
+
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+fn return_large_memory() {}
+
+fn main() -> ExitCode {
+    return_large_memory();
+    run()
+}
+
 #[tokio::main]
-async fn main() -> ExitCode {
+async fn run() -> ExitCode {
     let command_line = CommandLine::parse();
     let shutdown = CancellationToken::new();
     tokio::spawn(on_signal(shutdown.clone()));
