@@ -2,6 +2,7 @@
 //!
 //! Two names never share a place, and no tenant's prefix lies within another's.
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
@@ -24,19 +25,13 @@ pub fn log_prefix(log: &Log) -> String {
     format!("{tenant}/{}/", segment(log.topic()))
 }
 
-/// Percent-encodes what is not a letter or digit of ASCII, `-`, `_` or `.`; a name of dots only, and the name `_`,
-/// are encoded whole.
+/// What stands for itself in a key, beside letters and digits of ASCII.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.');
+
+/// Percent-encodes a name; one of dots only, and the name `_`, are encoded whole.
 pub fn encode(name: &str) -> String {
-    let whole = name.bytes().all(|byte| byte == b'.') || name == EMPTY_TENANT;
-    let mut out = String::with_capacity(name.len());
-    for byte in name.bytes() {
-        if !whole && (byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.')) {
-            out.push(byte as char);
-        } else {
-            out.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    out
+    let is_special = name.bytes().all(|byte| byte == b'.') || name == EMPTY_TENANT;
+    utf8_percent_encode(name, if is_special { NON_ALPHANUMERIC } else { ENCODED }).to_string()
 }
 
 /// A name that is too long keeps its beginning, and a hash stands for the rest. `~` is always encoded in names, so

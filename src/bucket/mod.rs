@@ -67,6 +67,7 @@ impl Error {
 pub struct Bucket {
     client: Client,
     name: String,
+    region: String,
     members: MemberCache,
 }
 
@@ -76,6 +77,7 @@ impl Bucket {
         Ok(Bucket {
             client: Client::new(settings)?,
             name: settings.bucket.clone(),
+            region: settings.region.clone(),
             members: MemberCache::new(settings.cache_bytes_max, settings.reads_max),
         })
     }

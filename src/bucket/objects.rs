@@ -10,6 +10,8 @@ use crate::bucket::upload::WRITE_ID_HEADER;
 use crate::bucket::{Bucket, Error, object_key};
 use crate::event::Log;
 
+const DEFAULT_REGION: &str = "us-east-1";
+
 /// What an object says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Head {
@@ -47,7 +49,7 @@ impl Bucket {
             Err(Error::NotFound { .. }) => {}
             Err(error) => return Err(error),
         }
-        match self.client.repeat(&Request::new(Method::PUT, "")).await {
+        match self.client.repeat(&self.creation()).await {
             Ok(_) => {
                 tracing::info!(bucket = self.name, "bucket made");
                 Ok(())
@@ -56,6 +58,18 @@ impl Bucket {
             Err(Error::Refused { status: 409, .. }) => self.client.repeat(&head).await.map(drop),
             Err(error) => Err(error),
         }
+    }
+
+    /// In the default region some servers refuse to be told the region, elsewhere AWS wants to be.
+    fn creation(&self) -> Request {
+        let request = Request::new(Method::PUT, "");
+        if self.region == DEFAULT_REGION {
+            return request;
+        }
+        request.body(format!(
+            "<CreateBucketConfiguration><LocationConstraint>{}</LocationConstraint></CreateBucketConfiguration>",
+            self.region
+        ))
     }
 
     /// Whether it answers.

@@ -277,9 +277,3 @@ pub async fn average_row_bytes(connection: &mut PgConnection, topic_id: i64) -> 
 pub async fn table_bytes(connection: &mut PgConnection) -> Result<i64, Error> {
     Ok(sqlx::query_scalar("SELECT pg_total_relation_size('events')").fetch_one(connection).await?)
 }
-
-/// Makes the space of deleted events free for new ones. Not inside a transaction.
-pub async fn vacuum(connection: &mut PgConnection) -> Result<(), Error> {
-    sqlx::query("VACUUM (ANALYZE) events").execute(connection).await?;
-    Ok(())
-}

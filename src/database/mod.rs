@@ -29,7 +29,7 @@ pub use edits::{
 };
 pub use events::{
     average_row_bytes, count_between, delete_ranges, eligible_batch, export, hot_by_ids, hot_range, insert, last_hot,
-    oldest_raised_at, table_bytes, update_payload, vacuum,
+    oldest_raised_at, table_bytes, update_payload,
 };
 pub use intents::{
     Intent, UploadedFacts, complete_intent, delete_intent, has_intents, insert_intent, intent_of_archive, intents,

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use futures::FutureExt;
 use uuid::Uuid;
 
 use crate::database::{self, Topic};
@@ -26,15 +27,7 @@ impl Store {
 
     /// Those of these events that there are, hot or archived, in the order of their positions.
     pub(super) async fn find(&self, log: &Log, ids: &[String]) -> Result<Vec<Found>, Error> {
-        let mut attempt = 1;
-        loop {
-            match self.try_find(log, ids).await {
-                Ok(found) => return Ok(found),
-                Err(Interrupted::Failed(error)) => return Err(error),
-                Err(Interrupted::Stale(archive_id, error)) => self.retry_stale(log, archive_id, error, attempt).await?,
-            }
-            attempt += 1;
-        }
+        self.while_stale(log, || self.try_find(log, ids).boxed()).await
     }
 
     async fn try_find(&self, log: &Log, ids: &[String]) -> Result<Vec<Found>, Interrupted> {

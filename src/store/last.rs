@@ -1,3 +1,4 @@
+use futures::FutureExt;
 use uuid::Uuid;
 
 use crate::database::{self, MemberExtent};
@@ -9,15 +10,7 @@ use crate::store::{Error, Store};
 impl Store {
     /// The newest event of any of these types; of no types, the newest at all.
     pub async fn last_event(&self, log: &Log, types: &[String]) -> Result<Option<Event>, Error> {
-        let mut attempt = 1;
-        loop {
-            match self.try_last_event(log, types).await {
-                Ok(event) => return Ok(event),
-                Err(Interrupted::Failed(error)) => return Err(error),
-                Err(Interrupted::Stale(archive_id, error)) => self.retry_stale(log, archive_id, error, attempt).await?,
-            }
-            attempt += 1;
-        }
+        self.while_stale(log, || self.try_last_event(log, types).boxed()).await
     }
 
     async fn try_last_event(&self, log: &Log, types: &[String]) -> Result<Option<Event>, Interrupted> {

@@ -71,29 +71,28 @@ impl Store {
             Filter::All => Query { filter: Filter::All, from: from.saturating_add(skip), skip: 0, limit },
             _ => self.anchored(log, Query { filter: query.filter.clone(), from, skip, limit }).await?,
         };
-        let mut attempt = 1;
-        loop {
-            match self.try_read(log, &query).await {
-                Ok(page) => return Ok(page),
-                Err(Interrupted::Failed(error)) => return Err(error),
-                Err(Interrupted::Stale(archive_id, error)) => self.retry_stale(log, archive_id, error, attempt).await?,
-            }
-            attempt += 1;
-        }
+        self.while_stale(log, || self.try_read(log, &query).boxed()).await
     }
 
-    /// Waits until the catalog and an object agree, or gives up with the error that named the object.
-    pub(super) async fn retry_stale(
-        &self,
-        log: &Log,
-        archive_id: Uuid,
-        error: bucket::Error,
-        attempt: usize,
-    ) -> Result<(), Error> {
-        if attempt >= ATTEMPTS || !self.settle_stale(log, archive_id).await? {
-            return Err(error.into());
+    /// Begins a read anew while objects are not the ones that its snapshot knew: until the catalog and the object
+    /// agree, or with the error that named the object.
+    pub(super) async fn while_stale<'a, T>(
+        &'a self,
+        log: &'a Log,
+        read: impl Fn() -> BoxFuture<'a, Result<T, Interrupted>> + Send,
+    ) -> Result<T, Error> {
+        let mut attempts = 1..=ATTEMPTS;
+        loop {
+            match read().await {
+                Ok(answer) => return Ok(answer),
+                Err(Interrupted::Failed(error)) => return Err(error),
+                Err(Interrupted::Stale(archive_id, error)) => {
+                    if attempts.next().is_none() || !self.settle_stale(log, archive_id).await? {
+                        return Err(error.into());
+                    }
+                }
+            }
         }
-        Ok(())
     }
 
     async fn try_read(&self, log: &Log, query: &Query) -> Result<Page, Interrupted> {
