@@ -4,6 +4,7 @@
 mod archive;
 mod damage;
 mod edit;
+mod process;
 mod publish;
 mod reads;
 mod support;

@@ -74,6 +74,18 @@ impl World {
         Database::new(&self.database_url, CONNECTIONS_MAX).expect("the url is one")
     }
 
+    /// What a process has to be told to find this world.
+    pub fn variables(&self) -> [(&'static str, String); 6] {
+        [
+            ("POSTGRES_CONNECTION", self.database_url.clone()),
+            ("S3_ENDPOINT", self.proxy.address().to_string()),
+            ("S3_ACCESS_KEY", "test".to_owned()),
+            ("S3_SECRET_KEY", "not a secret".to_owned()),
+            ("S3_BUCKET", self.bucket_name.clone()),
+            ("S3_SSL", "false".to_owned()),
+        ]
+    }
+
     fn bucket_client(&self) -> Bucket {
         let settings = bucket::Settings {
             endpoint: self.proxy.address().to_string(),
