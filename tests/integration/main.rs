@@ -4,6 +4,7 @@
 mod archive;
 mod damage;
 mod edit;
+mod grpc;
 mod http;
 mod loan_applications;
 mod process;

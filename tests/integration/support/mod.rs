@@ -16,4 +16,4 @@ pub use program::{Ended, Program};
 pub use proxy::{Fate, Gate, Kind};
 pub use raw::{RawBucket, unzip};
 pub use service::Service;
-pub use world::{World, archive, edit, edit_request, everything, import, publish, read_all, settings};
+pub use world::{World, archive, edit, edit_request, everything, import, older_than, publish, read_all, settings};

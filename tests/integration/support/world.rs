@@ -40,6 +40,12 @@ pub fn settings(batch_size: u64) -> Settings {
     Settings { eligibility, lease_term: LEASE_TERM }
 }
 
+/// Batches of so many events of another age.
+pub fn older_than(days: u32, batch_size: u64) -> Settings {
+    let settings = settings(batch_size);
+    Settings { eligibility: Eligibility { older_than_days: days, ..settings.eligibility.clone() }, ..settings }
+}
+
 impl World {
     pub async fn new() -> World {
         let permit = WORLDS.acquire().await.expect("it is never closed");
