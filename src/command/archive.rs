@@ -16,13 +16,13 @@ pub async fn run(config: &Config) -> anyhow::Result<()> {
         let archived = store.archive(|_, archived| progress.set((events + archived.events) as u64)).await?;
         events += archived.events;
         archives += archived.archives;
-        if archived.put_off == 0 {
+        store.rewrite().await?;
+        if archived.put_off == 0 && !store.has_unfinished().await? {
             break;
         }
         // Another writer is at work; or it died, and its lease will expire.
         tokio::time::sleep(config.store.lease_term / 4).await;
     }
-    store.rewrite().await?;
     let seconds = progress.finish();
     println!("archived {} events in {} objects in {seconds:.1} s", report::count(events), report::count(archives));
     Ok(())

@@ -118,6 +118,13 @@ pub async fn has_intents(connection: &mut PgConnection, topic_id: i64) -> Result
         .await?)
 }
 
+/// Whether an object is on its way, or an old value still somewhere in the bucket, of any topic.
+pub async fn has_unfinished(connection: &mut PgConnection) -> Result<bool, Error> {
+    Ok(sqlx::query_scalar("SELECT EXISTS (SELECT FROM intents) OR EXISTS (SELECT FROM edits WHERE purged_at IS NULL)")
+        .fetch_one(connection)
+        .await?)
+}
+
 /// The intent to rewrite an archive, if there is one.
 pub async fn intent_of_archive(
     connection: &mut PgConnection,

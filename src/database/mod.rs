@@ -32,8 +32,8 @@ pub use events::{
     oldest_raised_at, table_bytes, update_payload,
 };
 pub use intents::{
-    Intent, UploadedFacts, complete_intent, delete_intent, has_intents, insert_intent, intent_of_archive, intents,
-    topics_with_stale_intents,
+    Intent, UploadedFacts, complete_intent, delete_intent, has_intents, has_unfinished, insert_intent,
+    intent_of_archive, intents, topics_with_stale_intents,
 };
 pub use leases::{Lease, check_lease, release_lease, renew_lease, take_lease};
 pub use lookups::{HashKey, LookupRun, delete_lookups, hash_key, insert_run, members_with_ids, members_with_stream};

@@ -18,6 +18,12 @@ impl Store {
         Ok(settled)
     }
 
+    /// Whether there is something left to settle, rewrite or purge: for now it may be another writer's.
+    pub async fn has_unfinished(&self) -> Result<bool, Error> {
+        let mut snapshot = self.database.begin_job().await?;
+        Ok(database::has_unfinished(&mut snapshot).await?)
+    }
+
     async fn purge_leftovers(&self) -> Result<(), Error> {
         let mut transaction = self.database.begin_job().await?;
         database::mark_hot_purged(&mut transaction).await?;

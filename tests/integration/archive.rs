@@ -7,14 +7,9 @@ use coldstream::store::{Archived, Error, Settings, Store};
 use futures::future::join_all;
 
 use crate::support::{
-    DAY_NANOS, Fate, Gate, Kind, World, archive, edit, import, now, old_event, payload, read_all, settings, unzip,
-    young_event,
+    DAY_NANOS, Fate, Gate, Kind, World, archive, edit, import, now, old_event, older_than, payload, read_all, settings,
+    unzip, young_event,
 };
-
-fn older_than(days: u32, batch_size: u64) -> Settings {
-    let settings = settings(batch_size);
-    Settings { eligibility: Eligibility { older_than_days: days, ..settings.eligibility.clone() }, ..settings }
-}
 
 async fn hot_positions(world: &World) -> Vec<i64> {
     sqlx::query_scalar("SELECT position FROM events ORDER BY position").fetch_all(&world.sql).await.unwrap()

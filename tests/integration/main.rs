@@ -4,6 +4,10 @@
 mod archive;
 mod damage;
 mod edit;
+mod grpc;
+mod http;
+mod loan_applications;
+mod process;
 mod publish;
 mod reads;
 mod support;

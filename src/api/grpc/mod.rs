@@ -23,8 +23,8 @@ use proto::{
     PaginateEventsRequest, PaginateEventsResponse, PublishRequest, PublishResponse,
 };
 
-/// Generated from `proto/streams.proto`.
-mod proto {
+/// Generated from `proto/streams.proto`, with a client.
+pub mod proto {
     #![allow(clippy::all)]
     tonic::include_proto!("freym.streams.management");
 }

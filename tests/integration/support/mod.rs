@@ -5,11 +5,15 @@ mod events;
 mod exit;
 mod moto;
 mod postgres;
+mod program;
 mod proxy;
 mod raw;
+mod service;
 mod world;
 
 pub use events::{DAY_NANOS, event, now, old_event, payload, young_event};
+pub use program::{Ended, Program};
 pub use proxy::{Fate, Gate, Kind};
 pub use raw::{RawBucket, unzip};
-pub use world::{World, archive, edit, edit_request, everything, import, publish, read_all, settings};
+pub use service::Service;
+pub use world::{World, archive, edit, edit_request, everything, import, older_than, publish, read_all, settings};

@@ -76,6 +76,8 @@ pub enum Fate {
     CutBody(usize),
     /// It waits at a gate before it passes.
     Hold(Gate),
+    /// It happens, and the answer waits at a gate.
+    HoldReply(Gate),
 }
 
 /// Where a request waits until a test lets it go.
@@ -191,7 +193,7 @@ async fn converse(mut client: TcpStream, shared: &Shared) -> std::io::Result<()>
             return client.shutdown().await;
         }
         Fate::Hold(ref gate) => gate.wait().await,
-        Fate::Pass | Fate::LoseReply | Fate::CutBody(_) => {}
+        Fate::Pass | Fate::LoseReply | Fate::CutBody(_) | Fate::HoldReply(_) => {}
     }
     let reply = forward(shared.upstream, &message).await?;
     match fate {
@@ -199,6 +201,10 @@ async fn converse(mut client: TcpStream, shared: &Shared) -> std::io::Result<()>
         Fate::CutBody(bytes) => {
             let body = reply.windows(4).position(|window| window == b"\r\n\r\n").map_or(reply.len(), |head| head + 4);
             client.write_all(&reply[..reply.len().min(body + bytes)]).await?;
+        }
+        Fate::HoldReply(gate) => {
+            gate.wait().await;
+            client.write_all(&reply).await?;
         }
         _ => client.write_all(&reply).await?,
     }

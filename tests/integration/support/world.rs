@@ -40,6 +40,12 @@ pub fn settings(batch_size: u64) -> Settings {
     Settings { eligibility, lease_term: LEASE_TERM }
 }
 
+/// Batches of so many events of another age.
+pub fn older_than(days: u32, batch_size: u64) -> Settings {
+    let settings = settings(batch_size);
+    Settings { eligibility: Eligibility { older_than_days: days, ..settings.eligibility.clone() }, ..settings }
+}
+
 impl World {
     pub async fn new() -> World {
         let permit = WORLDS.acquire().await.expect("it is never closed");
@@ -72,6 +78,18 @@ impl World {
 
     pub fn database(&self) -> Database {
         Database::new(&self.database_url, CONNECTIONS_MAX).expect("the url is one")
+    }
+
+    /// What a process has to be told to find this world.
+    pub fn variables(&self) -> [(&'static str, String); 6] {
+        [
+            ("POSTGRES_CONNECTION", self.database_url.clone()),
+            ("S3_ENDPOINT", self.proxy.address().to_string()),
+            ("S3_ACCESS_KEY", "test".to_owned()),
+            ("S3_SECRET_KEY", "not a secret".to_owned()),
+            ("S3_BUCKET", self.bucket_name.clone()),
+            ("S3_SSL", "false".to_owned()),
+        ]
     }
 
     fn bucket_client(&self) -> Bucket {

@@ -1,0 +1,155 @@
+//! The binary itself, killed at every request that it makes: whatever was under way, running it again makes up for it.
+
+use coldstream::event::{Event, Log};
+use tokio::net::TcpStream;
+
+use crate::support::{
+    Fate, Gate, Kind, Program, Service, World, archive, edit, import, now, old_event, payload, read_all, settings,
+    unzip,
+};
+
+const BATCH: usize = 3;
+
+/// Where the process is when it is killed.
+#[derive(Debug, Clone, Copy)]
+enum Moment {
+    /// Its request has not arrived.
+    Asking,
+    /// Its request was fulfilled, and it does not know.
+    Answered,
+}
+
+/// Kills `coldstream archive` at its request number `k`, and runs it again to its end. False if the first run came to
+/// its own end before.
+async fn archive_in_two_runs(world: &World, moment: Moment, k: usize) -> bool {
+    let program = Program::new(world, BATCH as u64).set("STREAMS_ARCHIVE_LEASE_SECONDS", 1);
+    let gate = Gate::new();
+    let (held, mut count) = (gate.clone(), 0);
+    world.proxy.script(move |_| {
+        count += 1;
+        match moment {
+            _ if count != k => Fate::Pass,
+            Moment::Asking => Fate::Hold(held.clone()),
+            Moment::Answered => Fate::HoldReply(held.clone()),
+        }
+    });
+    let mut dying = program.start(&["archive"]);
+    let is_reached = tokio::select! {
+        () = gate.arrival() => true,
+        () = dying.silence() => false,
+    };
+    let ended = dying.kill().await;
+    assert_eq!(ended.code, if is_reached { None } else { Some(0) }, "{moment:?} {k}: {ended:?}");
+    world.proxy.heal();
+    program.run(&["archive"]).await.succeeded();
+    // One that died with nothing left to do but to give back its lease keeps nobody waiting.
+    world.expire_leases().await;
+    is_reached
+}
+
+/// As they were imported, one after the other.
+fn imported(count: usize) -> Vec<Event> {
+    (0..count).map(|number| old_event(number).at(number as i64 + 1, now())).collect()
+}
+
+async fn hot_count(world: &World) -> i64 {
+    sqlx::query_scalar("SELECT count(*) FROM events").fetch_one(&world.sql).await.unwrap()
+}
+
+async fn kill_each_archiver(moment: Moment) {
+    let mut world = World::new().await;
+    let (store, log) = (world.store(settings(BATCH as u64)), world.log());
+    for k in 1.. {
+        import(&store, &log, ((k - 1) * BATCH..k * BATCH).map(old_event)).await;
+        let is_reached = archive_in_two_runs(&world, moment, k).await;
+        assert_eq!(hot_count(&world).await, 0, "{moment:?} {k}");
+        let reader = world.store(settings(1));
+        assert_eq!(read_all(&reader, &log).await, imported(k * BATCH), "{moment:?} {k}");
+        world.audit().await;
+        if !is_reached {
+            assert!(k > 6, "{moment:?}: {k} requests are too few for an archive");
+            break;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_archiver_may_be_killed_at_any_request() {
+    kill_each_archiver(Moment::Asking).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_archiver_may_be_killed_before_any_reply() {
+    kill_each_archiver(Moment::Answered).await;
+}
+
+async fn kill_each_rewriter(moment: Moment) {
+    const EDITED: usize = 1;
+    let mut world = World::new().await;
+    let (store, log) = (world.store(settings(BATCH as u64)), world.log());
+    world.bucket.keep_versions().await;
+    import(&store, &log, (0..BATCH).map(old_event)).await;
+    assert_eq!(archive(&store).await, BATCH as i64);
+    let mut old = payload(EDITED, "original");
+    for k in 1.. {
+        let new = payload(EDITED, &format!("name-{k}"));
+        edit(&store, &log, &format!("event-{EDITED}"), &format!(r#"{{"name":"name-{k}"}}"#)).await;
+        let is_reached = archive_in_two_runs(&world, moment, k).await;
+        let mut expected = imported(BATCH);
+        expected[EDITED].payload = coldstream::event::Json::parse_object(&new).unwrap();
+        assert_eq!(read_all(&world.store(settings(1)), &log).await, expected, "{moment:?} {k}");
+        let [version] = world.bucket.versions().await.try_into().unwrap();
+        let text = unzip(&version);
+        assert!(text.contains(&new) && !text.contains(&old), "{moment:?} {k}: {text}");
+        world.audit().await;
+        if !is_reached {
+            assert!(k > 6, "{moment:?}: {k} requests are too few for a rewrite");
+            break;
+        }
+        old = new;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rewriter_may_be_killed_at_any_request() {
+    kill_each_rewriter(Moment::Asking).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rewriter_may_be_killed_before_any_reply() {
+    kill_each_rewriter(Moment::Answered).await;
+}
+
+/// The first request for an object waits at the gate.
+fn hold_first_get(world: &World) -> Gate {
+    let gate = Gate::new();
+    let mut held = Some(gate.clone());
+    world.proxy.script(move |request| match held.take_if(|_| request.kind == Kind::Get) {
+        Some(gate) => Fate::Hold(gate),
+        None => Fate::Pass,
+    });
+    gate
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_that_is_asked_to_end_answers_what_it_was_asked_before() {
+    let mut world = World::new().await;
+    let (store, log) = (world.store(settings(BATCH as u64)), Log::new("", "orders").unwrap());
+    import(&store, &log, (0..BATCH).map(old_event)).await;
+    archive(&store).await;
+    let service = Service::start(Program::new(&world, BATCH as u64)).await;
+    let gate = hold_first_get(&world);
+    let url = format!("{}/v1/topics/orders/events/event-1", service.http);
+    let asking = tokio::spawn(async move { reqwest::get(url).await.unwrap() });
+    gate.arrival().await;
+    service.terminate();
+    let address = service.http.trim_start_matches("http://").to_owned();
+    while TcpStream::connect(&address).await.is_ok() {}
+    gate.open();
+    let answer = asking.await.unwrap();
+    assert_eq!(answer.status(), 200);
+    assert!(answer.text().await.unwrap().contains(&payload(1, "original")));
+    let ended = service.end().await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    world.audit().await;
+}

@@ -1,0 +1,164 @@
+//! The binary as an operator runs it: a process of its own, in a working directory of its own, with an environment that
+//! holds what it needs and nothing else.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread::{self, JoinHandle};
+
+use coldstream::embedded::keeper;
+use tempfile::TempDir;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+use super::World;
+
+/// What is said to the binary before it starts.
+pub struct Program {
+    variables: BTreeMap<&'static str, String>,
+    folder: TempDir,
+}
+
+/// A process, killed when it is dropped.
+pub struct Running {
+    child: Child,
+    errors: UnboundedReceiver<String>,
+    output: Option<JoinHandle<String>>,
+    said: Vec<String>,
+}
+
+/// What a process has said, and its exit code; none if it was killed.
+#[derive(Debug)]
+pub struct Ended {
+    pub code: Option<i32>,
+    pub output: String,
+    pub errors: Vec<String>,
+}
+
+impl Program {
+    /// Without a single variable.
+    pub fn bare() -> Program {
+        let folder = tempfile::tempdir().expect("the temporary folder can be written");
+        Program { variables: BTreeMap::new(), folder }
+    }
+
+    /// Knows its world, and archives in batches of so many events that are older than 30 days.
+    pub fn new(world: &World, batch_size: u64) -> Program {
+        let known =
+            world.variables().into_iter().fold(Program::bare(), |program, (name, value)| program.set(name, value));
+        known.set("STREAMS_ARCHIVE", "true").set("STREAMS_ARCHIVE_SIZE", batch_size)
+    }
+
+    pub fn set(mut self, name: &'static str, value: impl ToString) -> Program {
+        self.variables.insert(name, value.to_string());
+        self
+    }
+
+    pub fn unset(mut self, name: &str) -> Program {
+        self.variables.remove(name);
+        self
+    }
+
+    /// The working directory.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Puts a file into the working directory.
+    pub fn write(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.folder().join(name);
+        fs::write(&path, content).expect("the temporary folder can be written");
+        path
+    }
+
+    pub fn start(&self, arguments: &[&str]) -> Running {
+        self.spawn(arguments, Stdio::null())
+    }
+
+    /// Runs to the end.
+    pub async fn run(&self, arguments: &[&str]) -> Ended {
+        self.start(arguments).end().await
+    }
+
+    /// Runs to the end, with a file as its standard input.
+    pub async fn run_on(&self, arguments: &[&str], input: &Path) -> Ended {
+        let input = File::open(input).expect("the file is there");
+        self.spawn(arguments, Stdio::from(input)).end().await
+    }
+
+    fn spawn(&self, arguments: &[&str], input: Stdio) -> Running {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_coldstream"));
+        command.args(arguments).env_clear().envs(&self.variables).current_dir(self.folder());
+        command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = keeper::spawn(command).expect("the binary can be run");
+        let (mut stdout, stderr) = (child.stdout.take().expect("piped"), child.stderr.take().expect("piped"));
+        let output = thread::spawn(move || {
+            let mut text = String::new();
+            stdout.read_to_string(&mut text).expect("the binary says UTF-8");
+            text
+        });
+        let (sender, errors) = unbounded_channel();
+        // A test that has heard enough still wants the pipe to be emptied.
+        thread::spawn(move || {
+            BufReader::new(stderr).lines().map_while(Result::ok).for_each(|line| drop(sender.send(line)))
+        });
+        Running { child, errors, output: Some(output), said: Vec::new() }
+    }
+}
+
+impl Running {
+    /// The next line of its standard error; none at its end.
+    pub async fn line(&mut self) -> Option<String> {
+        let line = self.errors.recv().await;
+        self.said.extend(line.clone());
+        line
+    }
+
+    /// Returns once the process has closed its standard error, as one does that ends.
+    pub async fn silence(&mut self) {
+        while self.line().await.is_some() {}
+    }
+
+    /// Asks for an orderly end.
+    pub fn terminate(&self) {
+        let id = self.child.id() as libc::pid_t;
+        // SAFETY: a signal to a child that was not waited for, so that its id is still its own.
+        assert_eq!(unsafe { libc::kill(id, libc::SIGTERM) }, 0);
+    }
+
+    /// Kills it, if it has not ended already, and returns once it is gone.
+    pub async fn kill(mut self) -> Ended {
+        self.child.kill().expect("it can be killed");
+        self.end().await
+    }
+
+    /// Waits until it ends by itself.
+    pub async fn end(mut self) -> Ended {
+        self.silence().await;
+        let output = self.output.take().expect("it ends once").join().expect("the reader does not panic");
+        let code = self.child.wait().expect("it is ours to wait for").code();
+        Ended { code, output, errors: std::mem::take(&mut self.said) }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Ended {
+    /// What a process has said that did what it was asked for.
+    pub fn succeeded(self) -> String {
+        assert_eq!(self.code, Some(0), "{self:?}");
+        self.output
+    }
+
+    /// The one line of a process that could not do what it was asked for.
+    pub fn failed(mut self) -> String {
+        assert!(self.code == Some(1) && self.errors.len() == 1 && self.output.is_empty(), "{self:?}");
+        self.errors.remove(0)
+    }
+}

@@ -1,0 +1,44 @@
+//! `coldstream serve` as a process of its own, on ports that the system chose.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::program::{Ended, Program, Running};
+
+pub struct Service {
+    pub http: String,
+    pub grpc: String,
+    running: Running,
+}
+
+/// A line of the log, as far as a test wants to know it.
+#[derive(Deserialize)]
+struct Line {
+    fields: Value,
+}
+
+impl Service {
+    /// Returns once it serves.
+    pub async fn start(program: Program) -> Service {
+        let program = program.set("HTTP_ADDR", "127.0.0.1:0").set("GRPC_ADDR", "127.0.0.1:0").set("LOG_FORMAT", "json");
+        let mut running = program.start(&["serve"]);
+        while let Some(line) = running.line().await {
+            let Ok(Line { fields }) = serde_json::from_str(&line) else { continue };
+            if fields["message"] == "serving" {
+                let url = |name: &str| format!("http://{}", fields[name].as_str().expect("an address"));
+                return Service { http: url("http"), grpc: url("grpc"), running };
+            }
+        }
+        panic!("it does not serve: {:?}", running.end().await);
+    }
+
+    /// Asks for an orderly end.
+    pub fn terminate(&self) {
+        self.running.terminate();
+    }
+
+    /// Waits for its end.
+    pub async fn end(self) -> Ended {
+        self.running.end().await
+    }
+}
