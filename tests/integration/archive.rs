@@ -315,7 +315,7 @@ async fn an_edit_during_the_upload_puts_the_batch_off() {
         edit(&editor, &log, "event-2", r#"{"name":"EDITED"}"#).await;
         gate.open();
         let (outcome, archiver) = archiving.await.unwrap();
-        assert_eq!(outcome.unwrap(), Archived::default(), "{kind:?}");
+        assert_eq!(outcome.unwrap(), Archived { put_off: 1, ..Archived::default() }, "{kind:?}");
         assert!(world.bucket.keys().await.is_empty(), "{kind:?}: what it had uploaded is gone");
         assert_eq!(read_all(&editor, &log).await[2].payload.as_str(), payload(2, "EDITED"));
 
