@@ -17,7 +17,8 @@ macro_rules! select_events {
     };
 }
 
-fn from_row(row: &PgRow) -> Result<Event, Error> {
+/// Of the columns of `select_events!`, in their order.
+pub(super) fn from_row(row: &PgRow) -> Result<Event, Error> {
     let gdpr: Option<&str> = row.try_get(11)?;
     Ok(Event {
         position: row.try_get(0)?,

@@ -10,6 +10,7 @@ mod intents;
 mod leases;
 mod lookups;
 mod runs;
+mod snapshots;
 mod topics;
 
 use std::str::FromStr;
@@ -38,6 +39,7 @@ pub use intents::{
 pub use leases::{Lease, check_lease, release_lease, renew_lease, take_lease};
 pub use lookups::{HashKey, LookupRun, delete_lookups, hash_key, insert_run, members_with_ids, members_with_stream};
 pub use runs::{ArchiveRun, insert_archive_run, last_archive_run};
+pub use snapshots::{insert_snapshot, newest_snapshot, snapshot};
 pub use topics::{
     Topic, add_archived, bump_edit_counter, find_topic, lock_topic, make_topic, set_head, topic_by_id, topics,
     topics_with_hot_events,

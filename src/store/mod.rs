@@ -17,6 +17,7 @@ mod read;
 mod replay;
 mod rewrite;
 mod settle;
+mod snapshot;
 mod status;
 mod sweep;
 
@@ -36,6 +37,7 @@ pub use import::{ImportCounts, Importer};
 pub use publish::Published;
 pub use read::{Page, Query};
 pub use rewrite::{Prepared, Replaced, Rewrite};
+pub use snapshot::{SnapshotChoice, StreamPage, StreamQuery};
 pub use status::{Status, TopicStatus};
 
 #[derive(Debug, Clone)]

@@ -22,19 +22,19 @@ use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 use crate::support::{Fate, Program, Service, World, archive, older_than};
 
 const SERVICE: &str = "freym.streams.management.Service";
-const TOPIC: &str = "orders";
-const TENANT: &str = "acme";
+pub const TOPIC: &str = "orders";
+pub const TENANT: &str = "acme";
 const MIB: usize = 1024 * 1024;
 
 /// A service that archives nothing by itself: when it is done, the tests say.
-struct Scene {
+pub struct Scene {
     world: World,
     service: Service,
-    client: ServiceClient<Channel>,
+    pub client: ServiceClient<Channel>,
 }
 
 impl Scene {
-    async fn new() -> Scene {
+    pub async fn new() -> Scene {
         let world = World::new().await;
         let service = Service::start(Program::new(&world, 1_000_000)).await;
         let client = ServiceClient::new(connect(&service).await).max_decoding_message_size(256 * MIB);
@@ -46,7 +46,7 @@ impl Scene {
         archive(&self.world.store(older_than(0, batch_size))).await
     }
 
-    async fn publish(&self, events: Vec<PublishEvent>) -> Result<(), Status> {
+    pub async fn publish(&self, events: Vec<PublishEvent>) -> Result<(), Status> {
         let request = PublishRequest { topic: TOPIC.into(), events };
         self.client.clone().publish(request).await.map(drop)
     }
@@ -56,7 +56,7 @@ impl Scene {
         self.client.clone().get_event(request).await.map(|response| response.into_inner())
     }
 
-    async fn last(&self, tenant: &str) -> Result<Event, Status> {
+    pub async fn last(&self, tenant: &str) -> Result<Event, Status> {
         let request = GetLastEventRequest { tenant_id: tenant.into(), topic: TOPIC.into() };
         self.client.clone().get_last_event(request).await.map(|response| response.into_inner())
     }
@@ -66,7 +66,7 @@ impl Scene {
         self.client.clone().get_last_event_by_types(request).await.map(|response| response.into_inner())
     }
 
-    async fn page(&self, types: &[&str], (page, per_page): (i64, i64)) -> Result<Vec<Event>, Status> {
+    pub async fn page(&self, types: &[&str], (page, per_page): (i64, i64)) -> Result<Vec<Event>, Status> {
         let request = PaginateEventsRequest {
             tenant_id: TENANT.into(),
             topic: TOPIC.into(),
@@ -77,7 +77,12 @@ impl Scene {
         self.client.clone().paginate_events(request).await.map(|response| response.into_inner().events)
     }
 
-    async fn page_after(&self, id: &str, types: &[&str], (page, per_page): (i64, i64)) -> Result<Vec<Event>, Status> {
+    pub async fn page_after(
+        &self,
+        id: &str,
+        types: &[&str],
+        (page, per_page): (i64, i64),
+    ) -> Result<Vec<Event>, Status> {
         let request = PaginateEventsAfterEventIdRequest {
             tenant_id: TENANT.into(),
             topic: TOPIC.into(),
@@ -89,7 +94,7 @@ impl Scene {
         self.client.clone().paginate_events_after_event_id(request).await.map(|response| response.into_inner().events)
     }
 
-    async fn is_stream_empty(&self, stream: &str) -> bool {
+    pub async fn is_stream_empty(&self, stream: &str) -> bool {
         let request = IsStreamEmptyRequest { tenant_id: TENANT.into(), topic: TOPIC.into(), stream: stream.into() };
         self.client.clone().is_stream_empty(request).await.unwrap().into_inner().is_empty
     }
@@ -108,7 +113,7 @@ impl Scene {
         }
     }
 
-    async fn finish(mut self) {
+    pub async fn finish(mut self) {
         self.service.terminate();
         let ended = self.service.end().await;
         assert_eq!(ended.code, Some(0), "{ended:?}");
@@ -124,13 +129,13 @@ fn texts(texts: &[&str]) -> Vec<String> {
     texts.iter().map(|text| (*text).to_owned()).collect()
 }
 
-fn fields<const N: usize>(fields: [(&str, &str); N]) -> BTreeMap<String, PublishEventPayload> {
+pub fn fields<const N: usize>(fields: [(&str, &str); N]) -> BTreeMap<String, PublishEventPayload> {
     let field = |value: &str| PublishEventPayload { value: value.to_owned(), gdpr: None };
     fields.into_iter().map(|(name, value)| (name.to_owned(), field(value))).collect()
 }
 
 /// Its number says everything: id `event-7`, one of three streams, one of two types.
-fn event(number: usize) -> PublishEvent {
+pub fn event(number: usize) -> PublishEvent {
     PublishEvent {
         id: format!("event-{number}"),
         tenant_id: TENANT.into(),
@@ -149,24 +154,24 @@ fn event(number: usize) -> PublishEvent {
     }
 }
 
-fn ids(events: &[Event]) -> Vec<&str> {
+pub fn ids(events: &[Event]) -> Vec<&str> {
     events.iter().map(|event| event.id.as_str()).collect()
 }
 
-fn serial(event: &Event) -> i64 {
+pub fn serial(event: &Event) -> i64 {
     event.metadata.as_ref().expect("metadata are always sent").order_serial
 }
 
 /// What clients do not try again.
 #[track_caller]
-fn is_permanent<T: std::fmt::Debug>(outcome: Result<T, Status>, text: &str) {
+pub fn is_permanent<T: std::fmt::Debug>(outcome: Result<T, Status>, text: &str) {
     let status = outcome.unwrap_err();
     assert_eq!(status.code(), Code::Unknown, "{status}");
     assert!(status.message().contains(text), "{status}");
 }
 
 /// Checks answers, and that they stay the same when half of the events are archived, and when all are.
-async fn everywhere<T: PartialEq + std::fmt::Debug>(scene: &Scene, events: i64, ask: impl AsyncFn() -> T) -> T {
+pub async fn everywhere<T: PartialEq + std::fmt::Debug>(scene: &Scene, events: i64, ask: impl AsyncFn() -> T) -> T {
     let hot = ask().await;
     assert_eq!(scene.archive(events as u64 / 2 + 1).await, events / 2 + 1);
     assert_eq!(ask().await, hot, "half archived");

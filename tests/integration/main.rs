@@ -10,4 +10,5 @@ mod loan_applications;
 mod process;
 mod publish;
 mod reads;
+mod snapshots;
 mod support;

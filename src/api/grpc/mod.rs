@@ -18,9 +18,11 @@ use crate::store::Store;
 
 use proto::service_server::{Service, ServiceServer};
 use proto::{
-    Event, GetEventRequest, GetLastEventByTypesRequest, GetLastEventRequest, IsStreamEmptyRequest,
-    IsStreamEmptyResponse, PaginateEventsAfterEventIdRequest, PaginateEventsAfterEventIdResponse,
-    PaginateEventsRequest, PaginateEventsResponse, PublishRequest, PublishResponse,
+    CreateStreamSnapshotRequest, CreateStreamSnapshotResponse, Event, GetEventRequest, GetLastEventByTypesRequest,
+    GetLastEventRequest, IsStreamEmptyRequest, IsStreamEmptyResponse, PaginateEventsAfterEventIdRequest,
+    PaginateEventsAfterEventIdResponse, PaginateEventsRequest, PaginateEventsResponse,
+    PaginateStreamAfterEventIdRequest, PaginateStreamAfterEventIdResponse, PaginateStreamRequest,
+    PaginateStreamResponse, PublishRequest, PublishResponse,
 };
 
 /// Generated from `proto/streams.proto`, with a client.
@@ -104,5 +106,26 @@ impl Service for Streams {
         request: Request<IsStreamEmptyRequest>,
     ) -> Result<Response<IsStreamEmptyResponse>, Status> {
         read::is_stream_empty(&self.store, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn paginate_stream(
+        &self,
+        request: Request<PaginateStreamRequest>,
+    ) -> Result<Response<PaginateStreamResponse>, Status> {
+        read::paginate_stream(&self.store, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn paginate_stream_after_event_id(
+        &self,
+        request: Request<PaginateStreamAfterEventIdRequest>,
+    ) -> Result<Response<PaginateStreamAfterEventIdResponse>, Status> {
+        read::paginate_stream_after_event_id(&self.store, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn create_stream_snapshot(
+        &self,
+        request: Request<CreateStreamSnapshotRequest>,
+    ) -> Result<Response<CreateStreamSnapshotResponse>, Status> {
+        write::create_stream_snapshot(&self.store, request.into_inner()).await.map(Response::new)
     }
 }

@@ -3,11 +3,12 @@ use tonic::Status;
 use crate::api::grpc::proto::{
     Event, GetEventRequest, GetLastEventByTypesRequest, GetLastEventRequest, IsStreamEmptyRequest,
     IsStreamEmptyResponse, PaginateEventsAfterEventIdRequest, PaginateEventsAfterEventIdResponse,
-    PaginateEventsRequest, PaginateEventsResponse,
+    PaginateEventsRequest, PaginateEventsResponse, PaginateStreamAfterEventIdRequest,
+    PaginateStreamAfterEventIdResponse, PaginateStreamRequest, PaginateStreamResponse,
 };
 use crate::api::grpc::{convert, status};
 use crate::event::{Filter, Log};
-use crate::store::{Query, Store};
+use crate::store::{Query, SnapshotChoice, Store, StreamPage, StreamQuery};
 
 fn log(tenant_id: String, topic: String) -> Result<Log, Status> {
     Log::new(tenant_id, topic).map_err(status::invalid)
@@ -60,14 +61,71 @@ pub async fn is_stream_empty(store: &Store, request: IsStreamEmptyRequest) -> Re
     Ok(IsStreamEmptyResponse { is_empty: events.is_empty() })
 }
 
+pub async fn paginate_stream(store: &Store, request: PaginateStreamRequest) -> Result<PaginateStreamResponse, Status> {
+    let PaginateStreamRequest {
+        tenant_id,
+        topic,
+        stream,
+        page,
+        per_page,
+        deployment_id,
+        snapshot_event_id,
+        do_not_use_snapshots,
+    } = request;
+    let snapshot = snapshot_choice(snapshot_event_id, do_not_use_snapshots, page);
+    let query = StreamQuery { stream, from: 1, page, per_page, deployment_id, snapshot };
+    let (events, snapshot_event_id) = page_of_stream(store, log(tenant_id, topic)?, query).await?;
+    Ok(PaginateStreamResponse { events, snapshot_event_id })
+}
+
+pub async fn paginate_stream_after_event_id(
+    store: &Store,
+    request: PaginateStreamAfterEventIdRequest,
+) -> Result<PaginateStreamAfterEventIdResponse, Status> {
+    let PaginateStreamAfterEventIdRequest {
+        tenant_id,
+        topic,
+        stream,
+        event_id,
+        page,
+        per_page,
+        deployment_id,
+        snapshot_event_id,
+        do_not_use_snapshots,
+    } = request;
+    let log = log(tenant_id, topic)?;
+    let from = after(store, &log, &event_id).await?;
+    let snapshot = snapshot_choice(snapshot_event_id, do_not_use_snapshots, page);
+    let query = StreamQuery { stream, from, page, per_page, deployment_id, snapshot };
+    let (events, snapshot_event_id) = page_of_stream(store, log, query).await?;
+    Ok(PaginateStreamAfterEventIdResponse { events, snapshot_event_id })
+}
+
+/// A page behind the first one without a snapshot is read without: one that was made meanwhile would shift it.
+fn snapshot_choice(snapshot_event_id: String, do_not_use_snapshots: bool, page: i64) -> SnapshotChoice {
+    match (do_not_use_snapshots, snapshot_event_id.is_empty()) {
+        (true, _) => SnapshotChoice::None,
+        (false, false) => SnapshotChoice::Named(snapshot_event_id),
+        (false, true) if page > 0 => SnapshotChoice::None,
+        (false, true) => SnapshotChoice::Newest,
+    }
+}
+
+/// The events, and the id of the snapshot that they were read through; empty if there was none.
+async fn page_of_stream(store: &Store, log: Log, query: StreamQuery) -> Result<(Vec<Event>, String), Status> {
+    let StreamPage { events, snapshot_id } = store.read_stream(&log, &query).await.map_err(status::status)?;
+    let events = events.into_iter().map(|event| convert::event(&log, event)).collect();
+    Ok((events, snapshot_id.unwrap_or_default()))
+}
+
 /// The position behind an event; behind no event, the first one.
 async fn after(store: &Store, log: &Log, event_id: &str) -> Result<i64, Status> {
     if event_id.is_empty() {
         return Ok(1);
     }
-    let event = store.event(log, event_id).await.map_err(status::status)?;
-    let event = event.ok_or_else(|| Status::unknown(format!("unable to find event {event_id:?}")))?;
-    Ok(event.position + 1)
+    let position = store.position_of(log, event_id).await.map_err(status::status)?;
+    let position = position.ok_or_else(|| Status::unknown(format!("unable to find event {event_id:?}")))?;
+    Ok(position + 1)
 }
 
 /// A page of nothing, and one past the end, are empty.

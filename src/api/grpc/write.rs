@@ -2,7 +2,9 @@ use std::collections::BTreeMap;
 
 use tonic::Status;
 
-use crate::api::grpc::proto::{PublishRequest, PublishResponse};
+use crate::api::grpc::proto::{
+    CreateStreamSnapshotRequest, CreateStreamSnapshotResponse, PublishRequest, PublishResponse,
+};
 use crate::api::grpc::{convert, status};
 use crate::event::{Invalid, Log, NewEvent};
 use crate::store::Store;
@@ -19,4 +21,16 @@ pub async fn publish(store: &Store, request: PublishRequest) -> Result<PublishRe
     }
     store.publish_all(batches).await.map_err(status::status)?;
     Ok(PublishResponse {})
+}
+
+pub async fn create_stream_snapshot(
+    store: &Store,
+    request: CreateStreamSnapshotRequest,
+) -> Result<CreateStreamSnapshotResponse, Status> {
+    let CreateStreamSnapshotRequest { tenant_id, topic, stream, last_snapshotted_event_id, snapshot_event } = request;
+    let log = Log::new(tenant_id, topic).map_err(status::invalid)?;
+    let snapshot = snapshot_event.ok_or_else(|| Status::unknown("there is no snapshot event"))?;
+    let snapshot = convert::new_event(snapshot).map_err(status::invalid)?;
+    store.create_snapshot(&log, &stream, &last_snapshotted_event_id, snapshot).await.map_err(status::status)?;
+    Ok(CreateStreamSnapshotResponse {})
 }
