@@ -218,3 +218,16 @@ async fn the_status_counts_what_is_where() {
     assert!(output.contains("1 000 events in 1 objects") && output.contains("succeeded"), "{output}");
     world.audit().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_missing_bucket_is_made() {
+    let mut world = World::new().await;
+    let name = format!("made-{}", uuid::Uuid::new_v4().simple());
+    let program = Program::new(&world, 3).set("S3_BUCKET", name).set("LOG_FORMAT", "json");
+    for is_made in [true, false] {
+        let ended = program.run(&["archive"]).await;
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        assert_eq!(ended.errors.iter().any(|line| line.contains("bucket made")), is_made, "{ended:?}");
+    }
+    world.audit().await;
+}
