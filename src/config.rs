@@ -146,7 +146,7 @@ pub struct Config {
 impl Config {
     /// Reads `.env` in the working directory, where variables that are set already win, and then the environment.
     pub fn from_environment() -> Result<Config, Error> {
-        match dotenvy::dotenv() {
+        match dotenvy::from_path(".env") {
             Err(error) if !error.not_found() => return Err(Error(format!(".env cannot be read: {error}"))),
             _ => {}
         }

@@ -208,7 +208,7 @@ impl ImportLine {
             payload: payload_of(&payload)?,
             gdpr: gdpr_of(gdpr)?,
         };
-        Ok((Log::new(tenant_id, topic)?, event))
+        Ok((Log::new(tenant_id, topic)?, event.check()?))
     }
 }
 

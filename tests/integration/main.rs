@@ -2,6 +2,7 @@
 //! be had is said in one line.
 
 mod archive;
+mod command_line;
 mod damage;
 mod edit;
 mod grpc;

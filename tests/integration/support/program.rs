@@ -18,6 +18,8 @@ use super::World;
 pub struct Program {
     variables: BTreeMap<&'static str, String>,
     folder: TempDir,
+    /// The working directory, below the folder.
+    below: &'static str,
 }
 
 /// A process, killed when it is dropped.
@@ -40,7 +42,7 @@ impl Program {
     /// Without a single variable.
     pub fn bare() -> Program {
         let folder = tempfile::tempdir().expect("the temporary folder can be written");
-        Program { variables: BTreeMap::new(), folder }
+        Program { variables: BTreeMap::new(), folder, below: "" }
     }
 
     /// Knows its world, and archives in batches of so many events that are older than 30 days.
@@ -60,7 +62,13 @@ impl Program {
         self
     }
 
-    /// The working directory.
+    /// Runs in a folder below its own.
+    pub fn below(mut self, below: &'static str) -> Program {
+        self.below = below;
+        self
+    }
+
+    /// The working directory, if nothing else was said.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
@@ -89,7 +97,7 @@ impl Program {
 
     fn spawn(&self, arguments: &[&str], input: Stdio) -> Running {
         let mut command = Command::new(env!("CARGO_BIN_EXE_coldstream"));
-        command.args(arguments).env_clear().envs(&self.variables).current_dir(self.folder());
+        command.args(arguments).env_clear().envs(&self.variables).current_dir(self.folder().join(self.below));
         command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = keeper::spawn(command).expect("the binary can be run");
         let (mut stdout, stderr) = (child.stdout.take().expect("piped"), child.stderr.take().expect("piped"));
