@@ -58,9 +58,13 @@ async fn a_wrong_or_missing_variable_stops_the_start_with_one_line() {
     for (verb, database) in [("migrate", "postgres://nobody:secret@127.0.0.1:1/nothing"), ("status", "localhost:1")] {
         cases.push((vec![verb], program().set("POSTGRES_CONNECTION", database), vec!["POSTGRES_CONNECTION"]));
     }
-    let ran = cases
-        .into_iter()
-        .map(|(arguments, program, expected)| async move { (program.run(&arguments).await, arguments, expected) });
+    let ran = cases.into_iter().map(|(arguments, program, expected)| async move {
+        let mut running = program.start(&arguments);
+        while let Some(line) = running.line().await {
+            assert!(!line.contains(" serving "), "it starts all the same: {expected:?}");
+        }
+        (running.end().await, arguments, expected)
+    });
     for (ended, arguments, expected) in join_all(ran).await {
         let line = ended.failed();
         assert!(line.starts_with("coldstream: "), "{arguments:?}: {line}");
