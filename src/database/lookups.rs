@@ -131,11 +131,12 @@ impl Reader<'_> {
     }
 }
 
-fn members_in_event_page(page: &[u8], hash: i64) -> Result<Vec<i32>, Error> {
+/// Members that one of these hashes leads to.
+fn members_in_event_page(page: &[u8], hashes: &[i64]) -> Result<Vec<i32>, Error> {
     let (mut reader, mut found) = (Reader(page), Vec::new());
     while !reader.0.is_empty() {
         let (entry, member) = (reader.long()?, reader.short()?);
-        if entry == hash as u64 {
+        if hashes.contains(&(entry as i64)) {
             found.push(i32::from(member));
         }
     }
@@ -209,8 +210,8 @@ pub async fn members_with_ids(
 ) -> Result<Vec<(Uuid, i32)>, Error> {
     let hashes: Vec<i64> = ids.iter().map(|id| key.hash(id).0).collect();
     let mut found = Vec::new();
-    for (archive_id, hash, page) in pages_of(connection, topic_id, KIND_EVENT, hashes).await? {
-        found.extend(members_in_event_page(&page, hash)?.into_iter().map(|member| (archive_id, member)));
+    for (archive_id, hashes, page) in pages_of(connection, topic_id, KIND_EVENT, hashes).await? {
+        found.extend(members_in_event_page(&page, &hashes)?.into_iter().map(|member| (archive_id, member)));
     }
     found.sort_unstable();
     found.dedup();
@@ -234,27 +235,33 @@ pub async fn members_with_stream(
     Ok(found)
 }
 
-/// The one page of each run of each archive that could hold a hash.
+/// The pages of each run of each archive that could hold one of these hashes, each page once, with those hashes.
 async fn pages_of(
     connection: &mut PgConnection,
     topic_id: i64,
     kind: i16,
     hashes: Vec<i64>,
-) -> Result<Vec<(Uuid, i64, Vec<u8>)>, Error> {
+) -> Result<Vec<(Uuid, Vec<i64>, Vec<u8>)>, Error> {
     let rows = sqlx::query(
-        "SELECT archives.id, wanted.hash, page.entries
-         FROM archives
-         CROSS JOIN LATERAL generate_series(0, archives.lookup_runs - 1) AS runs (run)
-         CROSS JOIN unnest($3::bigint[]) AS wanted (hash)
-         CROSS JOIN LATERAL (
-             SELECT entries FROM lookup_pages
-             WHERE topic_id = $1 AND archive_id = archives.id AND kind = $2 AND run = runs.run
-               AND first_hash <= wanted.hash
-             ORDER BY first_hash DESC
-             LIMIT 1
-         ) AS page
-         WHERE archives.topic_id = $1
-         ORDER BY archives.id, runs.run",
+        "WITH found AS (
+             SELECT archives.id AS archive_id, runs.run, page.first_hash, array_agg(wanted.hash) AS hashes
+             FROM archives
+             CROSS JOIN LATERAL generate_series(0, archives.lookup_runs - 1) AS runs (run)
+             CROSS JOIN unnest($3::bigint[]) AS wanted (hash)
+             CROSS JOIN LATERAL (
+                 SELECT first_hash FROM lookup_pages
+                 WHERE topic_id = $1 AND archive_id = archives.id AND kind = $2 AND run = runs.run
+                   AND first_hash <= wanted.hash
+                 ORDER BY first_hash DESC
+                 LIMIT 1
+             ) AS page
+             WHERE archives.topic_id = $1
+             GROUP BY archives.id, runs.run, page.first_hash
+         )
+         SELECT found.archive_id, found.hashes, lookup_pages.entries
+         FROM found JOIN lookup_pages USING (archive_id, run, first_hash)
+         WHERE lookup_pages.topic_id = $1 AND lookup_pages.kind = $2
+         ORDER BY found.archive_id, found.run, found.first_hash",
     )
     .bind(topic_id)
     .bind(kind)
@@ -290,7 +297,7 @@ mod tests {
             let pages = run.pages();
             for (number, (_, member)) in events.iter().enumerate() {
                 let (hash, _) = key.hash(&format!("id-{number}"));
-                let found = members_in_event_page(&found_page(&pages, KIND_EVENT, hash), hash).unwrap();
+                let found = members_in_event_page(&found_page(&pages, KIND_EVENT, hash), &[hash]).unwrap();
                 prop_assert_eq!(found, vec![i32::from(*member)]);
             }
             for (stream, members) in streams {
