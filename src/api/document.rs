@@ -198,6 +198,13 @@ impl ImportLine {
             payload,
             gdpr,
         } = line;
+        if id.is_empty() {
+            return Err(Invalid("the id is empty: an import that is run again would not know the event".into()));
+        }
+        let payload = payload_of(&payload)?;
+        let mut gdpr = gdpr_of(gdpr)?;
+        // An edit may have erased the field that they were about.
+        gdpr.retain(|name, _| payload.members().iter().any(|member| member.key().is_ok_and(|key| key == *name)));
         let event = NewEvent {
             id,
             stream,
@@ -205,15 +212,15 @@ impl ImportLine {
             reason,
             raised_at: Some(Instant::parse(&raised_at)?),
             metadata: metadata.into(),
-            payload: payload_of(&payload)?,
-            gdpr: gdpr_of(gdpr)?,
+            payload,
+            gdpr,
         };
         Ok((Log::new(tenant_id, topic)?, event.check()?))
     }
 }
 
 fn payload_of(payload: &RawValue) -> Result<Json, Invalid> {
-    Json::parse_object(payload.get()).map_err(|Invalid(why)| Invalid(format!("the payload is {why}")))
+    Json::parse_object(payload.get()).map_err(|Invalid(why)| Invalid(format!("the payload: {why}")))
 }
 
 fn gdpr_of(gdpr: BTreeMap<String, NewGdprDocument>) -> Result<Gdpr, Invalid> {

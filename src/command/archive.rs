@@ -12,11 +12,12 @@ pub async fn run(config: &Config) -> anyhow::Result<()> {
     let mut progress = Progress::start("archiving");
     let (mut events, mut archives) = (0, 0);
     loop {
-        store.sweep().await?;
+        let swept = store.sweep().await;
         let archived = store.archive(|_, archived| progress.set((events + archived.events) as u64)).await?;
         events += archived.events;
         archives += archived.archives;
-        store.rewrite().await?;
+        // What fails for good keeps neither the rest from being archived nor this from ending.
+        swept.and(store.rewrite().await)?;
         if archived.put_off == 0 && !store.has_unfinished().await? {
             break;
         }

@@ -46,7 +46,7 @@ pub async fn serve(
     let http = bind("HTTP_ADDR", config.http_addr).await?;
     let grpc = bind("GRPC_ADDR", config.grpc_addr).await?;
     ready(Addresses { http: http.local_addr()?, grpc: grpc.local_addr()? });
-    let jobs = config.archive.then(|| jobs::start(&store, config.archive_interval, &shutdown));
+    let jobs = store.has_bucket().then(|| jobs::start(&store, config.archive, config.archive_interval, &shutdown));
     let grpc = api::serve_grpc(grpc, Arc::clone(&store), shutdown.clone());
     let http = api::serve_http(http, store, metrics, shutdown.clone());
     let work = async {

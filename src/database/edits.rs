@@ -67,6 +67,20 @@ fn edit_from_row(row: &PgRow) -> Result<Edit, Error> {
     })
 }
 
+/// Whether an event was edited after the edit of this sequence.
+pub async fn edited_since(
+    connection: &mut PgConnection,
+    (topic_id, position): (i64, i64),
+    sequence: i64,
+) -> Result<bool, Error> {
+    Ok(sqlx::query_scalar("SELECT EXISTS (SELECT FROM edits WHERE topic_id = $1 AND sequence > $3 AND position = $2)")
+        .bind(topic_id)
+        .bind(position)
+        .bind(sequence)
+        .fetch_one(connection)
+        .await?)
+}
+
 /// `None` if there is no edit of this id.
 pub async fn edit(connection: &mut PgConnection, id: Uuid) -> Result<Option<Edit>, Error> {
     let row = sqlx::query(select_edits!("WHERE id = $1")).bind(id).fetch_optional(connection).await?;
@@ -253,7 +267,7 @@ pub async fn mark_hot_purged(connection: &mut PgConnection) -> Result<(), Error>
         "UPDATE edits SET purged_at = now()
          WHERE archive_id IS NULL AND purged_at IS NULL
            AND NOT EXISTS (
-               SELECT FROM intents WHERE intents.topic_id = edits.topic_id AND intended_at <= accepted_at
+               SELECT FROM intents WHERE intents.topic_id = edits.topic_id AND edit_sequence < edits.sequence
            )",
     )
     .execute(connection)

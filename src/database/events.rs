@@ -7,6 +7,9 @@ use sqlx::{PgConnection, Postgres, Row};
 use crate::database::Error;
 use crate::event::{Event, Filter, Instant, Json, Metadata};
 
+/// In one statement.
+const POSITIONS_AT_ONCE: usize = 10_000;
+
 macro_rules! select_events {
     ($rest:literal) => {
         concat!(
@@ -224,18 +227,27 @@ pub fn export(
 
 /// Deletes the hot events at these positions, each range from its first to its last, and says how many there were.
 pub async fn delete_ranges(connection: &mut PgConnection, topic_id: i64, ranges: &[(i64, i64)]) -> Result<u64, Error> {
-    let (first, last): (Vec<i64>, Vec<i64>) = ranges.iter().copied().unzip();
-    let deleted = sqlx::query(
-        "DELETE FROM events
-         USING unnest($2::bigint[], $3::bigint[]) AS range (first_position, last_position)
-         WHERE topic_id = $1 AND position BETWEEN range.first_position AND range.last_position",
-    )
-    .bind(topic_id)
-    .bind(first)
-    .bind(last)
-    .execute(connection)
-    .await?;
-    Ok(deleted.rows_affected())
+    if let [(first, last)] = ranges {
+        let deleted = sqlx::query("DELETE FROM events WHERE topic_id = $1 AND position BETWEEN $2 AND $3")
+            .bind(topic_id)
+            .bind(first)
+            .bind(last)
+            .execute(connection)
+            .await?;
+        return Ok(deleted.rows_affected());
+    }
+    // A join with many ranges can become a scan of the table for each of them.
+    let positions: Vec<i64> = ranges.iter().flat_map(|(first, last)| *first..=*last).collect();
+    let mut count = 0;
+    for positions in positions.chunks(POSITIONS_AT_ONCE) {
+        let deleted = sqlx::query("DELETE FROM events WHERE topic_id = $1 AND position = ANY($2)")
+            .bind(topic_id)
+            .bind(positions)
+            .execute(&mut *connection)
+            .await?;
+        count += deleted.rows_affected();
+    }
+    Ok(count)
 }
 
 /// Replaces a payload. False if the event is not hot any more, or not what it was.

@@ -1,11 +1,12 @@
 //! Which member holds an event id, and which members hold a stream.
 //!
-//! A run is a sorted list of keyed hashes, cut into pages of one row each; an archive has a run for every 65,536 of
+//! A run is a sorted list of keyed hashes, cut into pages of one row each; an archive has a run for every 65,535 of
 //! its events, so that making one takes bounded memory. A page may say "perhaps" (two ids can share a hash), never a
 //! false "no": the reader compares what it finds.
 
 use std::collections::BTreeMap;
 
+use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use siphasher::sip128::{Hasher128, SipHasher24};
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
@@ -13,7 +14,7 @@ use uuid::Uuid;
 use crate::database::Error;
 
 /// Events that one run is about, at most.
-pub const RUN_EVENTS: usize = 65_536;
+pub const RUN_EVENTS: usize = 65_535;
 /// A page with its row's header stays below a quarter of a Postgres page, and so inside its row.
 const PAGE_BYTES: usize = 1_700;
 const KIND_EVENT: i16 = 1;
@@ -210,7 +211,8 @@ pub async fn members_with_ids(
 ) -> Result<Vec<(Uuid, i32)>, Error> {
     let hashes: Vec<i64> = ids.iter().map(|id| key.hash(id).0).collect();
     let mut found = Vec::new();
-    for (archive_id, hashes, page) in pages_of(connection, topic_id, KIND_EVENT, hashes).await? {
+    let mut pages = pages_of(connection, topic_id, KIND_EVENT, hashes);
+    while let Some((archive_id, hashes, page)) = pages.try_next().await? {
         found.extend(members_in_event_page(&page, &hashes)?.into_iter().map(|member| (archive_id, member)));
     }
     found.sort_unstable();
@@ -227,7 +229,8 @@ pub async fn members_with_stream(
 ) -> Result<BTreeMap<(Uuid, i32), i64>, Error> {
     let hash = key.hash(stream);
     let mut found = BTreeMap::new();
-    for (archive_id, _, page) in pages_of(connection, topic_id, KIND_STREAM, vec![hash.0]).await? {
+    let mut pages = pages_of(connection, topic_id, KIND_STREAM, vec![hash.0]);
+    while let Some((archive_id, _, page)) = pages.try_next().await? {
         for (member, count) in members_in_stream_page(&page, hash)? {
             *found.entry((archive_id, member)).or_default() += count;
         }
@@ -235,14 +238,17 @@ pub async fn members_with_stream(
     Ok(found)
 }
 
+/// Its archive, the hashes that it could hold, and its entries.
+type FoundPage = (Uuid, Vec<i64>, Vec<u8>);
+
 /// The pages of each run of each archive that could hold one of these hashes, each page once, with those hashes.
-async fn pages_of(
+fn pages_of(
     connection: &mut PgConnection,
     topic_id: i64,
     kind: i16,
     hashes: Vec<i64>,
-) -> Result<Vec<(Uuid, Vec<i64>, Vec<u8>)>, Error> {
-    let rows = sqlx::query(
+) -> BoxStream<'_, Result<FoundPage, Error>> {
+    sqlx::query(
         "WITH found AS (
              SELECT archives.id AS archive_id, runs.run, page.first_hash, array_agg(wanted.hash) AS hashes
              FROM archives
@@ -266,9 +272,12 @@ async fn pages_of(
     .bind(topic_id)
     .bind(kind)
     .bind(hashes)
-    .fetch_all(connection)
-    .await?;
-    rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?))).collect()
+    .fetch(connection)
+    .map(|row| {
+        let row = row?;
+        Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?))
+    })
+    .boxed()
 }
 
 #[cfg(test)]

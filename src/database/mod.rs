@@ -25,8 +25,8 @@ pub use catalog::{
     promote_archive,
 };
 pub use edits::{
-    Edit, PendingEdit, archives_with_pending_edits, edit, insert_edit, insert_pending_edit, mark_hot_purged,
-    mark_purged, pending_edits, pending_edits_of_archive, settle_edits, unpurged_archives,
+    Edit, PendingEdit, archives_with_pending_edits, edit, edited_since, insert_edit, insert_pending_edit,
+    mark_hot_purged, mark_purged, pending_edits, pending_edits_of_archive, settle_edits, unpurged_archives,
 };
 pub use events::{
     average_row_bytes, count_between, delete_ranges, eligible_batch, export, hot_by_ids, hot_range, insert, last_hot,

@@ -5,7 +5,8 @@ use serde_json::value::RawValue;
 
 use crate::event::{ID_BYTES_MAX, Invalid, Json, check_text};
 
-/// Which fields of a payload are personal: field name → its data. A field that is named here is in the payload.
+/// Which fields of a payload are personal: field name → its data. A field that is named here is in the payload,
+/// unless an edit has erased it.
 pub type Gdpr = BTreeMap<String, GdprField>;
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -20,7 +20,7 @@ pub struct Patched {
 
 impl Patch {
     pub fn parse(text: &str) -> Result<Patch, Invalid> {
-        let json = Json::parse_object(text).map_err(|Invalid(why)| Invalid(format!("the patch is {why}")))?;
+        let json = Json::parse_object(text).map_err(|Invalid(why)| Invalid(format!("the patch: {why}")))?;
         check_nested(json.as_str())?;
         Ok(Patch(json))
     }
@@ -40,7 +40,7 @@ impl Patch {
 fn check_nested(object: &str) -> Result<(), Invalid> {
     for member in members(object) {
         if member.value.starts_with('{') {
-            Json::parse_object(member.value).map_err(|Invalid(why)| Invalid(format!("the patch is {why}")))?;
+            Json::parse_object(member.value).map_err(|Invalid(why)| Invalid(format!("the patch: {why}")))?;
             check_nested(member.value)?;
         }
     }
@@ -75,11 +75,14 @@ fn merge(
             Some(value) if value.starts_with('{') && member.value.starts_with('{') => {
                 merge(member.value, value, &pointer_to(pointer, &key), out, changed, missing);
             }
-            Some(value) if value != member.value => {
-                changed.push(pointer_to(pointer, &key));
-                out.push_str(value);
+            Some(value) => {
+                let opening = out.len();
+                write_without_nulls(value, out);
+                if out[opening..] != *member.value {
+                    changed.push(pointer_to(pointer, &key));
+                }
             }
-            _ => out.push_str(member.value),
+            None => out.push_str(member.value),
         }
     }
     out.push('}');
@@ -88,6 +91,24 @@ fn merge(
             missing.push(pointer_to(pointer, name));
         }
     }
+}
+
+/// A null in a patch removes a member, also one of an object that takes the place of something else.
+fn write_without_nulls(value: &str, out: &mut String) {
+    if !value.starts_with('{') {
+        return out.push_str(value);
+    }
+    out.push('{');
+    let opening = out.len();
+    for member in members(value).iter().filter(|member| member.value != "null") {
+        if out.len() > opening {
+            out.push(',');
+        }
+        out.push_str(member.raw_key);
+        out.push(':');
+        write_without_nulls(member.value, out);
+    }
+    out.push('}');
 }
 
 /// A key that is no Unicode text can be named by no patch: it stands for itself, as it is written.
@@ -129,6 +150,13 @@ mod tests {
     }
 
     #[test]
+    fn a_null_is_never_a_value() {
+        let (payload, changed, _) = apply(r#"{"a":1,"b":{}}"#, r#"{"a":{"x":null,"y":{"z":null}},"b":{}}"#);
+        assert_eq!((payload.as_str(), changed), (r#"{"a":{"y":{}},"b":{}}"#, vec!["/a".to_owned()]));
+        assert_eq!(apply(&payload, r#"{"a":{"y":{"z":null}}}"#).0, payload, "the same again changes nothing");
+    }
+
+    #[test]
     fn a_patch_is_an_object() {
         for text in ["[]", "null", "\"x\"", "{", r#"{"a":1,"a":2}"#, r#"{"a":{"b":1,"b":2}}"#] {
             assert!(Patch::parse(text).is_err(), "{text}");
@@ -137,6 +165,7 @@ mod tests {
 
     fn value(depth: u32) -> impl Strategy<Value = serde_json::Value> {
         let leaf = prop_oneof![
+            Just(serde_json::Value::Null),
             any::<i64>().prop_map(Into::into),
             any::<bool>().prop_map(Into::into),
             ".{0,6}".prop_map(Into::into),
@@ -152,7 +181,12 @@ mod tests {
 
     /// RFC 7396 over plain values, keeping to fields that are there.
     fn expected(target: &serde_json::Value, patch: &serde_json::Value) -> serde_json::Value {
-        let (Some(target), Some(patch)) = (target.as_object(), patch.as_object()) else { return patch.clone() };
+        let Some(patch_members) = patch.as_object() else { return patch.clone() };
+        let Some(target) = target.as_object() else {
+            let kept = patch_members.iter().filter(|(_, value)| !value.is_null());
+            let kept = kept.map(|(key, value)| (key.clone(), expected(&serde_json::Value::Null, value)));
+            return serde_json::Value::Object(kept.collect());
+        };
         let kept = target.iter().filter_map(|(key, value)| match patch.get(key) {
             None => Some((key.clone(), value.clone())),
             Some(serde_json::Value::Null) => None,

@@ -14,15 +14,18 @@ use crate::store::{Error, Store};
 /// Of the interval, so that replicas do not tick together.
 const JITTER: f64 = 0.2;
 
-/// Starts the jobs of a process that archives; they end when `shutdown` is cancelled, between two steps or inside one,
+/// Starts the jobs of a process that has a bucket: edits of archived events are rewritten whether or not it archives
+/// more. They end when `shutdown` is cancelled, between two steps or inside one,
 /// which is then as good as dead.
-pub fn start(store: &Arc<Store>, interval: Duration, shutdown: &CancellationToken) -> TaskTracker {
+pub fn start(store: &Arc<Store>, archives: bool, interval: Duration, shutdown: &CancellationToken) -> TaskTracker {
     let jobs = TaskTracker::new();
     let archive = Arc::clone(store);
-    jobs.spawn(run("archive", interval, shutdown.clone(), std::future::pending, move || {
-        let store = Arc::clone(&archive);
-        async move { store.archive(|_, _| {}).await.map(drop) }
-    }));
+    if archives {
+        jobs.spawn(run("archive", interval, shutdown.clone(), std::future::pending, move || {
+            let store = Arc::clone(&archive);
+            async move { store.archive(|_, _| {}).await.map(drop) }
+        }));
+    }
     let (rewrite, wanted) = (Arc::clone(store), Arc::clone(store));
     let edited = move || {
         let store = Arc::clone(&wanted);

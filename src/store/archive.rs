@@ -141,12 +141,16 @@ impl Store {
         let batch =
             database::eligible_batch(&mut transaction, topic.id, raised_at_max.unix_nanos(), batch_size).await?;
         let Some(range) = batch else { return Ok(None) };
+        // An edit that is under way holds the topic's row: it is counted here, or it sees the intent.
+        let Some(edit_counter) = database::check_lease(&mut transaction, &lease).await? else {
+            return Err(Error::GaveWay("another writer has taken over the topic's archives".into()));
+        };
         let intent = Intent {
             topic_id: topic.id,
             archive_id: Uuid::now_v7(),
             generation: 1,
             write_id: Uuid::new_v4(),
-            edit_sequence: topic.edit_counter,
+            edit_sequence: edit_counter,
             uploaded: None,
         };
         database::insert_intent(&mut transaction, &intent, &lease).await?;

@@ -10,8 +10,10 @@ use uuid::Uuid;
 use crate::database::{self, Edit};
 use crate::event::{Event, Invalid, Log, Patch, Patched};
 use crate::store::find::Found;
-use crate::store::{ATTEMPTS, Error, Store};
+use crate::store::{Error, Store};
 
+/// How often an edit is tried that others of the same event come before.
+const EDIT_ATTEMPTS: usize = 100;
 /// Bytes, at most, of each text that goes into the ledger.
 const LEDGER_BYTES_MAX: usize = 1_000;
 
@@ -38,7 +40,7 @@ impl Store {
     /// `None` if there is no such event.
     pub async fn edit(&self, log: &Log, event_id: &str, request: &EditRequest) -> Result<Option<EditOutcome>, Error> {
         check_ledger(request)?;
-        for _ in 0..ATTEMPTS {
+        for _ in 0..EDIT_ATTEMPTS {
             let Some(found) = self.find(log, &[event_id.to_owned()]).await?.pop() else { return Ok(None) };
             let patched = request.patch.apply(&found.event.payload);
             if patched.changed.is_empty() {
@@ -74,6 +76,11 @@ impl Store {
             Some(_) => true,
         };
         let sequence = database::bump_edit_counter(&mut transaction, topic.id).await?;
+        // Another edit came first: what was read is not what is there any more.
+        let place = (topic.id, event.position);
+        if archive_id.is_some() && database::edited_since(&mut transaction, place, topic.edit_counter).await? {
+            return Ok(None);
+        }
         let now = OffsetDateTime::now_utc();
         let is_exported = archive_id.is_none() && database::has_intents(&mut transaction, topic.id).await?;
         let edit = Edit {
@@ -116,9 +123,9 @@ fn check_ledger(request: &EditRequest) -> Result<(), Error> {
         if text.len() > LEDGER_BYTES_MAX || text.contains('\0') {
             return Err(Invalid(format!("the {what} is longer than {LEDGER_BYTES_MAX} bytes, or contains NUL")).into());
         }
-    }
-    if request.reason.contains('@') {
-        return Err(Invalid("the reason looks like it contains an email address; it is kept for ever".into()).into());
+        if text.contains('@') {
+            return Err(Invalid(format!("the {what} looks like an email address; it is kept for ever")).into());
+        }
     }
     Ok(())
 }

@@ -141,6 +141,11 @@ impl Store {
         Ok(())
     }
 
+    /// Whether archived events can be read, and edits of them be rewritten.
+    pub fn has_bucket(&self) -> bool {
+        self.bucket.is_some()
+    }
+
     fn bucket(&self) -> Result<&Arc<Bucket>, Error> {
         self.bucket.as_ref().ok_or(Error::NoBucket)
     }

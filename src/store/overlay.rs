@@ -4,20 +4,20 @@ use crate::database::PendingEdit;
 use crate::event::{Event, Patch};
 
 /// Edits that archived events do not show yet.
-pub struct Overlay(BTreeMap<i64, Vec<Patch>>);
+pub struct Overlay(BTreeMap<i64, BTreeMap<i64, Patch>>);
 
 impl Overlay {
-    /// In the order in which they are to be applied.
+    /// An edit that comes twice counts once.
     pub fn new(edits: Vec<PendingEdit>) -> Overlay {
-        let mut patches: BTreeMap<i64, Vec<Patch>> = BTreeMap::new();
-        for PendingEdit { position, sequence: _, patch } in edits {
-            patches.entry(position).or_default().push(patch);
+        let mut patches: BTreeMap<i64, BTreeMap<i64, Patch>> = BTreeMap::new();
+        for PendingEdit { position, sequence, patch } in edits {
+            patches.entry(position).or_default().insert(sequence, patch);
         }
         Overlay(patches)
     }
 
     pub fn apply(&self, event: &mut Event) {
-        for patch in self.0.get(&event.position).into_iter().flatten() {
+        for patch in self.0.get(&event.position).into_iter().flat_map(BTreeMap::values) {
             event.payload = patch.apply(&event.payload).payload;
         }
     }

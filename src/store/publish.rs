@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use time::OffsetDateTime;
+use uuid::Uuid;
 
 use crate::database::{self, Topic, Transaction};
 use crate::event::{Event, Instant, Invalid, Log, NewEvent};
@@ -34,23 +35,29 @@ pub(super) enum Repeated {
 type Batches = BTreeMap<Log, Vec<NewEvent>>;
 type Results = BTreeMap<Log, Vec<Published>>;
 
-/// Events of a log that were found in archives, by id; and the ids that were looked for there.
+/// Events of a log that were found in archives, by id; and the members that were searched for them. Not the ids that
+/// were looked for: what is in no archive now may be archived before the next attempt.
 #[derive(Default)]
 struct Archived {
     events: HashMap<String, Event>,
-    looked_for: HashSet<String>,
+    searched: HashSet<(Uuid, i32)>,
+}
+
+/// Ids that may be in these members, which have to be searched first.
+struct LookFor {
+    ids: Vec<String>,
+    members: Vec<(Uuid, i32)>,
 }
 
 enum Outcome {
     Published(Results),
-    /// These ids may be in archives, and have to be looked for there first.
-    LookFor(Log, Vec<String>),
+    LookFor(Vec<(Log, LookFor)>),
 }
 
 /// What becomes of the events of one log.
 enum Placed {
     Published(Vec<Published>),
-    LookFor(Vec<String>),
+    LookFor(LookFor),
 }
 
 impl Store {
@@ -78,17 +85,19 @@ impl Store {
                     return Ok(results);
                 }
                 // Outside of the transaction: nobody waits for S3 with a topic locked.
-                Ok(Outcome::LookFor(log, ids)) => {
-                    let found = self.find(&log, &ids).await?;
-                    let archived = archived.entry(log).or_default();
-                    archived.events.extend(found.into_iter().map(|found| (found.event.id.clone(), found.event)));
-                    archived.looked_for.extend(ids);
+                Ok(Outcome::LookFor(wanted)) => {
+                    for (log, LookFor { ids, members }) in wanted {
+                        let found = self.find(&log, &ids).await?;
+                        let archived = archived.entry(log).or_default();
+                        archived.events.extend(found.into_iter().map(|found| (found.event.id.clone(), found.event)));
+                        archived.searched.extend(members);
+                    }
                 }
                 Err(Error::GaveWay(_)) => {}
                 Err(error) => return Err(error),
             }
         }
-        Err(Error::Unavailable("the topic is too busy to publish to".into()))
+        Err(Error::Unavailable("events of the same ids are published or archived all the time".into()))
     }
 
     /// Topics are locked in the order of their names, so that two batches cannot wait for each other.
@@ -100,13 +109,18 @@ impl Store {
     ) -> Result<Outcome, Error> {
         let nothing = Archived::default();
         let mut transaction = self.database.begin().await?;
-        let mut results = Results::new();
+        let (mut results, mut wanted) = (Results::new(), Vec::new());
         for (log, events) in batches.iter().filter(|(_, events)| !events.is_empty()) {
             let archived = archived.get(log).unwrap_or(&nothing);
             match self.publish_to(&mut transaction, log, events, repeated, archived).await? {
-                Placed::Published(published) => results.insert(log.clone(), published),
-                Placed::LookFor(ids) => return Ok(Outcome::LookFor(log.clone(), ids)),
-            };
+                Placed::Published(published) => {
+                    results.insert(log.clone(), published);
+                }
+                Placed::LookFor(look_for) => wanted.push((log.clone(), look_for)),
+            }
+        }
+        if !wanted.is_empty() {
+            return Ok(Outcome::LookFor(wanted));
         }
         database::commit(transaction).await?;
         Ok(Outcome::Published(results))
@@ -126,12 +140,13 @@ impl Store {
         let hot = database::hot_by_ids(transaction, topic.id, &ids).await?;
         known.extend(hot.into_iter().map(|event| (event.id.clone(), event)));
 
-        let is_unknown = |id: &String| !known.contains_key(id) && !archived.looked_for.contains(id);
-        let unknown: Vec<String> = ids.into_iter().filter(is_unknown).collect();
+        let unknown: Vec<String> = ids.into_iter().filter(|id| !known.contains_key(id)).collect();
         if topic.archived_count > 0 && !unknown.is_empty() {
             let key = self.hash_key(transaction).await?;
-            if !database::members_with_ids(transaction, topic.id, key, &unknown).await?.is_empty() {
-                return Ok(Placed::LookFor(unknown));
+            let mut members = database::members_with_ids(transaction, topic.id, key, &unknown).await?;
+            members.retain(|member| !archived.searched.contains(member));
+            if !members.is_empty() {
+                return Ok(Placed::LookFor(LookFor { ids: unknown, members }));
             }
         }
 

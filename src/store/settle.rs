@@ -10,9 +10,14 @@ use crate::event::Log;
 use crate::store::{Error, Store};
 
 impl Store {
-    /// Settles every intent of a topic. The lease makes sure that none of their writers can still commit.
+    /// Settles every intent of a topic. The lease makes sure that none of their writers can still begin to commit; and
+    /// a commit that is under way, our own of which we lost the answer included, holds the topic's row, which is locked
+    /// here before the intents are read.
     pub(super) async fn settle_intents(&self, lease: Lease) -> Result<usize, Error> {
         let mut transaction = self.database.begin_job().await?;
+        if database::check_lease(&mut transaction, &lease).await?.is_none() {
+            return Err(Error::GaveWay("another writer has taken over the topic's archives".into()));
+        }
         let topic = database::topic_by_id(&mut transaction, lease.topic_id).await?;
         let intents = database::intents(&mut transaction, topic.id).await?;
         drop(transaction);

@@ -458,3 +458,37 @@ async fn without_a_bucket_nothing_is_archived_and_archived_events_are_an_error()
     assert_eq!(bare.event(&log, "event-3").await.unwrap().unwrap().position, 4);
     world.audit().await;
 }
+
+/// The connection breaks off while Postgres commits: the writer does not know, and must not clean up before it does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_that_is_under_way_is_waited_for() {
+    let mut world = World::new().await;
+    let (store, log) = (world.store(settings(4)), world.log());
+    import(&store, &log, (0..4).map(old_event)).await;
+    let lease = world.lease(&log).await;
+    store.claim(lease).await.unwrap().unwrap().upload().await.unwrap();
+    let keys = world.bucket.keys().await;
+
+    // What an archive's commit does last: it holds the topic's row, and takes the intent away.
+    let mut committing = world.sql.begin().await.unwrap();
+    sqlx::query("SELECT FROM topics FOR UPDATE").execute(&mut *committing).await.unwrap();
+    sqlx::query("DELETE FROM intents").execute(&mut *committing).await.unwrap();
+    sqlx::query("DELETE FROM events").execute(&mut *committing).await.unwrap();
+    let settling = tokio::spawn({
+        let store = store.clone();
+        async move { store.claim(lease).await.unwrap().is_none() }
+    });
+    let waiting =
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    while sqlx::query_scalar::<_, i64>(waiting).fetch_one(&world.sql).await.unwrap() == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(world.bucket.keys().await, keys, "nothing is deleted while nobody knows");
+    committing.rollback().await.unwrap();
+    assert!(!settling.await.unwrap(), "it was no commit, and the next batch is claimed");
+    assert_ne!(world.bucket.keys().await, keys, "what nobody committed is gone");
+
+    world.recover(&store).await;
+    assert_eq!(read_all(&store, &log).await.len(), 4);
+    world.audit().await;
+}

@@ -5,7 +5,9 @@ use coldstream::event::{Json, Log, Metadata, NewEvent};
 use coldstream::store::{Error, Published};
 use futures::future::try_join_all;
 
-use crate::support::{World, archive, event, everything, import, old_event, publish, read_all, settings, unzip};
+use crate::support::{
+    Fate, Gate, Kind, World, archive, event, everything, import, old_event, publish, read_all, settings, unzip,
+};
 
 fn positions(published: &[Published]) -> Vec<i64> {
     published.iter().map(|published| published.position).collect()
@@ -230,6 +232,52 @@ async fn hostile_names_have_their_own_places() {
     for (log, prefix) in [(&logs[0], "_/orders/"), (&logs[1], "%5F/orders/"), (&logs[2], "%255F/orders/")] {
         let [archive] = reader.archives(log).await.unwrap().try_into().unwrap();
         assert!(object_key(log, archive.id).starts_with(prefix), "{log}");
+    }
+    world.audit().await;
+}
+
+/// Between two looks of one publisher another one publishes the same event, and it is archived.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_archived_while_a_publisher_looks_is_found() {
+    let mut world = World::new().await;
+    let (slow, other, log) = (world.store(settings(2)), world.store(settings(1)), world.log());
+    import(&other, &log, (0..2).map(old_event)).await;
+    archive(&other).await;
+    let gate = Gate::new();
+    let mut held = Some(gate.clone());
+    world.proxy.script(move |request| match held.take_if(|_| request.kind == Kind::Get) {
+        Some(gate) => Fate::Hold(gate),
+        None => Fate::Pass,
+    });
+    let importing = tokio::spawn({
+        let log = log.clone();
+        async move { import(&slow, &log, [old_event(0), old_event(7)]).await }
+    });
+    gate.arrival().await;
+    import(&other, &log, [old_event(7)]).await;
+    archive(&other).await;
+    gate.open();
+    importing.await.unwrap();
+    let ids: Vec<String> = read_all(&other, &log).await.into_iter().map(|event| event.id).collect();
+    assert_eq!(ids, ["event-0", "event-1", "event-7"]);
+    world.audit().await;
+}
+
+#[tokio::test]
+async fn an_import_of_many_logs_is_run_again_over_their_archives() {
+    let mut world = World::new().await;
+    let store = world.store(settings(1));
+    let logs: Vec<Log> = (0..8).map(|number| Log::new(format!("tenant-{number}"), "orders").unwrap()).collect();
+    for _ in 0..2 {
+        let mut importer = store.importer();
+        for log in &logs {
+            importer.push(log.clone(), old_event(1)).await.unwrap();
+        }
+        importer.finish().await.unwrap();
+        archive(&store).await;
+    }
+    for log in &logs {
+        assert_eq!(read_all(&store, log).await.len(), 1);
     }
     world.audit().await;
 }

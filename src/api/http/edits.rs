@@ -1,4 +1,3 @@
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
@@ -6,7 +5,6 @@ use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
-use serde_json::value::RawValue;
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -14,7 +12,7 @@ use uuid::Uuid;
 use crate::api::document::EventDocument;
 use crate::api::http::parameters::{EventIdOfPath, LogOfPath, Parameters};
 use crate::api::http::problem::Problem;
-use crate::event::{Instant, Patch};
+use crate::event::{self, Instant, Patch};
 use crate::store::{Edit, EditOutcome, EditRequest, Store};
 
 /// What an edit did.
@@ -113,12 +111,15 @@ pub async fn edit(
 
 /// The patch of the payload out of the patch of the event.
 fn payload_patch(body: &[u8]) -> Result<Patch, Problem> {
-    let members: BTreeMap<String, Box<RawValue>> = serde_json::from_slice(body).map_err(Problem::invalid)?;
-    if let Some(name) = members.keys().find(|name| *name != "payload") {
-        return Err(Problem::not_editable(format!("the patch names {name:?}")));
+    let patch = event::Json::parse_object(std::str::from_utf8(body).map_err(Problem::invalid)?)?;
+    let mut payload = None;
+    for member in patch.members() {
+        match member.key()?.as_ref() {
+            "payload" => payload = Some(Patch::parse(member.value)?),
+            name => return Err(Problem::not_editable(format!("the patch names {name:?}"))),
+        }
     }
-    let payload = members.get("payload").ok_or_else(|| Problem::invalid("the patch names no payload"))?;
-    Ok(Patch::parse(payload.get())?)
+    payload.ok_or_else(|| Problem::invalid("the patch names no payload"))
 }
 
 /// Read a line of the ledger

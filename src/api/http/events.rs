@@ -142,11 +142,16 @@ async fn find(store: &Store, log: &Log, id: &str) -> Result<Event, Problem> {
 
 async fn one_page(store: &Store, log: &Log, query: &Query) -> Result<Response, Problem> {
     let page = store.read(log, query).await?;
-    let next = page.events.last().map_or(query.from, |last| last.position + 1);
+    let has_more = page.events.len() as i64 == query.limit;
+    let next = match page.events.last() {
+        Some(last) if has_more => last.position + 1,
+        // Everything up to the head was looked at.
+        _ => query.from.max(page.head_position + 1),
+    };
     let document = PageDocument {
         events: page.events.iter().map(|event| EventDocument::new(log, event)).collect(),
         next_cursor: cursor(next),
-        has_more: page.events.len() as i64 == query.limit,
+        has_more,
         head_position: page.head_position,
     };
     Ok(Json(document).into_response())
