@@ -6,7 +6,7 @@ use flate2::write::GzEncoder;
 use crate::bucket::format::line;
 use crate::event::{Event, Log};
 
-/// JSON of a member, about: larger ones compress better, smaller ones cost less to fetch (docs/design.md, Members).
+/// JSON of a member, about: larger ones compress better, smaller ones cost less to fetch (docs/format.md, The members).
 const MEMBER_JSON_BYTES: usize = 256 * 1024;
 const COMPRESSION_LEVEL: u32 = 6;
 
