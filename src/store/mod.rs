@@ -7,6 +7,7 @@
 mod archive;
 mod edit;
 mod find;
+mod gdpr;
 mod import;
 mod last;
 mod lease;
@@ -14,6 +15,7 @@ mod overlay;
 mod plan;
 mod publish;
 mod read;
+mod rename;
 mod replay;
 mod rewrite;
 mod settle;

@@ -66,11 +66,7 @@ impl Store {
     /// Past the end, and in a log that nobody published to, there is an empty page.
     pub async fn read(&self, log: &Log, query: &Query) -> Result<Page, Error> {
         let (from, skip, limit) = (query.from.max(1), query.skip.max(0), query.limit.max(0));
-        let query = match query.filter {
-            // Positions have no gaps, so a page of everything is a range of positions.
-            Filter::All => Query { filter: Filter::All, from: from.saturating_add(skip), skip: 0, limit },
-            _ => self.anchored(log, Query { filter: query.filter.clone(), from, skip, limit }).await?,
-        };
+        let query = self.anchored(log, Query { filter: query.filter.clone(), from, skip, limit }).await?;
         self.while_stale(log, || self.try_read(log, &query).boxed()).await
     }
 
@@ -106,14 +102,19 @@ impl Store {
         Ok(Page { events: self.carry_out(plan, query).await?, head_position })
     }
 
-    /// A page that begins inside a member cannot be found by counting. Such a read begins at the start of the member
-    /// instead, and passes over what comes before.
+    /// Positions without gaps make a page of everything a range of positions. Any other page that begins inside a member
+    /// cannot be found by counting: such a read begins at the start of the member, and passes over what comes before.
     async fn anchored(&self, log: &Log, query: Query) -> Result<Query, Error> {
-        if query.skip == 0 || query.from == 1 {
+        if query.skip == 0 || query.from == 1 && query.filter != Filter::All {
             return Ok(query);
         }
         let mut snapshot = self.database.snapshot().await?;
-        let Some(topic) = database::find_topic(&mut snapshot, log).await? else { return Ok(query) };
+        let Some(topic) = database::find_topic(&mut snapshot, log).await? else {
+            return Ok(Query { limit: 0, ..query });
+        };
+        if is_range(&topic, &query.filter) {
+            return Ok(Query { from: query.from.saturating_add(query.skip), skip: 0, ..query });
+        }
         let mut anchor = query.from;
         while let Some(lower) = database::lowest_member_across(&mut snapshot, topic.id, anchor).await? {
             anchor = lower;
@@ -131,9 +132,9 @@ impl Store {
 
     async fn plan(&self, snapshot: &mut Transaction, topic: Topic, query: &Query) -> Result<Plan, Error> {
         let Query { filter, from, skip, limit } = query;
-        let end = match filter {
-            Filter::All => from.saturating_add(*limit).min(topic.head_position + 1),
-            _ => topic.head_position + 1,
+        let end = match is_range(&topic, filter) {
+            true => from.saturating_add(*limit).min(topic.head_position + 1),
+            false => topic.head_position + 1,
         };
         let (segments, members, skip) = if topic.archived_count == 0 {
             (plan::segments(&[], *from, end), Vec::new(), *skip)
@@ -249,14 +250,8 @@ impl Store {
         let mut events: Vec<Event> = Vec::new();
         while let Some((segment_end, members)) = fetched.try_next().await? {
             let archived = members.iter().flat_map(|member| &member.events);
-            let mut found: Vec<Event> = archived
-                .filter(|event| event.position >= start && query.filter.matches(event))
-                .map(|event| {
-                    let mut event = event.clone();
-                    overlay.apply(&mut event);
-                    event
-                })
-                .collect();
+            let wanted = archived.filter(|event| event.position >= start);
+            let mut found: Vec<Event> = wanted.filter_map(|event| overlay.read(event, &query.filter)).collect();
             found.extend(std::iter::from_fn(|| hot.next_if(|event| event.position < segment_end)));
             found.sort_by_key(|event| event.position);
             let passed = skip.min(found.len() as i64);
@@ -335,9 +330,14 @@ async fn hot_counts(
     Ok(Some(database::count_between(snapshot, topic_id, filter, &boundaries).await?))
 }
 
+/// Whether everything that matches is at positions without gaps.
+fn is_range(topic: &Topic, filter: &Filter) -> bool {
+    *filter == Filter::All && topic.deleted_count == 0
+}
+
 /// A read of everything that misses a position has lost an event: better no answer than a short one.
 fn check_gapless(topic: &Topic, query: &Query, end: i64, events: &[Event]) -> Result<(), Error> {
-    if query.filter != Filter::All {
+    if !is_range(topic, &query.filter) {
         return Ok(());
     }
     let first = query.from;
