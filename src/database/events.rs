@@ -81,29 +81,39 @@ fn texts(events: &[Event], field: fn(&Event) -> &str) -> Vec<&str> {
     events.iter().map(field).collect()
 }
 
-/// Hot events at positions `start..end` that match, in order of position, after `skip` of them.
+macro_rules! select_events_within {
+    ($where:literal) => {
+        concat!(
+            "SELECT position, raised_at, deployment_id, id, stream, type, reason, correlation_id, causation_id, ",
+            "user_id, payload, gdpr FROM (
+                 SELECT *, sum(octet_length(payload)) OVER (ORDER BY position ROWS UNBOUNDED PRECEDING) AS reached
+                 FROM events
+                 WHERE topic_id = $1 AND position >= $2 AND position < $3 ",
+            $where,
+            " ORDER BY position OFFSET $4 LIMIT $5
+             ) AS events
+             WHERE reached - octet_length(payload) < $6
+             ORDER BY position"
+        )
+    };
+}
+
+/// Hot events at positions `start..end` that match, in order of position, after `skip` of them; at most `limit`, and
+/// none behind the one whose payload reaches `bytes_max`.
 pub async fn hot_range(
     connection: &mut PgConnection,
     topic_id: i64,
     filter: &Filter,
     (start, end): (i64, i64),
-    skip: i64,
-    limit: i64,
+    (skip, limit): (i64, i64),
+    bytes_max: i64,
 ) -> Result<Vec<Event>, Error> {
     let query = match filter {
-        Filter::All => sqlx::query(select_events!(
-            "WHERE topic_id = $1 AND position >= $2 AND position < $3 ORDER BY position OFFSET $4 LIMIT $5"
-        )),
-        Filter::Types(_) => sqlx::query(select_events!(
-            "WHERE topic_id = $1 AND position >= $2 AND position < $3 AND type = ANY($6)
-             ORDER BY position OFFSET $4 LIMIT $5"
-        )),
-        Filter::Stream(_) => sqlx::query(select_events!(
-            "WHERE topic_id = $1 AND position >= $2 AND position < $3 AND stream = $6
-             ORDER BY position OFFSET $4 LIMIT $5"
-        )),
+        Filter::All => sqlx::query(select_events_within!("")),
+        Filter::Types(_) => sqlx::query(select_events_within!("AND type = ANY($7)")),
+        Filter::Stream(_) => sqlx::query(select_events_within!("AND stream = $7")),
     };
-    let query = query.bind(topic_id).bind(start).bind(end).bind(skip).bind(limit);
+    let query = query.bind(topic_id).bind(start).bind(end).bind(skip).bind(limit).bind(bytes_max);
     bind_filter(query, filter).fetch_all(connection).await?.iter().map(from_row).collect()
 }
 
