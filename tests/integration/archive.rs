@@ -54,6 +54,21 @@ async fn the_oldest_go_first_and_the_young_stay() {
     world.audit().await;
 }
 
+/// More ranges of positions than one statement deletes.
+#[tokio::test]
+async fn every_second_event_goes_and_the_ones_between_stay() {
+    const OLD: usize = 10_001;
+    let mut world = World::new().await;
+    let (store, log) = (world.store(settings(OLD as u64)), world.log());
+    let events = (0..2 * OLD).map(|number| if number % 2 == 0 { old_event(number) } else { young_event(number) });
+    import(&store, &log, events).await;
+    let before = read_all(&store, &log).await;
+    assert_eq!(archive(&store).await, OLD as i64);
+    assert!(hot_positions(&world).await.into_iter().eq((1..=OLD as i64).map(|number| number * 2)));
+    assert!(read_all(&world.store(settings(1)), &log).await == before, "every event is where a reader finds it");
+    world.audit().await;
+}
+
 #[tokio::test]
 async fn age_is_counted_from_when_an_event_was_raised() {
     let mut world = World::new().await;

@@ -1,10 +1,11 @@
 //! Archivers that die, sleep, meet others or lose their turn: nothing is lost and nothing is doubled.
 
+use coldstream::event::Log;
 use coldstream::store::{Archived, Error, Settings, Store};
 use futures::future::join_all;
 
 use super::store_counts;
-use crate::support::{Kind, World, archive, edit, import, old_event, payload, read_all, settings, unzip};
+use crate::support::{Fate, Kind, World, archive, edit, import, old_event, payload, read_all, settings, unzip};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_archivers_do_not_get_in_each_others_way() {
@@ -130,6 +131,36 @@ async fn an_archiver_that_lost_its_turn_changes_nothing_when_it_wakes() {
 async fn take_over(world: &World, other: &Store) {
     world.expire_leases().await;
     assert_eq!(archive(other).await, 4);
+}
+
+#[tokio::test]
+async fn a_sweep_that_fails_for_one_topic_goes_on_to_the_others() {
+    let mut world = World::new().await;
+    let dying = world.store(settings(4));
+    let logs = ["failing", "fine"].map(|topic| Log::new("acme", topic).unwrap());
+    for log in &logs {
+        import(&dying, log, (0..4).map(old_event)).await;
+        dying.claim(world.lease(log).await).await.unwrap().unwrap().upload().await.unwrap();
+    }
+    world.expire_leases().await;
+    world.proxy.script(|request| match request.target.contains("failing") {
+        true => Fate::Answer(403, "<Error><Code>AccessDenied</Code></Error>"),
+        false => Fate::Pass,
+    });
+    let next = world.store(settings(4));
+    let outcome = next.sweep().await;
+    assert!(matches!(outcome, Err(Error::Refused(_))), "the failure is told: {outcome:?}");
+    let left = "SELECT topic FROM intents JOIN topics ON topics.id = topic_id";
+    let left: Vec<String> = sqlx::query_scalar(left).fetch_all(&world.sql).await.unwrap();
+    assert_eq!(left, ["failing"]);
+    let keys = world.bucket.keys().await;
+    assert!(keys.len() == 1 && keys[0].starts_with("acme/failing/"), "{keys:?}");
+    world.proxy.heal();
+    world.recover(&next).await;
+    for log in &logs {
+        assert_eq!(store_counts(&next, log).await, (1, 4));
+    }
+    world.audit().await;
 }
 
 /// The last moment at which somebody else can settle the intent: every byte is uploaded, and nothing completed.
