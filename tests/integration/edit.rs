@@ -170,7 +170,9 @@ async fn what_cannot_be_edited_is_said() {
     assert!(store.edit(&Log::new("acme", "elsewhere").unwrap(), "event-1", &request).await.unwrap().is_none());
     for id in ["event-1", "event-9"] {
         let bad = [
+            EditRequest { actor: "eve@example.com".into(), ..request.clone() },
             EditRequest { reason: "asked by eve@example.com".into(), ..request.clone() },
+            EditRequest { ticket: "mail of eve@example.com".into(), ..request.clone() },
             EditRequest { actor: "x".repeat(1001), ..request.clone() },
             EditRequest { ticket: "\0".into(), ..request.clone() },
         ];
@@ -205,5 +207,33 @@ async fn publishing_the_old_content_again_does_not_undo_an_edit() {
         }
     }
     assert_eq!(publish(&store, &log, vec![old_event(2)]).await[0].position, 3);
+    world.audit().await;
+}
+
+/// The first one has read the event when the second one comes before it: what it answers is not what it had read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_edits_of_one_archived_event_both_answer_what_readers_see_afterwards() {
+    let (mut world, first, log) = archived().await;
+    let second = world.store(settings(9));
+    let gate = world.proxy.hold_first(Kind::Get);
+    let editing = tokio::spawn({
+        let log = log.clone();
+        async move { edit(&first, &log, "event-4", r#"{"name":"FIRST"}"#).await }
+    });
+    gate.arrival().await;
+    let reader = world.store(settings(9));
+    let of_second = edit(&second, &log, "event-4", r#"{"price":1}"#).await;
+    assert_eq!(of_second.event.payload.as_str(), payload(4, "original").replace("64.30", "1"));
+    assert_eq!(seen_by_every_read(&reader, &log, 4).await, of_second.event);
+    gate.open();
+    let of_first = editing.await.unwrap();
+    assert_eq!(of_first.event.payload.as_str(), payload(4, "FIRST").replace("64.30", "1"));
+    assert_eq!(seen_by_every_read(&reader, &log, 4).await, of_first.event);
+    assert_eq!(
+        (of_first.edit.unwrap().changed, of_second.edit.unwrap().changed),
+        (vec!["/name".to_owned()], vec!["/price".to_owned()])
+    );
+    world.recover(&second).await;
+    assert_eq!(seen_by_every_read(&world.store(settings(9)), &log, 4).await, of_first.event);
     world.audit().await;
 }

@@ -46,6 +46,32 @@ async fn an_orphan_of_a_versioned_bucket_leaves_no_version() {
     world.audit().await;
 }
 
+/// An object that was begun after the edit has the new value: only an older one keeps the ledger open.
+#[tokio::test]
+async fn a_hot_edit_is_purged_once_no_older_object_is_on_its_way() {
+    let mut world = World::new().await;
+    let (store, log) = (world.store(settings(4)), world.log());
+    import(&store, &log, (0..4).map(old_event)).await;
+    let lease = world.lease(&log).await;
+    let verified = store.claim(lease).await.unwrap().unwrap().upload().await.unwrap().read_back().await.unwrap();
+    let line = edit(&store, &log, "event-2", r#"{"name":"NEW-VALUE"}"#).await.edit.unwrap();
+    let purged_at = async || store.edit_by_id(line.id).await.unwrap().unwrap().purged_at;
+    assert_eq!(store.sweep().await.unwrap(), 0, "its writer lives");
+    assert_eq!((line.purged_at, purged_at().await), (None, None));
+    assert!(matches!(verified.commit().await, Err(Error::GaveWay(_))));
+
+    let batch = store.claim(lease).await.unwrap().unwrap();
+    let intents: Vec<i64> =
+        sqlx::query_scalar("SELECT edit_sequence FROM intents").fetch_all(&world.sql).await.unwrap();
+    assert_eq!(intents, [line.sequence], "the older one is settled, and one that knows of the edit is under way");
+    assert_eq!(store.sweep().await.unwrap(), 0);
+    assert!(purged_at().await.is_some());
+    assert_eq!(batch.upload().await.unwrap().read_back().await.unwrap().commit().await.unwrap(), 4);
+    no_version_holds(&world, &payload(2, "original")).await;
+    world.expire_leases().await;
+    world.audit().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn edits_archiving_and_rewriting_all_at_once() {
     const EVENTS: usize = 40;

@@ -1,9 +1,11 @@
 //! Rewriters that die, sleep, meet readers or lose their turn, and whose requests get lost.
 
 use futures::future::join_all;
+use serde_json::Value;
+use uuid::Uuid;
 
 use super::{archived, no_version_holds, seen_by_every_read};
-use crate::support::{Fate, Kind, edit, payload, read_all, settings};
+use crate::support::{Fate, Kind, Program, Service, edit, import, old_event, payload, read_all, settings};
 
 /// How far a rewriter comes that is stopped on its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,6 +143,26 @@ async fn a_reader_that_meets_a_rewrite_begins_anew() {
         world.recover(&store).await;
         world.audit().await;
     }
+}
+
+/// What was archived once is edited for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_that_archives_nothing_any_more_still_rewrites() {
+    let (mut world, store, log) = archived().await;
+    import(&store, &log, (10..30).map(old_event)).await;
+    let service = Service::start(Program::new(&world, 9).set("STREAMS_ARCHIVE", "false")).await;
+    let url = format!("{}/v1/topics/orders/events/event-4?tenant=acme", service.http);
+    let request = reqwest::Client::new().patch(url).body(r#"{"payload":{"name":"NEW-VALUE"}}"#);
+    let answer: Value = serde_json::from_str(&request.send().await.unwrap().text().await.unwrap()).unwrap();
+    let id = Uuid::parse_str(answer["edit"]["id"].as_str().unwrap()).unwrap();
+    while store.edit_by_id(id).await.unwrap().unwrap().purged_at.is_none() {}
+    assert_eq!(world.only_archive(&store).await.generation, 2, "and nothing more was archived");
+    no_version_holds(&world, &payload(4, "original")).await;
+    service.terminate();
+    let ended = service.end().await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    world.expire_leases().await;
+    world.audit().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
