@@ -11,5 +11,5 @@ mod loan_applications;
 mod process;
 mod publish;
 mod reads;
-mod snapshots;
+mod scenarios;
 mod support;
