@@ -5,6 +5,9 @@ use time::{OffsetDateTime, UtcOffset};
 
 use crate::event::Invalid;
 
+/// Of a second's fraction: nanoseconds.
+const DIGITS_MAX: usize = 9;
+
 /// A moment, in nanoseconds since the Unix epoch: from 1677 to 2262.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Instant(i64);
@@ -18,8 +21,12 @@ impl Instant {
         self.0
     }
 
-    /// RFC 3339 with any offset and at most nanoseconds.
+    /// RFC 3339 with any offset and at most nanoseconds: what is finer would be cut off.
     pub fn parse(text: &str) -> Result<Instant, Invalid> {
+        let fraction = text.split_once('.').map_or("", |(_, fraction)| fraction);
+        if fraction.bytes().take_while(u8::is_ascii_digit).count() > DIGITS_MAX {
+            return Err(Invalid(format!("{text:?} has more than {DIGITS_MAX} digits of a second")));
+        }
         let moment = OffsetDateTime::parse(text, &Rfc3339)
             .map_err(|_| Invalid(format!("{text:?} is no RFC 3339 date and time")))?;
         i64::try_from(moment.unix_timestamp_nanos())
@@ -69,6 +76,16 @@ mod tests {
     fn what_does_not_fit_is_refused() {
         for text in ["", "2011-10-01", "2011-13-01T00:00:00Z", "2263-01-01T00:00:00Z", "1500-01-01T00:00:00Z"] {
             assert!(Instant::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_tenth_digit_is_refused_and_not_cut_off() {
+        let ninth = Instant::parse("2011-10-01T00:00:00.123456789+02:00").unwrap();
+        assert_eq!(ninth.to_rfc3339(), "2011-09-30T22:00:00.123456789Z");
+        for tenth in ["2011-10-01T00:00:00.1234567891Z", "2011-10-01T00:00:00.1234567890+02:00"] {
+            let Invalid(why) = Instant::parse(tenth).unwrap_err();
+            assert_eq!(why, format!("{tenth:?} has more than 9 digits of a second"));
         }
     }
 

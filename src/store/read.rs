@@ -139,7 +139,7 @@ impl Store {
         let before = Query { filter: query.filter.clone(), from: anchor, skip: 0, limit };
         let before = Box::pin(self.read(log, &before)).await?;
         let passed = before.events.iter().filter(|event| event.position < query.from).count() as i64;
-        Ok(Query { from: anchor, skip: query.skip + passed, ..query })
+        Ok(Query { from: anchor, skip: query.skip.saturating_add(passed), ..query })
     }
 
     async fn plan(

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use coldstream::event::NewEvent;
+use coldstream::event::{Gdpr, GdprField, Json, NewEvent};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use futures::future::join_all;
@@ -189,8 +189,10 @@ async fn a_bad_line_is_named_and_what_came_before_it_is_kept() {
         good.replace("\"topic\":\"orders\"", "\"topic\":\"\""),
         good.replace("\"acme\"", r#""a\u0000b""#),
         good.replace("event-0", &"x".repeat(256)),
+        good.replace("event-0", ""),
         good.replace("\"payload\":", "\"payload\":1,\"more\":"),
         good.replace("\"raised_at\":\"2", "\"raised_at\":\"x"),
+        good.replace("Z\",\"metadata\"", "1Z\",\"metadata\""),
     ];
     let mut count = 0;
     for bad in &bad {
@@ -201,6 +203,22 @@ async fn a_bad_line_is_named_and_what_came_before_it_is_kept() {
         count += 2;
         assert_eq!(read_all(&world.store(settings(1)), &world.log()).await.len(), count, "{bad}");
     }
+    world.audit().await;
+}
+
+/// What an edit has erased is written out with its GDPR data, and can be taken over as it is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn gdpr_data_of_an_erased_field_are_no_reason_to_refuse_a_line() {
+    let mut world = World::new().await;
+    let program = Program::new(&world, 4).unset("STREAMS_ARCHIVE");
+    let gdpr = r#""gdpr":{"name":{"id":"person-7","default":"?"},"erased":{"id":"person-7","default":"?"}}"#;
+    let personal = line(0).replace("\"metadata\"", &format!("{gdpr},\"metadata\""));
+    program.write("events.ndjson", personal);
+    program.run(&["import", "events.ndjson"]).await.succeeded();
+    let [event] = read_all(&world.store(settings(1)), &world.log()).await.try_into().unwrap();
+    let default = GdprField::new("person-7".into(), Json::parse("\"?\"").unwrap()).unwrap();
+    assert_eq!(event.gdpr, Gdpr::from([("name".to_owned(), default)]));
+    assert_eq!(event.payload, old_event(0).payload);
     world.audit().await;
 }
 

@@ -12,5 +12,4 @@ mod process;
 mod publish;
 mod reads;
 mod scenarios;
-mod snapshots;
 mod support;

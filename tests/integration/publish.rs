@@ -5,9 +5,7 @@ use coldstream::event::{Json, Log, Metadata, NewEvent};
 use coldstream::store::{Error, Published};
 use futures::future::try_join_all;
 
-use crate::support::{
-    Fate, Gate, Kind, World, archive, event, everything, import, old_event, publish, read_all, settings, unzip,
-};
+use crate::support::{Kind, World, archive, event, everything, import, old_event, publish, read_all, settings, unzip};
 
 fn positions(published: &[Published]) -> Vec<i64> {
     published.iter().map(|published| published.position).collect()
@@ -243,12 +241,7 @@ async fn what_is_archived_while_a_publisher_looks_is_found() {
     let (slow, other, log) = (world.store(settings(2)), world.store(settings(1)), world.log());
     import(&other, &log, (0..2).map(old_event)).await;
     archive(&other).await;
-    let gate = Gate::new();
-    let mut held = Some(gate.clone());
-    world.proxy.script(move |request| match held.take_if(|_| request.kind == Kind::Get) {
-        Some(gate) => Fate::Hold(gate),
-        None => Fate::Pass,
-    });
+    let gate = world.proxy.hold_first(Kind::Get);
     let importing = tokio::spawn({
         let log = log.clone();
         async move { import(&slow, &log, [old_event(0), old_event(7)]).await }

@@ -141,6 +141,17 @@ impl Proxy {
         *lock(&self.shared.script) = Box::new(script);
     }
 
+    /// The first request of a kind waits at the gate; everything else passes.
+    pub fn hold_first(&self, kind: Kind) -> Gate {
+        let gate = Gate::new();
+        let mut held = Some(gate.clone());
+        self.script(move |request| match held.take_if(|_| request.kind == kind) {
+            Some(gate) => Fate::Hold(gate),
+            None => Fate::Pass,
+        });
+        gate
+    }
+
     /// Everything passes from now on.
     pub fn heal(&self) {
         self.script(|_| Fate::Pass);

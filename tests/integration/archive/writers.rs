@@ -1,0 +1,241 @@
+//! Archivers that die, sleep, meet others or lose their turn: nothing is lost and nothing is doubled.
+
+use coldstream::event::Log;
+use coldstream::store::{Archived, Error, Settings, Store};
+use futures::future::join_all;
+
+use super::store_counts;
+use crate::support::{Fate, Kind, World, archive, edit, import, old_event, payload, read_all, settings, unzip};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_archivers_do_not_get_in_each_others_way() {
+    let mut world = World::new().await;
+    let log = world.log();
+    let archivers = [world.store(settings(5)), world.store(settings(5))];
+    for round in 0..4 {
+        import(&archivers[0], &log, (round * 20..round * 20 + 20).map(old_event)).await;
+        let moved = join_all(archivers.iter().map(|store| archive(store))).await;
+        assert_eq!(moved.iter().sum::<i64>(), 20, "{moved:?}");
+    }
+    assert_eq!(read_all(&world.store(settings(5)), &log).await.len(), 80);
+    world.audit().await;
+}
+
+async fn lease_expires_at(world: &World) -> time::OffsetDateTime {
+    sqlx::query_scalar("SELECT lease_expires_at FROM topics").fetch_one(&world.sql).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_archiver_keeps_its_turn() {
+    let mut world = World::new().await;
+    let log = world.log();
+    let lease_term = std::time::Duration::from_secs(1);
+    let [slow, other] = [(); 2].map(|()| world.store(Settings { lease_term, ..settings(4) }));
+    import(&slow, &log, (0..8).map(old_event)).await;
+    let gate = world.proxy.hold_first(Kind::PutPart);
+    let archiving = tokio::spawn(async move { archive(&slow).await });
+    gate.arrival().await;
+    for _ in 0..4 {
+        let expires_at = lease_expires_at(&world).await;
+        // Longer than the first term in all.
+        while lease_expires_at(&world).await == expires_at {}
+        assert_eq!(archive(&other).await, 0, "it is not its turn");
+        assert_eq!(other.sweep().await.unwrap(), 0);
+    }
+    gate.open();
+    assert_eq!(archiving.await.unwrap(), 8);
+    world.audit().await;
+}
+
+/// How far an archiver comes that is stopped on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Claimed,
+    Uploaded,
+    ReadBack,
+    Committed,
+}
+
+const STEPS: [Step; 4] = [Step::Claimed, Step::Uploaded, Step::ReadBack, Step::Committed];
+
+#[tokio::test]
+async fn an_archiver_may_die_after_any_step() {
+    for last in STEPS {
+        let mut world = World::new().await;
+        let log = world.log();
+        let dying = world.store(settings(4));
+        import(&dying, &log, (0..6).map(old_event)).await;
+        let before = read_all(&dying, &log).await;
+        let lease = world.lease(&log).await;
+        let batch = dying.claim(lease).await.unwrap().unwrap();
+        if last != Step::Claimed {
+            let exported = batch.upload().await.unwrap();
+            if last != Step::Uploaded {
+                let verified = exported.read_back().await.unwrap();
+                if last == Step::Committed {
+                    assert_eq!(verified.commit().await.unwrap(), 4);
+                }
+            }
+        }
+        drop(dying);
+
+        let next = world.store(settings(4));
+        assert_eq!(next.sweep().await.unwrap(), 0, "{last:?}: its lease has not expired");
+        assert_eq!(read_all(&next, &log).await, before, "{last:?}");
+        world.expire_leases().await;
+        assert_eq!(next.sweep().await.unwrap(), if last == Step::Committed { 0 } else { 1 }, "{last:?}");
+        let objects = world.bucket.keys().await.len();
+        assert_eq!(objects, if last == Step::Committed { 1 } else { 0 }, "{last:?}: orphans are deleted");
+        assert_eq!(archive(&next).await, if last == Step::Committed { 0 } else { 4 }, "{last:?}");
+        assert_eq!(read_all(&next, &log).await, before, "{last:?}");
+        world.audit().await;
+    }
+}
+
+#[tokio::test]
+async fn an_archiver_that_lost_its_turn_changes_nothing_when_it_wakes() {
+    for last in [Step::Claimed, Step::Uploaded, Step::ReadBack] {
+        let mut world = World::new().await;
+        let log = world.log();
+        let (sleeper, other) = (world.store(settings(4)), world.store(settings(4)));
+        import(&sleeper, &log, (0..6).map(old_event)).await;
+        let before = read_all(&sleeper, &log).await;
+        let lease = world.lease(&log).await;
+        let batch = sleeper.claim(lease).await.unwrap().unwrap();
+        let outcome = if last == Step::Claimed {
+            take_over(&world, &other).await;
+            batch.upload().await.err()
+        } else {
+            let exported = batch.upload().await.unwrap();
+            if last == Step::Uploaded {
+                take_over(&world, &other).await;
+                exported.read_back().await.err()
+            } else {
+                let verified = exported.read_back().await.unwrap();
+                take_over(&world, &other).await;
+                verified.commit().await.err()
+            }
+        };
+        let expected = match last {
+            // Somebody has deleted its object.
+            Step::Uploaded => matches!(outcome, Some(Error::Damaged(_))),
+            _ => matches!(outcome, Some(Error::GaveWay(_))),
+        };
+        assert!(expected, "{last:?}: {outcome:?}");
+        assert_eq!(read_all(&other, &log).await, before, "{last:?}");
+        assert_eq!(store_counts(&other, &log).await, (1, 4), "{last:?}");
+        world.audit().await;
+    }
+}
+
+async fn take_over(world: &World, other: &Store) {
+    world.expire_leases().await;
+    assert_eq!(archive(other).await, 4);
+}
+
+#[tokio::test]
+async fn a_sweep_that_fails_for_one_topic_goes_on_to_the_others() {
+    let mut world = World::new().await;
+    let dying = world.store(settings(4));
+    let logs = ["failing", "fine"].map(|topic| Log::new("acme", topic).unwrap());
+    for log in &logs {
+        import(&dying, log, (0..4).map(old_event)).await;
+        dying.claim(world.lease(log).await).await.unwrap().unwrap().upload().await.unwrap();
+    }
+    world.expire_leases().await;
+    world.proxy.script(|request| match request.target.contains("failing") {
+        true => Fate::Answer(403, "<Error><Code>AccessDenied</Code></Error>"),
+        false => Fate::Pass,
+    });
+    let next = world.store(settings(4));
+    let outcome = next.sweep().await;
+    assert!(matches!(outcome, Err(Error::Refused(_))), "the failure is told: {outcome:?}");
+    let left = "SELECT topic FROM intents JOIN topics ON topics.id = topic_id";
+    let left: Vec<String> = sqlx::query_scalar(left).fetch_all(&world.sql).await.unwrap();
+    assert_eq!(left, ["failing"]);
+    let keys = world.bucket.keys().await;
+    assert!(keys.len() == 1 && keys[0].starts_with("acme/failing/"), "{keys:?}");
+    world.proxy.heal();
+    world.recover(&next).await;
+    for log in &logs {
+        assert_eq!(store_counts(&next, log).await, (1, 4));
+    }
+    world.audit().await;
+}
+
+/// The last moment at which somebody else can settle the intent: every byte is uploaded, and nothing completed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_that_was_aborted_cannot_be_completed() {
+    let mut world = World::new().await;
+    let log = world.log();
+    let (sleeper, other) = (world.store(settings(4)), world.store(settings(4)));
+    import(&sleeper, &log, (0..6).map(old_event)).await;
+    let gate = world.proxy.hold_first(Kind::CompleteUpload);
+    let sleeping = tokio::spawn(async move { sleeper.archive(|_, _| {}).await });
+    gate.arrival().await;
+    take_over(&world, &other).await;
+    gate.open();
+    let outcome = sleeping.await.unwrap();
+    assert!(matches!(outcome, Ok(Archived { events: 0, .. }) | Err(_)), "{outcome:?}");
+    assert_eq!(store_counts(&other, &log).await, (1, 4));
+    world.audit().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_edit_during_the_upload_puts_the_batch_off() {
+    for kind in [Kind::StartUpload, Kind::PutPart, Kind::CompleteUpload, Kind::Get] {
+        let mut world = World::new().await;
+        let log = world.log();
+        let (archiver, editor) = (world.store(settings(4)), world.store(settings(4)));
+        import(&archiver, &log, (0..6).map(old_event)).await;
+        let gate = world.proxy.hold_first(kind);
+        let archiving = tokio::spawn(async move { (archiver.archive(|_, _| {}).await, archiver) });
+        gate.arrival().await;
+        edit(&editor, &log, "event-2", r#"{"name":"EDITED"}"#).await;
+        gate.open();
+        let (outcome, archiver) = archiving.await.unwrap();
+        assert_eq!(outcome.unwrap(), Archived { put_off: 1, ..Archived::default() }, "{kind:?}");
+        assert!(world.bucket.keys().await.is_empty(), "{kind:?}: what it had uploaded is gone");
+        assert_eq!(read_all(&editor, &log).await[2].payload.as_str(), payload(2, "EDITED"));
+
+        world.recover(&archiver).await;
+        let object = unzip(&world.bucket.get(&world.key(&world.only_archive(&editor).await)).await);
+        assert!(object.contains(&payload(2, "EDITED")) && !object.contains(&payload(2, "original")), "{kind:?}");
+        assert_eq!(read_all(&world.store(settings(4)), &log).await[2].payload.as_str(), payload(2, "EDITED"));
+        world.audit().await;
+    }
+}
+
+/// The connection breaks off while Postgres commits: the writer does not know, and must not clean up before it does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_that_is_under_way_is_waited_for() {
+    let mut world = World::new().await;
+    let (store, log) = (world.store(settings(4)), world.log());
+    import(&store, &log, (0..4).map(old_event)).await;
+    let lease = world.lease(&log).await;
+    store.claim(lease).await.unwrap().unwrap().upload().await.unwrap();
+    let keys = world.bucket.keys().await;
+
+    // What an archive's commit does last: it holds the topic's row, and takes the intent away.
+    let mut committing = world.sql.begin().await.unwrap();
+    sqlx::query("SELECT FROM topics FOR UPDATE").execute(&mut *committing).await.unwrap();
+    sqlx::query("DELETE FROM intents").execute(&mut *committing).await.unwrap();
+    sqlx::query("DELETE FROM events").execute(&mut *committing).await.unwrap();
+    let settling = tokio::spawn({
+        let store = store.clone();
+        async move { store.claim(lease).await.unwrap().is_none() }
+    });
+    let waiting =
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    while sqlx::query_scalar::<_, i64>(waiting).fetch_one(&world.sql).await.unwrap() == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(world.bucket.keys().await, keys, "nothing is deleted while nobody knows");
+    committing.rollback().await.unwrap();
+    assert!(!settling.await.unwrap(), "it was no commit, and the next batch is claimed");
+    assert_ne!(world.bucket.keys().await, keys, "what nobody committed is gone");
+
+    world.recover(&store).await;
+    assert_eq!(read_all(&store, &log).await.len(), 4);
+    world.audit().await;
+}

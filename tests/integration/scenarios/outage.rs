@@ -1,0 +1,90 @@
+//! S3 is away, or says nothing: what is archived is worth another try, what is hot knows nothing of it.
+
+use coldstream::api::proto::PublishEvent;
+use tonic::Code;
+
+use crate::grpc::{Scene, TENANT, event, ids};
+use crate::support::{Fate, Kind};
+
+/// What it is called, and what becomes of every request.
+type Away = (&'static str, fn() -> Fate);
+
+const ARCHIVED: usize = 3;
+/// Clients try so often, with 100 ms between.
+const ATTEMPTS_OF_CLIENTS: usize = 50;
+
+async fn scene_with_archive() -> Scene {
+    let scene = Scene::new().await;
+    scene.publish((0..5).map(event).collect()).await.unwrap();
+    assert_eq!(scene.archive(ARCHIVED as u64).await, ARCHIVED as i64);
+    scene
+}
+
+/// Everything that needs no archived event, and asks S3 nothing. No number comes twice.
+async fn hot_is_as_ever(scene: &Scene, number: usize) {
+    scene.world.proxy.take_seen();
+    scene.publish(vec![PublishEvent { stream: "hot".into(), ..event(number) }]).await.unwrap();
+    assert_eq!(scene.event(TENANT, "event-4").await.unwrap().id, "event-4");
+    let id = format!("event-{number}");
+    assert_eq!(scene.last(TENANT).await.unwrap().id, id);
+    assert_eq!(scene.last_of(&["type-0", "type-1"]).await.unwrap().id, id);
+    assert_eq!(ids(&scene.page_after("event-3", &[], (0, 1)).await.unwrap()), ["event-4"]);
+    assert!(!scene.is_stream_empty("hot").await);
+    assert_eq!(scene.world.proxy.take_seen(), []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn scenario_44_s3_is_away_and_comes_back() {
+    let scene = scene_with_archive().await;
+    let away: [Away; 3] = [
+        ("nobody listens", || Fate::LoseRequest),
+        ("no reply comes", || Fate::LoseReply),
+        ("too busy", || Fate::Answer(503, "<Error><Code>SlowDown</Code></Error>")),
+    ];
+    for (round, (case, fate)) in away.into_iter().enumerate() {
+        scene.world.proxy.script(move |_| fate());
+        let refused = [
+            scene.event(TENANT, "event-1").await.err(),
+            scene.page(&[], (0, 2)).await.err(),
+            scene.page_after("event-0", &["type-1"], (0, 1)).await.err(),
+        ];
+        for status in refused {
+            assert_eq!(status.expect(case).code(), Code::Unavailable, "{case}");
+        }
+        hot_is_as_ever(&scene, 10 + round).await;
+    }
+    // A client that goes on trying is answered by the first attempt after S3 is back.
+    for attempt in 1..=ATTEMPTS_OF_CLIENTS {
+        match scene.event(TENANT, "event-1").await {
+            Err(status) if attempt < 4 => assert_eq!(status.code(), Code::Unavailable, "{status}"),
+            Err(status) => panic!("S3 is back: {status}"),
+            Ok(found) => {
+                assert_eq!((attempt, found.id.as_str()), (4, "event-1"));
+                break;
+            }
+        }
+        if attempt == 3 {
+            scene.world.proxy.heal();
+        }
+    }
+    let ids = ids(&scene.page(&[], (0, 100)).await.unwrap()).join(" ");
+    assert_eq!(ids, "event-0 event-1 event-2 event-3 event-4 event-10 event-11 event-12");
+    scene.finish().await;
+}
+
+/// The worst of all: a server that takes the request and says nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn scenario_44_hot_events_do_not_wait_for_a_reader_that_waits_for_s3() {
+    let scene = scene_with_archive().await;
+    let gate = scene.world.proxy.hold_first(Kind::Get);
+    let (mut waiting, mut answered) = (Box::pin(scene.event(TENANT, "event-1")), false);
+    tokio::select! {
+        () = gate.arrival() => {}
+        _ = &mut waiting => answered = true,
+    }
+    assert!(!answered, "it waits for S3");
+    hot_is_as_ever(&scene, 10).await;
+    gate.open();
+    assert_eq!(waiting.await.unwrap().id, "event-1");
+    scene.finish().await;
+}
