@@ -48,11 +48,12 @@ pub async fn serve(
     ready(Addresses { http: http.local_addr()?, grpc: grpc.local_addr()? });
     let jobs = store.has_bucket().then(|| jobs::start(&store, config.archive, config.archive_interval, &shutdown));
     let grpc = api::serve_grpc(grpc, Arc::clone(&store), shutdown.clone());
-    let http = api::serve_http(http, store, metrics, shutdown.clone());
+    let http = api::serve_http(http, Arc::clone(&store), metrics, shutdown.clone());
     let work = async {
         tokio::try_join!(http, grpc)?;
         if let Some(jobs) = jobs {
             jobs.wait().await;
+            store.release_leases().await;
         }
         anyhow::Ok(())
     };

@@ -40,8 +40,9 @@ impl Scene {
         Scene { world, service, client }
     }
 
-    /// Archives what there is in batches of so many events, each topic by itself.
+    /// Archives what there is in batches of so many events, each topic by itself; not while a rewrite has its turn.
     pub async fn archive(&self, batch_size: u64) -> i64 {
+        self.settled().await;
         archive(&self.world.store(older_than(0, batch_size))).await
     }
 
@@ -123,7 +124,20 @@ impl Scene {
         }
     }
 
+    /// Returns when nothing is left to rewrite or purge, by the service or by this.
+    pub async fn settled(&self) {
+        let store = self.world.store(older_than(0, 1_000_000));
+        let leased = "SELECT count(*) FROM topics WHERE lease_holder IS NOT NULL";
+        while store.has_unfinished().await.unwrap()
+            || sqlx::query_scalar::<_, i64>(leased).fetch_one(&self.world.sql).await.unwrap() > 0
+        {
+            store.rewrite().await.unwrap();
+            store.sweep().await.unwrap();
+        }
+    }
+
     pub async fn finish(mut self) {
+        self.settled().await;
         self.service.terminate();
         let ended = self.service.end().await;
         assert_eq!(ended.code, Some(0), "{ended:?}");

@@ -142,3 +142,19 @@ async fn a_service_that_is_asked_to_end_answers_what_it_was_asked_before() {
     assert_eq!(ended.code, Some(0), "{ended:?}");
     world.audit().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_that_is_asked_to_end_lets_the_next_one_archive_at_once() {
+    let mut world = World::new().await;
+    let (store, log) = (world.store(settings(BATCH as u64)), world.log());
+    import(&store, &log, (0..BATCH).map(old_event)).await;
+    let gate = world.proxy.hold_first(Kind::PutPart);
+    let service = Service::start(Program::new(&world, BATCH as u64)).await;
+    gate.arrival().await;
+    service.terminate();
+    let ended = service.end().await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert_eq!(archive(&store).await, BATCH as i64);
+    assert_eq!(read_all(&store, &log).await, imported(BATCH));
+    world.audit().await;
+}

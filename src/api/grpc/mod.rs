@@ -19,10 +19,11 @@ use crate::store::Store;
 use proto::service_server::{Service, ServiceServer};
 use proto::{
     CreateStreamSnapshotRequest, CreateStreamSnapshotResponse, Event, GetEventRequest, GetLastEventByTypesRequest,
-    GetLastEventRequest, IsStreamEmptyRequest, IsStreamEmptyResponse, PaginateEventsAfterEventIdRequest,
+    GetLastEventRequest, IntroduceGdprOnEventFieldRequest, IntroduceGdprOnEventFieldResponse, InvalidateGdprRequest,
+    InvalidateGdprResponse, IsStreamEmptyRequest, IsStreamEmptyResponse, PaginateEventsAfterEventIdRequest,
     PaginateEventsAfterEventIdResponse, PaginateEventsRequest, PaginateEventsResponse,
     PaginateStreamAfterEventIdRequest, PaginateStreamAfterEventIdResponse, PaginateStreamRequest,
-    PaginateStreamResponse, PublishRequest, PublishResponse,
+    PaginateStreamResponse, PublishRequest, PublishResponse, RenameEventTypeRequest, RenameEventTypeResponse,
 };
 
 /// Generated from `proto/streams.proto`, with a client.
@@ -127,5 +128,26 @@ impl Service for Streams {
         request: Request<CreateStreamSnapshotRequest>,
     ) -> Result<Response<CreateStreamSnapshotResponse>, Status> {
         write::create_stream_snapshot(&self.store, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn introduce_gdpr_on_event_field(
+        &self,
+        request: Request<IntroduceGdprOnEventFieldRequest>,
+    ) -> Result<Response<IntroduceGdprOnEventFieldResponse>, Status> {
+        write::introduce_gdpr_on_event_field(&self.store, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn invalidate_gdpr(
+        &self,
+        request: Request<InvalidateGdprRequest>,
+    ) -> Result<Response<InvalidateGdprResponse>, Status> {
+        write::invalidate_gdpr(&self.store, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn rename_event_type(
+        &self,
+        request: Request<RenameEventTypeRequest>,
+    ) -> Result<Response<RenameEventTypeResponse>, Status> {
+        write::rename_event_type(&self.store, request.into_inner()).await.map(Response::new)
     }
 }

@@ -2,8 +2,10 @@
 
 mod outage;
 mod pages;
+mod personal;
 mod publishing;
 mod reading;
+mod renaming;
 mod sizes;
 mod snapshots;
 mod streams;
