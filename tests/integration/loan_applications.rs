@@ -1,59 +1,31 @@
 //! A real log, from the file through the archiver to every way of reading it: each event is its source in every field.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
-use std::ops::Range;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+mod source;
 
-use flate2::Compression;
-use flate2::bufread::GzDecoder;
-use flate2::write::GzEncoder;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use coldstream::api::proto::PaginateEventsRequest;
+use coldstream::api::proto::service_client::ServiceClient;
+use coldstream::event;
 use futures::StreamExt;
+use futures::future::join_all;
 use reqwest::Client;
 use serde::Deserialize;
-use serde_json::value::RawValue;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
+use tonic::transport::Endpoint;
 
-use crate::support::{Program, Service, World};
+use crate::support::{Program, Service, World, settings};
 
-const EVENTS: usize = 262_200;
+use source::{EVENTS, Loan, loan_applications, source};
+
 const ARCHIVED: usize = 200_000;
 const PATH: &str = "/v1/topics/loan-applications";
 const PAGE: usize = 10_000;
 const READERS: usize = 4;
-/// Of that many streams or ids, one is read.
-const STREAMS_STEP: usize = 20;
+/// Of that many ids, one is read over HTTP. The store is asked for every one.
 const IDS_STEP: usize = 997;
-
-/// An event as it stands in the file, and as it comes out again.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Loan {
-    #[serde(default)]
-    position: usize,
-    id: String,
-    tenant_id: String,
-    topic: String,
-    stream: String,
-    r#type: String,
-    #[serde(with = "time::serde::rfc3339")]
-    raised_at: OffsetDateTime,
-    payload: Box<RawValue>,
-}
-
-impl PartialEq for Loan {
-    /// The payload to the letter.
-    fn eq(&self, other: &Loan) -> bool {
-        let fields = |loan: &Loan| {
-            let Loan { position, id, tenant_id, topic, stream, r#type, raised_at, payload } = loan;
-            (*position, [id, tenant_id, topic, stream, r#type].map(String::clone), *raised_at, payload.get().to_owned())
-        };
-        fields(self) == fields(other)
-    }
-}
 
 #[derive(Deserialize)]
 struct Page {
@@ -128,11 +100,14 @@ async fn every_loan_application_comes_back_by_every_way() {
     assert!(again.starts_with("imported 0 events") && again.ends_with("skipped 262 200 that were there\n"), "{again}");
 
     let log = Log { source: source(&file), service: Service::start(program).await, http: Client::new() };
+    let log = Arc::new(log);
     check_replay(&log).await;
     check_pages(&log).await;
+    check_grpc(&log).await;
     check_types(&log).await;
     check_streams(&log).await;
     check_ids(&log).await;
+    check_ids_of_store(&world, &log).await;
     check_last(&log).await;
     world.audit().await;
 }
@@ -186,6 +161,25 @@ async fn check_pages(log: &Log) {
     side_by_side(checks).await;
 }
 
+async fn check_grpc(log: &Log) {
+    let channel = Endpoint::from_shared(log.service.grpc.clone()).unwrap().connect().await.unwrap();
+    let client = ServiceClient::new(channel).max_decoding_message_size(usize::MAX);
+    side_by_side(pages().enumerate().map(|(number, expected)| {
+        let mut client = client.clone();
+        async move {
+            let (tenant_id, topic) = ("acme-bank".to_owned(), "loan-applications".to_owned());
+            let (types, page, per_page) = (Vec::new(), number as i64, PAGE as i64);
+            let request = PaginateEventsRequest { tenant_id, topic, types, page, per_page };
+            let events = client.paginate_events(request).await.unwrap().into_inner().events;
+            assert_eq!(events.len(), expected.len(), "{number}");
+            for (found, index) in events.iter().zip(expected) {
+                log.source[index].assert_is(found);
+            }
+        }
+    }))
+    .await;
+}
+
 /// Each to its end, from cursor to cursor.
 async fn check_types(log: &Log) {
     let types = log.grouped(|loan| &loan.r#type);
@@ -207,9 +201,11 @@ async fn check_types(log: &Log) {
 async fn check_streams(log: &Log) {
     let streams = log.grouped(|loan| &loan.stream);
     let is_across = |indexes: &[usize]| indexes[0] < ARCHIVED && indexes[indexes.len() - 1] >= ARCHIVED;
-    let chosen: Vec<_> = streams.iter().step_by(STREAMS_STEP).collect();
-    assert!(chosen.iter().any(|(_, expected)| is_across(expected)), "some are in both places");
-    side_by_side(chosen.into_iter().map(|(name, expected)| async move {
+    assert!(streams.values().any(|expected| is_across(expected)), "some are in both places");
+    // Neighbours in the log are neighbours here, so that they share members.
+    let mut streams: Vec<_> = streams.into_iter().collect();
+    streams.sort_by_key(|(_, expected)| expected[0]);
+    side_by_side(streams.iter().map(|(name, expected)| async move {
         let page = log.page(&format!("limit={PAGE}&stream={name}")).await;
         log.check(name, &page.events, expected.iter().copied());
     }))
@@ -226,6 +222,24 @@ async fn check_ids(log: &Log) {
     .await;
 }
 
+/// Each by itself, in their order, so that neighbours find their member in memory. It is round trips to Postgres that
+/// take the time: the readers are tasks of their own, on all threads.
+async fn check_ids_of_store(world: &World, log: &Arc<Log>) {
+    let (store, place) = (world.store(settings(1)), event::Log::new("acme-bank", "loan-applications").unwrap());
+    let readers = (0..READERS).map(|reader| {
+        let (store, place, log) = (Arc::clone(&store), place.clone(), Arc::clone(log));
+        tokio::spawn(async move {
+            for expected in log.source.iter().skip(reader).step_by(READERS) {
+                let found = store.event(&place, &expected.id).await.unwrap().expect("it was imported");
+                assert_eq!(Loan::of(&place, found), *expected);
+            }
+        })
+    });
+    for reader in join_all(readers).await {
+        reader.unwrap();
+    }
+}
+
 async fn check_last(log: &Log) {
     assert_eq!(log.one("last-event").await, log.source[EVENTS - 1]);
     let last: HashMap<&str, &Loan> = log.source.iter().map(|loan| (loan.r#type.as_str(), loan)).collect();
@@ -233,40 +247,4 @@ async fn check_last(log: &Log) {
         assert_eq!(log.one(&format!("last-event?type={name}")).await, **expected);
     }))
     .await;
-}
-
-fn source(file: &Path) -> Vec<Loan> {
-    let lines = BufReader::new(GzDecoder::new(BufReader::new(File::open(file).unwrap()))).lines();
-    let loans =
-        lines.zip(1..).map(|(line, position)| Loan { position, ..serde_json::from_str(&line.unwrap()).unwrap() });
-    let loans: Vec<Loan> = loans.collect();
-    assert_eq!(loans.len(), EVENTS);
-    assert_eq!(loans.iter().map(|loan| &loan.id).collect::<BTreeSet<_>>().len(), EVENTS);
-    loans
-}
-
-/// The real ones; where they are not at hand, as many of the same shape.
-fn loan_applications(program: &Program) -> PathBuf {
-    let real = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/loan-applications.ndjson.gz");
-    if real.exists() {
-        return real;
-    }
-    println!("{} is not there: {EVENTS} events of the same shape are made instead", real.display());
-    let path = program.folder().join("made.ndjson.gz");
-    let mut out = GzEncoder::new(File::create(&path).unwrap(), Compression::fast());
-    let start = OffsetDateTime::from_unix_timestamp(1_317_422_324).unwrap();
-    for number in 0..EVENTS {
-        let raised_at = (start + time::Duration::milliseconds(50_546 * number as i64)).format(&Rfc3339).unwrap();
-        // Every application goes on for a while beside many others.
-        let (stream, step) = (173_688 + number % 97 + number / 2_000 * 97, number % 36);
-        writeln!(
-            out,
-            r#"{{"id":"made-{number}","tenant_id":"acme-bank","topic":"loan-applications","stream":"{stream}","type":"A_STEP_{step}.COMPLETE","raised_at":"{raised_at}","payload":{{"org_resource":"{}","amount_req":"{}"}}}}"#,
-            number % 113,
-            number % 50 * 1_000,
-        )
-        .unwrap();
-    }
-    out.finish().unwrap();
-    path
 }

@@ -1,5 +1,7 @@
 //! Rewriters that die, sleep, meet readers or lose their turn, and whose requests get lost.
 
+use std::time::Duration;
+
 use futures::future::join_all;
 use serde_json::Value;
 use uuid::Uuid;
@@ -155,7 +157,8 @@ async fn a_service_that_archives_nothing_any_more_still_rewrites() {
     let request = reqwest::Client::new().patch(url).body(r#"{"payload":{"name":"NEW-VALUE"}}"#);
     let answer: Value = serde_json::from_str(&request.send().await.unwrap().text().await.unwrap()).unwrap();
     let id = Uuid::parse_str(answer["edit"]["id"].as_str().unwrap()).unwrap();
-    while store.edit_by_id(id).await.unwrap().unwrap().purged_at.is_none() {}
+    let purged = async { while store.edit_by_id(id).await.unwrap().unwrap().purged_at.is_none() {} };
+    tokio::time::timeout(Duration::from_secs(60), purged).await.expect("it is rewritten");
     assert_eq!(world.only_archive(&store).await.generation, 2, "and nothing more was archived");
     no_version_holds(&world, &payload(4, "original")).await;
     service.terminate();
