@@ -9,6 +9,7 @@ mod progress;
 mod report;
 mod serve;
 mod status;
+mod verify;
 mod wiring;
 
 use std::path::PathBuf;
@@ -47,6 +48,10 @@ enum Verb {
     Archive,
     /// Show what there is, in Postgres and in the bucket
     Status,
+    /// Read every object and compare it with the catalog, and the catalog with itself
+    ///
+    /// Prints what is wrong, a line each, and fails if there is anything. The service may run meanwhile.
+    Verify,
     /// Show the whole product on real events, with a Postgres and an S3 server of its own in a temporary folder
     Demo {
         /// Exit at the end instead of leaving the service running
@@ -67,6 +72,7 @@ impl CommandLine {
             Verb::Import { file } => until(shutdown, import::run(&configured()?, &file)).await,
             Verb::Archive => until(shutdown, archive::run(&configured()?)).await,
             Verb::Status => until(shutdown, status::run(&configured()?)).await,
+            Verb::Verify => until(shutdown, verify::run(&configured()?)).await,
             Verb::Demo { once, data } => {
                 logging::start("warn", LogFormat::Text)?;
                 demo::run(once, data, shutdown).await

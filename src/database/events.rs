@@ -310,6 +310,23 @@ pub async fn rename_hot(
     Ok(renamed.rows_affected())
 }
 
+/// The positions of hot events, as ranges from the first to the last of each.
+pub async fn hot_position_ranges(connection: &mut PgConnection, topic_id: i64) -> Result<Vec<(i64, i64)>, Error> {
+    Ok(sqlx::query_as(
+        "SELECT min(position), max(position)
+         FROM (
+             SELECT position, position - row_number() OVER (ORDER BY position) AS range
+             FROM events
+             WHERE topic_id = $1
+         ) AS hot
+         GROUP BY range
+         ORDER BY min(position)",
+    )
+    .bind(topic_id)
+    .fetch_all(connection)
+    .await?)
+}
+
 pub async fn oldest_raised_at(connection: &mut PgConnection, topic_id: i64) -> Result<Option<Instant>, Error> {
     let nanos: Option<i64> = sqlx::query_scalar("SELECT min(raised_at) FROM events WHERE topic_id = $1")
         .bind(topic_id)

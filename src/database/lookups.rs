@@ -204,6 +204,31 @@ pub async fn insert_run(
     Ok(())
 }
 
+/// Whether the pages of a run are those that its events make. Not those of GDPR ids: fields that were invalidated since
+/// have their entries still.
+pub async fn is_run_stored(
+    connection: &mut PgConnection,
+    (topic_id, archive_id): (i64, Uuid),
+    run: i32,
+    lookups: LookupRun,
+) -> Result<bool, Error> {
+    let mut made = lookups.pages();
+    made.retain(|(kind, ..)| *kind != KIND_GDPR);
+    made.sort_unstable();
+    let stored: Vec<Page> = sqlx::query_as(
+        "SELECT kind, first_hash, entries FROM lookup_pages
+         WHERE topic_id = $1 AND archive_id = $2 AND run = $3 AND kind <> $4
+         ORDER BY kind, first_hash",
+    )
+    .bind(topic_id)
+    .bind(archive_id)
+    .bind(run)
+    .bind(KIND_GDPR)
+    .fetch_all(connection)
+    .await?;
+    Ok(stored == made)
+}
+
 pub async fn delete_lookups(connection: &mut PgConnection, (topic_id, archive_id): (i64, Uuid)) -> Result<(), Error> {
     sqlx::query("DELETE FROM lookup_pages WHERE topic_id = $1 AND archive_id = $2")
         .bind(topic_id)

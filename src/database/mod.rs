@@ -30,8 +30,8 @@ pub use edits::{
     unpurged_archives,
 };
 pub use events::{
-    average_row_bytes, count_between, delete_ranges, eligible_batch, export, hot_by_ids, hot_range, insert, last_hot,
-    lock_hot_by_gdpr_id, oldest_raised_at, rename_hot, replace, table_bytes,
+    average_row_bytes, count_between, delete_ranges, eligible_batch, export, hot_by_ids, hot_position_ranges,
+    hot_range, insert, last_hot, lock_hot_by_gdpr_id, oldest_raised_at, rename_hot, replace, table_bytes,
 };
 pub use intents::{
     Intent, UploadedFacts, complete_intent, delete_intent, has_intents, has_unfinished, insert_intent,
@@ -40,7 +40,7 @@ pub use intents::{
 pub use leases::{Lease, check_lease, release_lease, renew_lease, take_lease};
 pub use lookups::{
     HashKey, LookupRun, delete_lookups, hash_key, insert_introduced_gdpr_id, insert_run, introduced_gdpr_id,
-    members_with_gdpr_id, members_with_ids, members_with_stream,
+    is_run_stored, members_with_gdpr_id, members_with_ids, members_with_stream,
 };
 pub use runs::{ArchiveRun, insert_archive_run, last_archive_run};
 pub use snapshots::{
@@ -140,6 +140,11 @@ impl Database {
     /// One moment of everything, for reading.
     pub async fn snapshot(&self) -> Result<Transaction, Error> {
         Ok(self.pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?)
+    }
+
+    /// One moment of everything, for background jobs.
+    pub async fn snapshot_for_job(&self) -> Result<Transaction, Error> {
+        Ok(self.jobs_pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?)
     }
 
     pub async fn begin(&self) -> Result<Transaction, Error> {

@@ -18,9 +18,9 @@ use std::collections::BTreeSet;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::bucket::{ObjectMetadata, decode_member};
+use crate::bucket::{ObjectMetadata, Scan, decode_member};
 use crate::database::{self, Archive, ArchiveRun, Intent, Lease, MemberRow, Topic};
-use crate::event::Instant;
+use crate::event::{Event, Instant, Log};
 use crate::store::{Error, Store};
 
 use export::Export;
@@ -48,12 +48,28 @@ pub struct Verified<'a> {
     positions: PositionRanges,
 }
 
+/// The next member of an object, decoded as a reader would.
+pub(super) async fn read_member(scan: &mut Scan, log: &Log, row: &MemberRow) -> Result<Vec<Event>, Error> {
+    let MemberRow { byte_start, byte_end, json_bytes, first_position, last_position, count, .. } = *row;
+    let compressed = scan.next(byte_end - byte_start).await?;
+    let log = log.clone();
+    let decoded = tokio::task::spawn_blocking(move || {
+        decode_member(&log, &compressed, json_bytes, (first_position, last_position, count))
+    });
+    let member = decoded.await.expect("decoding does not panic").map_err(|why| scan.damaged(why))?;
+    Ok(member.events)
+}
+
 /// Positions in rising order, as ranges from the first to the last of each.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct PositionRanges(Vec<(i64, i64)>);
 
 impl PositionRanges {
-    fn push(&mut self, position: i64) {
+    pub fn ranges(&self) -> &[(i64, i64)] {
+        &self.0
+    }
+
+    pub fn push(&mut self, position: i64) {
         match self.0.last_mut() {
             Some((_, last)) if *last + 1 == position => *last = position,
             _ => self.0.push((position, position)),
@@ -225,14 +241,8 @@ impl<'a> Exported<'a> {
         let mut scan = store.bucket()?.scan(&topic.log, intent.archive_id).await?;
         let mut positions = PositionRanges::default();
         for row in &self.export.members {
-            let MemberRow { byte_start, byte_end, json_bytes, first_position, last_position, count, .. } = *row;
-            let compressed = scan.next(byte_end - byte_start).await?;
-            let log = topic.log.clone();
-            let decoded = tokio::task::spawn_blocking(move || {
-                decode_member(&log, &compressed, json_bytes, (first_position, last_position, count))
-            });
-            let member = decoded.await.expect("decoding does not panic").map_err(|why| scan.damaged(why))?;
-            member.events.iter().for_each(|event| positions.push(event.position));
+            let events = read_member(&mut scan, &topic.log, row).await?;
+            events.iter().for_each(|event| positions.push(event.position));
         }
         let etag = scan.etag().to_owned();
         let damaged = scan.damaged("it does not hold what was uploaded");

@@ -22,6 +22,7 @@ mod settle;
 mod snapshot;
 mod status;
 mod sweep;
+mod verify;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -42,6 +43,7 @@ pub use read::{Page, Query};
 pub use rewrite::{Prepared, Replaced, Rewrite};
 pub use snapshot::{SnapshotChoice, StreamPage, StreamQuery};
 pub use status::{Status, TopicStatus};
+pub use verify::Finding;
 
 #[derive(Debug, Clone)]
 pub struct Settings {

@@ -83,6 +83,10 @@ impl Scene {
                 other => panic!("{case}, read {number}: {other:?}"),
             }
         }
+        let findings = store.verify(|_| {}).await.unwrap();
+        assert!(findings.iter().any(|found| found.archive_id == Some(self.victim.id)), "{case}: {findings:?}");
+        let others = findings.iter().filter_map(|found| found.archive_id).filter(|id| *id != self.victim.id);
+        assert_eq!(others.count(), 0, "{case}: {findings:?}");
         let elsewhere = store.read(log, &Query { from: 11, ..everything() }).await.unwrap();
         assert_eq!(elsewhere.events, self.before[10..], "{case}");
         assert_eq!(store.event(log, "event-15").await.unwrap().as_ref(), Some(&self.before[15]), "{case}");

@@ -13,3 +13,4 @@ mod publish;
 mod reads;
 mod scenarios;
 mod support;
+mod verify;

@@ -143,9 +143,12 @@ impl World {
         object_key(&self.log(), archive.id)
     }
 
-    /// The promises that hold at every quiet moment, checked by other means than the store's. Every test ends with it.
+    /// The promises that hold at every quiet moment, checked by other means than the store's, and by the store's.
+    /// Every test ends with it.
     pub async fn audit(&mut self) {
         audit::audit(self).await;
+        self.proxy.heal();
+        assert_eq!(self.store(settings(1)).verify(|_| {}).await.unwrap(), []);
         self.is_audited = true;
     }
 }
