@@ -48,9 +48,16 @@ pub async fn serve(
     ready(Addresses { http: http.local_addr()?, grpc: grpc.local_addr()? });
     let jobs = store.has_bucket().then(|| jobs::start(&store, config.archive, config.archive_interval, &shutdown));
     let grpc = api::serve_grpc(grpc, Arc::clone(&store), shutdown.clone());
-    let http = api::serve_http(http, store, metrics, shutdown.clone());
+    let http = api::serve_http(http, Arc::clone(&store), metrics, shutdown.clone());
     let work = async {
-        tokio::try_join!(http, grpc)?;
+        // Subscriptions have no end of their own, and what is served waits for it.
+        let closing = async {
+            shutdown.cancelled().await;
+            store.close_subscriptions();
+            Ok(())
+        };
+        tokio::try_join!(http, grpc, closing)?;
+        store.subscriptions_closed().await;
         if let Some(jobs) = jobs {
             jobs.wait().await;
         }

@@ -5,13 +5,17 @@
 
 mod catalog;
 mod edits;
+mod erroneous;
 mod events;
+mod groups;
 mod intents;
 mod leases;
 mod lookups;
+mod replicas;
 mod runs;
 mod snapshots;
 mod topics;
+mod wakeups;
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -28,9 +32,14 @@ pub use edits::{
     Edit, PendingEdit, archives_with_pending_edits, edit, edited_since, insert_edit, insert_pending_edit,
     mark_hot_purged, mark_purged, pending_edits, pending_edits_of_archive, settle_edits, unpurged_archives,
 };
+pub use erroneous::{Erroneous, delete_resend, erroneous_after, insert_erroneous, resend, resends};
 pub use events::{
     average_row_bytes, count_between, delete_ranges, eligible_batch, export, hot_by_ids, hot_range, insert, last_hot,
-    oldest_raised_at, table_bytes, update_payload,
+    oldest_raised_at, positions_of_correlation, table_bytes, update_payload,
+};
+pub use groups::{
+    Group, Progress, Refusal, Taken, Turn, Wanted, delete_consumed, hand_over, handled_position, pending_progress,
+    release_all, release_progress, take_progress, unhandled, update_progress,
 };
 pub use intents::{
     Intent, UploadedFacts, complete_intent, delete_intent, has_intents, has_unfinished, insert_intent,
@@ -38,18 +47,22 @@ pub use intents::{
 };
 pub use leases::{Lease, check_lease, release_lease, renew_lease, take_lease};
 pub use lookups::{HashKey, LookupRun, delete_lookups, hash_key, insert_run, members_with_ids, members_with_stream};
+pub use replicas::{GroupNames, delete_dead_replicas, delete_replica, insert_replica, others_subscribe, renew_replica};
 pub use runs::{ArchiveRun, insert_archive_run, last_archive_run};
 pub use snapshots::{insert_snapshot, newest_snapshot, snapshot};
 pub use topics::{
-    Topic, add_archived, bump_edit_counter, find_topic, lock_topic, make_topic, set_head, topic_by_id, topics,
-    topics_with_hot_events,
+    Topic, add_archived, add_deleted, bump_edit_counter, find_topic, lock_topic, make_topic, set_head, topic_by_id,
+    topics, topics_with_hot_events,
 };
+pub use wakeups::{Listener, broadcast, delete_old_broadcasts, insert_broadcast, notify};
 
 pub type Connection = PgConnection;
 pub type Transaction = sqlx::Transaction<'static, Postgres>;
 
 /// An export holds one while it needs others for a moment, and so does a renewal of its lease.
 const JOBS_CONNECTIONS_MIN: u32 = 4;
+/// One listens, one renews the replica's lease, one takes and releases.
+const GROUPS_CONNECTIONS: u32 = 3;
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Debug, thiserror::Error)]
@@ -95,10 +108,13 @@ pub enum CommitError {
     Unknown(sqlx::Error),
 }
 
-/// Publishers and readers have one pool, background jobs another, so that neither waits for the other.
+/// Publishers and readers have one pool, background jobs another, so that neither waits for the other; and a replica's
+/// lease waits for none of them.
+#[derive(Clone)]
 pub struct Database {
     pool: PgPool,
     jobs_pool: PgPool,
+    groups_pool: PgPool,
 }
 
 impl Database {
@@ -115,6 +131,7 @@ impl Database {
         Ok(Database {
             pool: pool(connections_max),
             jobs_pool: pool(connections_max.div_ceil(4).max(JOBS_CONNECTIONS_MIN)),
+            groups_pool: pool(GROUPS_CONNECTIONS),
         })
     }
 
@@ -145,6 +162,11 @@ impl Database {
         Ok(self.jobs_pool.begin().await?)
     }
 
+    /// For a replica's lease, and what it takes and releases.
+    pub async fn begin_groups(&self) -> Result<Transaction, Error> {
+        Ok(self.groups_pool.begin().await?)
+    }
+
     /// A connection that is not used again afterwards: a long answer can be dropped in the middle.
     pub async fn job_connection(&self) -> Result<impl AsMut<PgConnection> + use<>, Error> {
         let mut connection = self.jobs_pool.acquire().await?;
@@ -155,6 +177,7 @@ impl Database {
     pub async fn close(&self) {
         self.pool.close().await;
         self.jobs_pool.close().await;
+        self.groups_pool.close().await;
     }
 }
 

@@ -19,6 +19,7 @@ mod rewrite;
 mod settle;
 mod snapshot;
 mod status;
+mod subscribe;
 mod sweep;
 
 use std::sync::Arc;
@@ -39,12 +40,18 @@ pub use read::{Page, Query};
 pub use rewrite::{Prepared, Replaced, Rewrite};
 pub use snapshot::{SnapshotChoice, StreamPage, StreamQuery};
 pub use status::{Status, TopicStatus};
+pub use subscribe::{
+    Deliveries, Delivery, ErroneousEvent, Group, RequiredGroups, Subscribing, SubscribingSettings, Subscription,
+};
+
+use subscribe::Subscriptions;
 
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub eligibility: Eligibility,
     /// A writer of archives that has not been heard of for so long has lost its turn.
     pub lease_term: Duration,
+    pub subscribing: SubscribingSettings,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -114,12 +121,20 @@ pub struct Store {
     hash_key: OnceCell<HashKey>,
     /// Signals that an archived event was edited.
     rewrite_wanted: Notify,
+    subscriptions: Arc<Subscriptions>,
 }
 
 impl Store {
     /// Without a bucket nothing is archived, and archived events cannot be read.
     pub fn new(database: Database, bucket: Option<Arc<Bucket>>, settings: Settings) -> Store {
-        Store { database, bucket, settings, hash_key: OnceCell::new(), rewrite_wanted: Notify::new() }
+        Store {
+            database,
+            bucket,
+            settings,
+            hash_key: OnceCell::new(),
+            rewrite_wanted: Notify::new(),
+            subscriptions: Arc::new(Subscriptions::new()),
+        }
     }
 
     /// Brings the tables up to date.

@@ -5,7 +5,9 @@ use std::time::Duration;
 use coldstream::bucket::{self, Bucket, object_key};
 use coldstream::database::{self, Archive, Database, Lease};
 use coldstream::event::{Eligibility, Event, Filter, Log, NewEvent, Patch};
-use coldstream::store::{EditOutcome, EditRequest, Published, Query, Settings, Store};
+use coldstream::store::{
+    EditOutcome, EditRequest, Published, Query, RequiredGroups, Settings, Store, SubscribingSettings,
+};
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -37,7 +39,8 @@ pub struct World {
 /// Batches of so many events that are older than 30 days.
 pub fn settings(batch_size: u64) -> Settings {
     let eligibility = Eligibility { older_than_days: 30, excluded_topics: BTreeSet::new(), batch_size };
-    Settings { eligibility, lease_term: LEASE_TERM }
+    let subscribing = SubscribingSettings { required_groups: RequiredGroups::default(), consistency_wait: LEASE_TERM };
+    Settings { eligibility, lease_term: LEASE_TERM, subscribing }
 }
 
 /// Batches of so many events of another age.
