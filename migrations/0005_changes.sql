@@ -1,1 +1,0 @@
-ALTER TABLE topics ADD COLUMN deleted_count bigint NOT NULL DEFAULT 0;
