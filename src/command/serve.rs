@@ -60,6 +60,7 @@ pub async fn serve(
         store.subscriptions_closed().await;
         if let Some(jobs) = jobs {
             jobs.wait().await;
+            store.release_leases().await;
         }
         anyhow::Ok(())
     };

@@ -192,6 +192,30 @@ pub async fn promote_archive(
     Ok(promoted.rows_affected() == 1)
 }
 
+/// Gives a type another name in every archive that has it, and says which archives those are, with the positions that
+/// they reach from and to.
+pub async fn rename_archived(
+    connection: &mut PgConnection,
+    topic_id: i64,
+    old_type: &str,
+    new_type: &str,
+) -> Result<Vec<(Uuid, (i64, i64))>, Error> {
+    let rows = sqlx::query(
+        "UPDATE archives SET types = array_replace(types, $2, $3)
+         WHERE topic_id = $1 AND $2 = ANY(types)
+         RETURNING id, first_position, last_position",
+    )
+    .bind(topic_id)
+    .bind(old_type)
+    .bind(new_type)
+    .fetch_all(connection)
+    .await?;
+    let archives = rows
+        .iter()
+        .map(|row| Ok((row.try_get("id")?, (row.try_get("first_position")?, row.try_get("last_position")?))));
+    archives.collect()
+}
+
 /// The members of one generation, in order.
 pub async fn members_of(
     connection: &mut PgConnection,

@@ -4,7 +4,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::database::Error;
-use crate::event::{Invalid, Patch};
+use crate::event::{Change, Invalid};
 
 /// A line of the ledger: never a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,9 +13,12 @@ pub struct Edit {
     pub topic_id: i64,
     /// Of the edits of one topic.
     pub sequence: i64,
-    pub position: i64,
-    pub event_id: String,
-    /// Where the event was; `None` if it was hot.
+    pub kind: EditKind,
+    /// An event's id, a GDPR id, or the name that a type had.
+    pub subject: String,
+    /// `None` where any number of events was changed.
+    pub position: Option<i64>,
+    /// What it is about is in this archive; `None` where it is hot.
     pub archive_id: Option<Uuid>,
     /// JSON pointers into the payload.
     pub changed: Vec<String>,
@@ -30,18 +33,45 @@ pub struct Edit {
     pub purged_at: Option<OffsetDateTime>,
 }
 
-/// A patch that an archive's object does not hold yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EditKind {
+    Patch,
+    Introduce,
+    Invalidate,
+    Rename,
+}
+
+impl EditKind {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            EditKind::Patch => "patch",
+            EditKind::Introduce => "introduce",
+            EditKind::Invalidate => "invalidate",
+            EditKind::Rename => "rename",
+        }
+    }
+
+    fn parse(text: &str) -> Result<EditKind, Error> {
+        [EditKind::Patch, EditKind::Introduce, EditKind::Invalidate, EditKind::Rename]
+            .into_iter()
+            .find(|kind| kind.as_str() == text)
+            .ok_or_else(|| Error::Damaged(format!("there is no kind of edit {text:?}")))
+    }
+}
+
+/// A change of some events of an archive that its object does not hold yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PendingEdit {
-    pub position: i64,
+    pub first_position: i64,
+    pub last_position: i64,
     pub sequence: i64,
-    pub patch: Patch,
+    pub change: Change,
 }
 
 macro_rules! select_edits {
     ($rest:literal) => {
         concat!(
-            "SELECT id, topic_id, sequence, position, event_id, archive_id, changed, missing, actor, reason, ticket, ",
+            "SELECT id, topic_id, sequence, kind, subject, position, archive_id, changed, missing, actor, reason, ticket, ",
             "accepted_at, applied_at, purged_at FROM edits ",
             $rest
         )
@@ -53,8 +83,9 @@ fn edit_from_row(row: &PgRow) -> Result<Edit, Error> {
         id: row.try_get("id")?,
         topic_id: row.try_get("topic_id")?,
         sequence: row.try_get("sequence")?,
+        kind: EditKind::parse(row.try_get("kind")?)?,
+        subject: row.try_get("subject")?,
         position: row.try_get("position")?,
-        event_id: row.try_get("event_id")?,
         archive_id: row.try_get("archive_id")?,
         changed: row.try_get("changed")?,
         missing: row.try_get("missing")?,
@@ -67,18 +98,40 @@ fn edit_from_row(row: &PgRow) -> Result<Edit, Error> {
     })
 }
 
-/// Whether an event was edited after the edit of this sequence.
+/// Whether an event was changed after the edit of this sequence, or may have been.
 pub async fn edited_since(
     connection: &mut PgConnection,
     (topic_id, position): (i64, i64),
     sequence: i64,
 ) -> Result<bool, Error> {
-    Ok(sqlx::query_scalar("SELECT EXISTS (SELECT FROM edits WHERE topic_id = $1 AND sequence > $3 AND position = $2)")
-        .bind(topic_id)
-        .bind(position)
-        .bind(sequence)
-        .fetch_one(connection)
-        .await?)
+    Ok(sqlx::query_scalar(
+        "SELECT EXISTS (
+             SELECT FROM edits
+             WHERE topic_id = $1 AND sequence > $3 AND (position = $2 OR position IS NULL)
+         )",
+    )
+    .bind(topic_id)
+    .bind(position)
+    .bind(sequence)
+    .fetch_one(connection)
+    .await?)
+}
+
+/// The archives that an invalidation of this GDPR id was laid over before.
+pub async fn archives_invalidated(
+    connection: &mut PgConnection,
+    topic_id: i64,
+    gdpr_id: &str,
+) -> Result<Vec<Uuid>, Error> {
+    Ok(sqlx::query_scalar(
+        "SELECT archive_id FROM edits
+         WHERE topic_id = $1 AND kind = 'invalidate' AND subject = $2 AND archive_id IS NOT NULL
+         ORDER BY sequence",
+    )
+    .bind(topic_id)
+    .bind(gdpr_id)
+    .fetch_all(connection)
+    .await?)
 }
 
 /// `None` if there is no edit of this id.
@@ -92,8 +145,9 @@ pub async fn insert_edit(connection: &mut PgConnection, edit: &Edit) -> Result<(
         id,
         topic_id,
         sequence,
+        kind,
+        subject,
         position,
-        event_id,
         archive_id,
         changed,
         missing,
@@ -105,15 +159,16 @@ pub async fn insert_edit(connection: &mut PgConnection, edit: &Edit) -> Result<(
         purged_at,
     } = edit;
     sqlx::query(
-        "INSERT INTO edits (id, topic_id, sequence, position, event_id, archive_id, changed, missing, actor, reason,
-                            ticket, accepted_at, applied_at, purged_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
+        "INSERT INTO edits (id, topic_id, sequence, kind, subject, position, archive_id, changed, missing, actor,
+                            reason, ticket, accepted_at, applied_at, purged_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
     )
     .bind(id)
     .bind(topic_id)
     .bind(sequence)
+    .bind(kind.as_str())
+    .bind(subject)
     .bind(position)
-    .bind(event_id)
     .bind(archive_id)
     .bind(changed)
     .bind(missing)
@@ -128,33 +183,35 @@ pub async fn insert_edit(connection: &mut PgConnection, edit: &Edit) -> Result<(
     Ok(())
 }
 
+/// Lays a change over positions `first_position..=last_position` of the archive that the edit is about.
 pub async fn insert_pending_edit(
     connection: &mut PgConnection,
     edit: &Edit,
-    archive_id: Uuid,
-    patch: &Patch,
+    (first_position, last_position): (i64, i64),
+    change: &Change,
 ) -> Result<(), Error> {
     sqlx::query(
-        "INSERT INTO pending_edits (topic_id, position, sequence, edit_id, archive_id, patch)
-         VALUES ($1, $2, $3, $4, $5, $6)",
+        "INSERT INTO pending_edits (topic_id, first_position, last_position, sequence, edit_id, archive_id, change)
+         VALUES ($1, $2, $3, $4, $5, $6, $7)",
     )
     .bind(edit.topic_id)
-    .bind(edit.position)
+    .bind(first_position)
+    .bind(last_position)
     .bind(edit.sequence)
     .bind(edit.id)
-    .bind(archive_id)
-    .bind(patch.as_str())
+    .bind(edit.archive_id)
+    .bind(change.to_json())
     .execute(connection)
     .await?;
     Ok(())
 }
 
 fn pending_from_row(row: &PgRow) -> Result<PendingEdit, Error> {
-    let patch: &str = row.try_get("patch")?;
     Ok(PendingEdit {
-        position: row.try_get("position")?,
+        first_position: row.try_get("first_position")?,
+        last_position: row.try_get("last_position")?,
         sequence: row.try_get("sequence")?,
-        patch: Patch::parse(patch).map_err(|Invalid(why)| Error::Damaged(why))?,
+        change: Change::from_json(row.try_get("change")?).map_err(|Invalid(why)| Error::Damaged(why))?,
     })
 }
 
@@ -165,9 +222,9 @@ pub async fn pending_edits(
     (start, end): (i64, i64),
 ) -> Result<Vec<PendingEdit>, Error> {
     let rows = sqlx::query(
-        "SELECT position, sequence, patch FROM pending_edits
-         WHERE topic_id = $1 AND position >= $2 AND position < $3
-         ORDER BY position, sequence",
+        "SELECT first_position, last_position, sequence, change FROM pending_edits
+         WHERE topic_id = $1 AND last_position >= $2 AND first_position < $3
+         ORDER BY sequence, first_position",
     )
     .bind(topic_id)
     .bind(start)
@@ -184,9 +241,9 @@ pub async fn pending_edits_of_archive(
     archive_id: Uuid,
 ) -> Result<Vec<PendingEdit>, Error> {
     let rows = sqlx::query(
-        "SELECT position, sequence, patch FROM pending_edits
+        "SELECT first_position, last_position, sequence, change FROM pending_edits
          WHERE topic_id = $1 AND archive_id = $2
-         ORDER BY position, sequence",
+         ORDER BY sequence, first_position",
     )
     .bind(topic_id)
     .bind(archive_id)

@@ -81,29 +81,39 @@ fn texts(events: &[Event], field: fn(&Event) -> &str) -> Vec<&str> {
     events.iter().map(field).collect()
 }
 
-/// Hot events at positions `start..end` that match, in order of position, after `skip` of them.
+macro_rules! select_events_within {
+    ($where:literal) => {
+        concat!(
+            "SELECT position, raised_at, deployment_id, id, stream, type, reason, correlation_id, causation_id, ",
+            "user_id, payload, gdpr FROM (
+                 SELECT *, sum(octet_length(payload)) OVER (ORDER BY position ROWS UNBOUNDED PRECEDING) AS reached
+                 FROM events
+                 WHERE topic_id = $1 AND position >= $2 AND position < $3 ",
+            $where,
+            " ORDER BY position OFFSET $4 LIMIT $5
+             ) AS events
+             WHERE reached - octet_length(payload) < $6
+             ORDER BY position"
+        )
+    };
+}
+
+/// Hot events at positions `start..end` that match, in order of position, after `skip` of them; at most `limit`, and
+/// none behind the one whose payload reaches `bytes_max`.
 pub async fn hot_range(
     connection: &mut PgConnection,
     topic_id: i64,
     filter: &Filter,
     (start, end): (i64, i64),
-    skip: i64,
-    limit: i64,
+    (skip, limit): (i64, i64),
+    bytes_max: i64,
 ) -> Result<Vec<Event>, Error> {
     let query = match filter {
-        Filter::All => sqlx::query(select_events!(
-            "WHERE topic_id = $1 AND position >= $2 AND position < $3 ORDER BY position OFFSET $4 LIMIT $5"
-        )),
-        Filter::Types(_) => sqlx::query(select_events!(
-            "WHERE topic_id = $1 AND position >= $2 AND position < $3 AND type = ANY($6)
-             ORDER BY position OFFSET $4 LIMIT $5"
-        )),
-        Filter::Stream(_) => sqlx::query(select_events!(
-            "WHERE topic_id = $1 AND position >= $2 AND position < $3 AND stream = $6
-             ORDER BY position OFFSET $4 LIMIT $5"
-        )),
+        Filter::All => sqlx::query(select_events_within!("")),
+        Filter::Types(_) => sqlx::query(select_events_within!("AND type = ANY($7)")),
+        Filter::Stream(_) => sqlx::query(select_events_within!("AND stream = $7")),
     };
-    let query = query.bind(topic_id).bind(start).bind(end).bind(skip).bind(limit);
+    let query = query.bind(topic_id).bind(start).bind(end).bind(skip).bind(limit).bind(bytes_max);
     bind_filter(query, filter).fetch_all(connection).await?.iter().map(from_row).collect()
 }
 
@@ -266,21 +276,54 @@ pub async fn delete_ranges(connection: &mut PgConnection, topic_id: i64, ranges:
     Ok(count)
 }
 
-/// Replaces a payload. False if the event is not hot any more, or not what it was.
-pub async fn update_payload(
+/// Replaces payload and GDPR data. False if the event is not hot any more, or not what it was.
+pub async fn replace(connection: &mut PgConnection, topic_id: i64, old: &Event, new: &Event) -> Result<bool, Error> {
+    let replaced = sqlx::query(
+        "UPDATE events SET payload = $5, gdpr = $6
+         WHERE topic_id = $1 AND position = $2 AND payload = $3 AND gdpr IS NOT DISTINCT FROM $4",
+    )
+    .bind(topic_id)
+    .bind(old.position)
+    .bind(old.payload.as_str())
+    .bind(old.gdpr_json())
+    .bind(new.payload.as_str())
+    .bind(new.gdpr_json())
+    .execute(connection)
+    .await?;
+    Ok(replaced.rows_affected() == 1)
+}
+
+/// The hot events with a field of this GDPR id that still shows its value, in order of position, held until the
+/// transaction ends.
+pub async fn lock_hot_by_gdpr_id(
     connection: &mut PgConnection,
-    (topic_id, position): (i64, i64),
-    old: &Json,
-    new: &Json,
-) -> Result<bool, Error> {
-    let updated = sqlx::query("UPDATE events SET payload = $4 WHERE topic_id = $1 AND position = $2 AND payload = $3")
+    topic_id: i64,
+    gdpr_id: &str,
+) -> Result<Vec<Event>, Error> {
+    let rows = sqlx::query(select_events!(
+        "WHERE topic_id = $1 AND gdpr IS NOT NULL AND gdpr_ids(gdpr) @> ARRAY[$2] ORDER BY position FOR UPDATE"
+    ))
+    .bind(topic_id)
+    .bind(gdpr_id)
+    .fetch_all(connection)
+    .await?;
+    rows.iter().map(from_row).collect()
+}
+
+/// Gives the hot events of a type another one, and says how many there were.
+pub async fn rename_hot(
+    connection: &mut PgConnection,
+    topic_id: i64,
+    old_type: &str,
+    new_type: &str,
+) -> Result<u64, Error> {
+    let renamed = sqlx::query("UPDATE events SET type = $3 WHERE topic_id = $1 AND type = $2")
         .bind(topic_id)
-        .bind(position)
-        .bind(old.as_str())
-        .bind(new.as_str())
+        .bind(old_type)
+        .bind(new_type)
         .execute(connection)
         .await?;
-    Ok(updated.rows_affected() == 1)
+    Ok(renamed.rows_affected())
 }
 
 pub async fn oldest_raised_at(connection: &mut PgConnection, topic_id: i64) -> Result<Option<Instant>, Error> {

@@ -1,4 +1,4 @@
-//! Which member holds an event id, and which members hold a stream.
+//! Which member holds an event id, and which members hold a stream or a GDPR id.
 //!
 //! A run is a sorted list of keyed hashes, cut into pages of one row each; an archive has a run for every 65,535 of
 //! its events, so that making one takes bounded memory. A page may say "perhaps" (two ids can share a hash), never a
@@ -19,6 +19,7 @@ pub const RUN_EVENTS: usize = 65_535;
 const PAGE_BYTES: usize = 1_700;
 const KIND_EVENT: i16 = 1;
 const KIND_STREAM: i16 = 2;
+const KIND_GDPR: i16 = 3;
 
 /// Without it, ids and streams cannot be guessed from their hashes.
 #[derive(Debug, Clone, Copy)]
@@ -41,11 +42,12 @@ impl HashKey {
     }
 }
 
-/// A run in the making: hash and member of each event, and of its stream.
+/// A run in the making: hash and member of each event, of its stream and of its GDPR ids.
 pub struct LookupRun {
     key: HashKey,
     events: Vec<(i64, u16)>,
     streams: Vec<(Hash, u16)>,
+    gdpr_ids: Vec<(i64, u16)>,
 }
 
 /// Kind, first hash and entries.
@@ -53,12 +55,13 @@ type Page = (i16, i64, Vec<u8>);
 
 impl LookupRun {
     pub fn new(key: HashKey) -> LookupRun {
-        LookupRun { key, events: Vec::new(), streams: Vec::new() }
+        LookupRun { key, events: Vec::new(), streams: Vec::new(), gdpr_ids: Vec::new() }
     }
 
-    pub fn add(&mut self, event_id: &str, stream: &str, member: u16) {
+    pub fn add<'a>(&mut self, event_id: &str, stream: &str, gdpr_ids: impl Iterator<Item = &'a str>, member: u16) {
         self.events.push((self.key.hash(event_id).0, member));
         self.streams.push((self.key.hash(stream), member));
+        self.gdpr_ids.extend(gdpr_ids.map(|id| (self.key.hash(id).0, member)));
     }
 
     pub fn is_full(&self) -> bool {
@@ -72,14 +75,11 @@ impl LookupRun {
     fn pages(mut self) -> Vec<Page> {
         self.events.sort_unstable();
         self.streams.sort_unstable();
+        self.gdpr_ids.sort_unstable();
+        self.gdpr_ids.dedup();
         let mut pages = Vec::new();
-        for same_hash in self.events.chunk_by(|(hash, _), (next, _)| hash == next) {
-            let page = page_for(&mut pages, KIND_EVENT, same_hash[0].0);
-            for (hash, member) in same_hash {
-                page.extend(hash.to_be_bytes());
-                page.extend(member.to_be_bytes());
-            }
-        }
+        write_ids(&mut pages, KIND_EVENT, &self.events);
+        write_ids(&mut pages, KIND_GDPR, &self.gdpr_ids);
         for same_hash in self.streams.chunk_by(|((hash, _), _), ((next, _), _)| hash == next) {
             let page = page_for(&mut pages, KIND_STREAM, same_hash[0].0.0);
             for stream in same_hash.chunk_by(|(hash, _), (next, _)| hash == next) {
@@ -87,6 +87,17 @@ impl LookupRun {
             }
         }
         pages
+    }
+}
+
+/// Each hash with its member.
+fn write_ids(pages: &mut Vec<Page>, kind: i16, ids: &[(i64, u16)]) {
+    for same_hash in ids.chunk_by(|(hash, _), (next, _)| hash == next) {
+        let page = page_for(pages, kind, same_hash[0].0);
+        for (hash, member) in same_hash {
+            page.extend(hash.to_be_bytes());
+            page.extend(member.to_be_bytes());
+        }
     }
 }
 
@@ -133,7 +144,7 @@ impl Reader<'_> {
 }
 
 /// Members that one of these hashes leads to.
-fn members_in_event_page(page: &[u8], hashes: &[i64]) -> Result<Vec<i32>, Error> {
+fn members_in_id_page(page: &[u8], hashes: &[i64]) -> Result<Vec<i32>, Error> {
     let (mut reader, mut found) = (Reader(page), Vec::new());
     while !reader.0.is_empty() {
         let (entry, member) = (reader.long()?, reader.short()?);
@@ -209,11 +220,29 @@ pub async fn members_with_ids(
     key: HashKey,
     ids: &[String],
 ) -> Result<Vec<(Uuid, i32)>, Error> {
-    let hashes: Vec<i64> = ids.iter().map(|id| key.hash(id).0).collect();
+    members_with(connection, topic_id, KIND_EVENT, ids.iter().map(|id| key.hash(id).0).collect()).await
+}
+
+/// Members that perhaps hold a field with this GDPR id that showed its value when it was archived.
+pub async fn members_with_gdpr_id(
+    connection: &mut PgConnection,
+    topic_id: i64,
+    key: HashKey,
+    gdpr_id: &str,
+) -> Result<Vec<(Uuid, i32)>, Error> {
+    members_with(connection, topic_id, KIND_GDPR, vec![key.hash(gdpr_id).0]).await
+}
+
+async fn members_with(
+    connection: &mut PgConnection,
+    topic_id: i64,
+    kind: i16,
+    hashes: Vec<i64>,
+) -> Result<Vec<(Uuid, i32)>, Error> {
     let mut found = Vec::new();
-    let mut pages = pages_of(connection, topic_id, KIND_EVENT, hashes);
+    let mut pages = pages_of(connection, topic_id, kind, hashes);
     while let Some((archive_id, hashes, page)) = pages.try_next().await? {
-        found.extend(members_in_event_page(&page, &hashes)?.into_iter().map(|member| (archive_id, member)));
+        found.extend(members_in_id_page(&page, &hashes)?.into_iter().map(|member| (archive_id, member)));
     }
     found.sort_unstable();
     found.dedup();
@@ -280,6 +309,37 @@ fn pages_of(
     .boxed()
 }
 
+/// A field became personal after it was archived: its GDPR id is in no lookup page.
+pub async fn insert_introduced_gdpr_id(
+    connection: &mut PgConnection,
+    topic_id: i64,
+    gdpr_id: &str,
+    (archive_id, position): (Uuid, i64),
+) -> Result<(), Error> {
+    sqlx::query("INSERT INTO introduced_gdpr_ids (topic_id, gdpr_id, archive_id, position) VALUES ($1, $2, $3, $4)")
+        .bind(topic_id)
+        .bind(gdpr_id)
+        .bind(archive_id)
+        .bind(position)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// The archive and position of the field that this GDPR id was introduced on.
+pub async fn introduced_gdpr_id(
+    connection: &mut PgConnection,
+    topic_id: i64,
+    gdpr_id: &str,
+) -> Result<Option<(Uuid, i64)>, Error> {
+    let row = sqlx::query("SELECT archive_id, position FROM introduced_gdpr_ids WHERE topic_id = $1 AND gdpr_id = $2")
+        .bind(topic_id)
+        .bind(gdpr_id)
+        .fetch_optional(connection)
+        .await?;
+    row.map(|row| Ok((row.try_get("archive_id")?, row.try_get("position")?))).transpose()
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
@@ -300,17 +360,19 @@ mod tests {
             let mut run = LookupRun::new(key);
             let mut streams: HashMap<String, BTreeMap<i32, i64>> = HashMap::new();
             for (number, (stream, member)) in events.iter().enumerate() {
-                run.add(&format!("id-{number}"), stream, *member);
+                run.add(&format!("id-{number}"), stream, [stream.as_str()].into_iter(), *member);
                 *streams.entry(stream.clone()).or_default().entry(i32::from(*member)).or_default() += 1;
             }
             let pages = run.pages();
             for (number, (_, member)) in events.iter().enumerate() {
                 let (hash, _) = key.hash(&format!("id-{number}"));
-                let found = members_in_event_page(&found_page(&pages, KIND_EVENT, hash), &[hash]).unwrap();
+                let found = members_in_id_page(&found_page(&pages, KIND_EVENT, hash), &[hash]).unwrap();
                 prop_assert_eq!(found, vec![i32::from(*member)]);
             }
             for (stream, members) in streams {
                 let hash = key.hash(&stream);
+                let found = members_in_id_page(&found_page(&pages, KIND_GDPR, hash.0), &[hash.0]).unwrap();
+                prop_assert_eq!(found, members.keys().copied().collect::<Vec<_>>());
                 let found = members_in_stream_page(&found_page(&pages, KIND_STREAM, hash.0), hash).unwrap();
                 prop_assert_eq!(found, members.into_iter().collect::<Vec<_>>());
             }

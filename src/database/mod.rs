@@ -26,16 +26,17 @@ use sqlx::{ConnectOptions, Connection as _, PgConnection, Postgres};
 pub use catalog::{
     Archive, ArchiveExtent, MemberExtent, MemberRow, archive, archive_extents, archives_count, archives_of,
     delete_members, insert_archive, insert_members, lowest_member_across, member_extents, members_by_key, members_of,
-    promote_archive,
+    promote_archive, rename_archived,
 };
 pub use edits::{
-    Edit, PendingEdit, archives_with_pending_edits, edit, edited_since, insert_edit, insert_pending_edit,
-    mark_hot_purged, mark_purged, pending_edits, pending_edits_of_archive, settle_edits, unpurged_archives,
+    Edit, EditKind, PendingEdit, archives_invalidated, archives_with_pending_edits, edit, edited_since, insert_edit,
+    insert_pending_edit, mark_hot_purged, mark_purged, pending_edits, pending_edits_of_archive, settle_edits,
+    unpurged_archives,
 };
 pub use erroneous::{Erroneous, delete_resend, erroneous_after, insert_erroneous, resend, resends};
 pub use events::{
     average_row_bytes, count_between, delete_ranges, eligible_batch, export, hot_by_ids, hot_range, insert, last_hot,
-    oldest_raised_at, positions_of_correlation, table_bytes, update_payload,
+    lock_hot_by_gdpr_id, oldest_raised_at, positions_of_correlation, rename_hot, replace, table_bytes,
 };
 pub use groups::{
     Group, Progress, Refusal, Taken, Turn, Wanted, delete_consumed, hand_over, handled_position, pending_progress,
@@ -46,13 +47,18 @@ pub use intents::{
     intent_of_archive, intents, topics_with_stale_intents,
 };
 pub use leases::{Lease, check_lease, release_lease, renew_lease, take_lease};
-pub use lookups::{HashKey, LookupRun, delete_lookups, hash_key, insert_run, members_with_ids, members_with_stream};
+pub use lookups::{
+    HashKey, LookupRun, delete_lookups, hash_key, insert_introduced_gdpr_id, insert_run, introduced_gdpr_id,
+    members_with_gdpr_id, members_with_ids, members_with_stream,
+};
 pub use replicas::{GroupNames, delete_dead_replicas, delete_replica, insert_replica, others_subscribe, renew_replica};
 pub use runs::{ArchiveRun, insert_archive_run, last_archive_run};
-pub use snapshots::{insert_snapshot, newest_snapshot, snapshot};
+pub use snapshots::{
+    insert_snapshot, lock_snapshots_by_gdpr_id, newest_snapshot, rename_snapshots, replace_snapshot, snapshot,
+};
 pub use topics::{
     Topic, add_archived, add_deleted, bump_edit_counter, find_topic, lock_topic, make_topic, set_head, topic_by_id,
-    topics, topics_with_hot_events,
+    topics, topics_named, topics_with_hot_events,
 };
 pub use wakeups::{Listener, broadcast, delete_old_broadcasts, insert_broadcast, notify};
 

@@ -67,3 +67,57 @@ pub async fn newest_snapshot(
     .await?;
     row.as_ref().map(from_row).transpose()
 }
+
+/// Replaces payload and GDPR data. False if the snapshot is not what it was.
+pub async fn replace_snapshot(
+    connection: &mut PgConnection,
+    topic_id: i64,
+    old: &Event,
+    new: &Event,
+) -> Result<bool, Error> {
+    let replaced = sqlx::query(
+        "UPDATE snapshots SET payload = $5, gdpr = $6
+         WHERE topic_id = $1 AND id = $2 AND payload = $3 AND gdpr IS NOT DISTINCT FROM $4",
+    )
+    .bind(topic_id)
+    .bind(&old.id)
+    .bind(old.payload.as_str())
+    .bind(old.gdpr_json())
+    .bind(new.payload.as_str())
+    .bind(new.gdpr_json())
+    .execute(connection)
+    .await?;
+    Ok(replaced.rows_affected() == 1)
+}
+
+/// Those with a field of this GDPR id that still shows its value, held until the transaction ends.
+pub async fn lock_snapshots_by_gdpr_id(
+    connection: &mut PgConnection,
+    topic_id: i64,
+    gdpr_id: &str,
+) -> Result<Vec<Event>, Error> {
+    let rows = sqlx::query(select_snapshots!(
+        "WHERE topic_id = $1 AND gdpr IS NOT NULL AND gdpr_ids(gdpr) @> ARRAY[$2] ORDER BY id FOR UPDATE"
+    ))
+    .bind(topic_id)
+    .bind(gdpr_id)
+    .fetch_all(connection)
+    .await?;
+    rows.iter().map(from_row).collect()
+}
+
+/// Gives the snapshots of a type another one, and says how many there were.
+pub async fn rename_snapshots(
+    connection: &mut PgConnection,
+    topic_id: i64,
+    old_type: &str,
+    new_type: &str,
+) -> Result<u64, Error> {
+    let renamed = sqlx::query("UPDATE snapshots SET type = $3 WHERE topic_id = $1 AND type = $2")
+        .bind(topic_id)
+        .bind(old_type)
+        .bind(new_type)
+        .execute(connection)
+        .await?;
+    Ok(renamed.rows_affected())
+}

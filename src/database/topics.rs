@@ -11,6 +11,8 @@ pub struct Topic {
     pub log: Log,
     pub head_position: i64,
     pub archived_count: i64,
+    /// Of positions whose events were deleted once they had been handled; where there are some, positions have gaps.
+    pub deleted_count: i64,
     pub archived_json_bytes: i64,
     pub archived_object_bytes: i64,
     pub edit_counter: i64,
@@ -18,15 +20,15 @@ pub struct Topic {
 
 impl Topic {
     pub fn hot_count(&self) -> i64 {
-        self.head_position - self.archived_count
+        self.head_position - self.archived_count - self.deleted_count
     }
 }
 
 macro_rules! select_topics {
     ($rest:literal) => {
         concat!(
-            "SELECT id, tenant, topic, head_position, archived_count, archived_json_bytes, archived_object_bytes, ",
-            "edit_counter FROM topics ",
+            "SELECT id, tenant, topic, head_position, archived_count, deleted_count, archived_json_bytes, ",
+            "archived_object_bytes, edit_counter FROM topics ",
             $rest
         )
     };
@@ -39,6 +41,7 @@ fn from_row(row: &PgRow) -> Result<Topic, Error> {
         log: Log::new(tenant, topic).map_err(|error| Error::Damaged(error.to_string()))?,
         head_position: row.try_get("head_position")?,
         archived_count: row.try_get("archived_count")?,
+        deleted_count: row.try_get("deleted_count")?,
         archived_json_bytes: row.try_get("archived_json_bytes")?,
         archived_object_bytes: row.try_get("archived_object_bytes")?,
         edit_counter: row.try_get("edit_counter")?,
@@ -67,11 +70,19 @@ pub async fn topics(connection: &mut PgConnection) -> Result<Vec<Topic>, Error> 
 /// Topics with at least so many hot events, those with most first.
 pub async fn topics_with_hot_events(connection: &mut PgConnection, hot_count_min: i64) -> Result<Vec<Topic>, Error> {
     let rows = sqlx::query(select_topics!(
-        "WHERE head_position - archived_count >= $1 ORDER BY head_position - archived_count DESC, id"
+        "WHERE head_position - archived_count - deleted_count >= $1
+         ORDER BY head_position - archived_count - deleted_count DESC, id"
     ))
     .bind(hot_count_min)
     .fetch_all(connection)
     .await?;
+    rows.iter().map(from_row).collect()
+}
+
+/// The topics of this name, of all tenants.
+pub async fn topics_named(connection: &mut PgConnection, topic: &str) -> Result<Vec<Topic>, Error> {
+    let rows =
+        sqlx::query(select_topics!("WHERE topic = $1 ORDER BY tenant")).bind(topic).fetch_all(connection).await?;
     rows.iter().map(from_row).collect()
 }
 

@@ -66,6 +66,20 @@ impl Json {
         self.0.len()
     }
 
+    /// The object with another value of a member, if it has that one.
+    pub fn with_value(&self, name: &str, value: &Json) -> Json {
+        let members = self.members();
+        let Some(member) = members.iter().find(|member| member.key().is_ok_and(|key| key == name)) else {
+            return self.clone();
+        };
+        let start = member.value.as_ptr() as usize - self.0.as_ptr() as usize;
+        let mut out = Vec::with_capacity(self.0.len() + value.0.len());
+        out.extend_from_slice(&self.0[..start]);
+        out.extend_from_slice(&value.0);
+        out.extend_from_slice(&self.0[start + member.value.len()..]);
+        Json(out.into())
+    }
+
     /// The members of an object in their order, keys and values as they are written.
     pub fn members(&self) -> Vec<Member<'_>> {
         members(self.as_str())

@@ -1,6 +1,7 @@
-//! The words and rules of the product, without IO: what an event is, which names it may bear, how an edit applies to
+//! The words and rules of the product, without IO: what an event is, which names it may bear, how a change applies to
 //! it, and which events are old enough to be archived.
 
+mod change;
 mod eligibility;
 mod filter;
 mod gdpr;
@@ -10,13 +11,14 @@ mod log;
 mod patch;
 mod record;
 
+pub use change::Change;
 pub use eligibility::Eligibility;
 pub use filter::Filter;
 pub use gdpr::{Gdpr, GdprField};
 pub use instant::Instant;
 pub use json::Json;
 pub use log::Log;
-pub use patch::{Patch, Patched};
+pub use patch::{Patch, Patched, pointer_to};
 pub use record::{Event, Metadata, NewEvent};
 
 /// Why an input cannot be taken, in words for whoever sent it.
@@ -43,6 +45,14 @@ pub fn check_subscriber_id(id: &str) -> Result<(), Invalid> {
 
 pub fn check_topic(name: &str) -> Result<(), Invalid> {
     check_text("the topic", name, NAME_BYTES_MAX)
+}
+
+/// The name of a type: not empty, and as long as a name may be.
+pub fn check_type(name: &str) -> Result<(), Invalid> {
+    if name.is_empty() {
+        return Err(Invalid("the type is empty".into()));
+    }
+    check_text("the type", name, NAME_BYTES_MAX)
 }
 
 /// Postgres keeps no NUL in text, and an index entry has its limit.

@@ -116,8 +116,8 @@ fn key_of(member: &Member) -> String {
     member.key().map_or_else(|_| member.raw_key.to_owned(), |key| key.into_owned())
 }
 
-/// RFC 6901.
-fn pointer_to(parent: &str, key: &str) -> String {
+/// A JSON pointer (RFC 6901) to a member of what `parent` points to.
+pub fn pointer_to(parent: &str, key: &str) -> String {
     format!("{parent}/{}", key.replace('~', "~0").replace('/', "~1"))
 }
 

@@ -1,7 +1,7 @@
 use uuid::Uuid;
 
 use crate::event::gdpr::{self, Gdpr};
-use crate::event::{ID_BYTES_MAX, Instant, Invalid, Json, NAME_BYTES_MAX, check_text};
+use crate::event::{ID_BYTES_MAX, Instant, Invalid, Json, NAME_BYTES_MAX, check_text, check_type};
 
 /// An immutable fact at its place in a log; which log is known from where it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,12 +47,9 @@ impl NewEvent {
         if self.id.is_empty() {
             self.id = Uuid::now_v7().to_string();
         }
-        if self.event_type.is_empty() {
-            return Err(Invalid("the type is empty".into()));
-        }
         check_text("the id", &self.id, ID_BYTES_MAX)?;
         check_text("the stream", &self.stream, NAME_BYTES_MAX)?;
-        check_text("the type", &self.event_type, NAME_BYTES_MAX)?;
+        check_type(&self.event_type)?;
         check_text("the reason", &self.reason, usize::MAX)?;
         let Metadata { correlation_id, causation_id, user_id, deployment_id: _ } = &self.metadata;
         check_text("the correlation id", correlation_id, NAME_BYTES_MAX)?;
@@ -99,6 +96,21 @@ impl Event {
 
     pub fn gdpr_from_json(text: Option<&str>) -> Result<Gdpr, Invalid> {
         text.map_or_else(|| Ok(Gdpr::new()), gdpr::from_json)
+    }
+
+    /// The fields whose GDPR ids are wanted show their defaults from now on.
+    pub fn invalidate(&mut self, is_wanted: impl Fn(&str) -> bool) {
+        for (name, field) in &mut self.gdpr {
+            if !field.is_invalidated && is_wanted(&field.id) {
+                field.is_invalidated = true;
+                self.payload = self.payload.with_value(name, &field.default);
+            }
+        }
+    }
+
+    /// Of fields that still show their value.
+    pub fn gdpr_ids(&self) -> impl Iterator<Item = &str> {
+        self.gdpr.values().filter(|field| !field.is_invalidated).map(|field| field.id.as_str())
     }
 
     /// About the bytes it takes in memory.

@@ -7,13 +7,13 @@
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::database::{self, Edit};
-use crate::event::{Event, Invalid, Log, Patch, Patched};
+use crate::database::{self, Edit, EditKind, Topic, Transaction};
+use crate::event::{Change, Event, Invalid, Log, Patch};
 use crate::store::find::Found;
 use crate::store::{Error, Store};
 
-/// How often an edit is tried that others of the same event come before.
-const EDIT_ATTEMPTS: usize = 100;
+/// How often a change is tried that others of the same event come before.
+pub(super) const EDIT_ATTEMPTS: usize = 100;
 /// Bytes, at most, of each text that goes into the ledger.
 const LEDGER_BYTES_MAX: usize = 1_000;
 
@@ -36,6 +36,14 @@ pub struct EditOutcome {
     pub missing: Vec<String>,
 }
 
+/// A change of one event, and the event after it.
+pub(super) struct Changed {
+    pub event: Event,
+    pub change: Change,
+    /// What the ledger says of it.
+    pub line: Edit,
+}
+
 impl Store {
     /// `None` if there is no such event.
     pub async fn edit(&self, log: &Log, event_id: &str, request: &EditRequest) -> Result<Option<EditOutcome>, Error> {
@@ -43,72 +51,77 @@ impl Store {
         for _ in 0..EDIT_ATTEMPTS {
             let Some(found) = self.find(log, &[event_id.to_owned()]).await?.pop() else { return Ok(None) };
             let patched = request.patch.apply(&found.event.payload);
+            let missing = patched.missing.clone();
             if patched.changed.is_empty() {
-                return Ok(Some(EditOutcome { event: found.event, edit: None, missing: patched.missing }));
+                return Ok(Some(EditOutcome { event: found.event, edit: None, missing }));
             }
-            match self.try_edit(&found, &patched, request).await {
-                Ok(Some(edit)) => {
-                    metrics::counter!("coldstream_edits_total").increment(1);
-                    if found.archive_id.is_some() {
-                        self.rewrite_wanted.notify_one();
-                    }
-                    let event = Event { payload: patched.payload, ..found.event };
-                    return Ok(Some(EditOutcome { event, edit: Some(edit), missing: patched.missing }));
-                }
-                // It was edited or moved meanwhile.
-                Ok(None) | Err(Error::GaveWay(_)) => {}
-                Err(error) => return Err(error),
+            let line = Edit {
+                position: Some(found.event.position),
+                changed: patched.changed,
+                missing: patched.missing,
+                actor: request.actor.clone(),
+                reason: request.reason.clone(),
+                ticket: request.ticket.clone(),
+                ..line(EditKind::Patch, &found.topic, &found.event.id)
+            };
+            let event = Event { payload: patched.payload, ..found.event.clone() };
+            let changed = Changed { event, change: Change::Patch(request.patch.clone()), line };
+            if let Some((event, edit)) = self.change(&found, changed).await? {
+                return Ok(Some(EditOutcome { event, edit: Some(edit), missing }));
             }
         }
-        Err(Error::Unavailable(format!("the event {event_id:?} of {log} is edited or moved all the time")))
+        Err(moved_all_the_time(log, event_id))
     }
 
-    /// `None` if the event is not where or what it was.
-    async fn try_edit(&self, found: &Found, patched: &Patched, request: &EditRequest) -> Result<Option<Edit>, Error> {
-        let Found { topic, event, archive_id } = found;
+    /// Makes a change of one event effective. `None` if it was changed or moved meanwhile: look again.
+    pub(super) async fn change(&self, found: &Found, changed: Changed) -> Result<Option<(Event, Edit)>, Error> {
+        let outcome = self.try_change(found, changed).await;
+        match outcome {
+            Ok(Some(done)) => {
+                metrics::counter!("coldstream_edits_total").increment(1);
+                if found.archive_id.is_some() {
+                    self.rewrite_wanted.notify_one();
+                }
+                Ok(Some(done))
+            }
+            Ok(None) | Err(Error::GaveWay(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn try_change(
+        &self,
+        Found { topic, event: old, archive_id }: &Found,
+        Changed { event, change, line }: Changed,
+    ) -> Result<Option<(Event, Edit)>, Error> {
         let mut transaction = self.database.begin().await?;
         // The row before the topic: in the order in which an archive run takes them.
-        let is_there = match archive_id {
-            None => {
-                let place = (topic.id, event.position);
-                database::update_payload(&mut transaction, place, &event.payload, &patched.payload).await?
-            }
-            Some(_) => true,
-        };
+        if archive_id.is_none() && !database::replace(&mut transaction, topic.id, old, &event).await? {
+            return Ok(None);
+        }
         let sequence = database::bump_edit_counter(&mut transaction, topic.id).await?;
-        // Another edit came first: what was read is not what is there any more.
-        let place = (topic.id, event.position);
+        // Another change came first: what was read is not what is there any more.
+        let place = (topic.id, old.position);
         if archive_id.is_some() && database::edited_since(&mut transaction, place, topic.edit_counter).await? {
             return Ok(None);
         }
-        let now = OffsetDateTime::now_utc();
-        let is_exported = archive_id.is_none() && database::has_intents(&mut transaction, topic.id).await?;
-        let edit = Edit {
-            id: Uuid::now_v7(),
-            topic_id: topic.id,
-            sequence,
-            position: event.position,
-            event_id: event.id.clone(),
-            archive_id: *archive_id,
-            changed: patched.changed.clone(),
-            missing: patched.missing.clone(),
-            actor: request.actor.clone(),
-            reason: request.reason.clone(),
-            ticket: request.ticket.clone(),
-            accepted_at: now,
-            applied_at: archive_id.is_none().then_some(now),
-            // An object that is on its way may hold the old value, until it is dropped.
-            purged_at: (archive_id.is_none() && !is_exported).then_some(now),
+        let line = Edit { sequence, ..line };
+        let line = match *archive_id {
+            None => insert_hot_line(&mut transaction, line).await?,
+            Some(archive_id) => {
+                let line = Edit { archive_id: Some(archive_id), ..line };
+                database::insert_edit(&mut transaction, &line).await?;
+                let span = (old.position, old.position);
+                database::insert_pending_edit(&mut transaction, &line, span, &change).await?;
+                if let Change::Introduce { gdpr, .. } = &change {
+                    let place = (archive_id, old.position);
+                    database::insert_introduced_gdpr_id(&mut transaction, topic.id, &gdpr.id, place).await?;
+                }
+                line
+            }
         };
-        database::insert_edit(&mut transaction, &edit).await?;
-        if let Some(archive_id) = *archive_id {
-            database::insert_pending_edit(&mut transaction, &edit, archive_id, &request.patch).await?;
-        }
-        if !is_there {
-            return Ok(None);
-        }
         database::commit(transaction).await?;
-        Ok(Some(edit))
+        Ok(Some((event, line)))
     }
 
     /// A line of the ledger; `None` if there is no edit of this id.
@@ -116,6 +129,41 @@ impl Store {
         let mut snapshot = self.database.snapshot().await?;
         Ok(database::edit(&mut snapshot, id).await?)
     }
+}
+
+/// A line of the ledger that is still to be given its sequence.
+pub(super) fn line(kind: EditKind, topic: &Topic, subject: &str) -> Edit {
+    Edit {
+        id: Uuid::now_v7(),
+        topic_id: topic.id,
+        sequence: 0,
+        kind,
+        subject: subject.to_owned(),
+        position: None,
+        archive_id: None,
+        changed: Vec::new(),
+        missing: Vec::new(),
+        actor: String::new(),
+        reason: String::new(),
+        ticket: String::new(),
+        accepted_at: OffsetDateTime::now_utc(),
+        applied_at: None,
+        purged_at: None,
+    }
+}
+
+/// Of rows that bear the new value already.
+pub(super) async fn insert_hot_line(transaction: &mut Transaction, line: Edit) -> Result<Edit, Error> {
+    // An object that is on its way may hold the old value, until it is dropped.
+    let is_exported = database::has_intents(transaction, line.topic_id).await?;
+    let applied_at = Some(line.accepted_at);
+    let line = Edit { applied_at, purged_at: applied_at.filter(|_| !is_exported), ..line };
+    database::insert_edit(transaction, &line).await?;
+    Ok(line)
+}
+
+pub(super) fn moved_all_the_time(log: &Log, what: &str) -> Error {
+    Error::Unavailable(format!("{what:?} of {log} is edited or moved all the time"))
 }
 
 fn check_ledger(request: &EditRequest) -> Result<(), Error> {

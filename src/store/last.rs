@@ -51,12 +51,8 @@ impl Store {
                 break;
             }
             let member = self.fetch(log, &extent).await?;
-            let last = member.events.iter().rev().find(|event| filter.matches(event));
-            if let Some(last) = last.filter(|last| best.as_ref().is_none_or(|best| last.position > best.position)) {
-                let mut last = last.clone();
-                overlay.apply(&mut last);
-                best = Some(last);
-            }
+            let last = member.events.iter().rev().find_map(|event| overlay.read(event, filter));
+            best = best.into_iter().chain(last).max_by_key(|event| event.position);
         }
         Ok(best)
     }

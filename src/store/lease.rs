@@ -3,7 +3,9 @@
 //! It is a row in Postgres with an epoch that the committing transaction checks: a writer that sleeps through the end
 //! of its lease changes nothing when it wakes. If the process dies, the lease expires.
 
+use std::collections::HashMap;
 use std::future::Future;
+use std::sync::MutexGuard;
 
 use uuid::Uuid;
 
@@ -21,11 +23,23 @@ impl Store {
         let taken = database::take_lease(&mut transaction, topic_id, Uuid::new_v4(), self.settings.lease_term).await?;
         database::commit(transaction).await?;
         let Some(lease) = taken else { return Ok(None) };
+        self.leases().insert(topic_id, lease);
         let outcome = self.while_held(&lease, work(lease)).await;
-        if let Err(error) = self.release(&lease).await {
-            tracing::debug!(%error, topic_id, "the lease was not released and will expire");
-        }
+        self.leases().remove(&topic_id);
+        self.release(&lease).await;
         outcome.map(Some)
+    }
+
+    /// For a process that ends: work that was dropped half way left its lease behind.
+    pub async fn release_leases(&self) {
+        let held: Vec<Lease> = self.leases().drain().map(|(_, lease)| lease).collect();
+        for lease in &held {
+            self.release(lease).await;
+        }
+    }
+
+    fn leases(&self) -> MutexGuard<'_, HashMap<i64, Lease>> {
+        self.leases.lock().expect("nobody panics while it is locked")
     }
 
     /// Gives up `work` as soon as the lease is known to be lost.
@@ -58,9 +72,14 @@ impl Store {
         Ok(renewed)
     }
 
-    async fn release(&self, lease: &Lease) -> Result<(), Error> {
-        let mut transaction = self.database.begin_job().await?;
-        database::release_lease(&mut transaction, lease).await?;
-        Ok(database::commit(transaction).await?)
+    async fn release(&self, lease: &Lease) {
+        let released = async {
+            let mut transaction = self.database.begin_job().await?;
+            database::release_lease(&mut transaction, lease).await?;
+            Ok::<_, Error>(database::commit(transaction).await?)
+        };
+        if let Err(error) = released.await {
+            tracing::debug!(%error, topic_id = lease.topic_id, "the lease was not released and will expire");
+        }
     }
 }

@@ -7,6 +7,7 @@
 mod archive;
 mod edit;
 mod find;
+mod gdpr;
 mod import;
 mod last;
 mod lease;
@@ -14,6 +15,7 @@ mod overlay;
 mod plan;
 mod publish;
 mod read;
+mod rename;
 mod replay;
 mod rewrite;
 mod settle;
@@ -22,13 +24,14 @@ mod status;
 mod subscribe;
 mod sweep;
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{Notify, OnceCell};
 
 use crate::bucket::{self, Bucket};
-use crate::database::{self, CommitError, Connection, Database, HashKey};
+use crate::database::{self, CommitError, Connection, Database, HashKey, Lease};
 use crate::event::{Eligibility, Invalid};
 
 pub use crate::database::{Archive, ArchiveRun, Edit, Topic};
@@ -119,6 +122,8 @@ pub struct Store {
     bucket: Option<Arc<Bucket>>,
     settings: Settings,
     hash_key: OnceCell<HashKey>,
+    /// Those that this process has, by topic.
+    leases: Mutex<HashMap<i64, Lease>>,
     /// Signals that an archived event was edited.
     rewrite_wanted: Notify,
     subscriptions: Arc<Subscriptions>,
@@ -127,14 +132,9 @@ pub struct Store {
 impl Store {
     /// Without a bucket nothing is archived, and archived events cannot be read.
     pub fn new(database: Database, bucket: Option<Arc<Bucket>>, settings: Settings) -> Store {
-        Store {
-            database,
-            bucket,
-            settings,
-            hash_key: OnceCell::new(),
-            rewrite_wanted: Notify::new(),
-            subscriptions: Arc::new(Subscriptions::new()),
-        }
+        let (hash_key, leases, rewrite_wanted) = (OnceCell::new(), Mutex::default(), Notify::new());
+        let subscriptions = Arc::new(Subscriptions::new());
+        Store { database, bucket, settings, hash_key, leases, rewrite_wanted, subscriptions }
     }
 
     /// Brings the tables up to date.

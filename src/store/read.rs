@@ -35,6 +35,8 @@ pub struct Page {
     pub events: Vec<Event>,
     /// Where the log ended when the page was read; 0 for a log without events.
     pub head_position: i64,
+    /// There may be more that matches than the page had room for, in bytes.
+    pub is_cut: bool,
 }
 
 /// What one snapshot says of a read.
@@ -42,8 +44,10 @@ struct Plan {
     topic: Topic,
     segments: Vec<Segment>,
     members: Vec<MemberExtent>,
-    /// Hot rows of all segments, in order.
+    /// Hot rows of all segments up to `end`, in order.
     hot: Vec<Event>,
+    /// Behind the last position that is looked at.
+    end: i64,
     overlay: Overlay,
     /// Events that match and are still to be passed over.
     skip: i64,
@@ -65,13 +69,16 @@ impl From<Error> for Interrupted {
 impl Store {
     /// Past the end, and in a log that nobody published to, there is an empty page.
     pub async fn read(&self, log: &Log, query: &Query) -> Result<Page, Error> {
+        self.read_within(log, query, i64::MAX).await
+    }
+
+    /// Ends the page with the event that reaches `bytes_max` bytes, about, in memory. A page that passes over events
+    /// is not cut.
+    pub async fn read_within(&self, log: &Log, query: &Query, bytes_max: i64) -> Result<Page, Error> {
         let (from, skip, limit) = (query.from.max(1), query.skip.max(0), query.limit.max(0));
-        let query = match query.filter {
-            // Positions have no gaps, so a page of everything is a range of positions.
-            Filter::All => Query { filter: Filter::All, from: from.saturating_add(skip), skip: 0, limit },
-            _ => self.anchored(log, Query { filter: query.filter.clone(), from, skip, limit }).await?,
-        };
-        self.while_stale(log, || self.try_read(log, &query).boxed()).await
+        let query = self.anchored(log, Query { filter: query.filter.clone(), from, skip, limit }).await?;
+        let bytes_max = if query.skip > 0 { i64::MAX } else { bytes_max };
+        self.while_stale(log, || self.try_read(log, &query, bytes_max).boxed()).await
     }
 
     /// Begins a read anew while objects are not the ones that its snapshot knew: until the catalog and the object
@@ -95,25 +102,31 @@ impl Store {
         }
     }
 
-    async fn try_read(&self, log: &Log, query: &Query) -> Result<Page, Interrupted> {
+    async fn try_read(&self, log: &Log, query: &Query, bytes_max: i64) -> Result<Page, Interrupted> {
         let mut snapshot = self.database.snapshot().await.map_err(Error::from)?;
         let Some(topic) = database::find_topic(&mut snapshot, log).await.map_err(Error::from)? else {
-            return Ok(Page { events: Vec::new(), head_position: 0 });
+            return Ok(Page { events: Vec::new(), head_position: 0, is_cut: false });
         };
         let head_position = topic.head_position;
-        let plan = self.plan(&mut snapshot, topic, query).await?;
+        let plan = self.plan(&mut snapshot, topic, query, bytes_max).await?;
         drop(snapshot);
-        Ok(Page { events: self.carry_out(plan, query).await?, head_position })
+        let (events, is_cut) = self.carry_out(plan, query, bytes_max).await?;
+        Ok(Page { events, head_position, is_cut })
     }
 
-    /// A page that begins inside a member cannot be found by counting. Such a read begins at the start of the member
-    /// instead, and passes over what comes before.
+    /// Positions without gaps make a page of everything a range of positions. Any other page that begins inside a member
+    /// cannot be found by counting: such a read begins at the start of the member, and passes over what comes before.
     async fn anchored(&self, log: &Log, query: Query) -> Result<Query, Error> {
-        if query.skip == 0 || query.from == 1 {
+        if query.skip == 0 || query.from == 1 && query.filter != Filter::All {
             return Ok(query);
         }
         let mut snapshot = self.database.snapshot().await?;
-        let Some(topic) = database::find_topic(&mut snapshot, log).await? else { return Ok(query) };
+        let Some(topic) = database::find_topic(&mut snapshot, log).await? else {
+            return Ok(Query { limit: 0, ..query });
+        };
+        if is_range(&topic, &query.filter) {
+            return Ok(Query { from: query.from.saturating_add(query.skip), skip: 0, ..query });
+        }
         let mut anchor = query.from;
         while let Some(lower) = database::lowest_member_across(&mut snapshot, topic.id, anchor).await? {
             anchor = lower;
@@ -129,13 +142,19 @@ impl Store {
         Ok(Query { from: anchor, skip: query.skip + passed, ..query })
     }
 
-    async fn plan(&self, snapshot: &mut Transaction, topic: Topic, query: &Query) -> Result<Plan, Error> {
+    async fn plan(
+        &self,
+        snapshot: &mut Transaction,
+        topic: Topic,
+        query: &Query,
+        bytes_max: i64,
+    ) -> Result<Plan, Error> {
         let Query { filter, from, skip, limit } = query;
-        let end = match filter {
-            Filter::All => from.saturating_add(*limit).min(topic.head_position + 1),
-            _ => topic.head_position + 1,
+        let end = match is_range(&topic, filter) {
+            true => from.saturating_add(*limit).min(topic.head_position + 1),
+            false => topic.head_position + 1,
         };
-        let (segments, members, skip) = if topic.archived_count == 0 {
+        let (mut segments, members, skip) = if topic.archived_count == 0 {
             (plan::segments(&[], *from, end), Vec::new(), *skip)
         } else {
             self.plan_archived(snapshot, topic.id, query, end).await?
@@ -145,13 +164,20 @@ impl Store {
         // Hot rows that come first can be passed over by Postgres.
         let hot_skip = if segments.first().is_some_and(|first| first.extents.is_empty()) { skip } else { 0 };
         let skip = skip - hot_skip;
+        let hot_limit = limit.saturating_add(skip);
         let hot =
-            database::hot_range(snapshot, topic.id, filter, (start, end), hot_skip, limit.saturating_add(skip)).await?;
+            database::hot_range(snapshot, topic.id, filter, (start, end), (hot_skip, hot_limit), bytes_max).await?;
+        // Where hot rows were cut, nothing behind them is known.
+        let end = match hot.last() {
+            Some(last) if weight(&hot) >= bytes_max => last.position + 1,
+            _ => end,
+        };
+        segments.retain(|segment| segment.start < end);
         let edits = match members.is_empty() {
             true => Vec::new(),
             false => database::pending_edits(snapshot, topic.id, (start, end)).await?,
         };
-        Ok(Plan { topic, segments, members, hot, overlay: Overlay::new(edits), skip })
+        Ok(Plan { topic, segments, members, hot, end, overlay: Overlay::new(edits), skip })
     }
 
     /// Looks at whole archives first, then at the members of those that are needed.
@@ -235,10 +261,11 @@ impl Store {
         Ok(members)
     }
 
-    /// Fetches members, a few ahead, and merges them with the hot rows, until there is enough.
-    async fn carry_out(&self, plan: Plan, query: &Query) -> Result<Vec<Event>, Interrupted> {
-        let Plan { topic, segments, members, hot, overlay, mut skip } = plan;
-        let (start, end) = (query.from, segments.last().map_or(0, |last| last.end));
+    /// Fetches members, a few ahead, and merges them with the hot rows, until there is enough. True if bytes were what
+    /// there was enough of.
+    async fn carry_out(&self, plan: Plan, query: &Query, bytes_max: i64) -> Result<(Vec<Event>, bool), Interrupted> {
+        let Plan { topic, segments, members, hot, mut end, overlay, mut skip } = plan;
+        let start = query.from;
         // Boxed: the compiler cannot tell that closures over borrowed members may move between threads.
         let mut fetches: Vec<BoxFuture<_>> = Vec::with_capacity(segments.len());
         for segment in &segments {
@@ -246,29 +273,29 @@ impl Store {
         }
         let mut fetched = futures::stream::iter(fetches).buffered(MEMBERS_AHEAD);
         let mut hot = hot.into_iter().peekable();
-        let mut events: Vec<Event> = Vec::new();
-        while let Some((segment_end, members)) = fetched.try_next().await? {
+        let (mut events, mut bytes) = (Vec::new(), 0);
+        'enough: while let Some((segment_end, members)) = fetched.try_next().await? {
             let archived = members.iter().flat_map(|member| &member.events);
-            let mut found: Vec<Event> = archived
-                .filter(|event| event.position >= start && query.filter.matches(event))
-                .map(|event| {
-                    let mut event = event.clone();
-                    overlay.apply(&mut event);
-                    event
-                })
-                .collect();
+            let wanted = archived.filter(|event| (start..end).contains(&event.position));
+            let mut found: Vec<Event> = wanted.filter_map(|event| overlay.read(event, &query.filter)).collect();
             found.extend(std::iter::from_fn(|| hot.next_if(|event| event.position < segment_end)));
             found.sort_by_key(|event| event.position);
             let passed = skip.min(found.len() as i64);
             skip -= passed;
-            events.extend(found.into_iter().skip(passed as usize));
-            if events.len() as i64 >= query.limit {
-                break;
+            for event in found.into_iter().skip(passed as usize) {
+                bytes += event.weight() as i64;
+                events.push(event);
+                if events.len() as i64 >= query.limit || bytes >= bytes_max {
+                    break 'enough;
+                }
             }
         }
-        events.truncate(query.limit.max(0) as usize);
+        let is_cut = bytes >= bytes_max;
+        if let Some(last) = events.last().filter(|_| is_cut) {
+            end = last.position + 1;
+        }
         check_gapless(&topic, query, end, &events)?;
-        Ok(events)
+        Ok((events, is_cut))
     }
 
     /// The members of a segment, and where it ends.
@@ -335,9 +362,19 @@ async fn hot_counts(
     Ok(Some(database::count_between(snapshot, topic_id, filter, &boundaries).await?))
 }
 
+/// Bytes in memory, about.
+fn weight(events: &[Event]) -> i64 {
+    events.iter().map(|event| event.weight() as i64).sum()
+}
+
+/// Whether everything that matches is at positions without gaps.
+fn is_range(topic: &Topic, filter: &Filter) -> bool {
+    *filter == Filter::All && topic.deleted_count == 0
+}
+
 /// A read of everything that misses a position has lost an event: better no answer than a short one.
 fn check_gapless(topic: &Topic, query: &Query, end: i64, events: &[Event]) -> Result<(), Error> {
-    if query.filter != Filter::All {
+    if !is_range(topic, &query.filter) {
         return Ok(());
     }
     let first = query.from;

@@ -7,6 +7,7 @@ use crate::store::{Error, Query, Store};
 
 /// Events that are read at once. Three such windows are in memory: one is passed on, one waits, one is being read.
 const WINDOW_EVENTS: i64 = 2_000;
+const WINDOW_BYTES: i64 = 8 * 1024 * 1024;
 
 impl Store {
     /// Everything that matches from a position on, up to the end as it is when it is reached, and at most
@@ -22,7 +23,7 @@ impl Store {
             async move {
                 let query = query?;
                 let window = Query { limit: query.limit.min(WINDOW_EVENTS), ..query.clone() };
-                match store.read(&log, &window).await {
+                match store.read_within(&log, &window, WINDOW_BYTES).await {
                     Err(error) => Some((Err(error), None)),
                     Ok(page) => {
                         let next = page.events.last().map(|last| Query {
@@ -31,7 +32,7 @@ impl Store {
                             limit: query.limit - page.events.len() as i64,
                             filter: query.filter,
                         });
-                        let is_full = page.events.len() as i64 == window.limit;
+                        let is_full = page.is_cut || page.events.len() as i64 == window.limit;
                         Some((Ok(page.events), next.filter(|next| is_full && next.limit > 0)))
                     }
                 }

@@ -61,7 +61,7 @@ async fn a_hot_event_is_edited_in_its_row() {
     assert!(line.applied_at.is_some() && line.purged_at.is_some());
     assert_eq!(seen_by_every_read(&world.store(settings(10)), &log, 1).await, outcome.event);
     let known = store.edit_by_id(line.id).await.unwrap().unwrap();
-    assert_eq!((known.actor.as_str(), known.ticket.as_str(), known.position), ("operator", "T-1", 2));
+    assert_eq!((known.actor.as_str(), known.ticket.as_str(), known.position), ("operator", "T-1", Some(2)));
     let ledger = ledger(&world).await;
     assert!(!ledger.contains("NEW-VALUE") && !ledger.contains("original") && ledger.contains("/name"), "{ledger}");
     assert_eq!(read_all(&store, &log).await[0].payload.as_str(), payload(0, "original"));

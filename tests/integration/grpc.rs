@@ -28,7 +28,7 @@ const MIB: usize = 1024 * 1024;
 
 /// A service that archives nothing by itself: when it is done, the tests say.
 pub struct Scene {
-    world: World,
+    pub world: World,
     service: Service,
     pub client: ServiceClient<Channel>,
 }
@@ -41,8 +41,9 @@ impl Scene {
         Scene { world, service, client }
     }
 
-    /// Archives what there is in batches of so many events, each topic by itself.
-    async fn archive(&self, batch_size: u64) -> i64 {
+    /// Archives what there is in batches of so many events, each topic by itself; not while a rewrite has its turn.
+    pub async fn archive(&self, batch_size: u64) -> i64 {
+        self.settled().await;
         archive(&self.world.store(older_than(0, batch_size))).await
     }
 
@@ -51,7 +52,7 @@ impl Scene {
         self.client.clone().publish(request).await.map(drop)
     }
 
-    async fn event(&self, tenant: &str, id: &str) -> Result<Event, Status> {
+    pub async fn event(&self, tenant: &str, id: &str) -> Result<Event, Status> {
         let request = GetEventRequest { tenant_id: tenant.into(), topic: TOPIC.into(), id: id.into() };
         self.client.clone().get_event(request).await.map(|response| response.into_inner())
     }
@@ -61,7 +62,7 @@ impl Scene {
         self.client.clone().get_last_event(request).await.map(|response| response.into_inner())
     }
 
-    async fn last_of(&self, types: &[&str]) -> Result<Event, Status> {
+    pub async fn last_of(&self, types: &[&str]) -> Result<Event, Status> {
         let request = GetLastEventByTypesRequest { tenant_id: TENANT.into(), topic: TOPIC.into(), types: texts(types) };
         self.client.clone().get_last_event_by_types(request).await.map(|response| response.into_inner())
     }
@@ -113,7 +114,20 @@ impl Scene {
         }
     }
 
+    /// Returns when nothing is left to rewrite or purge, by the service or by this.
+    pub async fn settled(&self) {
+        let store = self.world.store(older_than(0, 1_000_000));
+        let leased = "SELECT count(*) FROM topics WHERE lease_holder IS NOT NULL";
+        while store.has_unfinished().await.unwrap()
+            || sqlx::query_scalar::<_, i64>(leased).fetch_one(&self.world.sql).await.unwrap() > 0
+        {
+            store.rewrite().await.unwrap();
+            store.sweep().await.unwrap();
+        }
+    }
+
     pub async fn finish(mut self) {
+        self.settled().await;
         self.service.terminate();
         let ended = self.service.end().await;
         assert_eq!(ended.code, Some(0), "{ended:?}");

@@ -234,7 +234,7 @@ async fn a_payload_is_edited_and_nothing_else() {
         while purged["purged_at"].is_null() {
             purged = scene.get(&line).await.ok();
         }
-        assert_eq!(purged["event_id"], format!("event-{number}"));
+        assert_eq!(purged["subject"], format!("event-{number}"));
         assert!(purged["applied_at"].is_string());
     }
     let [key] = scene.world.bucket.keys().await.try_into().unwrap();

@@ -11,5 +11,6 @@ mod loan_applications;
 mod process;
 mod publish;
 mod reads;
+mod scenarios;
 mod snapshots;
 mod support;

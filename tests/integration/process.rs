@@ -120,11 +120,11 @@ async fn a_rewriter_may_be_killed_before_any_reply() {
     kill_each_rewriter(Moment::Answered).await;
 }
 
-/// The first request for an object waits at the gate.
-fn hold_first_get(world: &World) -> Gate {
+/// The first request of its kind waits at the gate.
+fn hold_first(world: &World, kind: Kind) -> Gate {
     let gate = Gate::new();
     let mut held = Some(gate.clone());
-    world.proxy.script(move |request| match held.take_if(|_| request.kind == Kind::Get) {
+    world.proxy.script(move |request| match held.take_if(|_| request.kind == kind) {
         Some(gate) => Fate::Hold(gate),
         None => Fate::Pass,
     });
@@ -138,7 +138,7 @@ async fn a_service_that_is_asked_to_end_answers_what_it_was_asked_before() {
     import(&store, &log, (0..BATCH).map(old_event)).await;
     archive(&store).await;
     let service = Service::start(Program::new(&world, BATCH as u64)).await;
-    let gate = hold_first_get(&world);
+    let gate = hold_first(&world, Kind::Get);
     let url = format!("{}/v1/topics/orders/events/event-1", service.http);
     let asking = tokio::spawn(async move { reqwest::get(url).await.unwrap() });
     gate.arrival().await;
@@ -151,5 +151,21 @@ async fn a_service_that_is_asked_to_end_answers_what_it_was_asked_before() {
     assert!(answer.text().await.unwrap().contains(&payload(1, "original")));
     let ended = service.end().await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
+    world.audit().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_that_is_asked_to_end_lets_the_next_one_archive_at_once() {
+    let mut world = World::new().await;
+    let (store, log) = (world.store(settings(BATCH as u64)), world.log());
+    import(&store, &log, (0..BATCH).map(old_event)).await;
+    let gate = hold_first(&world, Kind::PutPart);
+    let service = Service::start(Program::new(&world, BATCH as u64)).await;
+    gate.arrival().await;
+    service.terminate();
+    let ended = service.end().await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert_eq!(archive(&store).await, BATCH as i64);
+    assert_eq!(read_all(&store, &log).await, imported(BATCH));
     world.audit().await;
 }

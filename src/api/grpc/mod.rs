@@ -21,12 +21,14 @@ use crate::store::Store;
 use proto::service_server::{Service, ServiceServer};
 use proto::{
     BackchannelRequest, BackchannelResponse, CreateStreamSnapshotRequest, CreateStreamSnapshotResponse, Event,
-    GetEventRequest, GetLastEventByTypesRequest, GetLastEventRequest, GetLastHandledEventRequest, IsStreamEmptyRequest,
-    IsStreamEmptyResponse, ListErroneousEventsRequest, ListErroneousEventsResponse, PaginateEventsAfterEventIdRequest,
-    PaginateEventsAfterEventIdResponse, PaginateEventsRequest, PaginateEventsResponse,
-    PaginateStreamAfterEventIdRequest, PaginateStreamAfterEventIdResponse, PaginateStreamRequest,
-    PaginateStreamResponse, PublishRequest, PublishResponse, ResendErroneousEventRequest, ResendErroneousEventResponse,
-    SubscribeRequest, WaitForTransactionalConsistencyRequest, WaitForTransactionalConsistencyResponse,
+    GetEventRequest, GetLastEventByTypesRequest, GetLastEventRequest, GetLastHandledEventRequest,
+    IntroduceGdprOnEventFieldRequest, IntroduceGdprOnEventFieldResponse, InvalidateGdprRequest, InvalidateGdprResponse,
+    IsStreamEmptyRequest, IsStreamEmptyResponse, ListErroneousEventsRequest, ListErroneousEventsResponse,
+    PaginateEventsAfterEventIdRequest, PaginateEventsAfterEventIdResponse, PaginateEventsRequest,
+    PaginateEventsResponse, PaginateStreamAfterEventIdRequest, PaginateStreamAfterEventIdResponse,
+    PaginateStreamRequest, PaginateStreamResponse, PublishRequest, PublishResponse, RenameEventTypeRequest,
+    RenameEventTypeResponse, ResendErroneousEventRequest, ResendErroneousEventResponse, SubscribeRequest,
+    WaitForTransactionalConsistencyRequest, WaitForTransactionalConsistencyResponse,
 };
 
 /// Generated from `proto/streams.proto`, with a client.
@@ -172,5 +174,26 @@ impl Service for Streams {
 
     async fn backchannel(&self, request: Request<BackchannelRequest>) -> Result<Response<BackchannelResponse>, Status> {
         groups::backchannel(&self.store, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn introduce_gdpr_on_event_field(
+        &self,
+        request: Request<IntroduceGdprOnEventFieldRequest>,
+    ) -> Result<Response<IntroduceGdprOnEventFieldResponse>, Status> {
+        write::introduce_gdpr_on_event_field(&self.store, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn invalidate_gdpr(
+        &self,
+        request: Request<InvalidateGdprRequest>,
+    ) -> Result<Response<InvalidateGdprResponse>, Status> {
+        write::invalidate_gdpr(&self.store, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn rename_event_type(
+        &self,
+        request: Request<RenameEventTypeRequest>,
+    ) -> Result<Response<RenameEventTypeResponse>, Status> {
+        write::rename_event_type(&self.store, request.into_inner()).await.map(Response::new)
     }
 }

@@ -1,9 +1,12 @@
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use tonic::Status;
 
 use crate::api::grpc::proto::{
-    CreateStreamSnapshotRequest, CreateStreamSnapshotResponse, PublishRequest, PublishResponse,
+    CreateStreamSnapshotRequest, CreateStreamSnapshotResponse, IntroduceGdprOnEventFieldRequest,
+    IntroduceGdprOnEventFieldResponse, InvalidateGdprRequest, InvalidateGdprResponse, PublishRequest, PublishResponse,
+    RenameEventTypeRequest, RenameEventTypeResponse,
 };
 use crate::api::grpc::{convert, status};
 use crate::event::{Invalid, Log, NewEvent};
@@ -39,4 +42,34 @@ pub async fn create_stream_snapshot(
     let snapshot = convert::new_event(snapshot).map_err(status::invalid)?;
     store.create_snapshot(&log, &stream, &last_snapshotted_event_id, snapshot).await.map_err(status::status)?;
     Ok(CreateStreamSnapshotResponse {})
+}
+
+pub async fn introduce_gdpr_on_event_field(
+    store: &Store,
+    request: IntroduceGdprOnEventFieldRequest,
+) -> Result<IntroduceGdprOnEventFieldResponse, Status> {
+    let IntroduceGdprOnEventFieldRequest { tenant_id, topic, event_id, field_name, default_value } = request;
+    let log = Log::new(tenant_id, topic).map_err(status::invalid)?;
+    let default = convert::default_of(&default_value);
+    store.introduce_gdpr(&log, &event_id, &field_name, default).await.map_err(status::status)?;
+    Ok(IntroduceGdprOnEventFieldResponse {})
+}
+
+pub async fn invalidate_gdpr(store: &Store, request: InvalidateGdprRequest) -> Result<InvalidateGdprResponse, Status> {
+    let InvalidateGdprRequest { tenant_id, topic, gdpr_id } = request;
+    let log = Log::new(tenant_id, topic).map_err(status::invalid)?;
+    store.invalidate_gdpr(&log, &gdpr_id).await.map_err(status::status)?;
+    Ok(InvalidateGdprResponse {})
+}
+
+/// On a task of its own: many hot events take longer than a client waits, and its next attempt finds the work done.
+pub async fn rename_event_type(
+    store: &Arc<Store>,
+    request: RenameEventTypeRequest,
+) -> Result<RenameEventTypeResponse, Status> {
+    let RenameEventTypeRequest { topic, old_type, new_type } = request;
+    let store = Arc::clone(store);
+    let renamed = tokio::spawn(async move { store.rename_type(&topic, &old_type, &new_type).await });
+    renamed.await.map_err(|error| Status::unavailable(error.to_string()))?.map_err(status::status)?;
+    Ok(RenameEventTypeResponse {})
 }

@@ -30,8 +30,12 @@ pub struct EditResponse<'a> {
 #[derive(Debug, Serialize, ToSchema)]
 pub struct EditDocument {
     id: Uuid,
-    event_id: String,
-    position: i64,
+    /// `patch`, `introduce`, `invalidate` or `rename`.
+    kind: &'static str,
+    /// What was changed: the id of an event, a GDPR id, or the name that a type had.
+    subject: String,
+    /// None where any number of events was changed.
+    position: Option<i64>,
     /// JSON pointers into the payload.
     changed: Vec<String>,
     missing: Vec<String>,
@@ -50,7 +54,8 @@ impl From<&Edit> for EditDocument {
     fn from(edit: &Edit) -> EditDocument {
         EditDocument {
             id: edit.id,
-            event_id: edit.event_id.clone(),
+            kind: edit.kind.as_str(),
+            subject: edit.subject.clone(),
             position: edit.position,
             changed: edit.changed.clone(),
             missing: edit.missing.clone(),

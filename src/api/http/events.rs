@@ -17,6 +17,8 @@ use crate::store::{self, Query, Store};
 
 const LIMIT_DEFAULT: i64 = 100;
 const LIMIT_MAX: i64 = 10_000;
+/// In memory, about; a page always has room for one event.
+const PAGE_BYTES_MAX: i64 = 32 * 1024 * 1024;
 const NDJSON: &str = "application/x-ndjson";
 
 /// Events of one log, to be published all or not at all.
@@ -85,7 +87,7 @@ pub async fn publish(
 
 /// Read events
 ///
-/// A page as JSON; or, with `Accept: application/x-ndjson`, everything up to the end as it is when it is reached, an
+/// A page as JSON, of at most 32 MiB, about, unless pages are passed over; or, with `Accept: application/x-ndjson`, everything up to the end as it is when it is reached, an
 /// event a line. Events come in the order of their positions, wherever they are stored. A stream of lines that cannot
 /// be completed is broken off, never ended.
 #[utoipa::path(
@@ -141,8 +143,8 @@ async fn find(store: &Store, log: &Log, id: &str) -> Result<Event, Problem> {
 }
 
 async fn one_page(store: &Store, log: &Log, query: &Query) -> Result<Response, Problem> {
-    let page = store.read(log, query).await?;
-    let has_more = page.events.len() as i64 == query.limit;
+    let page = store.read_within(log, query, PAGE_BYTES_MAX).await?;
+    let has_more = page.is_cut || page.events.len() as i64 == query.limit;
     let next = match page.events.last() {
         Some(last) if has_more => last.position + 1,
         // Everything up to the head was looked at.

@@ -150,7 +150,7 @@ pub async fn run(batch: &Batch<'_>) -> Result<Export, Error> {
         let member = u16::try_from(writer.current_member())
             .map_err(|_| Error::Refused("the batch has more than 65,536 members: lower STREAMS_ARCHIVE_SIZE".into()))?;
         tally.add(&event, usize::from(member));
-        lookups.add(&event.id, &event.stream, member);
+        lookups.add(&event.id, &event.stream, event.gdpr_ids(), member);
         if lookups.is_full() {
             save_lookups(batch, lookup_runs, std::mem::replace(&mut lookups, LookupRun::new(key))).await?;
             lookup_runs += 1;

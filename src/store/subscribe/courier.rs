@@ -231,9 +231,7 @@ impl Courier {
         self.hand_over = Some((position, back_off));
         if rounds % PANIC_ROUNDS == 0 {
             let reason = format!("no subscriber of the group could handle an event of {}: {error}", self.log);
-            subscribers.iter().filter(|subscriber| subscriber.covers(&self.log)).for_each(|subscriber| {
-                subscriber.panic(&reason);
-            });
+            self.session.panic(&self.turn.group, &self.log, &reason);
         }
     }
 

@@ -21,8 +21,10 @@ use crate::store::Store;
 use crate::store::subscribe::courier::{Ack, Courier, End};
 use crate::store::subscribe::subscriber::Subscriber;
 
-/// Acks that a courier has not looked at.
-const INBOX_ACKS_MAX: usize = 64;
+/// Acks that a courier has not looked at. Clients give an ack up that is not taken at once, and then hang: there is room for whatever may be in flight.
+const INBOX_ACKS_MAX: usize = 4_096;
+/// A panic makes some clients connect twice: a group is told so often at most.
+const PANIC_INTERVAL: Duration = Duration::from_secs(30);
 
 pub struct Session {
     pub id: Uuid,
@@ -60,6 +62,7 @@ struct Members {
     owned: HashMap<i64, Owned>,
     /// Topics whose progress another replica owned when it was looked at last.
     elsewhere: HashSet<i64>,
+    panicked_at: Option<Instant>,
 }
 
 struct Owned {
@@ -103,7 +106,8 @@ impl Wake {
 
 impl Members {
     fn new() -> Members {
-        Members { subscribers: watch::Sender::new(Vec::new()), owned: HashMap::new(), elsewhere: HashSet::new() }
+        let subscribers = watch::Sender::new(Vec::new());
+        Members { subscribers, owned: HashMap::new(), elsewhere: HashSet::new(), panicked_at: None }
     }
 
     fn covers(&self, log: &Log) -> bool {
@@ -166,6 +170,18 @@ impl Session {
         for members in state.groups.values() {
             members.subscribers.borrow().iter().for_each(|subscriber| subscriber.close());
         }
+    }
+
+    /// Tells the group's subscribers that none of them could handle an event.
+    pub fn panic(&self, group: &Group, log: &Log, reason: &str) {
+        let mut state = self.state();
+        let Some(members) = state.groups.get_mut(group) else { return };
+        if members.panicked_at.is_some_and(|at| at.elapsed() < PANIC_INTERVAL) {
+            return;
+        }
+        members.panicked_at = Some(Instant::now());
+        let subscribers = members.subscribers.borrow();
+        subscribers.iter().filter(|subscriber| subscriber.covers(log)).for_each(|subscriber| subscriber.panic(reason));
     }
 
     pub fn broadcast(&self, log: &Log, event: &Arc<Event>) {

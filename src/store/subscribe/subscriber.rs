@@ -117,9 +117,10 @@ impl Subscriber {
         if self.names_streams.load(Ordering::Relaxed) { IN_FLIGHT_MAX } else { 1 }
     }
 
-    /// Its acks can be told from each other: several events of a log may be in flight at once.
+    /// Its acks can be told from each other: several events of a log may be in flight at once. Not so those of clients
+    /// that ack broadcasts: they name the stream now and then.
     pub fn names_streams(&self) {
-        self.names_streams.store(true, Ordering::Relaxed);
+        self.names_streams.store(!self.acks_broadcasts.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
     /// Gives the event back if there is no room. One that is sent to a connection that just went is found in flight on

@@ -21,6 +21,7 @@ struct Topic {
     topic: String,
     head_position: i64,
     archived_count: i64,
+    deleted_count: i64,
     archived_json_bytes: i64,
     archived_object_bytes: i64,
 }
@@ -94,8 +95,11 @@ pub async fn audit(world: &World) {
             archive_ids.insert(archive.id);
         }
         places.sort_unstable();
-        assert!(places.iter().copied().eq(1..=topic.head_position), "{log}: positions are in {places:?}");
-        assert_eq!(ids.len() as i64, topic.head_position, "{log}: ids are unique");
+        places.dedup();
+        let count = topic.head_position - topic.deleted_count;
+        assert_eq!(places.len() as i64, count, "{log}: positions are in {places:?}");
+        assert!(places.iter().all(|place| (1..=topic.head_position).contains(place)), "{log}: {places:?}");
+        assert_eq!(ids.len() as i64, count, "{log}: ids are unique");
         let sum = |field: fn(&Archive) -> i64| archives.iter().map(field).sum::<i64>();
         assert_eq!(
             (topic.archived_count, topic.archived_json_bytes, topic.archived_object_bytes),
@@ -181,8 +185,13 @@ async fn check_members(world: &World, topic_id: i64, archive: &Archive, object: 
     assert_eq!((reached, rest.len()), (archive.object_bytes, 0));
 }
 
+/// A name comes twice where one type was renamed to another.
 fn counted(types: &[String], counts: &[i64]) -> BTreeMap<String, i64> {
-    types.iter().cloned().zip(counts.iter().copied()).filter(|(_, count)| *count > 0).collect()
+    let mut counted = BTreeMap::new();
+    for (name, count) in types.iter().zip(counts).filter(|(_, count)| **count > 0) {
+        *counted.entry(name.clone()).or_default() += count;
+    }
+    counted
 }
 
 fn types_of(events: &[Line]) -> BTreeMap<String, i64> {
