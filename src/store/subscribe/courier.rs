@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::database::{Progress, Refusal, Turn};
-use crate::event::{Event, Filter, Log};
+use crate::event::{Filter, Log};
 use crate::store::subscribe::meaning::{self, Meaning};
 use crate::store::subscribe::record::Outcomes;
 use crate::store::subscribe::session::{Session, Wake};
@@ -23,8 +23,7 @@ use crate::store::{Error, Page, Query};
 
 const READ_EVENTS_MIN: i64 = 4;
 const READ_EVENTS_MAX: i64 = 256;
-/// What is read at once grows as long as it stays below.
-const READ_BYTES_MAX: usize = 1024 * 1024;
+const READ_BYTES_MAX: i64 = 1024 * 1024;
 const READ_RETRY_DELAY: Duration = Duration::from_secs(1);
 /// Clients say so of an event that reaches them before they are ready.
 const NOT_SUBSCRIBED_DELAY: Duration = Duration::from_millis(50);
@@ -266,7 +265,7 @@ impl Courier {
         let (store, log) = (Arc::clone(&self.session.store), self.log.clone());
         let read = async move {
             let _permit = store.subscriptions.permit().await;
-            store.read(&log, &Query { filter: Filter::All, from, skip: 0, limit }).await
+            store.read_within(&log, &Query { filter: Filter::All, from, skip: 0, limit }, READ_BYTES_MAX).await
         };
         self.reading = Some(read.boxed());
     }
@@ -277,18 +276,13 @@ impl Courier {
             Err(error) => return self.failed_reading(error),
         };
         let (from, limit) = self.window.wants(self.read_limit);
-        self.is_at_end = (page.events.len() as i64) < limit;
+        self.is_at_end = !page.is_cut && (page.events.len() as i64) < limit;
         let end = match page.events.last() {
             Some(last) if !self.is_at_end => last.position + 1,
             _ => page.head_position + 1,
         };
-        let bytes: usize = page.events.iter().map(Event::weight).sum();
-        self.read_limit = match bytes {
-            _ if bytes > READ_BYTES_MAX => self.read_limit / 2,
-            _ if bytes < READ_BYTES_MAX / 2 && !self.is_at_end => self.read_limit * 2,
-            _ => self.read_limit,
-        };
-        self.read_limit = self.read_limit.clamp(1, READ_EVENTS_MAX);
+        // A backlog is read in larger steps than what comes one by one.
+        self.read_limit = (self.read_limit * 2).min(READ_EVENTS_MAX);
         self.window.fill(page.events, end.max(from));
         if let Some(item) = self.window.get(self.refusal.position) {
             (item.retry_number, item.rounds) = (self.refusal.retry_number, self.refusal.rounds);

@@ -1,4 +1,7 @@
 //! The scenarios of the gRPC contract, by their numbers.
 
+mod erroneous;
+mod groups;
 mod personal;
 mod renaming;
+mod subscribing;

@@ -37,6 +37,11 @@ impl Service {
         self.running.terminate();
     }
 
+    /// Kills it, and returns once it is gone.
+    pub async fn kill(self) -> Ended {
+        self.running.kill().await
+    }
+
     /// Waits for its end.
     pub async fn end(self) -> Ended {
         self.running.end().await
