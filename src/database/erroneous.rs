@@ -70,6 +70,21 @@ pub async fn erroneous_after(
     erroneous.collect()
 }
 
+/// Positions that a group has passed without handling them, in order.
+pub async fn unsettled(connection: &mut PgConnection, group: &Group, topic_id: i64) -> Result<Vec<i64>, Error> {
+    Ok(sqlx::query_scalar(
+        "SELECT position FROM erroneous_events WHERE topic_id = $1 AND is_parallel = $2 AND group_name = $3
+         UNION
+         SELECT position FROM resends WHERE topic_id = $1 AND is_parallel = $2 AND group_name = $3
+         ORDER BY position",
+    )
+    .bind(topic_id)
+    .bind(group.is_parallel)
+    .bind(&group.name)
+    .fetch_all(connection)
+    .await?)
+}
+
 /// Moves it from the list to what is to be sent again. False if it is not on the list.
 pub async fn resend(connection: &mut PgConnection, group: &Group, topic_id: i64, position: i64) -> Result<bool, Error> {
     let moved = sqlx::query(

@@ -33,7 +33,7 @@ pub use edits::{
     insert_pending_edit, mark_hot_purged, mark_purged, pending_edits, pending_edits_of_archive, settle_edits,
     unpurged_archives,
 };
-pub use erroneous::{Erroneous, delete_resend, erroneous_after, insert_erroneous, resend, resends};
+pub use erroneous::{Erroneous, delete_resend, erroneous_after, insert_erroneous, resend, resends, unsettled};
 pub use events::{
     average_row_bytes, count_between, delete_ranges, eligible_batch, export, hot_by_ids, hot_range, insert, last_hot,
     lock_hot_by_gdpr_id, oldest_raised_at, positions_of_correlation, rename_hot, replace, table_bytes,

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::Stream;
-use tokio::sync::oneshot;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Status, Streaming};
 
@@ -38,10 +37,9 @@ enum Step {
         requests: Streaming<SubscribeRequest>,
         subscribing: Subscribing,
     },
-    /// Events flow until the client has gone, which the receiver tells.
+    /// Events flow until the subscription is dropped, because the client has gone, or closed.
     Delivering {
         deliveries: Deliveries,
-        gone: oneshot::Receiver<()>,
     },
     Ended,
 }
@@ -67,23 +65,14 @@ async fn step(step: Step) -> Option<(Result<SubscribeResponse, Status>, Step)> {
             }
             Step::Joining { store, requests, subscribing } => match store.subscribe(subscribing) {
                 Ok((subscription, deliveries)) => {
-                    let (sender, gone) = oneshot::channel();
-                    tokio::spawn(async move {
-                        take_acks(requests, subscription).await;
-                        // Nobody listens if the response has ended before.
-                        let _ = sender.send(());
-                    });
-                    Step::Delivering { deliveries, gone }
+                    tokio::spawn(take_acks(requests, subscription));
+                    Step::Delivering { deliveries }
                 }
                 Err(error) => return Some((Err(Status::unavailable(error.to_string())), Step::Ended)),
             },
-            Step::Delivering { mut deliveries, mut gone } => {
-                let delivery = tokio::select! {
-                    delivery = deliveries.next() => delivery,
-                    _ = &mut gone => return None,
-                };
-                return Some(match delivery {
-                    Some(delivery) => (Ok(response(delivery)), Step::Delivering { deliveries, gone }),
+            Step::Delivering { mut deliveries } => {
+                return Some(match deliveries.next().await {
+                    Some(delivery) => (Ok(response(delivery)), Step::Delivering { deliveries }),
                     None => (Err(Status::unavailable("the subscription has ended: connect again")), Step::Ended),
                 });
             }

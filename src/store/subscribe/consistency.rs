@@ -65,7 +65,8 @@ impl Store {
         Ok(database::positions_of_correlation(&mut snapshot, topic.id, correlation_id).await?)
     }
 
-    /// Those that a group may still have to handle. Most groups are past all archives, and nothing is read.
+    /// Those that a group may still have to handle: it has passed them without, or it has not come so far. Most groups
+    /// are past all archives, and nothing is read.
     async fn archived_positions(
         self: &Arc<Self>,
         log: &Log,
@@ -74,20 +75,25 @@ impl Store {
     ) -> Result<Vec<i64>, Error> {
         let mut snapshot = self.database.snapshot().await?;
         let Some(topic) = database::find_topic(&mut snapshot, log).await? else { return Ok(Vec::new()) };
-        let mut handled = topic.head_position;
+        let (mut handled, mut passed) = (topic.head_position, BTreeSet::new());
         for group in groups {
             handled = handled.min(database::handled_position(&mut snapshot, group, topic.id).await?);
+            passed.extend(database::unsettled(&mut snapshot, group, topic.id).await?);
         }
         let range = (handled + 1, topic.head_position + 1);
         let archives = database::archive_extents(&mut snapshot, topic.id, None, range).await?;
         drop(snapshot);
+        let mut positions = Vec::new();
+        for position in passed.range(..=handled) {
+            let event = self.event_at(log, *position).await?;
+            positions.extend(event.filter(|event| event.metadata.correlation_id == correlation_id).map(|_| *position));
+        }
         let first = archives.iter().map(|archive| archive.first_position).min();
         let last = archives.iter().map(|archive| archive.last_position).max();
-        let (Some(first), Some(last)) = (first, last) else { return Ok(Vec::new()) };
+        let (Some(first), Some(last)) = (first, last) else { return Ok(positions) };
         let from = first.max(handled + 1);
         let query = Query { filter: Filter::All, from, skip: 0, limit: last + 1 - from };
         let mut windows = std::pin::pin!(self.replay(log.clone(), query));
-        let mut positions = Vec::new();
         while let Some(events) = windows.next().await {
             let events = events?;
             let of_correlation = events.iter().filter(|event| event.metadata.correlation_id == correlation_id);

@@ -336,10 +336,12 @@ impl Courier {
         if able.is_empty() {
             return Ok(Offer::Held);
         }
-        // Whoever has not refused it comes first; the others where only they are left.
+        // Whoever has not refused it, even if it is busy; the others where only they are left.
+        if able.iter().any(|subscriber| !item.refused_by.contains(&subscriber.number)) {
+            able.retain(|subscriber| !item.refused_by.contains(&subscriber.number));
+        }
         let count = able.len();
         able.rotate_left(position as usize % count);
-        able.sort_by_key(|subscriber| item.refused_by.contains(&subscriber.number));
         let retry_number = item.retry_number;
         let mut event = match item.event.take() {
             Some(event) => event,

@@ -4,4 +4,5 @@ mod erroneous;
 mod groups;
 mod personal;
 mod renaming;
+mod replicas;
 mod subscribing;

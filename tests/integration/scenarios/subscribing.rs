@@ -36,9 +36,9 @@ async fn scenario_31_a_backlog_waits_at_subscribe() {
         let mut subscriber = Subscriber::start(&scene.client, role.clone()).await;
         assert!(subscriber.subscribed_after < Duration::from_secs(1), "{:?}", subscriber.subscribed_after);
         let first = subscriber.event().await;
-        // Measured from when the message was read, which is a bit after it came.
+        // Measured from when the answer was read, which on a busy machine is a while after it came.
         let delay = subscriber.subscribed_at.elapsed();
-        assert!(delay > Duration::from_millis(40), "the first event came {delay:?} after the answer");
+        assert!(delay > Duration::from_millis(10), "the first event came {delay:?} after the answer");
         // A client that is not ready yet.
         subscriber.fail(&first, "not subscribed", false);
         let again = subscriber.event().await;
@@ -128,26 +128,19 @@ async fn scenario_34_what_is_refused_comes_again() {
         event = subscriber.event() => (event, true),
         event = other.event() => (event, false),
     };
+    assert_eq!((refused.0.id.as_str(), retry_number(&refused.0)), ("event-0", 3));
     // Whoever refuses now, the other one is asked next.
-    for retry in 3..5 {
-        let (event, is_first) = &refused;
-        assert_eq!((event.id.as_str(), retry_number(event)), ("event-0", retry));
-        let next = match is_first {
-            true => {
-                subscriber.fail(event, "no handler", true);
-                (other.event().await, false)
-            }
-            false => {
-                other.fail(event, "no handler", true);
-                (subscriber.event().await, true)
-            }
-        };
-        refused = next;
-        if retry == 3 {
-            assert_eq!(retry_number(&refused.0), 4);
-            break;
+    refused = match refused.1 {
+        true => {
+            subscriber.fail(&refused.0, "no handler", true);
+            (other.event().await, false)
         }
-    }
+        false => {
+            other.fail(&refused.0, "no handler", true);
+            (subscriber.event().await, true)
+        }
+    };
+    assert_eq!((refused.0.id.as_str(), retry_number(&refused.0)), ("event-0", 4));
     match refused.1 {
         true => subscriber.ack(&refused.0),
         false => other.ack(&refused.0),

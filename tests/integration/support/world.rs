@@ -119,6 +119,22 @@ impl World {
         lease.expect("nobody else has it")
     }
 
+    /// Returns once replicas have renewed their leases so often.
+    pub async fn watch_beats(&self, count: usize) {
+        let mut seen: Vec<String> = Vec::new();
+        while seen.len() <= count {
+            // A statement each, of one connection, and a rest in between that Postgres counts by itself.
+            let beat: Option<String> =
+                sqlx::query_scalar("SELECT max(expires_at)::text FROM replicas, (SELECT pg_sleep(0.2)) AS rest")
+                    .fetch_one(&self.sql)
+                    .await
+                    .unwrap();
+            if let Some(beat) = beat.filter(|beat| seen.last() != Some(beat)) {
+                seen.push(beat);
+            }
+        }
+    }
+
     /// What time does to the lease of a process that died.
     pub async fn expire_leases(&self) {
         sqlx::query("UPDATE topics SET lease_expires_at = clock_timestamp() - interval '1 second'")
