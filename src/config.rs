@@ -1,7 +1,7 @@
 //! The only reader of the environment. Everything that can be set has its name, its default and its check in here; the
 //! table of the README is this file in prose.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -46,6 +46,9 @@ struct Variables {
     streams_archive_interval_seconds: u64,
     #[serde(default = "defaults::streams_archive_lease_seconds")]
     streams_archive_lease_seconds: u64,
+
+    #[serde(default = "defaults::streams_consistency_wait_seconds")]
+    streams_consistency_wait_seconds: u64,
 
     s3_endpoint: Option<String>,
     s3_access_key: Option<String>,
@@ -93,6 +96,9 @@ mod defaults {
     }
     pub fn streams_archive_lease_seconds() -> u64 {
         60
+    }
+    pub fn streams_consistency_wait_seconds() -> u64 {
+        30
     }
     pub fn s3_ssl() -> bool {
         true
@@ -178,6 +184,7 @@ impl Config {
             ("STREAMS_ARCHIVE_SIZE", variables.streams_archive_size),
             ("STREAMS_ARCHIVE_INTERVAL_SECONDS", variables.streams_archive_interval_seconds),
             ("STREAMS_ARCHIVE_LEASE_SECONDS", variables.streams_archive_lease_seconds),
+            ("STREAMS_CONSISTENCY_WAIT_SECONDS", variables.streams_consistency_wait_seconds),
             ("S3_READS_MAX", variables.s3_reads_max as u64),
         ];
         if let Some((name, _)) = not_zero.iter().find(|(_, value)| *value == 0) {
@@ -189,9 +196,11 @@ impl Config {
         let postgres_connection = variables.postgres_connection.ok_or_else(|| {
             Error("POSTGRES_CONNECTION is not set: postgres://user:password@host:5432/database".into())
         })?;
+        let required_groups = required_groups(variables.config_file.as_deref())?;
+        let deleted = required_groups.normal.keys().chain(required_groups.parallel.keys());
         let eligibility = event::Eligibility {
             older_than_days: variables.streams_archive_older_than_days,
-            excluded_topics: excluded_topics(variables.config_file.as_deref())?,
+            excluded_topics: deleted.cloned().collect(),
             batch_size: variables.streams_archive_size,
         };
         Ok(Config {
@@ -207,6 +216,10 @@ impl Config {
             store: store::Settings {
                 eligibility,
                 lease_term: Duration::from_secs(variables.streams_archive_lease_seconds),
+                subscribing: store::SubscribingSettings {
+                    required_groups,
+                    consistency_wait: Duration::from_secs(variables.streams_consistency_wait_seconds),
+                },
             },
             bucket,
         })
@@ -251,24 +264,28 @@ fn grpc_tls(certificate: &Option<PathBuf>, key: &Option<PathBuf>) -> Result<Opti
     }
 }
 
-/// Topics whose events are deleted once they are consumed are never archived.
-fn excluded_topics(path: Option<&Path>) -> Result<BTreeSet<String>, Error> {
-    let Some(path) = path else { return Ok(BTreeSet::new()) };
+/// Topics whose events are deleted once they are consumed, and by whom. They are never archived.
+fn required_groups(path: Option<&Path>) -> Result<store::RequiredGroups, Error> {
+    let Some(path) = path else { return Ok(store::RequiredGroups::default()) };
     let wrong = |why: &dyn std::fmt::Display| Error(format!("CONFIG_FILE {}: {why}", path.display()));
     let text = std::fs::read_to_string(path).map_err(|error| wrong(&error))?;
-    let file: ConfigFile = match text.trim() {
+    let ConfigFile { delete_after_consumption, delete_after_parallel_consumption } = match text.trim() {
         "" => ConfigFile::default(),
         text => serde_norway::from_str(text).map_err(|error| wrong(&error))?,
     };
-    let topics = file.delete_after_consumption.iter().chain(&file.delete_after_parallel_consumption);
-    for (topic, PartialPersistence { required_consumption_groups }) in topics.clone() {
-        if required_consumption_groups.is_empty() {
-            return Err(wrong(&format!(
-                "requiredConsumptionGroups of {topic:?} is empty: its events would go at once"
-            )));
-        }
-    }
-    Ok(topics.map(|(topic, _)| topic.clone()).collect())
+    let groups = |topics: BTreeMap<String, PartialPersistence>| {
+        let checked = topics.into_iter().map(|(topic, PartialPersistence { required_consumption_groups })| {
+            if required_consumption_groups.is_empty() {
+                return Err(wrong(&format!(
+                    "requiredConsumptionGroups of {topic:?} is empty: its events would go at once"
+                )));
+            }
+            Ok((topic, required_consumption_groups))
+        });
+        checked.collect::<Result<BTreeMap<_, _>, _>>()
+    };
+    let (normal, parallel) = (groups(delete_after_consumption)?, groups(delete_after_parallel_consumption)?);
+    Ok(store::RequiredGroups { normal, parallel })
 }
 
 #[cfg(test)]
@@ -361,8 +378,11 @@ mod tests {
             "deleteAfterConsumption:\n  mails: { requiredConsumptionGroups: [a] }\n\
                deleteAfterParallelConsumption:\n  pings: { requiredConsumptionGroups: [a, b] }\n",
         );
-        let excluded = config(&[("CONFIG_FILE", path)]).unwrap().store.eligibility.excluded_topics;
-        assert_eq!(excluded, ["mails", "pings"].map(str::to_owned).into());
+        let settings = config(&[("CONFIG_FILE", path)]).unwrap().store;
+        assert_eq!(settings.eligibility.excluded_topics, ["mails", "pings"].map(str::to_owned).into());
+        let required = settings.subscribing.required_groups;
+        assert_eq!((&required.normal["mails"], required.normal.len()), (&vec!["a".to_owned()], 1));
+        assert_eq!(required.parallel["pings"], ["a", "b"]);
         for text in ["deleteAfter: {}", "deleteAfterConsumption:\n  mails: { requiredConsumptionGroups: [] }\n", "- x"]
         {
             write(text);

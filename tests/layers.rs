@@ -30,7 +30,7 @@ const OWNERS: [(&str, &[&str]); 10] = [
     ("dotenvy::", &["config.rs"]),
     ("SystemTime::now", &[]),
     ("async fn", &["database", "bucket", "store", "jobs", "api", "command", "embedded", "main.rs"]),
-    ("time::sleep", &["jobs", "command", "store/lease.rs", "embedded"]),
+    ("time::sleep", &["jobs", "command", "store/lease.rs", "store/subscribe", "embedded"]),
 ];
 
 fn sources(folder: &Path) -> Vec<PathBuf> {

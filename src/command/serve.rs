@@ -50,7 +50,14 @@ pub async fn serve(
     let grpc = api::serve_grpc(grpc, config.grpc_tls.clone(), Arc::clone(&store), shutdown.clone());
     let http = api::serve_http(http, Arc::clone(&store), metrics, shutdown.clone());
     let work = async {
-        tokio::try_join!(http, grpc)?;
+        // Subscriptions have no end of their own, and what is served waits for it.
+        let closing = async {
+            shutdown.cancelled().await;
+            store.close_subscriptions();
+            Ok(())
+        };
+        tokio::try_join!(http, grpc, closing)?;
+        store.subscriptions_closed().await;
         if let Some(jobs) = jobs {
             jobs.wait().await;
             store.release_leases().await;

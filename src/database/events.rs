@@ -158,6 +158,22 @@ pub async fn hot_by_ids(connection: &mut PgConnection, topic_id: i64, ids: &[Str
     rows.iter().map(from_row).collect()
 }
 
+/// Where the hot events of a correlation are.
+pub async fn positions_of_correlation(
+    connection: &mut PgConnection,
+    topic_id: i64,
+    correlation_id: &str,
+) -> Result<Vec<i64>, Error> {
+    Ok(sqlx::query_scalar(
+        "SELECT position FROM events
+         WHERE topic_id = $1 AND correlation_id = $2 AND correlation_id <> '' ORDER BY position",
+    )
+    .bind(topic_id)
+    .bind(correlation_id)
+    .fetch_all(connection)
+    .await?)
+}
+
 pub async fn last_hot(connection: &mut PgConnection, topic_id: i64, filter: &Filter) -> Result<Option<Event>, Error> {
     let query = match filter {
         Filter::All => sqlx::query(select_events!("WHERE topic_id = $1 ORDER BY position DESC LIMIT 1")),

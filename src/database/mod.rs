@@ -5,13 +5,17 @@
 
 mod catalog;
 mod edits;
+mod erroneous;
 mod events;
+mod groups;
 mod intents;
 mod leases;
 mod lookups;
+mod replicas;
 mod runs;
 mod snapshots;
 mod topics;
+mod wakeups;
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -29,9 +33,15 @@ pub use edits::{
     insert_pending_edit, mark_hot_purged, mark_purged, pending_edits, pending_edits_of_archive, settle_edits,
     unpurged_archives,
 };
+pub use erroneous::{Erroneous, delete_resend, erroneous_after, insert_erroneous, resend, resends, unsettled};
 pub use events::{
     average_row_bytes, count_between, delete_ranges, eligible_batch, export, hot_by_ids, hot_position_ranges,
-    hot_range, insert, last_hot, lock_hot_by_gdpr_id, oldest_raised_at, rename_hot, replace, table_bytes,
+    hot_range, insert, last_hot, lock_hot_by_gdpr_id, oldest_raised_at, positions_of_correlation, rename_hot, replace,
+    table_bytes,
+};
+pub use groups::{
+    Group, Progress, Refusal, Taken, Turn, Wanted, delete_consumed, hand_over, handled_position, pending_progress,
+    release_all, release_progress, take_progress, unhandled, update_progress,
 };
 pub use intents::{
     Intent, UploadedFacts, complete_intent, delete_intent, has_intents, has_unfinished, insert_intent,
@@ -42,20 +52,24 @@ pub use lookups::{
     HashKey, LookupRun, delete_lookups, hash_key, insert_introduced_gdpr_id, insert_run, introduced_gdpr_id,
     is_run_stored, members_with_gdpr_id, members_with_ids, members_with_stream,
 };
+pub use replicas::{GroupNames, delete_dead_replicas, delete_replica, insert_replica, others_subscribe, renew_replica};
 pub use runs::{ArchiveRun, insert_archive_run, last_archive_run};
 pub use snapshots::{
     insert_snapshot, lock_snapshots_by_gdpr_id, newest_snapshot, rename_snapshots, replace_snapshot, snapshot,
 };
 pub use topics::{
-    Topic, add_archived, bump_edit_counter, find_topic, lock_topic, make_topic, set_head, topic_by_id, topics,
-    topics_named, topics_with_hot_events,
+    Topic, add_archived, add_deleted, bump_edit_counter, find_topic, lock_topic, make_topic, set_head, topic_by_id,
+    topics, topics_named, topics_with_hot_events,
 };
+pub use wakeups::{Listener, broadcast, delete_old_broadcasts, insert_broadcast, notify};
 
 pub type Connection = PgConnection;
 pub type Transaction = sqlx::Transaction<'static, Postgres>;
 
 /// An export holds one while it needs others for a moment, and so does a renewal of its lease.
 const JOBS_CONNECTIONS_MIN: u32 = 4;
+/// One listens, one renews the replica's lease, one takes and releases.
+const GROUPS_CONNECTIONS: u32 = 3;
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Debug, thiserror::Error)]
@@ -101,10 +115,13 @@ pub enum CommitError {
     Unknown(sqlx::Error),
 }
 
-/// Publishers and readers have one pool, background jobs another, so that neither waits for the other.
+/// Publishers and readers have one pool, background jobs another, so that neither waits for the other; and a replica's
+/// lease waits for none of them.
+#[derive(Clone)]
 pub struct Database {
     pool: PgPool,
     jobs_pool: PgPool,
+    groups_pool: PgPool,
 }
 
 impl Database {
@@ -121,6 +138,7 @@ impl Database {
         Ok(Database {
             pool: pool(connections_max),
             jobs_pool: pool(connections_max.div_ceil(4).max(JOBS_CONNECTIONS_MIN)),
+            groups_pool: pool(GROUPS_CONNECTIONS),
         })
     }
 
@@ -156,6 +174,11 @@ impl Database {
         Ok(self.jobs_pool.begin().await?)
     }
 
+    /// For a replica's lease, and what it takes and releases.
+    pub async fn begin_groups(&self) -> Result<Transaction, Error> {
+        Ok(self.groups_pool.begin().await?)
+    }
+
     /// A connection that is not used again afterwards: a long answer can be dropped in the middle.
     pub async fn job_connection(&self) -> Result<impl AsMut<PgConnection> + use<>, Error> {
         let mut connection = self.jobs_pool.acquire().await?;
@@ -166,6 +189,7 @@ impl Database {
     pub async fn close(&self) {
         self.pool.close().await;
         self.jobs_pool.close().await;
+        self.groups_pool.close().await;
     }
 }
 

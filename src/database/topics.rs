@@ -139,6 +139,16 @@ pub async fn add_archived(
     Ok(())
 }
 
+/// Counts events that were deleted because they were consumed.
+pub async fn add_deleted(connection: &mut PgConnection, topic_id: i64, count: i64) -> Result<(), Error> {
+    sqlx::query("UPDATE topics SET deleted_count = deleted_count + $2 WHERE id = $1")
+        .bind(topic_id)
+        .bind(count)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
 /// The sequence of the edit that this transaction makes.
 pub async fn bump_edit_counter(connection: &mut PgConnection, topic_id: i64) -> Result<i64, Error> {
     Ok(sqlx::query_scalar("UPDATE topics SET edit_counter = edit_counter + 1 WHERE id = $1 RETURNING edit_counter")

@@ -31,6 +31,22 @@ const NAME_BYTES_MAX: usize = 1020;
 /// Bytes in UTF-8, at most.
 const ID_BYTES_MAX: usize = 255;
 
+/// The name of a group of subscribers.
+pub fn check_group(name: &str) -> Result<(), Invalid> {
+    if name.is_empty() {
+        return Err(Invalid("the group is empty".into()));
+    }
+    check_text("the group", name, NAME_BYTES_MAX)
+}
+
+pub fn check_subscriber_id(id: &str) -> Result<(), Invalid> {
+    check_text("the subscriber id", id, NAME_BYTES_MAX)
+}
+
+pub fn check_topic(name: &str) -> Result<(), Invalid> {
+    check_text("the topic", name, NAME_BYTES_MAX)
+}
+
 /// The name of a type: not empty, and as long as a name may be.
 pub fn check_type(name: &str) -> Result<(), Invalid> {
     if name.is_empty() {

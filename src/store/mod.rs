@@ -21,6 +21,7 @@ mod rewrite;
 mod settle;
 mod snapshot;
 mod status;
+mod subscribe;
 mod sweep;
 mod verify;
 
@@ -43,13 +44,19 @@ pub use read::{Page, Query};
 pub use rewrite::{Prepared, Replaced, Rewrite};
 pub use snapshot::{SnapshotChoice, StreamPage, StreamQuery};
 pub use status::{Status, TopicStatus};
+pub use subscribe::{
+    Deliveries, Delivery, ErroneousEvent, Group, RequiredGroups, Subscribing, SubscribingSettings, Subscription,
+};
 pub use verify::Finding;
+
+use subscribe::Subscriptions;
 
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub eligibility: Eligibility,
     /// A writer of archives that has not been heard of for so long has lost its turn.
     pub lease_term: Duration,
+    pub subscribing: SubscribingSettings,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -121,13 +128,15 @@ pub struct Store {
     leases: Mutex<HashMap<i64, Lease>>,
     /// Signals that an archived event was edited.
     rewrite_wanted: Notify,
+    subscriptions: Arc<Subscriptions>,
 }
 
 impl Store {
     /// Without a bucket nothing is archived, and archived events cannot be read.
     pub fn new(database: Database, bucket: Option<Arc<Bucket>>, settings: Settings) -> Store {
         let (hash_key, leases, rewrite_wanted) = (OnceCell::new(), Mutex::default(), Notify::new());
-        Store { database, bucket, settings, hash_key, leases, rewrite_wanted }
+        let subscriptions = Arc::new(Subscriptions::new());
+        Store { database, bucket, settings, hash_key, leases, rewrite_wanted, subscriptions }
     }
 
     /// Brings the tables up to date.

@@ -50,13 +50,14 @@ struct LookFor {
 }
 
 enum Outcome {
-    Published(Results),
+    /// And the topics that have something new.
+    Published(Results, Vec<(i64, Log)>),
     LookFor(Vec<(Log, LookFor)>),
 }
 
 /// What becomes of the events of one log.
 enum Placed {
-    Published(Vec<Published>),
+    Published { topic_id: i64, published: Vec<Published> },
     LookFor(LookFor),
 }
 
@@ -79,7 +80,8 @@ impl Store {
         let mut archived: HashMap<Log, Archived> = HashMap::new();
         for _ in 0..ATTEMPTS {
             match self.try_publish(batches, repeated, &archived).await {
-                Ok(Outcome::Published(results)) => {
+                Ok(Outcome::Published(results, topics)) => {
+                    self.published(topics);
                     let new = results.values().flatten().filter(|published| published.is_new).count();
                     metrics::counter!("coldstream_events_published_total").increment(new as u64);
                     return Ok(results);
@@ -109,11 +111,14 @@ impl Store {
     ) -> Result<Outcome, Error> {
         let nothing = Archived::default();
         let mut transaction = self.database.begin().await?;
-        let (mut results, mut wanted) = (Results::new(), Vec::new());
+        let (mut results, mut topics, mut wanted) = (Results::new(), Vec::new(), Vec::new());
         for (log, events) in batches.iter().filter(|(_, events)| !events.is_empty()) {
             let archived = archived.get(log).unwrap_or(&nothing);
             match self.publish_to(&mut transaction, log, events, repeated, archived).await? {
-                Placed::Published(published) => {
+                Placed::Published { topic_id, published } => {
+                    if published.iter().any(|published| published.is_new) {
+                        topics.push((topic_id, log.clone()));
+                    }
                     results.insert(log.clone(), published);
                 }
                 Placed::LookFor(look_for) => wanted.push((log.clone(), look_for)),
@@ -123,7 +128,7 @@ impl Store {
             return Ok(Outcome::LookFor(wanted));
         }
         database::commit(transaction).await?;
-        Ok(Outcome::Published(results))
+        Ok(Outcome::Published(results, topics))
     }
 
     async fn publish_to(
@@ -155,7 +160,7 @@ impl Store {
             database::insert(transaction, topic.id, &new).await?;
             database::set_head(transaction, topic.id, last.position).await?;
         }
-        Ok(Placed::Published(published))
+        Ok(Placed::Published { topic_id: topic.id, published })
     }
 }
 

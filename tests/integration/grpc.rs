@@ -28,16 +28,32 @@ const MIB: usize = 1024 * 1024;
 /// A service that archives nothing by itself: when it is done, the tests say.
 pub struct Scene {
     pub world: World,
-    service: Service,
+    pub service: Service,
     pub client: ServiceClient<Channel>,
 }
 
 impl Scene {
     pub async fn new() -> Scene {
         let world = World::new().await;
-        let service = Service::start(Program::new(&world, 1_000_000)).await;
+        let program = Program::new(&world, 1_000_000);
+        Scene::start(world, program).await
+    }
+
+    pub async fn start(world: World, program: Program) -> Scene {
+        let service = Service::start(program).await;
         let client = ServiceClient::new(connect(&service).await).max_decoding_message_size(256 * MIB);
         Scene { world, service, client }
+    }
+
+    /// A client that says what it was made with.
+    pub async fn as_agent(&self, agent: &'static str) -> ServiceClient<Channel> {
+        let endpoint = Endpoint::from_shared(self.service.grpc.clone()).unwrap().user_agent(agent).unwrap();
+        ServiceClient::new(endpoint.connect().await.unwrap())
+    }
+
+    /// To the service that is there now.
+    pub async fn reconnect(&mut self) {
+        self.client = ServiceClient::new(connect(&self.service).await).max_decoding_message_size(256 * MIB);
     }
 
     /// Archives what there is in batches of so many events, each topic by itself; not while a rewrite has its turn.
@@ -145,7 +161,7 @@ impl Scene {
     }
 }
 
-async fn connect(service: &Service) -> Channel {
+pub async fn connect(service: &Service) -> Channel {
     Endpoint::from_shared(service.grpc.clone()).unwrap().connect().await.unwrap()
 }
 

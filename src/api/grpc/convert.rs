@@ -39,6 +39,35 @@ pub fn event(log: &Log, event: Event) -> proto::Event {
     }
 }
 
+/// What a subscriber sees of an event that is delivered for this time.
+pub fn delivered(log: &Log, delivered: Event, retry_number: i64) -> proto::Event {
+    let event = event(log, delivered);
+    let metadata = event.metadata.map(|metadata| proto::EventMetadata { retry_number, ..metadata });
+    proto::Event { metadata, ..event }
+}
+
+pub fn broadcast(log: &Log, broadcast: Event) -> proto::Event {
+    proto::Event { options: Some(proto::EventOptions { broadcast: true }), ..event(log, broadcast) }
+}
+
+/// A broadcast that was sent on.
+pub fn received_broadcast(event: proto::Event) -> Result<NewEvent, Invalid> {
+    let payload = event.payload.into_iter().map(|(name, proto::EventPayload { value, gdpr })| {
+        let gdpr = gdpr.map(|gdpr| proto::PublishEventGdprValue { id: gdpr.id, default: gdpr.default });
+        (name, proto::PublishEventPayload { value, gdpr })
+    });
+    new_event(proto::PublishEvent {
+        id: event.id,
+        tenant_id: event.tenant_id,
+        r#type: event.r#type,
+        stream: event.stream,
+        reason: event.reason,
+        options: event.options,
+        metadata: event.metadata,
+        payload: payload.collect(),
+    })
+}
+
 /// What a publisher says of an event; the tenant is said beside it.
 pub fn new_event(event: proto::PublishEvent) -> Result<NewEvent, Invalid> {
     let proto::PublishEvent { id, tenant_id: _, r#type, stream, reason, options: _, metadata, payload } = event;

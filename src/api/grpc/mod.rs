@@ -1,8 +1,10 @@
 //! The gRPC contract: `freym.streams.management.Service`. What of it is served is what `proto/streams.proto` lists.
 
 mod convert;
+mod groups;
 mod read;
 mod status;
+mod subscribe;
 mod write;
 
 use std::sync::Arc;
@@ -12,18 +14,21 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Identity, Server, ServerTlsConfig};
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 use crate::store::Store;
 
 use proto::service_server::{Service, ServiceServer};
 use proto::{
-    CreateStreamSnapshotRequest, CreateStreamSnapshotResponse, Event, GetEventRequest, GetLastEventByTypesRequest,
-    GetLastEventRequest, IntroduceGdprOnEventFieldRequest, IntroduceGdprOnEventFieldResponse, InvalidateGdprRequest,
-    InvalidateGdprResponse, IsStreamEmptyRequest, IsStreamEmptyResponse, PaginateEventsAfterEventIdRequest,
-    PaginateEventsAfterEventIdResponse, PaginateEventsRequest, PaginateEventsResponse,
-    PaginateStreamAfterEventIdRequest, PaginateStreamAfterEventIdResponse, PaginateStreamRequest,
-    PaginateStreamResponse, PublishRequest, PublishResponse, RenameEventTypeRequest, RenameEventTypeResponse,
+    BackchannelRequest, BackchannelResponse, CreateStreamSnapshotRequest, CreateStreamSnapshotResponse, Event,
+    GetEventRequest, GetLastEventByTypesRequest, GetLastEventRequest, GetLastHandledEventRequest,
+    IntroduceGdprOnEventFieldRequest, IntroduceGdprOnEventFieldResponse, InvalidateGdprRequest, InvalidateGdprResponse,
+    IsStreamEmptyRequest, IsStreamEmptyResponse, ListErroneousEventsRequest, ListErroneousEventsResponse,
+    PaginateEventsAfterEventIdRequest, PaginateEventsAfterEventIdResponse, PaginateEventsRequest,
+    PaginateEventsResponse, PaginateStreamAfterEventIdRequest, PaginateStreamAfterEventIdResponse,
+    PaginateStreamRequest, PaginateStreamResponse, PublishRequest, PublishResponse, RenameEventTypeRequest,
+    RenameEventTypeResponse, ResendErroneousEventRequest, ResendErroneousEventResponse, SubscribeRequest,
+    WaitForTransactionalConsistencyRequest, WaitForTransactionalConsistencyResponse,
 };
 
 /// Generated from `proto/streams.proto`, with a client.
@@ -97,11 +102,20 @@ struct Streams {
     store: Arc<Store>,
 }
 
-/// One line a call: each is a function of `read` or `write`.
+/// One line a call: each is a function of `read`, `write`, `groups` or `subscribe`.
 #[tonic::async_trait]
 impl Service for Streams {
     async fn publish(&self, request: Request<PublishRequest>) -> Result<Response<PublishResponse>, Status> {
         write::publish(&self.store, request.into_inner()).await.map(Response::new)
+    }
+
+    type SubscribeStream = subscribe::Responses;
+
+    async fn subscribe(
+        &self,
+        request: Request<Streaming<SubscribeRequest>>,
+    ) -> Result<Response<Self::SubscribeStream>, Status> {
+        Ok(Response::new(subscribe::subscribe(&self.store, request)))
     }
 
     async fn get_event(&self, request: Request<GetEventRequest>) -> Result<Response<Event>, Status> {
@@ -159,6 +173,38 @@ impl Service for Streams {
         request: Request<CreateStreamSnapshotRequest>,
     ) -> Result<Response<CreateStreamSnapshotResponse>, Status> {
         write::create_stream_snapshot(&self.store, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn get_last_handled_event(
+        &self,
+        request: Request<GetLastHandledEventRequest>,
+    ) -> Result<Response<Event>, Status> {
+        groups::get_last_handled_event(&self.store, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn wait_for_transactional_consistency(
+        &self,
+        request: Request<WaitForTransactionalConsistencyRequest>,
+    ) -> Result<Response<WaitForTransactionalConsistencyResponse>, Status> {
+        groups::wait_for_transactional_consistency(&self.store, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_erroneous_events(
+        &self,
+        request: Request<ListErroneousEventsRequest>,
+    ) -> Result<Response<ListErroneousEventsResponse>, Status> {
+        groups::list_erroneous_events(&self.store, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn resend_erroneous_event(
+        &self,
+        request: Request<ResendErroneousEventRequest>,
+    ) -> Result<Response<ResendErroneousEventResponse>, Status> {
+        groups::resend_erroneous_event(&self.store, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn backchannel(&self, request: Request<BackchannelRequest>) -> Result<Response<BackchannelResponse>, Status> {
+        groups::backchannel(&self.store, request.into_inner()).await.map(Response::new)
     }
 
     async fn introduce_gdpr_on_event_field(

@@ -1,11 +1,15 @@
 //! The scenarios of the gRPC contract, by their numbers.
 
+mod erroneous;
+mod groups;
 mod outage;
 mod pages;
 mod personal;
 mod publishing;
 mod reading;
 mod renaming;
+mod replicas;
 mod sizes;
 mod snapshots;
 mod streams;
+mod subscribing;

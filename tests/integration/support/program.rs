@@ -130,9 +130,13 @@ impl Running {
 
     /// Asks for an orderly end.
     pub fn terminate(&self) {
+        self.signal(libc::SIGTERM);
+    }
+
+    pub fn signal(&self, signal: libc::c_int) {
         let id = self.child.id() as libc::pid_t;
         // SAFETY: a signal to a child that was not waited for, so that its id is still its own.
-        assert_eq!(unsafe { libc::kill(id, libc::SIGTERM) }, 0);
+        assert_eq!(unsafe { libc::kill(id, signal) }, 0);
     }
 
     /// Kills it, if it has not ended already, and returns once it is gone.

@@ -37,6 +37,20 @@ impl Service {
         self.running.terminate();
     }
 
+    /// Stops it in the middle of whatever it does.
+    pub fn pause(&self) {
+        self.running.signal(libc::SIGSTOP);
+    }
+
+    pub fn resume(&self) {
+        self.running.signal(libc::SIGCONT);
+    }
+
+    /// Kills it, and returns once it is gone.
+    pub async fn kill(self) -> Ended {
+        self.running.kill().await
+    }
+
     /// Waits for its end.
     pub async fn end(self) -> Ended {
         self.running.end().await

@@ -5,7 +5,9 @@ use std::time::Duration;
 use coldstream::bucket::{self, Bucket, object_key};
 use coldstream::database::{self, Archive, Database, Lease};
 use coldstream::event::{Eligibility, Event, Filter, Log, NewEvent, Patch};
-use coldstream::store::{EditOutcome, EditRequest, Published, Query, Settings, Store};
+use coldstream::store::{
+    EditOutcome, EditRequest, Published, Query, RequiredGroups, Settings, Store, SubscribingSettings,
+};
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -37,7 +39,8 @@ pub struct World {
 /// Batches of so many events that are older than 30 days.
 pub fn settings(batch_size: u64) -> Settings {
     let eligibility = Eligibility { older_than_days: 30, excluded_topics: BTreeSet::new(), batch_size };
-    Settings { eligibility, lease_term: LEASE_TERM }
+    let subscribing = SubscribingSettings { required_groups: RequiredGroups::default(), consistency_wait: LEASE_TERM };
+    Settings { eligibility, lease_term: LEASE_TERM, subscribing }
 }
 
 /// Batches of so many events of another age.
@@ -114,6 +117,22 @@ impl World {
         let lease = database::take_lease(&mut transaction, topic.id, Uuid::new_v4(), LEASE_TERM).await.unwrap();
         database::commit(transaction).await.unwrap();
         lease.expect("nobody else has it")
+    }
+
+    /// Returns once replicas have renewed their leases so often.
+    pub async fn watch_beats(&self, count: usize) {
+        let mut seen: Vec<String> = Vec::new();
+        while seen.len() <= count {
+            // A statement each, of one connection, and a rest in between that Postgres counts by itself.
+            let beat: Option<String> =
+                sqlx::query_scalar("SELECT max(expires_at)::text FROM replicas, (SELECT pg_sleep(0.2)) AS rest")
+                    .fetch_one(&self.sql)
+                    .await
+                    .unwrap();
+            if let Some(beat) = beat.filter(|beat| seen.last() != Some(beat)) {
+                seen.push(beat);
+            }
+        }
     }
 
     /// What time does to the lease of a process that died.

@@ -1,0 +1,290 @@
+//! How far groups got. Who may write it is checked with every statement: the owner, and the epoch of its turn.
+
+use sqlx::postgres::PgRow;
+use sqlx::{PgConnection, Row};
+use std::time::Duration;
+use uuid::Uuid;
+
+use crate::database::Error;
+use crate::event::Log;
+
+/// A group in one of its two modes.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Group {
+    pub name: String,
+    pub is_parallel: bool,
+}
+
+/// A group wants the logs of a topic; of every topic, where none is named.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Wanted {
+    pub group: Group,
+    pub topic: Option<String>,
+}
+
+/// The right to write a progress, until somebody else takes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Turn {
+    pub group: Group,
+    pub topic_id: i64,
+    pub owner: Uuid,
+    pub epoch: i64,
+}
+
+/// How far a group got in a log.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Everything up to here is handled.
+    pub position: i64,
+    /// And these behind it, in order.
+    pub handled: Vec<i64>,
+}
+
+/// An event that nobody at the last owner could handle.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Refusal {
+    pub position: i64,
+    pub retry_number: i64,
+    pub rounds: i64,
+}
+
+#[derive(Debug, Clone)]
+pub struct Taken {
+    pub turn: Turn,
+    pub log: Log,
+    pub progress: Progress,
+    pub refusal: Refusal,
+}
+
+fn from_row(row: &PgRow, owner: Uuid) -> Result<Taken, Error> {
+    let group = Group { name: row.try_get("group_name")?, is_parallel: row.try_get("is_parallel")? };
+    let (tenant, topic): (String, String) = (row.try_get("tenant")?, row.try_get("topic")?);
+    Ok(Taken {
+        turn: Turn { group, topic_id: row.try_get("topic_id")?, owner, epoch: row.try_get("epoch")? },
+        log: Log::new(tenant, topic).map_err(|error| Error::Damaged(error.to_string()))?,
+        progress: Progress { position: row.try_get("position")?, handled: row.try_get("handled")? },
+        refusal: Refusal {
+            position: row.try_get("refused_position")?,
+            retry_number: row.try_get("refused_retry_number")?,
+            rounds: row.try_get("refused_rounds")?,
+        },
+    })
+}
+
+/// Takes what is wanted, has something to deliver, and is owned by no live replica; of these topics, if some are named.
+pub async fn take_progress(
+    connection: &mut PgConnection,
+    replica_id: Uuid,
+    wanted: &[Wanted],
+    topic_ids: Option<&[i64]>,
+) -> Result<Vec<Taken>, Error> {
+    let rows = sqlx::query(
+        "WITH wanted AS (
+             SELECT DISTINCT wanted.group_name, wanted.is_parallel, topics.id AS topic_id, topics.head_position
+             FROM unnest($2::text[], $3::boolean[], $4::text[]) AS wanted (group_name, is_parallel, topic)
+             JOIN topics ON wanted.topic IS NULL OR topics.topic = wanted.topic
+             WHERE $5::bigint[] IS NULL OR topics.id = ANY($5)
+         ), pending AS (
+             SELECT wanted.*
+             FROM wanted
+             LEFT JOIN group_progress AS progress USING (group_name, is_parallel, topic_id)
+             WHERE (wanted.head_position > coalesce(progress.position, 0)
+                    OR EXISTS (SELECT FROM resends
+                               WHERE resends.topic_id = wanted.topic_id AND resends.is_parallel = wanted.is_parallel
+                                 AND resends.group_name = wanted.group_name))
+               AND (progress.refused_by IS DISTINCT FROM $1 OR progress.refused_until < clock_timestamp())
+               AND NOT EXISTS (SELECT FROM replicas WHERE id = progress.owner AND expires_at > clock_timestamp())
+         ), taken AS (
+             INSERT INTO group_progress (group_name, is_parallel, topic_id, owner, epoch)
+             SELECT pending.group_name, pending.is_parallel, pending.topic_id, replicas.id, 1
+             FROM pending JOIN replicas ON replicas.id = $1 AND replicas.expires_at > clock_timestamp()
+             ORDER BY pending.group_name, pending.is_parallel, pending.topic_id
+             ON CONFLICT ON CONSTRAINT group_progress_pkey
+             DO UPDATE SET owner = EXCLUDED.owner, epoch = group_progress.epoch + 1
+             WHERE NOT EXISTS (
+                 SELECT FROM replicas WHERE id = group_progress.owner AND expires_at > clock_timestamp()
+             )
+             RETURNING *
+         )
+         SELECT taken.*, topics.tenant, topics.topic
+         FROM taken JOIN topics ON topics.id = taken.topic_id
+         ORDER BY taken.topic_id",
+    )
+    .bind(replica_id)
+    .bind(wanted.iter().map(|wanted| wanted.group.name.as_str()).collect::<Vec<_>>())
+    .bind(wanted.iter().map(|wanted| wanted.group.is_parallel).collect::<Vec<_>>())
+    .bind(wanted.iter().map(|wanted| wanted.topic.as_deref()).collect::<Vec<_>>())
+    .bind(topic_ids)
+    .fetch_all(connection)
+    .await?;
+    rows.iter().map(|row| from_row(row, replica_id)).collect()
+}
+
+/// What a replica owns and has something to deliver.
+pub async fn pending_progress(connection: &mut PgConnection, replica_id: Uuid) -> Result<Vec<Taken>, Error> {
+    let rows = sqlx::query(
+        "SELECT progress.*, topics.tenant, topics.topic
+         FROM group_progress AS progress JOIN topics ON topics.id = progress.topic_id
+         WHERE progress.owner = $1
+           AND (topics.head_position > progress.position
+                OR EXISTS (SELECT FROM resends
+                           WHERE resends.topic_id = progress.topic_id AND resends.is_parallel = progress.is_parallel
+                             AND resends.group_name = progress.group_name))
+         ORDER BY progress.topic_id",
+    )
+    .bind(replica_id)
+    .fetch_all(connection)
+    .await?;
+    rows.iter().map(|row| from_row(row, replica_id)).collect()
+}
+
+/// False if somebody else has taken it since. Locks the row until the transaction ends.
+pub async fn update_progress(
+    connection: &mut PgConnection,
+    turn: &Turn,
+    Progress { position, handled }: &Progress,
+) -> Result<bool, Error> {
+    let updated = sqlx::query(
+        "UPDATE group_progress
+         SET position = $6, handled = $7
+         WHERE group_name = $1 AND is_parallel = $2 AND topic_id = $3 AND owner = $4 AND epoch = $5",
+    )
+    .bind(&turn.group.name)
+    .bind(turn.group.is_parallel)
+    .bind(turn.topic_id)
+    .bind(turn.owner)
+    .bind(turn.epoch)
+    .bind(position)
+    .bind(handled)
+    .execute(connection)
+    .await?;
+    Ok(updated.rows_affected() == 1)
+}
+
+/// Lets others take these at once.
+pub async fn release_progress(connection: &mut PgConnection, turns: &[Turn]) -> Result<(), Error> {
+    sqlx::query(
+        "UPDATE group_progress AS progress
+         SET owner = NULL
+         FROM unnest($1::text[], $2::boolean[], $3::bigint[], $4::uuid[], $5::bigint[])
+              AS turn (group_name, is_parallel, topic_id, owner, epoch)
+         WHERE progress.group_name = turn.group_name AND progress.is_parallel = turn.is_parallel
+           AND progress.topic_id = turn.topic_id AND progress.owner = turn.owner AND progress.epoch = turn.epoch",
+    )
+    .bind(turns.iter().map(|turn| turn.group.name.as_str()).collect::<Vec<_>>())
+    .bind(turns.iter().map(|turn| turn.group.is_parallel).collect::<Vec<_>>())
+    .bind(turns.iter().map(|turn| turn.topic_id).collect::<Vec<_>>())
+    .bind(turns.iter().map(|turn| turn.owner).collect::<Vec<_>>())
+    .bind(turns.iter().map(|turn| turn.epoch).collect::<Vec<_>>())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+pub async fn release_all(connection: &mut PgConnection, replica_id: Uuid) -> Result<(), Error> {
+    sqlx::query("UPDATE group_progress SET owner = NULL WHERE owner = $1").bind(replica_id).execute(connection).await?;
+    Ok(())
+}
+
+/// Lets others take it at once, and its owner again after a while.
+pub async fn hand_over(
+    connection: &mut PgConnection,
+    turn: &Turn,
+    refusal: Refusal,
+    wait: Duration,
+) -> Result<(), Error> {
+    sqlx::query(
+        "UPDATE group_progress
+         SET owner = NULL, refused_position = $6, refused_retry_number = $7, refused_rounds = $8, refused_by = $4,
+             refused_until = clock_timestamp() + make_interval(secs => $9)
+         WHERE group_name = $1 AND is_parallel = $2 AND topic_id = $3 AND owner = $4 AND epoch = $5",
+    )
+    .bind(&turn.group.name)
+    .bind(turn.group.is_parallel)
+    .bind(turn.topic_id)
+    .bind(turn.owner)
+    .bind(turn.epoch)
+    .bind(refusal.position)
+    .bind(refusal.retry_number)
+    .bind(refusal.rounds)
+    .bind(wait.as_secs_f64())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Up to where everything is handled; 0 for a group that nobody has heard of.
+pub async fn handled_position(connection: &mut PgConnection, group: &Group, topic_id: i64) -> Result<i64, Error> {
+    let position: Option<i64> = sqlx::query_scalar(
+        "SELECT position FROM group_progress WHERE group_name = $1 AND is_parallel = $2 AND topic_id = $3",
+    )
+    .bind(&group.name)
+    .bind(group.is_parallel)
+    .bind(topic_id)
+    .fetch_optional(connection)
+    .await?;
+    Ok(position.unwrap_or_default())
+}
+
+/// Of these positions, whether the group has one still to handle, and the error of one that it could not.
+pub async fn unhandled(
+    connection: &mut PgConnection,
+    group: &Group,
+    topic_id: i64,
+    positions: &[i64],
+) -> Result<(bool, Option<String>), Error> {
+    let row = sqlx::query(
+        "SELECT EXISTS (
+             SELECT FROM unnest($4::bigint[]) AS wanted (position)
+             WHERE NOT EXISTS (
+                 SELECT FROM group_progress AS progress
+                 WHERE progress.group_name = $1 AND progress.is_parallel = $2 AND progress.topic_id = $3
+                   AND (progress.position >= wanted.position OR wanted.position = ANY(progress.handled))
+             ) OR EXISTS (
+                 SELECT FROM resends
+                 WHERE resends.group_name = $1 AND resends.is_parallel = $2 AND resends.topic_id = $3
+                   AND resends.position = wanted.position
+             )
+         ) AS is_waiting,
+         (SELECT error FROM erroneous_events
+          WHERE group_name = $1 AND is_parallel = $2 AND topic_id = $3 AND position = ANY($4)
+          ORDER BY position LIMIT 1) AS error",
+    )
+    .bind(&group.name)
+    .bind(group.is_parallel)
+    .bind(topic_id)
+    .bind(positions)
+    .fetch_one(connection)
+    .await?;
+    Ok((row.try_get("is_waiting")?, row.try_get("error")?))
+}
+
+/// Deletes the events of a log that every one of these groups has handled, and says how many there were. One that a
+/// group could not handle stays: it can be sent again.
+pub async fn delete_consumed(
+    connection: &mut PgConnection,
+    topic_id: i64,
+    is_parallel: bool,
+    group_names: &[String],
+) -> Result<i64, Error> {
+    let deleted = sqlx::query(
+        "DELETE FROM events
+         WHERE topic_id = $1
+           AND position <= (
+               SELECT min(coalesce(progress.position, 0))
+               FROM unnest($3::text[]) AS required (group_name)
+               LEFT JOIN group_progress AS progress
+                 ON progress.group_name = required.group_name AND progress.is_parallel = $2 AND progress.topic_id = $1
+           )
+           AND NOT EXISTS (SELECT FROM erroneous_events AS erroneous
+                           WHERE erroneous.topic_id = $1 AND erroneous.position = events.position)
+           AND NOT EXISTS (SELECT FROM resends
+                           WHERE resends.topic_id = $1 AND resends.position = events.position)",
+    )
+    .bind(topic_id)
+    .bind(is_parallel)
+    .bind(group_names)
+    .execute(connection)
+    .await?;
+    Ok(deleted.rows_affected() as i64)
+}

@@ -1,0 +1,75 @@
+//! What replicas tell each other, through Postgres. A word that is lost is made up for by looking.
+
+use sqlx::PgConnection;
+use sqlx::postgres::PgListener;
+use uuid::Uuid;
+
+use crate::database::{Database, Error};
+
+const CHANNEL: &str = "coldstream";
+
+pub struct Listener(PgListener);
+
+impl Database {
+    /// Hears what is said from now on.
+    pub async fn listen(&self) -> Result<Listener, Error> {
+        let mut listener = PgListener::connect_with(&self.groups_pool).await?;
+        listener.listen(CHANNEL).await?;
+        Ok(Listener(listener))
+    }
+}
+
+impl Listener {
+    /// `None` if the connection broke off: what was said meanwhile was not heard.
+    pub async fn next(&mut self) -> Result<Option<String>, Error> {
+        Ok(self.0.try_recv().await?.map(|heard| heard.payload().to_owned()))
+    }
+}
+
+/// Heard by every replica, the one that says it included.
+pub async fn notify(connection: &mut PgConnection, words: &[String]) -> Result<(), Error> {
+    sqlx::query("SELECT pg_notify($1, word) FROM unnest($2::text[]) AS word")
+        .bind(CHANNEL)
+        .bind(words)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// Lays a broadcast out for other replicas and says `word` to them; nothing where there is no other one.
+pub async fn insert_broadcast(
+    connection: &mut PgConnection,
+    own_replica_id: Uuid,
+    (id, events): (Uuid, &str),
+    word: &str,
+) -> Result<(), Error> {
+    sqlx::query(
+        "WITH laid_out AS (
+             INSERT INTO broadcasts (id, events)
+             SELECT $2, $3
+             WHERE EXISTS (SELECT FROM replicas WHERE id <> $1 AND expires_at > clock_timestamp())
+             RETURNING id
+         )
+         SELECT pg_notify($4, $5) FROM laid_out",
+    )
+    .bind(own_replica_id)
+    .bind(id)
+    .bind(events)
+    .bind(CHANNEL)
+    .bind(word)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+pub async fn broadcast(connection: &mut PgConnection, id: Uuid) -> Result<Option<String>, Error> {
+    Ok(sqlx::query_scalar("SELECT events FROM broadcasts WHERE id = $1").bind(id).fetch_optional(connection).await?)
+}
+
+/// Those that every replica has had the time to fetch.
+pub async fn delete_old_broadcasts(connection: &mut PgConnection) -> Result<(), Error> {
+    sqlx::query("DELETE FROM broadcasts WHERE sent_at < clock_timestamp() - interval '1 minute'")
+        .execute(connection)
+        .await?;
+    Ok(())
+}

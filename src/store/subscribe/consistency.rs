@@ -1,0 +1,124 @@
+//! How far groups got, and waiting for them.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use tokio::time::Instant;
+
+use crate::database::{self, Group};
+use crate::event::{Event, Filter, Log};
+use crate::store::{Error, Query, Store};
+
+/// What other replicas write down is looked at so often while somebody waits.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
+impl Store {
+    /// The event up to which the group has handled everything.
+    pub async fn last_handled(&self, log: &Log, group: &Group) -> Result<Option<Event>, Error> {
+        let mut snapshot = self.database.snapshot().await?;
+        let Some(topic) = database::find_topic(&mut snapshot, log).await? else { return Ok(None) };
+        let position = database::handled_position(&mut snapshot, group, topic.id).await?;
+        drop(snapshot);
+        if position == 0 { Ok(None) } else { self.event_at(log, position).await }
+    }
+
+    /// Waits until each group has handled every event of a correlation. Gives the reason if one could not, or has not
+    /// in time.
+    pub async fn wait_until_handled(
+        self: &Arc<Self>,
+        log: &Log,
+        correlation_id: &str,
+        groups: &[Group],
+    ) -> Result<Result<(), String>, Error> {
+        let wait_max = self.settings.subscribing.consistency_wait;
+        let deadline = Instant::now() + wait_max;
+        let late = Ok(Err(format!("not everything was handled within {} s", wait_max.as_secs_f32())));
+        // Archiving moves events from the rows to where this looks, and never back: rows first.
+        let hot = self.hot_positions(log, correlation_id).await?;
+        let searched = tokio::time::timeout_at(deadline, self.archived_positions(log, correlation_id, groups)).await;
+        let Ok(archived) = searched else { return late };
+        let mut positions: BTreeSet<i64> = hot.into_iter().chain(archived?).collect();
+        loop {
+            let progressed = self.subscriptions.progressed.notified();
+            positions.extend(self.hot_positions(log, correlation_id).await?);
+            let wanted: Vec<i64> = positions.iter().copied().collect();
+            if wanted.is_empty() {
+                return Ok(Ok(()));
+            }
+            match self.outcome(log, &wanted, groups).await? {
+                Some(outcome) => return Ok(outcome),
+                None if Instant::now() >= deadline => return late,
+                None => {}
+            }
+            tokio::select! {
+                () = progressed => {}
+                () = tokio::time::sleep_until(deadline.min(Instant::now() + LOOK_INTERVAL)) => {}
+            }
+        }
+    }
+
+    async fn hot_positions(&self, log: &Log, correlation_id: &str) -> Result<Vec<i64>, Error> {
+        let mut snapshot = self.database.snapshot().await?;
+        let Some(topic) = database::find_topic(&mut snapshot, log).await? else { return Ok(Vec::new()) };
+        Ok(database::positions_of_correlation(&mut snapshot, topic.id, correlation_id).await?)
+    }
+
+    /// Those that a group may still have to handle: it has passed them without, or it has not come so far. Most groups
+    /// are past all archives, and nothing is read.
+    async fn archived_positions(
+        self: &Arc<Self>,
+        log: &Log,
+        correlation_id: &str,
+        groups: &[Group],
+    ) -> Result<Vec<i64>, Error> {
+        let mut snapshot = self.database.snapshot().await?;
+        let Some(topic) = database::find_topic(&mut snapshot, log).await? else { return Ok(Vec::new()) };
+        let (mut handled, mut passed) = (topic.head_position, BTreeSet::new());
+        for group in groups {
+            handled = handled.min(database::handled_position(&mut snapshot, group, topic.id).await?);
+            passed.extend(database::unsettled(&mut snapshot, group, topic.id).await?);
+        }
+        let range = (handled + 1, topic.head_position + 1);
+        let archives = database::archive_extents(&mut snapshot, topic.id, None, range).await?;
+        drop(snapshot);
+        let mut positions = Vec::new();
+        for position in passed.range(..=handled) {
+            let event = self.event_at(log, *position).await?;
+            positions.extend(event.filter(|event| event.metadata.correlation_id == correlation_id).map(|_| *position));
+        }
+        let first = archives.iter().map(|archive| archive.first_position).min();
+        let last = archives.iter().map(|archive| archive.last_position).max();
+        let (Some(first), Some(last)) = (first, last) else { return Ok(positions) };
+        let from = first.max(handled + 1);
+        let query = Query { filter: Filter::All, from, skip: 0, limit: last + 1 - from };
+        let mut windows = std::pin::pin!(self.replay(log.clone(), query));
+        while let Some(events) = windows.next().await {
+            let events = events?;
+            let of_correlation = events.iter().filter(|event| event.metadata.correlation_id == correlation_id);
+            positions.extend(of_correlation.map(|event| event.position));
+        }
+        Ok(positions)
+    }
+
+    /// `None` while something is still to be handled.
+    async fn outcome(
+        &self,
+        log: &Log,
+        positions: &[i64],
+        groups: &[Group],
+    ) -> Result<Option<Result<(), String>>, Error> {
+        let mut snapshot = self.database.snapshot().await?;
+        let Some(topic) = database::find_topic(&mut snapshot, log).await? else { return Ok(Some(Ok(()))) };
+        let mut is_waiting = false;
+        for group in groups {
+            let (waits, error) = database::unhandled(&mut snapshot, group, topic.id, positions).await?;
+            if let Some(error) = error {
+                return Ok(Some(Err(format!("{:?} could not handle an event: {error}", group.name))));
+            }
+            is_waiting |= waits;
+        }
+        Ok((!is_waiting).then_some(Ok(())))
+    }
+}

@@ -1,0 +1,67 @@
+//! What groups could not handle: listed, and sent once more. The list holds positions; the events are read where they
+//! are, so that it shows edits and renames.
+
+use crate::database::{self, Erroneous, Group};
+use crate::event::{Event, Filter, Invalid, Log};
+use crate::store::subscribe::session::Cause;
+use crate::store::subscribe::words::Word;
+use crate::store::{Error, Store};
+
+/// An event that a group could not handle.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ErroneousEvent {
+    pub event: Event,
+    pub group_name: String,
+    pub error: String,
+    pub retry_number: i64,
+}
+
+impl Store {
+    /// One for each event and group, in order. Of no types: of all.
+    pub async fn erroneous_events(
+        &self,
+        log: &Log,
+        is_parallel: bool,
+        types: Vec<String>,
+        limit: usize,
+    ) -> Result<Vec<ErroneousEvent>, Error> {
+        let filter = Filter::types(types);
+        let mut found: Vec<ErroneousEvent> = Vec::new();
+        let (mut position, mut group_name) = (0, String::new());
+        loop {
+            let mut snapshot = self.database.snapshot().await?;
+            let Some(topic) = database::find_topic(&mut snapshot, log).await? else { return Ok(found) };
+            let behind = (position, group_name.as_str());
+            let rows = database::erroneous_after(&mut snapshot, topic.id, is_parallel, behind, limit as i64).await?;
+            drop(snapshot);
+            let is_end = rows.len() < limit;
+            for Erroneous { group_name: name, position: at, error, retry_number } in rows {
+                (position, group_name) = (at, name.clone());
+                let event = self.event_at(log, at).await?.filter(|event| filter.matches(event));
+                found.extend(event.map(|event| ErroneousEvent { event, group_name: name, error, retry_number }));
+                if found.len() == limit {
+                    return Ok(found);
+                }
+            }
+            if is_end {
+                return Ok(found);
+            }
+        }
+    }
+
+    /// Takes an event off the list: the group gets it once more. From the commit on it will, whatever dies.
+    pub async fn resend_erroneous(&self, log: &Log, group: &Group, event_id: &str) -> Result<(), Error> {
+        let none = || Invalid(format!("the event {event_id:?} is not erroneous for {:?}", group.name));
+        let found = self.find(log, &[event_id.to_owned()]).await?.pop().ok_or_else(none)?;
+        let mut transaction = self.database.begin().await?;
+        if !database::resend(&mut transaction, group, found.topic.id, found.event.position).await? {
+            return Err(none().into());
+        }
+        database::notify(&mut transaction, &[Word::Resent(found.topic.id).to_string()]).await?;
+        database::commit(transaction).await?;
+        if let Some(session) = self.subscriptions.session() {
+            session.wake(found.topic.id, Some(log), Cause::Resent);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,121 @@
+//! What an ack means. It bears no event id: the tenant, the topic and the stream have to do.
+//!
+//! Some clients ack broadcasts, others do not. Where a subscriber is known to, an ack that says "handled" pays off a
+//! broadcast first: the event is handled once as many acks came as things were sent, so a broadcast's ack never
+//! completes an event that is still being handled. An error is always taken for the event's: rather delivered again
+//! than lost.
+
+use crate::event::Log;
+use crate::store::subscribe::subscriber::Subscriber;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Meaning {
+    Event(i64),
+    Nothing,
+    /// Several events, and nobody could say which.
+    Unclear,
+}
+
+/// `in_flight`: position and stream of what is on its way to the subscriber.
+pub fn of(in_flight: &[(i64, String)], stream: &str, error: &str, subscriber: &Subscriber, log: &Log) -> Meaning {
+    let named = in_flight.iter().find(|(_, other)| other == stream).map(|(position, _)| *position);
+    let position = match (in_flight, named) {
+        ([], _) => {
+            subscriber.acked_nothing(log);
+            return Meaning::Nothing;
+        }
+        (_, Some(position)) if !stream.is_empty() || in_flight.len() == 1 => position,
+        ([(position, _)], None) if stream.is_empty() || !subscriber.had_broadcasts(log) => *position,
+        (_, None) if !stream.is_empty() => {
+            subscriber.pays_broadcast(log);
+            return Meaning::Nothing;
+        }
+        _ if subscriber.pays_broadcast(log) => return Meaning::Nothing,
+        _ => return Meaning::Unclear,
+    };
+    if error.is_empty() && subscriber.pays_broadcast(log) { Meaning::Nothing } else { Meaning::Event(position) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::database::Group;
+    use crate::event::{Event, Gdpr, Instant, Json, Metadata, NewEvent};
+    use crate::store::subscribe::subscriber::{Deliveries, Subscribing};
+
+    fn subscriber(acks_broadcasts: bool) -> (Subscriber, Deliveries) {
+        let group = Group { name: "group".into(), is_parallel: false };
+        let topics = BTreeSet::new();
+        Subscriber::new(
+            1,
+            Subscribing { group, subscriber_id: "one".into(), deployment_id: 0, topics, acks_broadcasts },
+        )
+    }
+
+    fn log() -> Log {
+        Log::new("acme", "orders").unwrap()
+    }
+
+    fn broadcast(subscriber: &Subscriber) {
+        let new = NewEvent {
+            id: "id".into(),
+            stream: "hall".into(),
+            event_type: "type".into(),
+            reason: String::new(),
+            raised_at: None,
+            metadata: Metadata::default(),
+            payload: Json::parse_object("{}").unwrap(),
+            gdpr: Gdpr::new(),
+        };
+        let event: Event = new.at(0, Instant::from_unix_nanos(0));
+        subscriber.broadcast(&log(), &Arc::new(event));
+    }
+
+    fn in_flight(streams: &[&str]) -> Vec<(i64, String)> {
+        streams.iter().enumerate().map(|(index, stream)| (index as i64 + 1, (*stream).to_owned())).collect()
+    }
+
+    #[test]
+    fn a_broadcasts_ack_completes_no_event() {
+        let (subscriber, _deliveries) = subscriber(true);
+        broadcast(&subscriber);
+        let one = in_flight(&["a"]);
+        let means = |stream: &str, error: &str| of(&one, stream, error, &subscriber, &log());
+        assert_eq!(means("", ""), Meaning::Nothing, "two were sent, and this is the first ack");
+        assert_eq!(means("", ""), Meaning::Event(1));
+        broadcast(&subscriber);
+        assert_eq!(means("", "no handler"), Meaning::Event(1), "an error is the event's");
+        assert_eq!(means("", ""), Meaning::Nothing);
+        assert_eq!(means("", ""), Meaning::Event(1));
+        broadcast(&subscriber);
+        assert_eq!(of(&[], "", "", &subscriber, &log()), Meaning::Nothing);
+        assert_eq!(means("", ""), Meaning::Event(1));
+    }
+
+    #[test]
+    fn who_acks_no_broadcasts_is_not_waited_for() {
+        let (subscriber, _deliveries) = subscriber(false);
+        broadcast(&subscriber);
+        let one = in_flight(&["a"]);
+        assert_eq!(of(&one, "hall", "", &subscriber, &log()), Meaning::Nothing, "another stream's");
+        assert_eq!(of(&one, "a", "", &subscriber, &log()), Meaning::Event(1));
+        assert_eq!(of(&[], "", "", &subscriber, &log()), Meaning::Nothing);
+        broadcast(&subscriber);
+        assert_eq!(of(&one, "", "", &subscriber, &log()), Meaning::Nothing, "it has acked one before");
+        assert_eq!(of(&one, "", "", &subscriber, &log()), Meaning::Event(1));
+    }
+
+    #[test]
+    fn a_stream_tells_events_from_each_other() {
+        let (subscriber, _deliveries) = subscriber(false);
+        let two = in_flight(&["a", "b"]);
+        assert_eq!(of(&two, "b", "", &subscriber, &log()), Meaning::Event(2));
+        assert_eq!(of(&two, "c", "", &subscriber, &log()), Meaning::Nothing);
+        assert_eq!(of(&two, "", "", &subscriber, &log()), Meaning::Unclear);
+        assert_eq!(of(&in_flight(&["a"]), "", "", &subscriber, &log()), Meaning::Event(1));
+        assert_eq!(of(&in_flight(&["a"]), "x", "", &subscriber, &log()), Meaning::Event(1), "what else could it be");
+    }
+}

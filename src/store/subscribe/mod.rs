@@ -1,0 +1,229 @@
+//! Subscribing: events are delivered to groups, each in order and at least once.
+//!
+//! A group's progress in a log is a row. At any time one live replica owns it, and only the owner's epoch may write it.
+//! What was in flight when a process died is delivered again, by whoever takes the row over. `docs/design.md` says
+//! why it is built so.
+
+mod broadcast;
+mod consistency;
+mod courier;
+mod erroneous;
+mod meaning;
+mod record;
+mod session;
+mod subscriber;
+mod tend;
+mod window;
+mod words;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, Semaphore, SemaphorePermit};
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+use crate::database::{self, Database};
+use crate::event::Log;
+use crate::store::subscribe::courier::Ack;
+use crate::store::subscribe::session::{Cause, Session};
+use crate::store::subscribe::subscriber::Subscriber;
+use crate::store::subscribe::words::{TOPIC_IDS_MAX, Word};
+use crate::store::{Error, Store};
+
+pub use crate::database::Group;
+pub use erroneous::ErroneousEvent;
+pub use subscriber::{Deliveries, Delivery, Subscribing};
+
+/// Couriers that use a connection at once: the others are left to publishers and readers.
+const DATABASE_PERMITS: usize = 6;
+/// Publishers do not wait for Postgres' notifications, which would make their commits queue up: what they published
+/// meanwhile is told in one word.
+const WORD_INTERVAL: Duration = Duration::from_millis(3);
+
+/// Groups that have to have handled an event before it is deleted, by topic.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RequiredGroups {
+    pub normal: BTreeMap<String, Vec<String>>,
+    pub parallel: BTreeMap<String, Vec<String>>,
+}
+
+#[derive(Debug, Clone)]
+pub struct SubscribingSettings {
+    pub required_groups: RequiredGroups,
+    /// How long somebody waits for groups, at most.
+    pub consistency_wait: Duration,
+}
+
+/// What this process knows of subscriptions.
+pub struct Subscriptions {
+    current: Mutex<Current>,
+    sessions: TaskTracker,
+    numbers: AtomicU64,
+    process_id: Uuid,
+    permits: Semaphore,
+    /// Signals that progress was written down.
+    progressed: Notify,
+    /// Topics that were published to, and that other replicas have not been told of.
+    untold: Mutex<BTreeSet<i64>>,
+}
+
+#[derive(Default)]
+struct Current {
+    session: Option<Arc<Session>>,
+    is_closed: bool,
+}
+
+/// A connection's place in its group; it is left when this is dropped.
+pub struct Subscription {
+    session: Arc<Session>,
+    subscriber: Arc<Subscriber>,
+}
+
+impl Subscriptions {
+    pub(super) fn new() -> Subscriptions {
+        Subscriptions {
+            current: Mutex::default(),
+            sessions: TaskTracker::new(),
+            numbers: AtomicU64::new(1),
+            process_id: Uuid::now_v7(),
+            permits: Semaphore::new(DATABASE_PERMITS),
+            progressed: Notify::new(),
+            untold: Mutex::default(),
+        }
+    }
+
+    fn session(&self) -> Option<Arc<Session>> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner).session.clone()
+    }
+
+    async fn permit(&self) -> SemaphorePermit<'_> {
+        self.permits.acquire().await.expect("it is never closed")
+    }
+
+    async fn tell_others(&self, database: &Database) -> Result<(), Error> {
+        let untold = std::mem::take(&mut *self.untold.lock().unwrap_or_else(PoisonError::into_inner));
+        let untold: Vec<i64> = untold.into_iter().collect();
+        let words = untold.chunks(TOPIC_IDS_MAX).map(|topic_ids| Word::Published(topic_ids.to_vec()).to_string());
+        let mut transaction = database.begin().await?;
+        database::notify(&mut transaction, &words.collect::<Vec<_>>()).await?;
+        Ok(database::commit(transaction).await?)
+    }
+}
+
+impl Store {
+    /// From now on events are delivered, until the subscription is dropped.
+    pub fn subscribe(self: &Arc<Self>, subscribing: Subscribing) -> Result<(Subscription, Deliveries), Error> {
+        let number = self.subscriptions.numbers.fetch_add(1, Ordering::Relaxed);
+        let (subscriber, deliveries) = Subscriber::new(number, subscribing);
+        let subscriber = Arc::new(subscriber);
+        let mut current = self.subscriptions.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if current.is_closed {
+            return Err(Error::Unavailable("the service is about to end".into()));
+        }
+        let is_live = |session: &Arc<Session>| !session.ending.is_cancelled() && !session.lost.is_cancelled();
+        let session = match current.session.clone().filter(is_live) {
+            Some(session) => session,
+            None => {
+                let session = Session::new(Arc::clone(self));
+                self.subscriptions.sessions.spawn(tend::run(Arc::clone(&session)));
+                current.session = Some(Arc::clone(&session));
+                session
+            }
+        };
+        session.join(Arc::clone(&subscriber));
+        Ok((Subscription { session, subscriber }, deliveries))
+    }
+
+    /// Ends every subscription, and takes no more.
+    pub fn close_subscriptions(&self) {
+        let mut current = self.subscriptions.current.lock().unwrap_or_else(PoisonError::into_inner);
+        current.is_closed = true;
+        if let Some(session) = current.session.take() {
+            session.close_subscribers();
+            session.ending.cancel();
+        }
+    }
+
+    /// Returns once everything that was owned is released.
+    pub async fn subscriptions_closed(&self) {
+        self.subscriptions.sessions.close();
+        self.subscriptions.sessions.wait().await;
+    }
+
+    /// Wakes those who wait for these topics, here at once and elsewhere soon.
+    pub(super) fn published(&self, topics: Vec<(i64, Log)>) {
+        if topics.is_empty() {
+            return;
+        }
+        if let Some(session) = self.subscriptions.session() {
+            for (topic_id, log) in &topics {
+                session.wake(*topic_id, Some(log), Cause::Published);
+            }
+        }
+        let mut untold = self.subscriptions.untold.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_first = untold.is_empty();
+        untold.extend(topics.iter().map(|(topic_id, _)| *topic_id));
+        if is_first {
+            let (database, subscriptions) = (self.database.clone(), Arc::clone(&self.subscriptions));
+            tokio::spawn(async move {
+                tokio::time::sleep(WORD_INTERVAL).await;
+                // If this process dies before, the others find out by looking.
+                if let Err(error) = subscriptions.tell_others(&database).await {
+                    tracing::debug!(%error, "other replicas were not told of what was published");
+                }
+            });
+        }
+    }
+
+    /// Another way to learn that progress was written down.
+    pub fn look_at_progress(&self) {
+        self.subscriptions.progressed.notify_waiters();
+    }
+
+    /// Another way to learn that something was published.
+    pub async fn look_at(self: &Arc<Self>, log: &Log) -> Result<(), Error> {
+        let mut snapshot = self.database.snapshot().await?;
+        if let (Some(topic), Some(session)) =
+            (database::find_topic(&mut snapshot, log).await?, self.subscriptions.session())
+        {
+            session.wake(topic.id, Some(log), Cause::Any);
+        }
+        Ok(())
+    }
+}
+
+impl Subscription {
+    /// Returns once its stream is to end.
+    pub async fn closed(&self) {
+        self.subscriber.closed().await;
+    }
+
+    /// What the client says of an event of this log: `error` is empty if it was handled.
+    pub async fn acked(&self, log: &Log, stream: String, error: String, retry: bool) {
+        let Some(inbox) = self.session.inbox(&self.subscriber.group, log) else {
+            return self.subscriber.acked_nothing(log);
+        };
+        let ack = Ack { subscriber: Arc::clone(&self.subscriber), stream, error, retry };
+        // A courier that has just come to its end has nothing in flight.
+        if inbox.send(ack).await.is_err() {
+            self.subscriber.acked_nothing(log);
+        }
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.subscriber.close();
+        let subscriptions = &self.session.store.subscriptions;
+        let mut current = subscriptions.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.session.leave(&self.subscriber) {
+            self.session.ending.cancel();
+            if current.session.as_ref().is_some_and(|session| Arc::ptr_eq(session, &self.session)) {
+                current.session = None;
+            }
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! Writing down what became of events: one transaction, which the owner's epoch has to allow.
+
+use std::time::Duration;
+
+use crate::database::{self, Group, Turn};
+use crate::event::{Event, Filter, Log};
+use crate::store::subscribe::session::Session;
+use crate::store::subscribe::window::Window;
+use crate::store::{Error, Query, Store};
+
+const RETRY_INTERVAL: Duration = Duration::from_millis(200);
+/// Of an error text.
+const ERROR_BYTES_MAX: usize = 8 * 1024;
+/// Events that are sent once more at a time.
+const RESENDS_MAX: i64 = 100;
+
+#[derive(Default)]
+pub struct Outcomes {
+    pub handled: Vec<i64>,
+    /// With what went wrong.
+    pub erroneous: Vec<(i64, String)>,
+}
+
+impl Outcomes {
+    pub fn is_empty(&self) -> bool {
+        self.handled.is_empty() && self.erroneous.is_empty()
+    }
+
+    pub fn positions(&self) -> impl Iterator<Item = i64> + '_ {
+        self.handled.iter().copied().chain(self.erroneous.iter().map(|(position, _)| *position))
+    }
+}
+
+/// What is written down.
+struct Record {
+    progress: database::Progress,
+    /// Erroneous before, and sent once more.
+    settled: Vec<i64>,
+    erroneous: Vec<(i64, String, i64)>,
+}
+
+impl Store {
+    /// Tries until it is known what became of it, for as long as the lease lasts. False if somebody else has taken the
+    /// progress.
+    pub(super) async fn write_down(
+        &self,
+        session: &Session,
+        turn: &Turn,
+        window: &mut Window,
+        outcomes: Outcomes,
+    ) -> bool {
+        let mut record = Record { progress: window.progress(), settled: Vec::new(), erroneous: Vec::new() };
+        for position in outcomes.positions() {
+            record.settled.extend(window.get(position).filter(|item| item.is_resent).map(|_| position));
+        }
+        let Outcomes { handled, erroneous } = outcomes;
+        for (position, error) in erroneous {
+            let retry_number = window.get(position).map_or(0, |item| item.retry_number);
+            record.erroneous.push((position, shortened(&error), retry_number));
+            window.done(position);
+        }
+        handled.into_iter().for_each(|position| window.done(position));
+        record.progress = window.progress();
+        loop {
+            match self.try_write_down(turn, &record).await {
+                Ok(is_ours) => {
+                    self.subscriptions.progressed.notify_waiters();
+                    return is_ours;
+                }
+                Err(error) if session.is_live() => {
+                    tracing::warn!(%error, group = turn.group.name, "progress was not written down and will be");
+                    tokio::time::sleep(RETRY_INTERVAL).await;
+                }
+                Err(_) => return false,
+            }
+        }
+    }
+
+    async fn try_write_down(&self, turn: &Turn, record: &Record) -> Result<bool, Error> {
+        let _permit = self.subscriptions.permit().await;
+        let mut transaction = self.database.begin().await?;
+        if !database::update_progress(&mut transaction, turn, &record.progress).await? {
+            return Ok(false);
+        }
+        for position in &record.settled {
+            database::delete_resend(&mut transaction, turn, *position).await?;
+        }
+        for (position, error, retry_number) in &record.erroneous {
+            database::insert_erroneous(&mut transaction, turn, *position, error, *retry_number).await?;
+        }
+        database::commit(transaction).await?;
+        Ok(true)
+    }
+
+    /// Deletes what every required group has handled, if the topic is one whose events go then. What is not deleted now
+    /// is when the next event is handled.
+    pub(super) async fn delete_consumed(&self, turn: &Turn, log: &Log) {
+        let required = &self.settings.subscribing.required_groups;
+        let required = if turn.group.is_parallel { &required.parallel } else { &required.normal };
+        let Some(groups) = required.get(log.topic()).filter(|groups| groups.contains(&turn.group.name)) else { return };
+        if let Err(error) = self.try_delete_consumed(turn, groups).await {
+            tracing::warn!(%error, %log, "consumed events were not deleted and will be");
+        }
+    }
+
+    /// Rows first, the topic last, as the archiver does.
+    async fn try_delete_consumed(&self, turn: &Turn, groups: &[String]) -> Result<(), Error> {
+        let _permit = self.subscriptions.permit().await;
+        let mut transaction = self.database.begin().await?;
+        let parallel = turn.group.is_parallel;
+        let count = database::delete_consumed(&mut transaction, turn.topic_id, parallel, groups).await?;
+        if count > 0 {
+            database::add_deleted(&mut transaction, turn.topic_id, count).await?;
+            database::commit(transaction).await?;
+        }
+        Ok(())
+    }
+
+    /// The event at a position, as it is read now. `None` if it was deleted.
+    pub(super) async fn event_at(&self, log: &Log, position: i64) -> Result<Option<Event>, Error> {
+        let _permit = self.subscriptions.permit().await;
+        let query = Query { filter: Filter::All, from: position, skip: 0, limit: 1 };
+        let event = self.read(log, &query).await?.events.pop();
+        Ok(event.filter(|event| event.position == position))
+    }
+
+    /// What is to be sent to the group once more, with its retry numbers.
+    pub(super) async fn resends(&self, turn: &Turn, log: &Log) -> Result<Vec<(Event, i64)>, Error> {
+        let mut transaction = self.database.snapshot().await?;
+        let resends = database::resends(&mut transaction, &turn.group, turn.topic_id, RESENDS_MAX).await?;
+        drop(transaction);
+        let mut events = Vec::with_capacity(resends.len());
+        for (position, retry_number) in resends {
+            events.extend(self.event_at(log, position).await?.map(|event| (event, retry_number)));
+        }
+        Ok(events)
+    }
+
+    /// Whether another replica has subscribers of the group. If that cannot be said, it has none.
+    pub(super) async fn others_subscribe(&self, replica_id: uuid::Uuid, group: &Group) -> bool {
+        let asked = async {
+            let mut transaction = self.database.begin().await?;
+            database::others_subscribe(&mut transaction, replica_id, &group.name, group.is_parallel).await
+        };
+        asked.await.unwrap_or_else(|error| {
+            tracing::debug!(%error, "other replicas are not known");
+            false
+        })
+    }
+}
+
+/// Postgres keeps no NUL in text.
+fn shortened(error: &str) -> String {
+    let mut error = error.replace('\0', "");
+    let end = (0..=ERROR_BYTES_MAX.min(error.len())).rev().find(|end| error.is_char_boundary(*end));
+    error.truncate(end.unwrap_or_default());
+    error
+}

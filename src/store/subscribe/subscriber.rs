@@ -1,0 +1,216 @@
+//! One connection: what it takes, what is on its way to it, and what its acks can mean.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::database::Group;
+use crate::event::{Event, Log};
+
+/// Persisted events that wait for the connection to take them.
+const QUEUED_EVENTS_MAX: usize = 8;
+/// Broadcasts that wait for it; more are dropped, since nobody waits for the slowest.
+const QUEUED_BROADCAST_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Clients cannot take an event right behind the answer that they are subscribed.
+const FIRST_EVENT_DELAY: Duration = Duration::from_millis(50);
+/// Events of one log in flight on one connection in parallel mode, once it is known to name streams in its acks.
+const IN_FLIGHT_MAX: usize = 64;
+
+/// What a client asks for.
+#[derive(Debug, Clone)]
+pub struct Subscribing {
+    pub group: Group,
+    pub subscriber_id: String,
+    pub deployment_id: i64,
+    /// None: all, those made later included.
+    pub topics: BTreeSet<String>,
+    /// Known of some clients: they answer broadcasts as they answer other events.
+    pub acks_broadcasts: bool,
+}
+
+/// What a client gets.
+#[derive(Debug)]
+pub enum Delivery {
+    Event { log: Log, event: Box<Event>, retry_number: i64 },
+    Broadcast { log: Log, event: Arc<Event> },
+    Panic { reason: String },
+}
+
+struct Queued {
+    delivery: Delivery,
+    _room: Option<OwnedSemaphorePermit>,
+}
+
+pub struct Subscriber {
+    pub number: u64,
+    pub group: Group,
+    pub ready_at: Instant,
+    subscribing: Subscribing,
+    queue: mpsc::UnboundedSender<Queued>,
+    pub room: Arc<Semaphore>,
+    broadcast_bytes: Arc<AtomicUsize>,
+    acks_broadcasts: AtomicBool,
+    broadcasts: Mutex<HashMap<Log, Broadcasts>>,
+    names_streams: AtomicBool,
+    closed: CancellationToken,
+}
+
+/// Of one log.
+#[derive(Default)]
+struct Broadcasts {
+    sent: u64,
+    unacked: u64,
+}
+
+/// The other end of a connection's queue.
+pub struct Deliveries {
+    queue: mpsc::UnboundedReceiver<Queued>,
+    broadcast_bytes: Arc<AtomicUsize>,
+    closed: CancellationToken,
+}
+
+impl Subscriber {
+    pub fn new(number: u64, subscribing: Subscribing) -> (Subscriber, Deliveries) {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let (closed, broadcast_bytes) = (CancellationToken::new(), Arc::new(AtomicUsize::new(0)));
+        let deliveries =
+            Deliveries { queue: receiver, broadcast_bytes: Arc::clone(&broadcast_bytes), closed: closed.clone() };
+        let subscriber = Subscriber {
+            number,
+            group: subscribing.group.clone(),
+            ready_at: Instant::now() + FIRST_EVENT_DELAY,
+            acks_broadcasts: AtomicBool::new(subscribing.acks_broadcasts),
+            subscribing,
+            queue: sender,
+            room: Arc::new(Semaphore::new(QUEUED_EVENTS_MAX)),
+            broadcast_bytes,
+            broadcasts: Mutex::default(),
+            names_streams: AtomicBool::new(false),
+            closed,
+        };
+        (subscriber, deliveries)
+    }
+
+    /// `None` stands for all.
+    pub fn topics(&self) -> Vec<Option<String>> {
+        let Subscribing { topics, .. } = &self.subscribing;
+        if topics.is_empty() { vec![None] } else { topics.iter().cloned().map(Some).collect() }
+    }
+
+    pub fn covers(&self, log: &Log) -> bool {
+        let topics = &self.subscribing.topics;
+        topics.is_empty() || topics.contains(log.topic())
+    }
+
+    /// Whether its deployment may take an event of another one.
+    pub fn may_take(&self, deployment_id: i64) -> bool {
+        let own = self.subscribing.deployment_id;
+        deployment_id == 0 || own == 0 || own >= deployment_id
+    }
+
+    pub fn in_flight_max(&self) -> usize {
+        if self.names_streams.load(Ordering::Relaxed) { IN_FLIGHT_MAX } else { 1 }
+    }
+
+    /// Its acks can be told from each other: several events of a log may be in flight at once. Not so those of clients
+    /// that ack broadcasts: they name the stream now and then.
+    pub fn names_streams(&self) {
+        self.names_streams.store(!self.acks_broadcasts.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
+    /// Gives the event back if there is no room. One that is sent to a connection that just went is found in flight on
+    /// a subscriber that has left.
+    pub fn send(&self, log: &Log, event: Event, retry_number: i64) -> Option<Event> {
+        let Ok(room) = Arc::clone(&self.room).try_acquire_owned() else { return Some(event) };
+        let delivery = Delivery::Event { log: log.clone(), event: Box::new(event), retry_number };
+        let _ = self.queue.send(Queued { delivery, _room: Some(room) });
+        None
+    }
+
+    pub fn broadcast(&self, log: &Log, event: &Arc<Event>) {
+        let bytes = event.weight();
+        if self.broadcast_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > QUEUED_BROADCAST_BYTES_MAX {
+            self.broadcast_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            tracing::warn!(subscriber_id = %self.subscribing.subscriber_id, %log, "a broadcast was dropped: the subscriber is too slow");
+            return;
+        }
+        // Counted before it can be acked.
+        {
+            let mut broadcasts = self.broadcasts.lock().unwrap_or_else(PoisonError::into_inner);
+            let of_log = broadcasts.entry(log.clone()).or_default();
+            of_log.sent += 1;
+            of_log.unacked += u64::from(self.acks_broadcasts.load(Ordering::Relaxed));
+        }
+        let delivery = Delivery::Broadcast { log: log.clone(), event: Arc::clone(event) };
+        let _ = self.queue.send(Queued { delivery, _room: None });
+    }
+
+    /// An ack came while no event of the log was in flight: it is one of a broadcast, if there was any.
+    pub fn acked_nothing(&self, log: &Log) {
+        let mut broadcasts = self.broadcasts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(of_log) = broadcasts.get_mut(log).filter(|of_log| of_log.sent > 0) {
+            self.acks_broadcasts.store(true, Ordering::Relaxed);
+            of_log.unacked = of_log.unacked.saturating_sub(1);
+        }
+    }
+
+    /// Whether an ack is to be counted as one of a broadcast, which is then paid off.
+    pub fn pays_broadcast(&self, log: &Log) -> bool {
+        let mut broadcasts = self.broadcasts.lock().unwrap_or_else(PoisonError::into_inner);
+        match broadcasts.get_mut(log) {
+            Some(of_log) if of_log.unacked > 0 => {
+                of_log.unacked -= 1;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    pub fn had_broadcasts(&self, log: &Log) -> bool {
+        self.broadcasts.lock().unwrap_or_else(PoisonError::into_inner).contains_key(log)
+    }
+
+    pub fn panic(&self, reason: &str) {
+        let _ = self.queue.send(Queued { delivery: Delivery::Panic { reason: reason.to_owned() }, _room: None });
+    }
+
+    /// Ends its stream: the client connects again.
+    pub fn close(&self) {
+        self.closed.cancel();
+    }
+
+    pub async fn closed(&self) {
+        self.closed.cancelled().await;
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.closed.is_cancelled()
+    }
+}
+
+impl Deliveries {
+    /// `None` once the subscriber is closed.
+    pub async fn next(&mut self) -> Option<Delivery> {
+        let queued = tokio::select! {
+            biased;
+            () = self.closed.cancelled() => None,
+            queued = self.queue.recv() => queued,
+        };
+        let Queued { delivery, _room } = queued?;
+        if let Delivery::Broadcast { event, .. } = &delivery {
+            self.broadcast_bytes.fetch_sub(event.weight(), Ordering::Relaxed);
+        }
+        Some(delivery)
+    }
+}
+
+impl Drop for Deliveries {
+    fn drop(&mut self) {
+        self.closed.cancel();
+    }
+}

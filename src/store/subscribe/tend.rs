@@ -1,0 +1,259 @@
+//! What a session does by itself: renewing its lease, listening, taking and releasing.
+
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::database;
+use crate::store::subscribe::session::{Cause, Errands, Session};
+use crate::store::subscribe::words::Word;
+use crate::store::{Error, Store};
+
+/// A replica that has not been heard of for so long is dead: its work moves to another in less than 5 s.
+const LEASE_TERM: Duration = Duration::from_secs(3);
+const BEAT_INTERVAL: Duration = Duration::from_millis(800);
+/// Makes up for every word that was not heard.
+const LOOK_INTERVAL: Duration = Duration::from_secs(10);
+const RETRY_INTERVAL: Duration = Duration::from_millis(200);
+/// What was acked when the last subscriber left is still written down.
+const LAST_ACKS_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// From the first subscriber to the last one.
+pub async fn run(session: Arc<Session>) {
+    let work = async {
+        tokio::join!(session.beats(), session.listens(), session.does_errands());
+    };
+    let left = async {
+        session.ending.cancelled().await;
+        session.couriers.close();
+        // Without a lease there is nothing to write.
+        tokio::select! {
+            _ = tokio::time::timeout(LAST_ACKS_TIMEOUT, session.couriers.wait()) => {}
+            () = session.lost.cancelled() => {}
+        }
+    };
+    tokio::select! {
+        () = work => {}
+        () = left => {}
+        () = session.lost.cancelled() => {}
+    }
+    session.lost.cancel();
+    session.close_subscribers();
+    if let Err(error) = session.store.bury(session.id).await {
+        tracing::debug!(%error, "the replica's lease was not released and will expire");
+    }
+}
+
+impl Session {
+    /// Returns when the lease is lost.
+    async fn beats(&self) {
+        let mut is_registered = false;
+        let mut lease_end: Option<Instant> = None;
+        loop {
+            let started = Instant::now();
+            let deadline = lease_end.unwrap_or(started + LEASE_TERM);
+            let beat = tokio::time::timeout_at(deadline, self.store.beat(self, is_registered)).await;
+            match beat {
+                Ok(Ok(true)) => {
+                    lease_end = Some(started + LEASE_TERM);
+                    *self.lease_end.lock().unwrap_or_else(PoisonError::into_inner) = lease_end;
+                    if !std::mem::replace(&mut is_registered, true) {
+                        self.errand.notify_one();
+                    }
+                    tokio::time::sleep_until(started + BEAT_INTERVAL).await;
+                }
+                Ok(Ok(false)) => break,
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "the replica's lease was not renewed");
+                    tokio::time::sleep(RETRY_INTERVAL).await;
+                }
+                Err(_) if lease_end.is_some() => {}
+                Err(_) => tracing::warn!("the database does not answer: no events are delivered"),
+            }
+            if lease_end.is_some_and(|end| Instant::now() >= end) {
+                break;
+            }
+        }
+        tracing::warn!("the replica's lease was lost: subscribers have to connect again");
+        self.lost.cancel();
+    }
+
+    async fn listens(self: &Arc<Self>) {
+        loop {
+            if let Err(error) = self.listen().await {
+                tracing::warn!(%error, "other replicas cannot be heard");
+            }
+            tokio::time::sleep(RETRY_INTERVAL).await;
+        }
+    }
+
+    /// Until the connection breaks off.
+    async fn listen(self: &Arc<Self>) -> Result<(), Error> {
+        let mut listener = self.store.database.listen().await?;
+        loop {
+            // What was said before it listened, or while the connection was away.
+            self.catch_up().await?;
+            let look_at = Instant::now() + LOOK_INTERVAL;
+            loop {
+                let heard = tokio::time::timeout_at(look_at, listener.next()).await;
+                match heard {
+                    Ok(Ok(Some(word))) => self.heard(&word).await,
+                    Ok(Ok(None)) | Err(_) => break,
+                    Ok(Err(error)) => return Err(error.into()),
+                }
+            }
+        }
+    }
+
+    /// One look at everything, for the whole replica.
+    async fn catch_up(self: &Arc<Self>) -> Result<(), Error> {
+        let mut transaction = self.store.database.begin_groups().await?;
+        let pending = database::pending_progress(&mut transaction, self.id).await?;
+        database::delete_old_broadcasts(&mut transaction).await?;
+        database::commit(transaction).await?;
+        self.adopt(pending);
+        self.look_everywhere();
+        Ok(())
+    }
+
+    async fn heard(self: &Arc<Self>, text: &str) {
+        match Word::parse(text) {
+            Some(Word::Published(topic_ids)) => {
+                topic_ids.iter().for_each(|topic_id| self.wake(*topic_id, None, Cause::Published));
+            }
+            Some(Word::Resent(topic_id)) => self.wake(topic_id, None, Cause::Resent),
+            Some(Word::Released) => self.look_everywhere(),
+            Some(Word::Broadcast { process_id, id }) if process_id != self.store.subscriptions.process_id => {
+                let session = Arc::clone(self);
+                tokio::spawn(async move {
+                    if let Err(error) = session.pass_on(id).await {
+                        tracing::warn!(%error, "a broadcast of another replica is lost");
+                    }
+                });
+            }
+            Some(Word::Broadcast { .. }) => {}
+            None => tracing::warn!(text, "another replica said what is not understood"),
+        }
+    }
+
+    async fn pass_on(&self, id: Uuid) -> Result<(), Error> {
+        for (log, event) in self.store.fetch_broadcast(id).await? {
+            self.broadcast(&log, &Arc::new(event));
+        }
+        Ok(())
+    }
+
+    async fn does_errands(self: &Arc<Self>) {
+        let mut look_again_at: Option<Instant> = None;
+        loop {
+            let again = async {
+                match look_again_at {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = self.errand.notified() => {}
+                () = again => {
+                    look_again_at = None;
+                    self.look_everywhere();
+                }
+            }
+            // Nothing can be taken before there is a lease; the first beat comes with a word.
+            if !self.is_live() {
+                continue;
+            }
+            let errands = self.errands();
+            let waits = errands.hand_overs.iter().map(|(_, _, wait)| Instant::now() + *wait);
+            look_again_at = look_again_at.into_iter().chain(waits).min();
+            if let Err((error, left)) = self.do_errands(errands).await {
+                tracing::warn!(%error, "what a replica owns was not changed and will be");
+                self.put_back(left);
+                tokio::time::sleep(RETRY_INTERVAL).await;
+                self.errand.notify_one();
+            }
+        }
+    }
+
+    async fn do_errands(self: &Arc<Self>, mut errands: Errands) -> Result<(), (Error, Errands)> {
+        if let Err(error) = self.store.give_up(&errands).await {
+            return Err((error, errands));
+        }
+        errands.releases.clear();
+        errands.hand_overs.clear();
+        if !errands.looks_everywhere && errands.look_at.is_empty() {
+            return Ok(());
+        }
+        let topic_ids: Option<Vec<i64>> =
+            (!errands.looks_everywhere).then(|| errands.look_at.iter().copied().collect());
+        let wanted = self.wanted();
+        match self.store.take(self.id, &wanted, topic_ids.as_deref()).await {
+            Ok(taken) => {
+                self.adopt(taken);
+                self.remember_elsewhere(topic_ids.as_deref().unwrap_or_default());
+                Ok(())
+            }
+            Err(error) => Err((error, errands)),
+        }
+    }
+}
+
+impl Store {
+    /// Renews the lease, or begins it. False if it is lost.
+    async fn beat(&self, session: &Session, is_registered: bool) -> Result<bool, Error> {
+        let names = session.group_names();
+        let mut transaction = self.database.begin_groups().await?;
+        let is_held = match is_registered {
+            true => database::renew_replica(&mut transaction, session.id, &names, LEASE_TERM).await?,
+            false => {
+                database::insert_replica(&mut transaction, session.id, &names, LEASE_TERM).await?;
+                true
+            }
+        };
+        let dead = database::delete_dead_replicas(&mut transaction).await?;
+        if dead > 0 {
+            database::notify(&mut transaction, &[Word::Released.to_string()]).await?;
+        }
+        database::commit(transaction).await?;
+        Ok(is_held)
+    }
+
+    async fn take(
+        &self,
+        replica_id: Uuid,
+        wanted: &[database::Wanted],
+        topic_ids: Option<&[i64]>,
+    ) -> Result<Vec<database::Taken>, Error> {
+        if wanted.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut transaction = self.database.begin_groups().await?;
+        let taken = database::take_progress(&mut transaction, replica_id, wanted, topic_ids).await?;
+        database::commit(transaction).await?;
+        Ok(taken)
+    }
+
+    async fn give_up(&self, errands: &Errands) -> Result<(), Error> {
+        if errands.releases.is_empty() && errands.hand_overs.is_empty() {
+            return Ok(());
+        }
+        let mut transaction = self.database.begin_groups().await?;
+        database::release_progress(&mut transaction, &errands.releases).await?;
+        for (turn, refusal, wait) in &errands.hand_overs {
+            database::hand_over(&mut transaction, turn, *refusal, *wait).await?;
+        }
+        database::notify(&mut transaction, &[Word::Released.to_string()]).await?;
+        Ok(database::commit(transaction).await?)
+    }
+
+    /// Lets others take everything that a replica owns.
+    async fn bury(&self, replica_id: Uuid) -> Result<(), Error> {
+        let mut transaction = self.database.begin_groups().await?;
+        database::release_all(&mut transaction, replica_id).await?;
+        database::delete_replica(&mut transaction, replica_id).await?;
+        database::notify(&mut transaction, &[Word::Released.to_string()]).await?;
+        Ok(database::commit(transaction).await?)
+    }
+}

@@ -1,0 +1,317 @@
+//! What of a log is on its way to a group: read ahead, in flight, waiting to be sent again. Pure.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use tokio::time::Instant;
+
+use crate::database::Progress;
+use crate::event::Event;
+
+/// In parallel mode, events behind one that takes long are handled meanwhile, and that many are remembered at most.
+const PARALLEL_POSITIONS_MAX: i64 = 1_000;
+
+/// An event on its way.
+#[derive(Debug, Clone)]
+pub struct Item {
+    pub stream: String,
+    pub deployment_id: i64,
+    /// `None` once it was sent: to send it again, it is read again.
+    pub event: Option<Event>,
+    pub retry_number: i64,
+    /// Subscribers that refused it since all had been asked.
+    pub refused_by: HashSet<u64>,
+    /// How often all of them had refused it.
+    pub rounds: i64,
+    /// It was erroneous, and is sent to the group once more, outside of the order.
+    pub is_resent: bool,
+    state: State,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Waiting {
+        until: Option<Instant>,
+    },
+    /// On its way to this subscriber.
+    InFlight(u64),
+}
+
+impl Item {
+    fn new(event: Event, retry_number: i64, is_resent: bool) -> Item {
+        Item {
+            stream: event.stream.clone(),
+            deployment_id: event.metadata.deployment_id,
+            event: Some(event),
+            retry_number,
+            refused_by: HashSet::new(),
+            rounds: 0,
+            is_resent,
+            state: State::Waiting { until: None },
+        }
+    }
+
+    fn is_in_flight(&self) -> bool {
+        matches!(self.state, State::InFlight(_))
+    }
+
+    fn is_ready(&self, now: Instant) -> bool {
+        matches!(self.state, State::Waiting { until } if until.is_none_or(|until| until <= now))
+    }
+}
+
+pub struct Window {
+    is_parallel: bool,
+    items: BTreeMap<i64, Item>,
+    /// Positions that are handled behind one that is not.
+    handled: BTreeSet<i64>,
+    /// Everything below was read.
+    next: i64,
+}
+
+impl Window {
+    pub fn new(is_parallel: bool, progress: &Progress) -> Window {
+        let handled = progress.handled.iter().copied().collect();
+        Window { is_parallel, items: BTreeMap::new(), handled, next: progress.position + 1 }
+    }
+
+    /// Where reading goes on, and how many events there is room for.
+    pub fn wants(&self, limit: i64) -> (i64, i64) {
+        let room = match self.is_parallel {
+            true => PARALLEL_POSITIONS_MAX - (self.next - 1 - self.progress().position),
+            false => i64::MAX,
+        };
+        (self.next, limit.min(room).max(0))
+    }
+
+    /// Takes in what was read from `next` on; everything below `end` was read.
+    pub fn fill(&mut self, events: Vec<Event>, end: i64) {
+        for event in events {
+            if event.position >= self.next && !self.handled.contains(&event.position) {
+                self.items.insert(event.position, Item::new(event, 0, false));
+            }
+        }
+        self.next = self.next.max(end);
+    }
+
+    pub fn resend(&mut self, event: Event, retry_number: i64) {
+        self.items.entry(event.position).or_insert_with(|| Item::new(event, retry_number, true));
+    }
+
+    /// How far the group got. What is not there to be handled counts as handled.
+    pub fn progress(&self) -> Progress {
+        let outstanding = self.items.iter().find(|(_, item)| !item.is_resent);
+        let position = outstanding.map_or(self.next, |(position, _)| *position) - 1;
+        Progress { position, handled: self.handled.range(position + 1..).copied().collect() }
+    }
+
+    pub fn get(&mut self, position: i64) -> Option<&mut Item> {
+        self.items.get_mut(&position)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    pub fn is_any_in_flight(&self) -> bool {
+        self.items.values().any(Item::is_in_flight)
+    }
+
+    /// Events that were read and not sent.
+    pub fn ahead(&self) -> usize {
+        self.items.values().filter(|item| item.event.is_some()).count()
+    }
+
+    /// What may be sent now, in order: one in flight, and in parallel mode one a stream.
+    pub fn sendable(&self, now: Instant) -> Vec<i64> {
+        let in_flight = self.items.values().filter(|item| item.is_in_flight());
+        let mut busy: HashSet<&str> = in_flight.map(|item| item.stream.as_str()).collect();
+        if !self.is_parallel && !busy.is_empty() {
+            return Vec::new();
+        }
+        let mut sendable = Vec::new();
+        for (position, item) in self.items.iter().filter(|(_, item)| !item.is_in_flight()) {
+            let is_ready = item.is_ready(now);
+            if self.is_parallel && busy.contains(item.stream.as_str()) {
+                continue;
+            }
+            if is_ready {
+                sendable.push(*position);
+            }
+            // One that is sent once more is out of the order anyway, and keeps nobody waiting before it is sent.
+            let is_blocking = is_ready || !item.is_resent;
+            if is_blocking && !self.is_parallel {
+                break;
+            }
+            if is_blocking {
+                busy.insert(&item.stream);
+            }
+        }
+        sendable
+    }
+
+    /// When the next one that waits has waited long enough.
+    pub fn next_at(&self) -> Option<Instant> {
+        let waits = self.items.values().filter_map(|item| match item.state {
+            State::Waiting { until } => until,
+            State::InFlight(_) => None,
+        });
+        waits.min()
+    }
+
+    pub fn sent(&mut self, position: i64, subscriber: u64) {
+        if let Some(item) = self.items.get_mut(&position) {
+            item.state = State::InFlight(subscriber);
+        }
+    }
+
+    pub fn wait(&mut self, position: i64, until: Option<Instant>) {
+        if let Some(item) = self.items.get_mut(&position) {
+            item.state = State::Waiting { until };
+        }
+    }
+
+    /// Positions and streams.
+    pub fn in_flight_on(&self, subscriber: u64) -> Vec<(i64, String)> {
+        let on = self.items.iter().filter(|(_, item)| item.state == State::InFlight(subscriber));
+        on.map(|(position, item)| (*position, item.stream.clone())).collect()
+    }
+
+    /// What was in flight on subscribers that are gone is to be sent again at once.
+    pub fn requeue(&mut self, is_gone: impl Fn(u64) -> bool) {
+        for item in self.items.values_mut() {
+            if matches!(item.state, State::InFlight(subscriber) if is_gone(subscriber)) {
+                item.state = State::Waiting { until: None };
+            }
+        }
+    }
+
+    /// Nothing is to be done about it any more.
+    pub fn done(&mut self, position: i64) {
+        if self.items.remove(&position).is_some_and(|item| !item.is_resent) {
+            self.handled.insert(position);
+        }
+        let lowest = self.progress().position;
+        self.handled = self.handled.split_off(&(lowest + 1));
+    }
+
+    /// Forgets what was read and not tried yet, so that whoever takes long costs no memory.
+    pub fn trim(&mut self) {
+        let is_untouched = |item: &Item| {
+            !item.is_in_flight() && !item.is_resent && item.retry_number == 0 && item.refused_by.is_empty()
+        };
+        let kept = self.items.iter().rev().find(|(_, item)| !item.is_resent && !is_untouched(item));
+        let from = kept.map_or(i64::MIN, |(position, _)| position + 1);
+        let behind: Vec<i64> =
+            self.items.range(from..).filter(|(_, item)| is_untouched(item)).map(|(position, _)| *position).collect();
+        if let Some(first) = behind.first() {
+            self.next = *first;
+        }
+        behind.iter().for_each(|position| drop(self.items.remove(position)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Gdpr, Json, Metadata, NewEvent};
+
+    fn event(position: i64, stream: &str) -> Event {
+        let new = NewEvent {
+            id: position.to_string(),
+            stream: stream.into(),
+            event_type: "type".into(),
+            reason: String::new(),
+            raised_at: None,
+            metadata: Metadata::default(),
+            payload: Json::parse_object("{}").unwrap(),
+            gdpr: Gdpr::new(),
+        };
+        new.at(position, crate::event::Instant::from_unix_nanos(0))
+    }
+
+    fn window(is_parallel: bool, streams: &[&str]) -> Window {
+        let mut window = Window::new(is_parallel, &Progress::default());
+        let events: Vec<Event> =
+            streams.iter().enumerate().map(|(index, stream)| event(index as i64 + 1, stream)).collect();
+        window.fill(events, streams.len() as i64 + 1);
+        window
+    }
+
+    fn progress(position: i64, handled: &[i64]) -> Progress {
+        Progress { position, handled: handled.to_vec() }
+    }
+
+    #[test]
+    fn one_is_in_flight_and_order_is_kept() {
+        let (mut window, now) = (window(false, &["a", "b", "c"]), Instant::now());
+        assert_eq!(window.sendable(now), [1]);
+        window.sent(1, 7);
+        assert!(window.sendable(now).is_empty());
+        window.wait(1, Some(now + std::time::Duration::from_secs(1)));
+        assert!(window.sendable(now).is_empty(), "the second one does not overtake the first one");
+        window.wait(1, None);
+        window.sent(1, 7);
+        window.requeue(|subscriber| subscriber == 7);
+        assert_eq!(window.sendable(now), [1]);
+        window.done(1);
+        assert_eq!((window.sendable(now), window.progress()), (vec![2], progress(1, &[])));
+    }
+
+    #[test]
+    fn streams_run_side_by_side_and_each_in_order() {
+        let (mut window, now) = (window(true, &["a", "b", "a", "b", "c"]), Instant::now());
+        assert_eq!(window.sendable(now), [1, 2, 5]);
+        window.sent(1, 7);
+        window.sent(2, 7);
+        window.sent(5, 8);
+        assert_eq!(window.in_flight_on(7), [(1, "a".to_owned()), (2, "b".to_owned())]);
+        window.done(2);
+        window.done(5);
+        assert_eq!((window.sendable(now), window.progress()), (vec![4], progress(0, &[2, 5])));
+        window.done(1);
+        assert_eq!(window.progress(), progress(2, &[5]));
+        let mut again = Window::new(true, &window.progress());
+        again.fill((3..=5).map(|position| event(position, "x")).collect(), 6);
+        assert_eq!(again.sendable(now), [3], "what is handled is not sent again");
+        again.done(3);
+        again.done(4);
+        assert_eq!(again.progress(), progress(5, &[]));
+    }
+
+    #[test]
+    fn positions_that_are_not_there_hold_nothing_up() {
+        let mut window = Window::new(false, &Progress::default());
+        window.fill(vec![event(4, "a")], 9);
+        assert_eq!(window.progress(), progress(3, &[]));
+        window.done(4);
+        assert_eq!(window.progress(), progress(8, &[]));
+    }
+
+    #[test]
+    fn what_is_sent_once_more_keeps_nobody_waiting() {
+        let (mut window, now) = (window(false, &["a", "b"]), Instant::now());
+        window.done(1);
+        window.resend(event(1, "a"), 3);
+        assert_eq!((window.sendable(now), window.progress()), (vec![1], progress(1, &[])));
+        window.wait(1, Some(now + std::time::Duration::from_secs(1)));
+        assert_eq!(window.sendable(now), [2]);
+        window.sent(2, 7);
+        window.done(1);
+        window.done(2);
+        assert_eq!((window.is_empty(), window.progress()), (true, progress(2, &[])));
+    }
+
+    #[test]
+    fn what_was_read_ahead_can_be_forgotten() {
+        let (mut window, now) = (window(true, &["a", "b", "c", "d"]), Instant::now());
+        window.sent(1, 7);
+        window.sent(2, 7);
+        window.done(2);
+        window.trim();
+        assert_eq!((window.ahead(), window.wants(10)), (1, (3, 10)));
+        window.get(1).unwrap().event = None;
+        window.trim();
+        assert_eq!((window.ahead(), window.progress()), (0, progress(0, &[2])));
+        assert!(window.sendable(now).is_empty());
+    }
+}
