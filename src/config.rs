@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::api;
 use crate::bucket;
 use crate::event;
 use crate::store;
@@ -27,6 +28,8 @@ struct Variables {
     http_addr: SocketAddr,
     #[serde(default = "defaults::grpc_addr")]
     grpc_addr: SocketAddr,
+    grpc_tls_certificate: Option<PathBuf>,
+    grpc_tls_key: Option<PathBuf>,
     config_file: Option<PathBuf>,
     #[serde(default = "defaults::log_level")]
     log_level: String,
@@ -133,6 +136,8 @@ pub struct Config {
     pub postgres_connections_max: u32,
     pub http_addr: SocketAddr,
     pub grpc_addr: SocketAddr,
+    /// Plain text without one.
+    pub grpc_tls: Option<api::Tls>,
     pub log_level: String,
     pub log_format: LogFormat,
     /// Whether old events are archived.
@@ -194,6 +199,7 @@ impl Config {
             postgres_connections_max: variables.postgres_connections_max,
             http_addr: variables.http_addr,
             grpc_addr: variables.grpc_addr,
+            grpc_tls: grpc_tls(&variables.grpc_tls_certificate, &variables.grpc_tls_key)?,
             log_level: variables.log_level,
             log_format: variables.log_format,
             archive: variables.streams_archive,
@@ -228,6 +234,21 @@ fn bucket_settings(variables: &Variables) -> Result<bucket::Settings, String> {
         cache_bytes_max: variables.s3_cache_bytes,
         reads_max: variables.s3_reads_max,
     })
+}
+
+fn grpc_tls(certificate: &Option<PathBuf>, key: &Option<PathBuf>) -> Result<Option<api::Tls>, Error> {
+    let read = |name: &str, path: &Path| {
+        std::fs::read(path).map_err(|error| Error(format!("{name} {}: {error}", path.display())))
+    };
+    match (certificate, key) {
+        (None, None) => Ok(None),
+        (Some(certificate), Some(key)) => {
+            let tls = api::Tls::new(&read("GRPC_TLS_CERTIFICATE", certificate)?, &read("GRPC_TLS_KEY", key)?);
+            Ok(Some(tls.map_err(|why| Error(format!("GRPC_TLS_CERTIFICATE and GRPC_TLS_KEY: {why}")))?))
+        }
+        (Some(_), None) => Err(Error("GRPC_TLS_CERTIFICATE is set, and GRPC_TLS_KEY is not".into())),
+        (None, Some(_)) => Err(Error("GRPC_TLS_KEY is set, and GRPC_TLS_CERTIFICATE is not".into())),
+    }
 }
 
 /// Topics whose events are deleted once they are consumed are never archived.
@@ -304,6 +325,8 @@ mod tests {
             ("GRPC_ADDR", ":9000"),
             ("LOG_FORMAT", "xml"),
             ("CONFIG_FILE", "/nowhere/config.yaml"),
+            ("GRPC_TLS_CERTIFICATE", "certificate.pem"),
+            ("GRPC_TLS_KEY", "key.pem"),
         ];
         for (name, value) in wrong {
             let error = config(&[(name, value)]).unwrap_err();
@@ -317,6 +340,16 @@ mod tests {
             Config::from_variables([]).unwrap_err().to_string(),
             "POSTGRES_CONNECTION is not set: postgres://user:password@host:5432/database"
         );
+    }
+
+    #[test]
+    fn a_certificate_that_is_none_is_said() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let path = file.path().to_str().unwrap();
+        for (certificate, key) in [(path, "/nowhere/key.pem"), (path, path)] {
+            let error = config(&[("GRPC_TLS_CERTIFICATE", certificate), ("GRPC_TLS_KEY", key)]).unwrap_err();
+            assert!(error.starts_with("GRPC_TLS_"), "{error}");
+        }
     }
 
     #[test]

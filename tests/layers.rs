@@ -13,7 +13,7 @@ const ARROWS: [(&str, &[&str]); 10] = [
     ("store", &["event", "database", "bucket"]),
     ("jobs", &["store"]),
     ("api", &["event", "store"]),
-    ("config", &["event", "bucket", "store"]),
+    ("config", &["event", "bucket", "store", "api"]),
     ("embedded", &[]),
     ("command", &["event", "database", "bucket", "store", "jobs", "api", "config", "embedded"]),
     ("main", &["command"]),

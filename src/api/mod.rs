@@ -5,5 +5,5 @@ mod grpc;
 mod http;
 
 pub use document::{EventDocument, ImportLine};
-pub use grpc::{proto, serve as serve_grpc};
+pub use grpc::{Tls, proto, serve as serve_grpc};
 pub use http::serve as serve_http;

@@ -47,7 +47,7 @@ pub async fn serve(
     let grpc = bind("GRPC_ADDR", config.grpc_addr).await?;
     ready(Addresses { http: http.local_addr()?, grpc: grpc.local_addr()? });
     let jobs = store.has_bucket().then(|| jobs::start(&store, config.archive, config.archive_interval, &shutdown));
-    let grpc = api::serve_grpc(grpc, Arc::clone(&store), shutdown.clone());
+    let grpc = api::serve_grpc(grpc, config.grpc_tls.clone(), Arc::clone(&store), shutdown.clone());
     let http = api::serve_http(http, Arc::clone(&store), metrics, shutdown.clone());
     let work = async {
         tokio::try_join!(http, grpc)?;

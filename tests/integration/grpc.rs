@@ -9,7 +9,7 @@ use coldstream::api::proto::{
     PaginateEventsAfterEventIdRequest, PaginateEventsRequest, PublishEvent, PublishEventGdprValue, PublishEventPayload,
     PublishRequest,
 };
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Code, Status};
 use tonic_health::pb::health_client::HealthClient;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
@@ -251,4 +251,26 @@ async fn the_service_is_listed_and_serving() {
     };
     assert!(list.service.iter().any(|listed| listed.name == SERVICE), "{list:?}");
     scene.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_a_certificate_it_speaks_tls_only() {
+    let mut world = World::new().await;
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".into()]).unwrap();
+    let program = Program::new(&world, 1_000_000);
+    let certificate = program.write("certificate.pem", made.cert.pem());
+    let key = program.write("key.pem", made.signing_key.serialize_pem());
+    let program = program.set("GRPC_TLS_CERTIFICATE", certificate.display()).set("GRPC_TLS_KEY", key.display());
+    let service = Service::start(program).await;
+    let trusted =
+        ClientTlsConfig::new().ca_certificate(Certificate::from_pem(made.cert.pem())).domain_name("localhost");
+    let endpoint = Endpoint::from_shared(service.grpc.replace("http://", "https://")).unwrap();
+    let channel = endpoint.tls_config(trusted).unwrap().connect().await.unwrap();
+    let request = PublishRequest { topic: TOPIC.into(), events: vec![event(1)] };
+    ServiceClient::new(channel).publish(request.clone()).await.unwrap();
+    let plain = Endpoint::from_shared(service.grpc.clone()).unwrap().connect_lazy();
+    assert!(ServiceClient::new(plain).publish(request).await.is_err());
+    service.terminate();
+    assert_eq!(service.end().await.code, Some(0));
+    world.audit().await;
 }

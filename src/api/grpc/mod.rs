@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Identity, Server, ServerTlsConfig};
 use tonic::{Request, Response, Status};
 
 use crate::store::Store;
@@ -39,8 +39,35 @@ const SENT_BYTES_MAX: usize = 256 * 1024 * 1024;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(40);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// A certificate and its key, as they are shown to clients.
+#[derive(Clone)]
+pub struct Tls(ServerTlsConfig);
+
+impl Tls {
+    /// Of PEM files. The error says what is wrong with them.
+    pub fn new(certificate_pem: &[u8], key_pem: &[u8]) -> Result<Tls, String> {
+        let settings = ServerTlsConfig::new().identity(Identity::from_pem(certificate_pem, key_pem));
+        Server::builder().tls_config(settings.clone()).map_err(|error| {
+            std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string)
+        })?;
+        Ok(Tls(settings))
+    }
+}
+
+impl std::fmt::Debug for Tls {
+    /// A key does not belong in logs.
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Tls")
+    }
+}
+
 /// Serves until `shutdown` is cancelled, and every call that had begun before is answered.
-pub async fn serve(listener: TcpListener, store: Arc<Store>, shutdown: CancellationToken) -> std::io::Result<()> {
+pub async fn serve(
+    listener: TcpListener,
+    tls: Option<Tls>,
+    store: Arc<Store>,
+    shutdown: CancellationToken,
+) -> std::io::Result<()> {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<ServiceServer<Streams>>().await;
     let reflection = tonic_reflection::server::Builder::configure()
@@ -51,7 +78,11 @@ pub async fn serve(listener: TcpListener, store: Arc<Store>, shutdown: Cancellat
     let service = ServiceServer::new(Streams { store })
         .max_decoding_message_size(RECEIVED_BYTES_MAX)
         .max_encoding_message_size(SENT_BYTES_MAX);
-    Server::builder()
+    let mut server = Server::builder();
+    if let Some(Tls(settings)) = tls {
+        server = server.tls_config(settings).map_err(std::io::Error::other)?;
+    }
+    server
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .add_service(health_service)

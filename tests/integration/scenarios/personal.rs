@@ -7,7 +7,7 @@ use coldstream::api::proto::{
 use tonic::Status;
 
 use crate::grpc::{Scene, TENANT, TOPIC, event, everywhere, fields, is_permanent};
-use crate::support::{Fate, Gate, Kind, archive, older_than, unzip};
+use crate::support::{Kind, archive, older_than, unzip};
 
 /// Event 1 has two fields of the person, event 2 has another one's; the rest is as it always is.
 fn personal(number: usize, id: &str, default: &str) -> PublishEvent {
@@ -200,14 +200,7 @@ async fn scenario_29_what_is_invalidated_while_it_is_archived_never_comes_back()
     let scene = Scene::new().await;
     scene.publish(vec![personal(1, "ada", "1"), event(2)]).await.unwrap();
     // The bytes are on their way, and wait there.
-    let gate = Gate::new();
-    let (held, mut is_held) = (gate.clone(), false);
-    scene.world.proxy.script(move |request| {
-        if request.kind == Kind::PutPart && !std::mem::replace(&mut is_held, true) {
-            return Fate::Hold(held.clone());
-        }
-        Fate::Pass
-    });
+    let gate = scene.world.proxy.hold_first(Kind::PutPart);
     let store = scene.world.store(older_than(0, 2));
     let archiving = tokio::spawn(async move { store.archive(|_, _| {}).await });
     gate.arrival().await;
