@@ -264,6 +264,9 @@ impl Store {
     /// Fetches members, a few ahead, and merges them with the hot rows, until there is enough. True if bytes were what
     /// there was enough of.
     async fn carry_out(&self, plan: Plan, query: &Query, bytes_max: i64) -> Result<(Vec<Event>, bool), Interrupted> {
+        if query.limit <= 0 {
+            return Ok((Vec::new(), false));
+        }
         let Plan { topic, segments, members, hot, mut end, overlay, mut skip } = plan;
         let start = query.from;
         // Boxed: the compiler cannot tell that closures over borrowed members may move between threads.

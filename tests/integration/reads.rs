@@ -290,6 +290,7 @@ async fn odd_questions_have_empty_answers() {
         Query { from: i64::MAX, skip: i64::MAX, ..everything() },
         Query { skip: 5, ..everything() },
         Query { limit: 0, ..everything() },
+        Query { limit: 0, skip: 1, filter: Filter::Stream("stream-1".into()), ..everything() },
         Query { limit: -1, ..everything() },
         Query { limit: i64::MIN, filter: Filter::Stream("stream-1".into()), ..everything() },
         Query { from: i64::MAX, filter: Filter::Stream("stream-1".into()), ..everything() },
