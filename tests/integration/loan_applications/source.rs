@@ -36,20 +36,17 @@ pub struct Loan {
 }
 
 impl Loan {
-    /// What the store gives, as a line of the file would say it.
-    pub fn of(log: &event::Log, event: event::Event) -> Loan {
-        let event::Event { position, id, stream, event_type, reason, raised_at, metadata, payload, gdpr } = event;
-        let rest = (reason.as_str(), metadata, gdpr);
-        assert_eq!(rest, ("", event::Metadata::default(), event::Gdpr::new()), "{id}: no line says anything of them");
-        Loan {
-            position: position as usize,
-            id,
-            tenant_id: log.tenant().to_owned(),
-            topic: log.topic().to_owned(),
-            stream,
-            r#type: event_type,
-            raised_at: OffsetDateTime::from_unix_timestamp_nanos(raised_at.unix_nanos().into()).unwrap(),
-            payload: RawValue::from_string(payload.as_str().to_owned()).unwrap(),
+    /// For publishing it once more.
+    pub fn to_new(&self) -> event::NewEvent {
+        event::NewEvent {
+            id: self.id.clone(),
+            stream: self.stream.clone(),
+            event_type: self.r#type.clone(),
+            reason: String::new(),
+            raised_at: Some(event::Instant::from_unix_nanos(self.raised_at.unix_timestamp_nanos() as i64)),
+            metadata: event::Metadata::default(),
+            payload: event::Json::parse_object(self.payload.get()).unwrap(),
+            gdpr: event::Gdpr::new(),
         }
     }
 
@@ -77,11 +74,11 @@ impl Loan {
 impl PartialEq for Loan {
     /// The payload to the letter.
     fn eq(&self, other: &Loan) -> bool {
-        let fields = |loan: &Loan| {
-            let Loan { position, id, tenant_id, topic, stream, r#type, raised_at, payload } = loan;
-            (*position, [id, tenant_id, topic, stream, r#type].map(String::clone), *raised_at, payload.get().to_owned())
-        };
-        fields(self) == fields(other)
+        let Loan { position, id, tenant_id, topic, stream, r#type, raised_at, payload } = self;
+        let texts = [id, tenant_id, topic, stream, r#type];
+        texts == [&other.id, &other.tenant_id, &other.topic, &other.stream, &other.r#type]
+            && (*position, *raised_at) == (other.position, other.raised_at)
+            && payload.get() == other.payload.get()
     }
 }
 
