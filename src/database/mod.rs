@@ -67,8 +67,9 @@ pub type Transaction = sqlx::Transaction<'static, Postgres>;
 
 /// An export holds one while it needs others for a moment, and so does a renewal of its lease.
 const JOBS_CONNECTIONS_MIN: u32 = 4;
-/// One listens, one renews the replica's lease, one takes and releases.
-const GROUPS_CONNECTIONS: u32 = 3;
+/// One listens, one renews the replica's lease, one takes and releases; twice, while one set of subscribers follows
+/// another.
+const GROUPS_CONNECTIONS: u32 = 6;
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Debug, thiserror::Error)]

@@ -126,9 +126,11 @@ impl Store {
 
     /// What is to be sent to the group once more, with its retry numbers.
     pub(super) async fn resends(&self, turn: &Turn, log: &Log) -> Result<Vec<(Event, i64)>, Error> {
+        let permit = self.subscriptions.permit().await;
         let mut transaction = self.database.snapshot().await?;
         let resends = database::resends(&mut transaction, &turn.group, turn.topic_id, RESENDS_MAX).await?;
         drop(transaction);
+        drop(permit);
         let mut events = Vec::with_capacity(resends.len());
         for (position, retry_number) in resends {
             events.extend(self.event_at(log, position).await?.map(|event| (event, retry_number)));

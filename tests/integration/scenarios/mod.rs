@@ -5,4 +5,5 @@ mod groups;
 mod personal;
 mod renaming;
 mod replicas;
+mod soak;
 mod subscribing;
