@@ -1,8 +1,13 @@
+use std::time::Duration;
+
 use anyhow::bail;
 
 use crate::command::progress::Progress;
 use crate::command::{report, wiring};
 use crate::config::Config;
+
+/// While another writer has its turn.
+const LOOK_AGAIN_DELAY: Duration = Duration::from_millis(500);
 
 pub async fn run(config: &Config) -> anyhow::Result<()> {
     if !config.archive {
@@ -22,7 +27,7 @@ pub async fn run(config: &Config) -> anyhow::Result<()> {
             break;
         }
         // Another writer is at work; or it died, and its lease will expire.
-        tokio::time::sleep(config.store.lease_term / 4).await;
+        tokio::time::sleep(LOOK_AGAIN_DELAY).await;
     }
     let seconds = progress.finish();
     println!("archived {} events in {} objects in {seconds:.1} s", report::count(events), report::count(archives));

@@ -54,6 +54,8 @@ pub struct Taken {
     pub log: Log,
     pub progress: Progress,
     pub refusal: Refusal,
+    /// Whether something is to be sent to the group once more.
+    pub has_resends: bool,
 }
 
 fn from_row(row: &PgRow, owner: Uuid) -> Result<Taken, Error> {
@@ -68,6 +70,7 @@ fn from_row(row: &PgRow, owner: Uuid) -> Result<Taken, Error> {
             retry_number: row.try_get("refused_retry_number")?,
             rounds: row.try_get("refused_rounds")?,
         },
+        has_resends: row.try_get("has_resends")?,
     })
 }
 
@@ -106,7 +109,10 @@ pub async fn take_progress(
              )
              RETURNING *
          )
-         SELECT taken.*, topics.tenant, topics.topic
+         SELECT taken.*, topics.tenant, topics.topic,
+                EXISTS (SELECT FROM resends
+                        WHERE resends.topic_id = taken.topic_id AND resends.is_parallel = taken.is_parallel
+                          AND resends.group_name = taken.group_name) AS has_resends
          FROM taken JOIN topics ON topics.id = taken.topic_id
          ORDER BY taken.topic_id",
     )
@@ -123,14 +129,15 @@ pub async fn take_progress(
 /// What a replica owns and has something to deliver.
 pub async fn pending_progress(connection: &mut PgConnection, replica_id: Uuid) -> Result<Vec<Taken>, Error> {
     let rows = sqlx::query(
-        "SELECT progress.*, topics.tenant, topics.topic
-         FROM group_progress AS progress JOIN topics ON topics.id = progress.topic_id
-         WHERE progress.owner = $1
-           AND (topics.head_position > progress.position
-                OR EXISTS (SELECT FROM resends
-                           WHERE resends.topic_id = progress.topic_id AND resends.is_parallel = progress.is_parallel
-                             AND resends.group_name = progress.group_name))
-         ORDER BY progress.topic_id",
+        "WITH owned AS (
+             SELECT progress.*, topics.tenant, topics.topic, topics.head_position,
+                    EXISTS (SELECT FROM resends
+                            WHERE resends.topic_id = progress.topic_id AND resends.is_parallel = progress.is_parallel
+                              AND resends.group_name = progress.group_name) AS has_resends
+             FROM group_progress AS progress JOIN topics ON topics.id = progress.topic_id
+             WHERE progress.owner = $1
+         )
+         SELECT * FROM owned WHERE head_position > position OR has_resends ORDER BY topic_id",
     )
     .bind(replica_id)
     .fetch_all(connection)

@@ -68,8 +68,9 @@ pub type Transaction = sqlx::Transaction<'static, Postgres>;
 
 /// An export holds one while it needs others for a moment, and so does a renewal of its lease.
 const JOBS_CONNECTIONS_MIN: u32 = 4;
-/// One listens, one renews the replica's lease, one takes and releases.
-const GROUPS_CONNECTIONS: u32 = 3;
+/// One listens, one renews the replica's lease, one takes and releases; twice, while one set of subscribers follows
+/// another.
+const GROUPS_CONNECTIONS: u32 = 6;
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Debug, thiserror::Error)]
@@ -157,7 +158,8 @@ impl Database {
 
     /// One moment of everything, for reading.
     pub async fn snapshot(&self) -> Result<Transaction, Error> {
-        Ok(self.pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?)
+        let pool = self.pool.clone();
+        begun(async move { pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await }).await
     }
 
     /// One moment of everything, for background jobs.
@@ -166,17 +168,20 @@ impl Database {
     }
 
     pub async fn begin(&self) -> Result<Transaction, Error> {
-        Ok(self.pool.begin().await?)
+        let pool = self.pool.clone();
+        begun(async move { pool.begin().await }).await
     }
 
     /// For background jobs.
     pub async fn begin_job(&self) -> Result<Transaction, Error> {
-        Ok(self.jobs_pool.begin().await?)
+        let pool = self.jobs_pool.clone();
+        begun(async move { pool.begin().await }).await
     }
 
     /// For a replica's lease, and what it takes and releases.
     pub async fn begin_groups(&self) -> Result<Transaction, Error> {
-        Ok(self.groups_pool.begin().await?)
+        let pool = self.groups_pool.clone();
+        begun(async move { pool.begin().await }).await
     }
 
     /// A connection that is not used again afterwards: a long answer can be dropped in the middle.
@@ -191,6 +196,14 @@ impl Database {
         self.jobs_pool.close().await;
         self.groups_pool.close().await;
     }
+}
+
+/// In a task of its own, which comes to its end whatever happens to the caller: a connection goes back to its pool with
+/// the transaction open if it is given up in the middle of beginning one.
+async fn begun(
+    begin: impl Future<Output = Result<Transaction, sqlx::Error>> + Send + 'static,
+) -> Result<Transaction, Error> {
+    Ok(tokio::spawn(begin).await.unwrap_or(Err(sqlx::Error::WorkerCrashed))?)
 }
 
 struct JobConnection(sqlx::pool::PoolConnection<Postgres>);

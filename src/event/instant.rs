@@ -27,6 +27,10 @@ impl Instant {
         if fraction.bytes().take_while(u8::is_ascii_digit).count() > DIGITS_MAX {
             return Err(Invalid(format!("{text:?} has more than {DIGITS_MAX} digits of a second")));
         }
+        // The Unix clock has no leap seconds: one would come back as the second before it.
+        if text.get(17..19) == Some("60") {
+            return Err(Invalid(format!("{text:?} is a leap second, which cannot be kept")));
+        }
         let moment = OffsetDateTime::parse(text, &Rfc3339)
             .map_err(|_| Invalid(format!("{text:?} is no RFC 3339 date and time")))?;
         i64::try_from(moment.unix_timestamp_nanos())
@@ -74,7 +78,8 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_refused() {
-        for text in ["", "2011-10-01", "2011-13-01T00:00:00Z", "2263-01-01T00:00:00Z", "1500-01-01T00:00:00Z"] {
+        let years = ["2263-01-01T00:00:00Z", "1500-01-01T00:00:00Z"];
+        for text in ["", "2011-10-01", "2011-13-01T00:00:00Z", "2016-12-31T23:59:60Z"].into_iter().chain(years) {
             assert!(Instant::parse(text).is_err(), "{text}");
         }
     }

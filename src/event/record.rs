@@ -67,18 +67,21 @@ impl NewEvent {
     }
 
     /// Whether publishing this again is publishing the event that is there: everything that the publisher says is the
-    /// same. The server's own words (position, raised_at, generated GDPR ids) do not count.
+    /// same. The server's own words (position, raised_at, generated GDPR ids) do not count, and neither do fields that
+    /// became personal or were invalidated since.
     pub fn is_same_as(&self, event: &Event) -> bool {
         let NewEvent { id, stream, event_type, reason, raised_at, metadata, payload, gdpr } = self;
+        let invalidated = event.gdpr.iter().filter(|(_, field)| field.is_invalidated);
+        let payload =
+            invalidated.fold(payload.clone(), |payload, (name, field)| payload.with_value(name, &field.default));
         *id == event.id
             && *stream == event.stream
             && *event_type == event.event_type
             && *reason == event.reason
             && raised_at.is_none_or(|raised_at| raised_at == event.raised_at)
             && *metadata == event.metadata
-            && *payload == event.payload
-            && gdpr.keys().eq(event.gdpr.keys())
-            && gdpr.iter().zip(&event.gdpr).all(|((_, new), (_, old))| new.default == old.default)
+            && payload == event.payload
+            && gdpr.iter().all(|(name, new)| event.gdpr.get(name).is_some_and(|old| new.default == old.default))
     }
 
     pub fn at(self, position: i64, raised_at: Instant) -> Event {

@@ -61,6 +61,7 @@ pub async fn is_stream_empty(store: &Store, request: IsStreamEmptyRequest) -> Re
     Ok(IsStreamEmptyResponse { is_empty: events.is_empty() })
 }
 
+/// Behind no event is from the start.
 pub async fn paginate_stream(store: &Store, request: PaginateStreamRequest) -> Result<PaginateStreamResponse, Status> {
     let PaginateStreamRequest {
         tenant_id,
@@ -72,9 +73,19 @@ pub async fn paginate_stream(store: &Store, request: PaginateStreamRequest) -> R
         snapshot_event_id,
         do_not_use_snapshots,
     } = request;
-    let snapshot = snapshot_choice(snapshot_event_id, do_not_use_snapshots, page);
-    let query = StreamQuery { stream, from: 1, page, per_page, deployment_id, snapshot };
-    let (events, snapshot_event_id) = page_of_stream(store, log(tenant_id, topic)?, query).await?;
+    let request = PaginateStreamAfterEventIdRequest {
+        tenant_id,
+        topic,
+        stream,
+        event_id: String::new(),
+        page,
+        per_page,
+        deployment_id,
+        snapshot_event_id,
+        do_not_use_snapshots,
+    };
+    let PaginateStreamAfterEventIdResponse { events, snapshot_event_id } =
+        paginate_stream_after_event_id(store, request).await?;
     Ok(PaginateStreamResponse { events, snapshot_event_id })
 }
 
@@ -97,8 +108,10 @@ pub async fn paginate_stream_after_event_id(
     let from = after(store, &log, &event_id).await?;
     let snapshot = snapshot_choice(snapshot_event_id, do_not_use_snapshots, page);
     let query = StreamQuery { stream, from, page, per_page, deployment_id, snapshot };
-    let (events, snapshot_event_id) = page_of_stream(store, log, query).await?;
-    Ok(PaginateStreamAfterEventIdResponse { events, snapshot_event_id })
+    let StreamPage { events, snapshot_id } = store.read_stream(&log, &query).await.map_err(status::status)?;
+    let events = events.into_iter().map(|event| convert::event(&log, event)).collect();
+    // Empty if there was none.
+    Ok(PaginateStreamAfterEventIdResponse { events, snapshot_event_id: snapshot_id.unwrap_or_default() })
 }
 
 /// A page behind the first one without a snapshot is read without: one that was made meanwhile would shift it.
@@ -109,13 +122,6 @@ fn snapshot_choice(snapshot_event_id: String, do_not_use_snapshots: bool, page: 
         (false, true) if page > 0 => SnapshotChoice::None,
         (false, true) => SnapshotChoice::Newest,
     }
-}
-
-/// The events, and the id of the snapshot that they were read through; empty if there was none.
-async fn page_of_stream(store: &Store, log: Log, query: StreamQuery) -> Result<(Vec<Event>, String), Status> {
-    let StreamPage { events, snapshot_id } = store.read_stream(&log, &query).await.map_err(status::status)?;
-    let events = events.into_iter().map(|event| convert::event(&log, event)).collect();
-    Ok((events, snapshot_id.unwrap_or_default()))
 }
 
 /// The position behind an event; behind no event, the first one.

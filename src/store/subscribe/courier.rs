@@ -264,7 +264,7 @@ impl Courier {
         }
         let (store, log) = (Arc::clone(&self.session.store), self.log.clone());
         let read = async move {
-            let _permit = store.subscriptions.permit().await;
+            let _permit = store.subscriptions.read_permit().await;
             store.read_within(&log, &Query { filter: Filter::All, from, skip: 0, limit }, READ_BYTES_MAX).await
         };
         self.reading = Some(read.boxed());
@@ -346,7 +346,7 @@ impl Courier {
         let mut event = match item.event.take() {
             Some(event) => event,
             None => match self.session.store.event_at(&self.log, position).await? {
-                Some(event) => event,
+                Some(event) => Box::new(event),
                 None => {
                     // It was deleted meanwhile: there is nothing to handle.
                     self.window.done(position);
@@ -361,11 +361,11 @@ impl Courier {
                 continue;
             }
             event = match subscriber.send(&self.log, event, retry_number) {
-                None => {
+                Ok(()) => {
                     self.window.sent(position, subscriber.number);
                     return Ok(Offer::Sent);
                 }
-                Some(event) => {
+                Err(event) => {
                     busy.push(Arc::clone(subscriber));
                     event
                 }

@@ -37,8 +37,10 @@ pub use crate::database::Group;
 pub use erroneous::ErroneousEvent;
 pub use subscriber::{Deliveries, Delivery, Subscribing};
 
-/// Couriers that use a connection at once: the others are left to publishers and readers.
-const DATABASE_PERMITS: usize = 6;
+/// Couriers that read at once, and that write: the other connections are left to publishers and readers. Each by
+/// itself, or what was acked would wait behind what ten thousand topics have to be read.
+const READS_MAX: usize = 4;
+const WRITES_MAX: usize = 4;
 /// Publishers do not wait for Postgres' notifications, which would make their commits queue up: what they published
 /// meanwhile is told in one word.
 const WORD_INTERVAL: Duration = Duration::from_millis(3);
@@ -63,7 +65,8 @@ pub struct Subscriptions {
     sessions: TaskTracker,
     numbers: AtomicU64,
     process_id: Uuid,
-    permits: Semaphore,
+    reads: Semaphore,
+    writes: Semaphore,
     /// Signals that progress was written down.
     progressed: Notify,
     /// Topics that were published to, and that other replicas have not been told of.
@@ -89,7 +92,8 @@ impl Subscriptions {
             sessions: TaskTracker::new(),
             numbers: AtomicU64::new(1),
             process_id: Uuid::now_v7(),
-            permits: Semaphore::new(DATABASE_PERMITS),
+            reads: Semaphore::new(READS_MAX),
+            writes: Semaphore::new(WRITES_MAX),
             progressed: Notify::new(),
             untold: Mutex::default(),
         }
@@ -99,8 +103,12 @@ impl Subscriptions {
         self.current.lock().unwrap_or_else(PoisonError::into_inner).session.clone()
     }
 
-    async fn permit(&self) -> SemaphorePermit<'_> {
-        self.permits.acquire().await.expect("it is never closed")
+    async fn read_permit(&self) -> SemaphorePermit<'_> {
+        self.reads.acquire().await.expect("it is never closed")
+    }
+
+    async fn write_permit(&self) -> SemaphorePermit<'_> {
+        self.writes.acquire().await.expect("it is never closed")
     }
 
     async fn tell_others(&self, database: &Database) -> Result<(), Error> {

@@ -77,7 +77,7 @@ impl Store {
     }
 
     async fn try_write_down(&self, turn: &Turn, record: &Record) -> Result<bool, Error> {
-        let _permit = self.subscriptions.permit().await;
+        let _permit = self.subscriptions.write_permit().await;
         let mut transaction = self.database.begin().await?;
         if !database::update_progress(&mut transaction, turn, &record.progress).await? {
             return Ok(false);
@@ -105,7 +105,7 @@ impl Store {
 
     /// Rows first, the topic last, as the archiver does.
     async fn try_delete_consumed(&self, turn: &Turn, groups: &[String]) -> Result<(), Error> {
-        let _permit = self.subscriptions.permit().await;
+        let _permit = self.subscriptions.write_permit().await;
         let mut transaction = self.database.begin().await?;
         let parallel = turn.group.is_parallel;
         let count = database::delete_consumed(&mut transaction, turn.topic_id, parallel, groups).await?;
@@ -118,7 +118,7 @@ impl Store {
 
     /// The event at a position, as it is read now. `None` if it was deleted.
     pub(super) async fn event_at(&self, log: &Log, position: i64) -> Result<Option<Event>, Error> {
-        let _permit = self.subscriptions.permit().await;
+        let _permit = self.subscriptions.read_permit().await;
         let query = Query { filter: Filter::All, from: position, skip: 0, limit: 1 };
         let event = self.read(log, &query).await?.events.pop();
         Ok(event.filter(|event| event.position == position))
@@ -126,9 +126,11 @@ impl Store {
 
     /// What is to be sent to the group once more, with its retry numbers.
     pub(super) async fn resends(&self, turn: &Turn, log: &Log) -> Result<Vec<(Event, i64)>, Error> {
+        let permit = self.subscriptions.read_permit().await;
         let mut transaction = self.database.snapshot().await?;
         let resends = database::resends(&mut transaction, &turn.group, turn.topic_id, RESENDS_MAX).await?;
         drop(transaction);
+        drop(permit);
         let mut events = Vec::with_capacity(resends.len());
         for (position, retry_number) in resends {
             events.extend(self.event_at(log, position).await?.map(|event| (event, retry_number)));

@@ -250,7 +250,7 @@ impl Session {
     pub(super) fn adopt(self: &Arc<Self>, taken: Vec<Taken>) {
         let mut guard = self.state();
         let State { groups, topic_ids, errands } = &mut *guard;
-        for Taken { turn, log, progress, refusal } in taken {
+        for Taken { turn, log, progress, refusal, has_resends } in taken {
             let members = groups.get_mut(&turn.group).filter(|members| members.covers(&log));
             let Some(members) = members else {
                 errands.releases.push(turn);
@@ -260,7 +260,7 @@ impl Session {
             members.elsewhere.remove(&turn.topic_id);
             let fresh = || Owned { turn: turn.clone(), log, progress, refusal, wake: Arc::default(), inbox: None };
             let owned = members.owned.entry(turn.topic_id).or_insert_with(fresh);
-            owned.wake.wake(Cause::Any);
+            owned.wake.wake(if has_resends { Cause::Any } else { Cause::Published });
             self.start(owned, &members.subscribers);
         }
     }

@@ -125,11 +125,11 @@ impl Subscriber {
 
     /// Gives the event back if there is no room. One that is sent to a connection that just went is found in flight on
     /// a subscriber that has left.
-    pub fn send(&self, log: &Log, event: Event, retry_number: i64) -> Option<Event> {
-        let Ok(room) = Arc::clone(&self.room).try_acquire_owned() else { return Some(event) };
-        let delivery = Delivery::Event { log: log.clone(), event: Box::new(event), retry_number };
+    pub fn send(&self, log: &Log, event: Box<Event>, retry_number: i64) -> Result<(), Box<Event>> {
+        let Ok(room) = Arc::clone(&self.room).try_acquire_owned() else { return Err(event) };
+        let delivery = Delivery::Event { log: log.clone(), event, retry_number };
         let _ = self.queue.send(Queued { delivery, _room: Some(room) });
-        None
+        Ok(())
     }
 
     pub fn broadcast(&self, log: &Log, event: &Arc<Event>) {

@@ -1,5 +1,6 @@
 //! What a session does by itself: renewing its lease, listening, taking and releasing.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -146,18 +147,18 @@ impl Session {
     }
 
     async fn does_errands(self: &Arc<Self>) {
-        let mut look_again_at: Option<Instant> = None;
+        let mut look_again: BTreeSet<Instant> = BTreeSet::new();
         loop {
             let again = async {
-                match look_again_at {
-                    Some(at) => tokio::time::sleep_until(at).await,
+                match look_again.first() {
+                    Some(at) => tokio::time::sleep_until(*at).await,
                     None => std::future::pending().await,
                 }
             };
             tokio::select! {
                 () = self.errand.notified() => {}
                 () = again => {
-                    look_again_at = None;
+                    look_again.pop_first();
                     self.look_everywhere();
                 }
             }
@@ -166,8 +167,7 @@ impl Session {
                 continue;
             }
             let errands = self.errands();
-            let waits = errands.hand_overs.iter().map(|(_, _, wait)| Instant::now() + *wait);
-            look_again_at = look_again_at.into_iter().chain(waits).min();
+            look_again.extend(errands.hand_overs.iter().map(|(_, _, wait)| Instant::now() + *wait));
             if let Err((error, left)) = self.do_errands(errands).await {
                 tracing::warn!(%error, "what a replica owns was not changed and will be");
                 self.put_back(left);

@@ -16,7 +16,7 @@ pub struct Item {
     pub stream: String,
     pub deployment_id: i64,
     /// `None` once it was sent: to send it again, it is read again.
-    pub event: Option<Event>,
+    pub event: Option<Box<Event>>,
     pub retry_number: i64,
     /// Subscribers that refused it since all had been asked.
     pub refused_by: HashSet<u64>,
@@ -41,7 +41,7 @@ impl Item {
         Item {
             stream: event.stream.clone(),
             deployment_id: event.metadata.deployment_id,
-            event: Some(event),
+            event: Some(Box::new(event)),
             retry_number,
             refused_by: HashSet::new(),
             rounds: 0,

@@ -11,5 +11,6 @@ mod renaming;
 mod replicas;
 mod sizes;
 mod snapshots;
+mod soak;
 mod streams;
 mod subscribing;

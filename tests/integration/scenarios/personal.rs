@@ -85,6 +85,9 @@ async fn scenario_26_what_is_invalidated_is_nowhere_any_more() {
             }
             assert_eq!(field(&first, "price"), ("64.30".into(), None));
             assert_eq!(neighbours().await, before);
+            // Whoever did not hear that it was published says it again.
+            scene.publish(vec![personal(1, "ada", r#""gone""#)]).await.unwrap();
+            assert_eq!(scene.event(TENANT, "event-1").await.unwrap(), first);
         }
         scene.archive(1).await;
         assert_eq!(neighbours().await, before);
