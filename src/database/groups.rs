@@ -40,7 +40,7 @@ pub struct Progress {
     pub handled: Vec<i64>,
 }
 
-/// An event that nobody at the last owner could handle.
+/// An event that nobody at the last owner could handle; at position 0 if there was none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Refusal {
     pub position: i64,
@@ -168,21 +168,29 @@ pub async fn update_progress(
     Ok(updated.rows_affected() == 1)
 }
 
-/// Lets others take these at once.
-pub async fn release_progress(connection: &mut PgConnection, turns: &[Turn]) -> Result<(), Error> {
+/// Lets others take these at once, and tells them what was refused.
+pub async fn release_progress(connection: &mut PgConnection, released: &[(Turn, Refusal)]) -> Result<(), Error> {
+    let turns = || released.iter().map(|(turn, _)| turn);
+    let refusals = |field: fn(&Refusal) -> i64| released.iter().map(|(_, refusal)| field(refusal)).collect::<Vec<_>>();
     sqlx::query(
         "UPDATE group_progress AS progress
-         SET owner = NULL
-         FROM unnest($1::text[], $2::boolean[], $3::bigint[], $4::uuid[], $5::bigint[])
-              AS turn (group_name, is_parallel, topic_id, owner, epoch)
-         WHERE progress.group_name = turn.group_name AND progress.is_parallel = turn.is_parallel
-           AND progress.topic_id = turn.topic_id AND progress.owner = turn.owner AND progress.epoch = turn.epoch",
+         SET owner = NULL, refused_position = released.position, refused_retry_number = released.retry_number,
+             refused_rounds = released.rounds, refused_by = NULL, refused_until = NULL
+         FROM unnest($1::text[], $2::boolean[], $3::bigint[], $4::uuid[], $5::bigint[], $6::bigint[], $7::bigint[],
+                     $8::bigint[])
+              AS released (group_name, is_parallel, topic_id, owner, epoch, position, retry_number, rounds)
+         WHERE progress.group_name = released.group_name AND progress.is_parallel = released.is_parallel
+           AND progress.topic_id = released.topic_id AND progress.owner = released.owner
+           AND progress.epoch = released.epoch",
     )
-    .bind(turns.iter().map(|turn| turn.group.name.as_str()).collect::<Vec<_>>())
-    .bind(turns.iter().map(|turn| turn.group.is_parallel).collect::<Vec<_>>())
-    .bind(turns.iter().map(|turn| turn.topic_id).collect::<Vec<_>>())
-    .bind(turns.iter().map(|turn| turn.owner).collect::<Vec<_>>())
-    .bind(turns.iter().map(|turn| turn.epoch).collect::<Vec<_>>())
+    .bind(turns().map(|turn| turn.group.name.as_str()).collect::<Vec<_>>())
+    .bind(turns().map(|turn| turn.group.is_parallel).collect::<Vec<_>>())
+    .bind(turns().map(|turn| turn.topic_id).collect::<Vec<_>>())
+    .bind(turns().map(|turn| turn.owner).collect::<Vec<_>>())
+    .bind(turns().map(|turn| turn.epoch).collect::<Vec<_>>())
+    .bind(refusals(|refusal| refusal.position))
+    .bind(refusals(|refusal| refusal.retry_number))
+    .bind(refusals(|refusal| refusal.rounds))
     .execute(connection)
     .await?;
     Ok(())

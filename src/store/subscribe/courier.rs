@@ -29,7 +29,8 @@ const READ_RETRY_DELAY: Duration = Duration::from_secs(1);
 const NOT_SUBSCRIBED_DELAY: Duration = Duration::from_millis(50);
 const BACK_OFF_MIN: Duration = Duration::from_millis(100);
 const BACK_OFF_MAX: Duration = Duration::from_secs(5);
-/// So often every subscriber has refused an event when they are told to panic, about 1.5 s after the first time.
+/// So often every subscriber has refused an event when they are told to panic, about 1.5 s after the first time. They
+/// are told once: a panic makes some clients connect twice.
 const PANIC_ROUNDS: i64 = 5;
 /// A topic that its subscribers may not take is offered to other replicas so often.
 const HELD_DELAY: Duration = Duration::from_secs(2);
@@ -49,8 +50,8 @@ pub struct Ack {
 pub enum End {
     /// Everything is handled.
     Idle(Progress),
-    /// No subscriber here wants the topic any more.
-    Deserted,
+    /// No subscriber here wants the topic any more. What was refused is still, when they come back.
+    Deserted { refusal: Refusal },
     /// Nobody here can handle the next event; another replica may have somebody.
     HandedOver { refusal: Refusal, wait: Duration },
     /// Somebody else owns the progress.
@@ -66,7 +67,7 @@ pub struct Courier {
     subscribers: watch::Receiver<Vec<Arc<Subscriber>>>,
     inbox: mpsc::Receiver<Ack>,
     wake: Arc<Wake>,
-    reading: Option<BoxFuture<'static, Result<Page, Error>>>,
+    reading: Option<BoxFuture<'static, Read>>,
     read_limit: i64,
     read_retry_at: Option<Instant>,
     /// Everything was read that there was.
@@ -78,6 +79,13 @@ pub struct Courier {
     /// Another replica may have a subscriber for what nobody here takes.
     hand_over: Option<(i64, Duration)>,
     held_until: Option<Instant>,
+}
+
+/// What was asked for, and what came.
+struct Read {
+    from: i64,
+    limit: i64,
+    page: Result<Page, Error>,
 }
 
 /// What became of an offer.
@@ -151,7 +159,7 @@ impl Courier {
             let covers = |subscriber: &&Arc<Subscriber>| subscriber.covers(&self.log) && !subscriber.is_closed();
             let subscribers: Vec<Arc<Subscriber>> = subscribers.iter().filter(covers).cloned().collect();
             if subscribers.is_empty() {
-                return End::Deserted;
+                return End::Deserted { refusal: self.window.refusal().unwrap_or(self.refusal) };
             }
             if self.wake.resends.swap(false, Ordering::AcqRel)
                 && let Err(error) = self.load_resends().await
@@ -186,8 +194,10 @@ impl Courier {
         let Ack { subscriber, stream, error, retry } = ack;
         let mut in_flight = self.window.in_flight_on(subscriber.number);
         in_flight.retain(|(position, _)| outcomes.positions().all(|acked| acked != *position));
-        let position = match meaning::of(&in_flight, &stream, &error, &subscriber, &self.log) {
-            Meaning::Event(position) => position,
+        let (position, retry) = match meaning::of(&in_flight, &stream, &error, &subscriber, &self.log) {
+            Meaning::Event(position) => (position, retry),
+            // It is sent again, to be sure.
+            Meaning::Doubtful(position) => (position, true),
             Meaning::Nothing => return,
             Meaning::Unclear => {
                 tracing::warn!(log = %self.log, group = self.turn.group.name, "an ack may mean several events: its subscriber has to connect again");
@@ -228,7 +238,7 @@ impl Courier {
         let back_off = BACK_OFF_MIN.saturating_mul(1 << (rounds - 1).clamp(0, 16)).min(BACK_OFF_MAX);
         self.window.wait(position, Some(Instant::now() + back_off));
         self.hand_over = Some((position, back_off));
-        if rounds % PANIC_ROUNDS == 0 {
+        if rounds == PANIC_ROUNDS {
             let reason = format!("no subscriber of the group could handle an event of {}: {error}", self.log);
             self.session.panic(&self.turn.group, &self.log, &reason);
         }
@@ -265,17 +275,21 @@ impl Courier {
         let (store, log) = (Arc::clone(&self.session.store), self.log.clone());
         let read = async move {
             let _permit = store.subscriptions.read_permit().await;
-            store.read_within(&log, &Query { filter: Filter::All, from, skip: 0, limit }, READ_BYTES_MAX).await
+            let query = Query { filter: Filter::All, from, skip: 0, limit };
+            Read { from, limit, page: store.read_within(&log, &query, READ_BYTES_MAX).await }
         };
         self.reading = Some(read.boxed());
     }
 
-    fn has_read(&mut self, page: Result<Page, Error>) {
+    fn has_read(&mut self, Read { from, limit, page }: Read) {
         let page = match page {
             Ok(page) => page,
             Err(error) => return self.failed_reading(error),
         };
-        let (from, limit) = self.window.wants(self.read_limit);
+        // What lies before it was forgotten meanwhile, and is read first.
+        if from != self.window.next() {
+            return;
+        }
         self.is_at_end = !page.is_cut && (page.events.len() as i64) < limit;
         let end = match page.events.last() {
             Some(last) if !self.is_at_end => last.position + 1,
@@ -387,11 +401,7 @@ impl Courier {
             return None;
         }
         let item = self.window.get(position)?;
-        let refusal = match item.is_resent {
-            true => Refusal::default(),
-            false => Refusal { position, retry_number: item.retry_number, rounds: item.rounds },
-        };
-        Some(End::HandedOver { refusal, wait })
+        Some(End::HandedOver { refusal: item.refusal(position).unwrap_or_default(), wait })
     }
 
     /// Until there is something to do. Gives the ack that was it.
@@ -417,7 +427,7 @@ impl Courier {
                 }
             }
         };
-        let page = async {
+        let read = async {
             match reading {
                 Some(reading) => reading.await,
                 None => std::future::pending().await,
@@ -426,9 +436,9 @@ impl Courier {
         tokio::select! {
             ack = inbox.recv() => return ack,
             _ = group.changed() => {}
-            page = page => {
+            read = read => {
                 self.reading = None;
-                self.has_read(page);
+                self.has_read(read);
             }
             () = wake.notify.notified() => {}
             () = alarm => {

@@ -2,8 +2,8 @@
 //!
 //! Some clients ack broadcasts, others do not. Where a subscriber is known to, an ack that says "handled" pays off a
 //! broadcast first: the event is handled once as many acks came as things were sent, so a broadcast's ack never
-//! completes an event that is still being handled. An error is always taken for the event's: rather delivered again
-//! than lost.
+//! completes an event that is still being handled. Those clients name the stream of what failed: an error of another
+//! stream is a broadcast's, and one of the same stream may be either's, so that the event is delivered again.
 
 use crate::event::Log;
 use crate::store::subscribe::subscriber::Subscriber;
@@ -11,6 +11,8 @@ use crate::store::subscribe::subscriber::Subscriber;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Meaning {
     Event(i64),
+    /// The error is this event's, or a broadcast's.
+    Doubtful(i64),
     Nothing,
     /// Several events, and nobody could say which.
     Unclear,
@@ -19,9 +21,14 @@ pub enum Meaning {
 /// `in_flight`: position and stream of what is on its way to the subscriber.
 pub fn of(in_flight: &[(i64, String)], stream: &str, error: &str, subscriber: &Subscriber, log: &Log) -> Meaning {
     let named = in_flight.iter().find(|(_, other)| other == stream).map(|(position, _)| *position);
+    let is_doubtful = !error.is_empty() && subscriber.owes_acks(log);
     let position = match (in_flight, named) {
         ([], _) => {
             subscriber.acked_nothing(log);
+            return Meaning::Nothing;
+        }
+        (_, None) if is_doubtful => {
+            subscriber.pays_broadcast(log);
             return Meaning::Nothing;
         }
         (_, Some(position)) if !stream.is_empty() || in_flight.len() == 1 => position,
@@ -33,7 +40,11 @@ pub fn of(in_flight: &[(i64, String)], stream: &str, error: &str, subscriber: &S
         _ if subscriber.pays_broadcast(log) => return Meaning::Nothing,
         _ => return Meaning::Unclear,
     };
-    if error.is_empty() && subscriber.pays_broadcast(log) { Meaning::Nothing } else { Meaning::Event(position) }
+    match error.is_empty() {
+        true if subscriber.pays_broadcast(log) => Meaning::Nothing,
+        false if is_doubtful => Meaning::Doubtful(position),
+        _ => Meaning::Event(position),
+    }
 }
 
 #[cfg(test)]
@@ -87,9 +98,12 @@ mod tests {
         assert_eq!(means("", ""), Meaning::Nothing, "two were sent, and this is the first ack");
         assert_eq!(means("", ""), Meaning::Event(1));
         broadcast(&subscriber);
-        assert_eq!(means("", "no handler"), Meaning::Event(1), "an error is the event's");
+        assert_eq!(means("a", "no handler"), Meaning::Doubtful(1), "it may be either's");
         assert_eq!(means("", ""), Meaning::Nothing);
         assert_eq!(means("", ""), Meaning::Event(1));
+        broadcast(&subscriber);
+        assert_eq!(means("hall", "no handler"), Meaning::Nothing, "the broadcast's, which is paid off");
+        assert_eq!(means("a", "no handler"), Meaning::Event(1));
         broadcast(&subscriber);
         assert_eq!(of(&[], "", "", &subscriber, &log()), Meaning::Nothing);
         assert_eq!(means("", ""), Meaning::Event(1));

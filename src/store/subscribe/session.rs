@@ -23,8 +23,6 @@ use crate::store::subscribe::subscriber::Subscriber;
 
 /// Acks that a courier has not looked at. Clients give an ack up that is not taken at once, and then hang: there is room for whatever may be in flight.
 const INBOX_ACKS_MAX: usize = 4_096;
-/// A panic makes some clients connect twice: a group is told so often at most.
-const PANIC_INTERVAL: Duration = Duration::from_secs(30);
 
 pub struct Session {
     pub id: Uuid,
@@ -52,7 +50,7 @@ struct State {
 pub(super) struct Errands {
     pub looks_everywhere: bool,
     pub look_at: BTreeSet<i64>,
-    pub releases: Vec<Turn>,
+    pub releases: Vec<(Turn, Refusal)>,
     pub hand_overs: Vec<(Turn, Refusal, Duration)>,
 }
 
@@ -62,7 +60,6 @@ struct Members {
     owned: HashMap<i64, Owned>,
     /// Topics whose progress another replica owned when it was looked at last.
     elsewhere: HashSet<i64>,
-    panicked_at: Option<Instant>,
 }
 
 struct Owned {
@@ -107,7 +104,7 @@ impl Wake {
 impl Members {
     fn new() -> Members {
         let subscribers = watch::Sender::new(Vec::new());
-        Members { subscribers, owned: HashMap::new(), elsewhere: HashSet::new(), panicked_at: None }
+        Members { subscribers, owned: HashMap::new(), elsewhere: HashSet::new() }
     }
 
     fn covers(&self, log: &Log) -> bool {
@@ -174,12 +171,8 @@ impl Session {
 
     /// Tells the group's subscribers that none of them could handle an event.
     pub fn panic(&self, group: &Group, log: &Log, reason: &str) {
-        let mut state = self.state();
-        let Some(members) = state.groups.get_mut(group) else { return };
-        if members.panicked_at.is_some_and(|at| at.elapsed() < PANIC_INTERVAL) {
-            return;
-        }
-        members.panicked_at = Some(Instant::now());
+        let state = self.state();
+        let Some(members) = state.groups.get(group) else { return };
         let subscribers = members.subscribers.borrow();
         subscribers.iter().filter(|subscriber| subscriber.covers(log)).for_each(|subscriber| subscriber.panic(reason));
     }
@@ -253,7 +246,7 @@ impl Session {
         for Taken { turn, log, progress, refusal, has_resends } in taken {
             let members = groups.get_mut(&turn.group).filter(|members| members.covers(&log));
             let Some(members) = members else {
-                errands.releases.push(turn);
+                errands.releases.push((turn, refusal));
                 continue;
             };
             topic_ids.insert(log.clone(), turn.topic_id);
@@ -286,9 +279,9 @@ impl Session {
                 }
                 (owned.progress, owned.inbox) = (progress, None);
             }
-            End::Deserted => {
+            End::Deserted { refusal } => {
                 members.owned.remove(&turn.topic_id);
-                errands.releases.push(turn.clone());
+                errands.releases.push((turn.clone(), refusal));
                 // Somebody may have joined since the courier looked.
                 errands.look_at.insert(turn.topic_id);
             }
@@ -354,7 +347,7 @@ impl State {
             members.owned.retain(|_, owned| {
                 let is_kept = owned.inbox.is_some() || is_covered(&owned.log);
                 if !is_kept {
-                    errands.releases.push(owned.turn.clone());
+                    errands.releases.push((owned.turn.clone(), owned.refusal));
                 }
                 is_kept
             });

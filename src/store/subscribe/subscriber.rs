@@ -171,6 +171,12 @@ impl Subscriber {
         }
     }
 
+    /// Whether an ack of a broadcast is still to come.
+    pub fn owes_acks(&self, log: &Log) -> bool {
+        let broadcasts = self.broadcasts.lock().unwrap_or_else(PoisonError::into_inner);
+        broadcasts.get(log).is_some_and(|of_log| of_log.unacked > 0)
+    }
+
     pub fn had_broadcasts(&self, log: &Log) -> bool {
         self.broadcasts.lock().unwrap_or_else(PoisonError::into_inner).contains_key(log)
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::database;
+use crate::database::{self, Transaction};
 use crate::store::subscribe::session::{Cause, Errands, Session};
 use crate::store::subscribe::words::Word;
 use crate::store::{Error, Store};
@@ -18,31 +18,32 @@ const BEAT_INTERVAL: Duration = Duration::from_millis(800);
 /// Makes up for every word that was not heard.
 const LOOK_INTERVAL: Duration = Duration::from_secs(10);
 const RETRY_INTERVAL: Duration = Duration::from_millis(200);
-/// What was acked when the last subscriber left is still written down.
 const LAST_ACKS_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// From the first subscriber to the last one.
 pub async fn run(session: Arc<Session>) {
-    let work = async {
-        tokio::join!(session.beats(), session.listens(), session.does_errands());
+    let lives = async {
+        tokio::join!(session.beats(), session.listens());
     };
     let left = async {
         session.ending.cancelled().await;
         session.couriers.close();
-        // Without a lease there is nothing to write.
+        // What was acked is still written down.
+        let _ = tokio::time::timeout(LAST_ACKS_TIMEOUT, session.couriers.wait()).await;
+    };
+    let ends = async {
         tokio::select! {
-            _ = tokio::time::timeout(LAST_ACKS_TIMEOUT, session.couriers.wait()) => {}
+            () = lives => {}
+            () = left => {}
+            // Without a lease there is nothing to write.
             () = session.lost.cancelled() => {}
         }
     };
-    tokio::select! {
-        () = work => {}
-        () = left => {}
-        () = session.lost.cancelled() => {}
-    }
+    // An errand is done whole: what couriers leave behind after the last one is for the burial.
+    tokio::join!(ends, session.does_errands());
     session.lost.cancel();
     session.close_subscribers();
-    if let Err(error) = session.store.bury(session.id).await {
+    if let Err(error) = session.store.bury(session.id, &session.errands()).await {
         tracing::debug!(%error, "the replica's lease was not released and will expire");
     }
 }
@@ -146,6 +147,7 @@ impl Session {
         Ok(())
     }
 
+    /// Until the session ends.
     async fn does_errands(self: &Arc<Self>) {
         let mut look_again: BTreeSet<Instant> = BTreeSet::new();
         loop {
@@ -156,6 +158,9 @@ impl Session {
                 }
             };
             tokio::select! {
+                biased;
+                () = self.ending.cancelled() => return,
+                () = self.lost.cancelled() => return,
                 () = self.errand.notified() => {}
                 () = again => {
                     look_again.pop_first();
@@ -240,20 +245,26 @@ impl Store {
             return Ok(());
         }
         let mut transaction = self.database.begin_groups().await?;
-        database::release_progress(&mut transaction, &errands.releases).await?;
-        for (turn, refusal, wait) in &errands.hand_overs {
-            database::hand_over(&mut transaction, turn, *refusal, *wait).await?;
-        }
+        release(&mut transaction, errands).await?;
         database::notify(&mut transaction, &[Word::Released.to_string()]).await?;
         Ok(database::commit(transaction).await?)
     }
 
     /// Lets others take everything that a replica owns.
-    async fn bury(&self, replica_id: Uuid) -> Result<(), Error> {
+    async fn bury(&self, replica_id: Uuid, errands: &Errands) -> Result<(), Error> {
         let mut transaction = self.database.begin_groups().await?;
+        release(&mut transaction, errands).await?;
         database::release_all(&mut transaction, replica_id).await?;
         database::delete_replica(&mut transaction, replica_id).await?;
         database::notify(&mut transaction, &[Word::Released.to_string()]).await?;
         Ok(database::commit(transaction).await?)
     }
+}
+
+async fn release(transaction: &mut Transaction, errands: &Errands) -> Result<(), Error> {
+    database::release_progress(transaction, &errands.releases).await?;
+    for (turn, refusal, wait) in &errands.hand_overs {
+        database::hand_over(transaction, turn, *refusal, *wait).await?;
+    }
+    Ok(())
 }

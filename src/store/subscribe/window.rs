@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use tokio::time::Instant;
 
-use crate::database::Progress;
+use crate::database::{Progress, Refusal};
 use crate::event::Event;
 
 /// In parallel mode, events behind one that takes long are handled meanwhile, and that many are remembered at most.
@@ -54,6 +54,12 @@ impl Item {
         matches!(self.state, State::InFlight(_))
     }
 
+    /// What the next owner is to know. Of what is sent once more, a row says it.
+    pub fn refusal(&self, position: i64) -> Option<Refusal> {
+        let Item { retry_number, rounds, .. } = *self;
+        (retry_number > 0 && !self.is_resent).then_some(Refusal { position, retry_number, rounds })
+    }
+
     fn is_ready(&self, now: Instant) -> bool {
         matches!(self.state, State::Waiting { until } if until.is_none_or(|until| until <= now))
     }
@@ -72,6 +78,11 @@ impl Window {
     pub fn new(is_parallel: bool, progress: &Progress) -> Window {
         let handled = progress.handled.iter().copied().collect();
         Window { is_parallel, items: BTreeMap::new(), handled, next: progress.position + 1 }
+    }
+
+    /// Where reading goes on.
+    pub fn next(&self) -> i64 {
+        self.next
     }
 
     /// Where reading goes on, and how many events there is room for.
@@ -106,6 +117,12 @@ impl Window {
 
     pub fn get(&mut self, position: i64) -> Option<&mut Item> {
         self.items.get_mut(&position)
+    }
+
+    /// Of the event that was refused most often.
+    pub fn refusal(&self) -> Option<Refusal> {
+        let refusals = self.items.iter().filter_map(|(position, item)| item.refusal(*position));
+        refusals.max_by_key(|refusal| refusal.retry_number)
     }
 
     pub fn is_empty(&self) -> bool {

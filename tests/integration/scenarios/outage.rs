@@ -4,7 +4,7 @@ use coldstream::api::proto::PublishEvent;
 use tonic::Code;
 
 use crate::grpc::{Scene, TENANT, event, ids};
-use crate::support::{Fate, Kind};
+use crate::support::{Fate, Gate, Kind, Role, Subscriber};
 
 /// What it is called, and what becomes of every request.
 type Away = (&'static str, fn() -> Fate);
@@ -86,5 +86,32 @@ async fn scenario_44_hot_events_do_not_wait_for_a_reader_that_waits_for_s3() {
     hot_is_as_ever(&scene, 10).await;
     gate.open();
     assert_eq!(waiting.await.unwrap().id, "event-1");
+    scene.finish().await;
+}
+
+/// What was read ahead is forgotten when nothing is acked for a second; it has to be read again before what a slow
+/// answer of S3 brings then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn scenario_44_a_slow_consumer_of_a_slow_archive_gets_everything() {
+    let scene = Scene::new().await;
+    scene.publish((0..8).map(event).collect()).await.unwrap();
+    scene.archive(4).await;
+    let gate = Gate::new();
+    let (held, mut count) = (gate.clone(), 0);
+    scene.world.proxy.script(move |request| {
+        count += i32::from(request.kind == Kind::Get);
+        if request.kind == Kind::Get && count == 2 { Fate::Hold(held.clone()) } else { Fate::Pass }
+    });
+    let mut subscriber = Subscriber::start(&scene.client, Role::of("group")).await;
+    let first = subscriber.event().await;
+    gate.arrival().await;
+    for _ in 0..5 {
+        subscriber.quiet().await;
+    }
+    gate.open();
+    subscriber.quiet().await;
+    subscriber.ack(&first);
+    let expected: Vec<String> = (1..8).map(|number| format!("event-{number}")).collect();
+    assert_eq!(subscriber.handled_ids(7).await, expected);
     scene.finish().await;
 }

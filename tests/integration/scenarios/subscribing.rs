@@ -171,7 +171,13 @@ async fn scenario_34_when_nobody_can_handle_it_all_are_told() {
             other => panic!("{other:?}"),
         }
     }
-    // As clients do then.
+    // As clients do then. How often it was refused is not forgotten.
+    drop(subscriber);
+    let mut subscriber = Subscriber::start(&scene.client, Role::of("group")).await;
+    let event = subscriber.event().await;
+    assert_eq!((event.id.as_str(), retry_number(&event)), ("event-0", 5));
+    subscriber.fail(&event, "no handler", true);
+    assert_eq!(retry_number(&subscriber.event().await), 6, "nobody is told twice");
     drop(subscriber);
     let mut subscriber = Subscriber::start(&scene.client, Role::of("group")).await;
     assert_eq!(subscriber.handled_ids(2).await, ["event-0", "event-1"]);
