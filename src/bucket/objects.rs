@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use bytes::Bytes;
 use futures::{Stream, TryStreamExt};
 use http::Method;
@@ -10,6 +12,8 @@ use crate::bucket::upload::WRITE_ID_HEADER;
 use crate::bucket::{Bucket, Error, object_key};
 use crate::event::Log;
 
+/// Somebody waits for it, and can ask again.
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
 const DEFAULT_REGION: &str = "us-east-1";
 
 /// What an object says of itself.
@@ -111,7 +115,10 @@ impl Bucket {
             .header(RANGE.as_str(), format!("bytes={start}-{}", end - 1))
             .header("if-match", expected_etag);
         let damaged = |why: String| Error::Damaged { object: key.to_owned(), why };
-        let (headers, body) = self.client.repeat_whole(&request).await.map_err(|error| match error {
+        let answer = tokio::time::timeout(READ_TIMEOUT, self.client.repeat_whole(&request)).await;
+        let silent =
+            || Error::Unavailable { what: format!("GET {key}: no answer within {} s", READ_TIMEOUT.as_secs()) };
+        let (headers, body) = answer.map_err(|_| silent())?.map_err(|error| match error {
             Error::Refused { status: 416, .. } => damaged(format!("it ends before byte {start}")),
             error => error,
         })?;

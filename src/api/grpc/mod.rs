@@ -38,7 +38,10 @@ pub mod proto {
 }
 
 const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/streams.bin"));
-const RECEIVED_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Of a request, with room for what is above the limit of a publication: that is refused for good, while what tonic
+/// refuses clients send again and again.
+const RECEIVED_BYTES_MAX: usize = 4 * PUBLISHED_BYTES_MAX;
+const PUBLISHED_BYTES_MAX: usize = 16 * 1024 * 1024;
 const SENT_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Clients ping every 40 s, also without a stream; so does the server, to notice those that are gone.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(40);

@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use prost::Message;
 use tonic::Status;
 
 use crate::api::grpc::proto::{
@@ -8,12 +9,17 @@ use crate::api::grpc::proto::{
     IntroduceGdprOnEventFieldResponse, InvalidateGdprRequest, InvalidateGdprResponse, PublishRequest, PublishResponse,
     RenameEventTypeRequest, RenameEventTypeResponse,
 };
-use crate::api::grpc::{convert, status};
+use crate::api::grpc::{PUBLISHED_BYTES_MAX, convert, status};
 use crate::event::{Invalid, Log, NewEvent};
 use crate::store::Store;
 
 /// One topic a call; the tenants of a batch may be many. Broadcasts go out once what is to be kept is kept.
 pub async fn publish(store: &Store, request: PublishRequest) -> Result<PublishResponse, Status> {
+    let bytes = request.encoded_len();
+    if bytes > PUBLISHED_BYTES_MAX {
+        let why = format!("the request has {bytes} bytes, at most {PUBLISHED_BYTES_MAX} are taken");
+        return Err(status::invalid(Invalid(why)));
+    }
     let PublishRequest { topic, events } = request;
     let mut batches: BTreeMap<Log, Vec<NewEvent>> = BTreeMap::new();
     let mut broadcasts: Vec<(Log, NewEvent)> = Vec::new();

@@ -89,6 +89,17 @@ async fn scenario_44_hot_events_do_not_wait_for_a_reader_that_waits_for_s3() {
     scene.finish().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn scenario_44_a_reader_does_not_wait_for_ever() {
+    let scene = scene_with_archive().await;
+    let gate = scene.world.proxy.hold_first(Kind::Get);
+    let status = scene.event(TENANT, "event-1").await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable, "{status}");
+    gate.open();
+    assert_eq!(scene.event(TENANT, "event-1").await.unwrap().id, "event-1");
+    scene.finish().await;
+}
+
 /// What was read ahead is forgotten when nothing is acked for a second; it has to be read again before what a slow
 /// answer of S3 brings then.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

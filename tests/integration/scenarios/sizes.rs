@@ -4,7 +4,7 @@ use coldstream::api::proto::{Event, PublishEvent};
 use futures::future::join_all;
 use sha2::{Digest, Sha256};
 
-use crate::grpc::{Scene, TENANT, event, everywhere, fields};
+use crate::grpc::{Scene, TENANT, event, everywhere, fields, is_permanent};
 
 const MIB: usize = 1024 * 1024;
 const EVENTS: usize = 50;
@@ -59,5 +59,13 @@ async fn scenario_45_one_event_of_ten_mib() {
         found.into_iter().map(|event| summary(event.unwrap())).collect::<Vec<_>>()
     });
     check(&found.await, &events);
+    scene.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn scenario_45_what_is_too_large_is_refused_for_good() {
+    let scene = Scene::new().await;
+    is_permanent(scene.publish(vec![large(0, 17 * MIB)]).await, "at most 16777216 are taken");
+    is_permanent(scene.last(TENANT).await, "unable to find last event");
     scene.finish().await;
 }
