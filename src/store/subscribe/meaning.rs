@@ -21,28 +21,25 @@ pub enum Meaning {
 /// `in_flight`: position and stream of what is on its way to the subscriber.
 pub fn of(in_flight: &[(i64, String)], stream: &str, error: &str, subscriber: &Subscriber, log: &Log) -> Meaning {
     let named = in_flight.iter().find(|(_, other)| other == stream).map(|(position, _)| *position);
-    let is_doubtful = !error.is_empty() && subscriber.owes_acks(log);
     let position = match (in_flight, named) {
         ([], _) => {
-            subscriber.acked_nothing(log);
-            return Meaning::Nothing;
-        }
-        (_, None) if is_doubtful => {
-            subscriber.pays_broadcast(log);
+            subscriber.acked_nothing(log, stream);
             return Meaning::Nothing;
         }
         (_, Some(position)) if !stream.is_empty() || in_flight.len() == 1 => position,
+        // Of what failed the stream is named: this is another one's.
+        (_, None) if !error.is_empty() && subscriber.pays_broadcast(log, stream) => return Meaning::Nothing,
         ([(position, _)], None) if stream.is_empty() || !subscriber.had_broadcasts(log) => *position,
         (_, None) if !stream.is_empty() => {
-            subscriber.pays_broadcast(log);
+            subscriber.pays_broadcast(log, stream);
             return Meaning::Nothing;
         }
-        _ if subscriber.pays_broadcast(log) => return Meaning::Nothing,
+        _ if subscriber.pays_broadcast(log, stream) => return Meaning::Nothing,
         _ => return Meaning::Unclear,
     };
     match error.is_empty() {
-        true if subscriber.pays_broadcast(log) => Meaning::Nothing,
-        false if is_doubtful => Meaning::Doubtful(position),
+        true if subscriber.pays_broadcast(log, stream) => Meaning::Nothing,
+        false if subscriber.owes_ack(log, stream) => Meaning::Doubtful(position),
         _ => Meaning::Event(position),
     }
 }
@@ -70,10 +67,10 @@ mod tests {
         Log::new("acme", "orders").unwrap()
     }
 
-    fn broadcast(subscriber: &Subscriber) {
+    fn broadcast(subscriber: &Subscriber, stream: &str) {
         let new = NewEvent {
             id: "id".into(),
-            stream: "hall".into(),
+            stream: stream.into(),
             event_type: "type".into(),
             reason: String::new(),
             raised_at: None,
@@ -92,19 +89,22 @@ mod tests {
     #[test]
     fn a_broadcasts_ack_completes_no_event() {
         let (subscriber, _deliveries) = subscriber(true);
-        broadcast(&subscriber);
+        broadcast(&subscriber, "hall");
         let one = in_flight(&["a"]);
         let means = |stream: &str, error: &str| of(&one, stream, error, &subscriber, &log());
         assert_eq!(means("", ""), Meaning::Nothing, "two were sent, and this is the first ack");
         assert_eq!(means("", ""), Meaning::Event(1));
-        broadcast(&subscriber);
+        broadcast(&subscriber, "a");
         assert_eq!(means("a", "no handler"), Meaning::Doubtful(1), "it may be either's");
         assert_eq!(means("", ""), Meaning::Nothing);
         assert_eq!(means("", ""), Meaning::Event(1));
-        broadcast(&subscriber);
+        broadcast(&subscriber, "hall");
         assert_eq!(means("hall", "no handler"), Meaning::Nothing, "the broadcast's, which is paid off");
         assert_eq!(means("a", "no handler"), Meaning::Event(1));
-        broadcast(&subscriber);
+        broadcast(&subscriber, "hall");
+        assert_eq!(means("a", ""), Meaning::Event(1), "it names the stream, and is the event's");
+        assert_eq!(means("hall", ""), Meaning::Nothing);
+        broadcast(&subscriber, "hall");
         assert_eq!(of(&[], "", "", &subscriber, &log()), Meaning::Nothing);
         assert_eq!(means("", ""), Meaning::Event(1));
     }
@@ -112,12 +112,12 @@ mod tests {
     #[test]
     fn who_acks_no_broadcasts_is_not_waited_for() {
         let (subscriber, _deliveries) = subscriber(false);
-        broadcast(&subscriber);
+        broadcast(&subscriber, "hall");
         let one = in_flight(&["a"]);
         assert_eq!(of(&one, "hall", "", &subscriber, &log()), Meaning::Nothing, "another stream's");
         assert_eq!(of(&one, "a", "", &subscriber, &log()), Meaning::Event(1));
         assert_eq!(of(&[], "", "", &subscriber, &log()), Meaning::Nothing);
-        broadcast(&subscriber);
+        broadcast(&subscriber, "hall");
         assert_eq!(of(&one, "", "", &subscriber, &log()), Meaning::Nothing, "it has acked one before");
         assert_eq!(of(&one, "", "", &subscriber, &log()), Meaning::Event(1));
     }

@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::mpsc::error::SendError;
 use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
@@ -212,12 +213,12 @@ impl Subscription {
     /// What the client says of an event of this log: `error` is empty if it was handled.
     pub async fn acked(&self, log: &Log, stream: String, error: String, retry: bool) {
         let Some(inbox) = self.session.inbox(&self.subscriber.group, log) else {
-            return self.subscriber.acked_nothing(log);
+            return self.subscriber.acked_nothing(log, &stream);
         };
         let ack = Ack { subscriber: Arc::clone(&self.subscriber), stream, error, retry };
         // A courier that has just come to its end has nothing in flight.
-        if inbox.send(ack).await.is_err() {
-            self.subscriber.acked_nothing(log);
+        if let Err(SendError(ack)) = inbox.send(ack).await {
+            self.subscriber.acked_nothing(log, &ack.stream);
         }
     }
 }

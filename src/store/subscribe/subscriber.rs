@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -60,11 +60,12 @@ pub struct Subscriber {
     closed: CancellationToken,
 }
 
-/// Of one log.
+/// Those of one log.
 #[derive(Default)]
 struct Broadcasts {
-    sent: u64,
-    unacked: u64,
+    were_sent: bool,
+    /// Streams of those whose ack is still to come, in order.
+    unacked: Vec<String>,
 }
 
 /// The other end of a connection's queue.
@@ -141,44 +142,45 @@ impl Subscriber {
         }
         // Counted before it can be acked.
         {
-            let mut broadcasts = self.broadcasts.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut broadcasts = self.broadcasts();
             let of_log = broadcasts.entry(log.clone()).or_default();
-            of_log.sent += 1;
-            of_log.unacked += u64::from(self.acks_broadcasts.load(Ordering::Relaxed));
+            of_log.were_sent = true;
+            if self.acks_broadcasts.load(Ordering::Relaxed) {
+                of_log.unacked.push(event.stream.clone());
+            }
         }
         let delivery = Delivery::Broadcast { log: log.clone(), event: Arc::clone(event) };
         let _ = self.queue.send(Queued { delivery, _room: None });
     }
 
     /// An ack came while no event of the log was in flight: it is one of a broadcast, if there was any.
-    pub fn acked_nothing(&self, log: &Log) {
-        let mut broadcasts = self.broadcasts.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(of_log) = broadcasts.get_mut(log).filter(|of_log| of_log.sent > 0) {
+    pub fn acked_nothing(&self, log: &Log, stream: &str) {
+        let were_sent = self.broadcasts().get(log).is_some_and(|of_log| of_log.were_sent);
+        if were_sent {
             self.acks_broadcasts.store(true, Ordering::Relaxed);
-            of_log.unacked = of_log.unacked.saturating_sub(1);
+            self.pays_broadcast(log, stream);
         }
     }
 
-    /// Whether an ack is to be counted as one of a broadcast, which is then paid off.
-    pub fn pays_broadcast(&self, log: &Log) -> bool {
-        let mut broadcasts = self.broadcasts.lock().unwrap_or_else(PoisonError::into_inner);
-        match broadcasts.get_mut(log) {
-            Some(of_log) if of_log.unacked > 0 => {
-                of_log.unacked -= 1;
-                true
-            }
-            _ => false,
-        }
+    /// Whether an ack that names this stream, or none, may be one of a broadcast, which is then paid off.
+    pub fn pays_broadcast(&self, log: &Log, stream: &str) -> bool {
+        let mut broadcasts = self.broadcasts();
+        let Some(Broadcasts { unacked, .. }) = broadcasts.get_mut(log) else { return false };
+        let paid = unacked.iter().position(|other| stream.is_empty() || other == stream);
+        paid.map(|paid| unacked.remove(paid)).is_some()
     }
 
-    /// Whether an ack of a broadcast is still to come.
-    pub fn owes_acks(&self, log: &Log) -> bool {
-        let broadcasts = self.broadcasts.lock().unwrap_or_else(PoisonError::into_inner);
-        broadcasts.get(log).is_some_and(|of_log| of_log.unacked > 0)
+    /// Whether an ack of a broadcast in this stream is still to come.
+    pub fn owes_ack(&self, log: &Log, stream: &str) -> bool {
+        self.broadcasts().get(log).is_some_and(|of_log| of_log.unacked.iter().any(|other| other == stream))
+    }
+
+    fn broadcasts(&self) -> MutexGuard<'_, HashMap<Log, Broadcasts>> {
+        self.broadcasts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn had_broadcasts(&self, log: &Log) -> bool {
-        self.broadcasts.lock().unwrap_or_else(PoisonError::into_inner).contains_key(log)
+        self.broadcasts().contains_key(log)
     }
 
     pub fn panic(&self, reason: &str) {
