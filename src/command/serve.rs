@@ -15,6 +15,8 @@ use crate::store::Store;
 
 /// What is still under way after so long is given up.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
+/// Between telling clients to go elsewhere and ending their subscriptions.
+const GOODBYE_DELAY: Duration = Duration::from_millis(250);
 const METRICS_UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 pub async fn run(config: &Config, shutdown: CancellationToken) -> anyhow::Result<()> {
@@ -50,9 +52,11 @@ pub async fn serve(
     let grpc = api::serve_grpc(grpc, config.grpc_tls.clone(), Arc::clone(&store), shutdown.clone());
     let http = api::serve_http(http, Arc::clone(&store), metrics, shutdown.clone());
     let work = async {
-        // Subscriptions have no end of their own, and what is served waits for it.
+        // Subscriptions have no end of their own, and what is served waits for it. Clients come back at once: they
+        // must have heard by then that this is not the place, or some take it for the end of everything.
         let closing = async {
             shutdown.cancelled().await;
+            tokio::time::sleep(GOODBYE_DELAY).await;
             store.close_subscriptions();
             Ok(())
         };

@@ -1,9 +1,15 @@
 use std::collections::BTreeMap;
 
+use tonic::Status;
 use uuid::Uuid;
 
-use crate::api::grpc::proto;
+use crate::api::grpc::{proto, status};
 use crate::event::{Event, Gdpr, GdprField, Invalid, Json, Log, Metadata, NewEvent};
+
+/// Names as they come in a request.
+pub fn log(tenant_id: String, topic: String) -> Result<Log, Status> {
+    Log::new(tenant_id, topic).map_err(status::invalid)
+}
 
 /// What a reader sees of an event.
 pub fn event(log: &Log, event: Event) -> proto::Event {

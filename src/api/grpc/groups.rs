@@ -8,15 +8,11 @@ use crate::api::grpc::proto::{
     WaitForTransactionalConsistencyRequest, WaitForTransactionalConsistencyResponse, backchannel_request::Payload,
 };
 use crate::api::grpc::{convert, status};
-use crate::event::{Log, check_group};
+use crate::event::check_group;
 use crate::store::{self, Group, Store};
 
 /// Where a request says none.
 const ERRONEOUS_EVENTS: usize = 100;
-
-fn log(tenant_id: String, topic: String) -> Result<Log, Status> {
-    Log::new(tenant_id, topic).map_err(status::invalid)
-}
 
 pub fn group(name: String, is_parallel: bool) -> Result<Group, Status> {
     check_group(&name).map_err(status::invalid)?;
@@ -26,7 +22,7 @@ pub fn group(name: String, is_parallel: bool) -> Result<Group, Status> {
 /// Clients look for the words of the error.
 pub async fn get_last_handled_event(store: &Store, request: GetLastHandledEventRequest) -> Result<Event, Status> {
     let GetLastHandledEventRequest { tenant_id, topic, group: name, parallel_topic_processing } = request;
-    let (log, group) = (log(tenant_id, topic)?, group(name, parallel_topic_processing)?);
+    let (log, group) = (convert::log(tenant_id, topic)?, group(name, parallel_topic_processing)?);
     let event = store.last_handled(&log, &group).await.map_err(status::status)?;
     let none = || Status::unknown("unable to find last handled event: unable to find last event");
     Ok(convert::event(&log, event.ok_or_else(none)?))
@@ -44,7 +40,7 @@ pub async fn wait_for_transactional_consistency(
         consumer_groups,
         parallel_topic_processing,
     } = request;
-    let log = log(tenant_id, topic)?;
+    let log = convert::log(tenant_id, topic)?;
     let groups = consumer_groups.into_iter().map(|name| group(name, parallel_topic_processing));
     let groups: Vec<Group> = groups.collect::<Result<_, _>>()?;
     let outcome = store.wait_until_handled(&log, &correlation_id, &groups).await.map_err(status::status)?;
@@ -57,7 +53,7 @@ pub async fn list_erroneous_events(
     request: ListErroneousEventsRequest,
 ) -> Result<ListErroneousEventsResponse, Status> {
     let ListErroneousEventsRequest { tenant_id, topic, event_types, limit, parallel_topic_processing } = request;
-    let log = log(tenant_id, topic)?;
+    let log = convert::log(tenant_id, topic)?;
     let limit = if limit <= 0 { ERRONEOUS_EVENTS } else { usize::try_from(limit).unwrap_or(usize::MAX) };
     let erroneous = store.erroneous_events(&log, parallel_topic_processing, event_types, limit);
     let events = erroneous.await.map_err(status::status)?.into_iter().map(|erroneous| {
@@ -74,7 +70,7 @@ pub async fn resend_erroneous_event(
     request: ResendErroneousEventRequest,
 ) -> Result<ResendErroneousEventResponse, Status> {
     let ResendErroneousEventRequest { tenant_id, topic, consumer_group, event_id, parallel_topic_processing } = request;
-    let (log, group) = (log(tenant_id, topic)?, group(consumer_group, parallel_topic_processing)?);
+    let (log, group) = (convert::log(tenant_id, topic)?, group(consumer_group, parallel_topic_processing)?);
     store.resend_erroneous(&log, &group, &event_id).await.map_err(status::status)?;
     Ok(ResendErroneousEventResponse {})
 }
@@ -84,16 +80,16 @@ pub async fn backchannel(store: &Arc<Store>, request: BackchannelRequest) -> Res
     match request.payload {
         None => return Err(Status::unknown("the payload is missing")),
         Some(Payload::Broadcast(event)) => {
-            let log = log(event.tenant_id.clone(), event.topic.clone())?;
+            let log = convert::log(event.tenant_id.clone(), event.topic.clone())?;
             let event = convert::received_broadcast(event).map_err(status::invalid)?;
             store.broadcast_here(&log, event);
         }
         Some(Payload::Notice(notice)) => {
-            let log = log(notice.tenant_id, notice.topic)?;
+            let log = convert::log(notice.tenant_id, notice.topic)?;
             store.look_at(&log).await.map_err(status::status)?;
         }
         Some(Payload::Handled(notice)) => {
-            log(notice.tenant_id, notice.topic)?;
+            convert::log(notice.tenant_id, notice.topic)?;
             store.look_at_progress();
         }
     }

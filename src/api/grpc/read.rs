@@ -10,13 +10,9 @@ use crate::api::grpc::{convert, status};
 use crate::event::{Filter, Log};
 use crate::store::{Query, SnapshotChoice, Store, StreamPage, StreamQuery};
 
-fn log(tenant_id: String, topic: String) -> Result<Log, Status> {
-    Log::new(tenant_id, topic).map_err(status::invalid)
-}
-
 pub async fn get_event(store: &Store, request: GetEventRequest) -> Result<Event, Status> {
     let GetEventRequest { tenant_id, topic, id } = request;
-    let log = log(tenant_id, topic)?;
+    let log = convert::log(tenant_id, topic)?;
     let event = store.event(&log, &id).await.map_err(status::status)?;
     let event = event.ok_or_else(|| Status::unknown(format!("unable to find event {id:?}")))?;
     Ok(convert::event(&log, event))
@@ -24,12 +20,12 @@ pub async fn get_event(store: &Store, request: GetEventRequest) -> Result<Event,
 
 pub async fn get_last_event(store: &Store, request: GetLastEventRequest) -> Result<Event, Status> {
     let GetLastEventRequest { tenant_id, topic } = request;
-    last(store, log(tenant_id, topic)?, &[], "unable to find last event").await
+    last(store, convert::log(tenant_id, topic)?, &[], "unable to find last event").await
 }
 
 pub async fn get_last_event_by_types(store: &Store, request: GetLastEventByTypesRequest) -> Result<Event, Status> {
     let GetLastEventByTypesRequest { tenant_id, topic, types } = request;
-    last(store, log(tenant_id, topic)?, &types, "unable to find last event by types").await
+    last(store, convert::log(tenant_id, topic)?, &types, "unable to find last event by types").await
 }
 
 /// Clients look for the words of `none`.
@@ -40,7 +36,7 @@ async fn last(store: &Store, log: Log, types: &[String], none: &'static str) -> 
 
 pub async fn paginate_events(store: &Store, request: PaginateEventsRequest) -> Result<PaginateEventsResponse, Status> {
     let PaginateEventsRequest { tenant_id, topic, types, page, per_page } = request;
-    let events = page_of(store, log(tenant_id, topic)?, Filter::types(types), 1, (page, per_page)).await?;
+    let events = page_of(store, convert::log(tenant_id, topic)?, Filter::types(types), 1, (page, per_page)).await?;
     Ok(PaginateEventsResponse { events })
 }
 
@@ -49,7 +45,7 @@ pub async fn paginate_events_after_event_id(
     request: PaginateEventsAfterEventIdRequest,
 ) -> Result<PaginateEventsAfterEventIdResponse, Status> {
     let PaginateEventsAfterEventIdRequest { tenant_id, topic, types, event_id, page, per_page } = request;
-    let log = log(tenant_id, topic)?;
+    let log = convert::log(tenant_id, topic)?;
     let from = after(store, &log, &event_id).await?;
     let events = page_of(store, log, Filter::types(types), from, (page, per_page)).await?;
     Ok(PaginateEventsAfterEventIdResponse { events })
@@ -57,7 +53,7 @@ pub async fn paginate_events_after_event_id(
 
 pub async fn is_stream_empty(store: &Store, request: IsStreamEmptyRequest) -> Result<IsStreamEmptyResponse, Status> {
     let IsStreamEmptyRequest { tenant_id, topic, stream } = request;
-    let events = page_of(store, log(tenant_id, topic)?, Filter::Stream(stream), 1, (0, 1)).await?;
+    let events = page_of(store, convert::log(tenant_id, topic)?, Filter::Stream(stream), 1, (0, 1)).await?;
     Ok(IsStreamEmptyResponse { is_empty: events.is_empty() })
 }
 
@@ -104,7 +100,7 @@ pub async fn paginate_stream_after_event_id(
         snapshot_event_id,
         do_not_use_snapshots,
     } = request;
-    let log = log(tenant_id, topic)?;
+    let log = convert::log(tenant_id, topic)?;
     let from = after(store, &log, &event_id).await?;
     let snapshot = snapshot_choice(snapshot_event_id, do_not_use_snapshots, page);
     let query = StreamQuery { stream, from, page, per_page, deployment_id, snapshot };

@@ -43,7 +43,7 @@ pub async fn create_stream_snapshot(
     request: CreateStreamSnapshotRequest,
 ) -> Result<CreateStreamSnapshotResponse, Status> {
     let CreateStreamSnapshotRequest { tenant_id, topic, stream, last_snapshotted_event_id, snapshot_event } = request;
-    let log = Log::new(tenant_id, topic).map_err(status::invalid)?;
+    let log = convert::log(tenant_id, topic)?;
     let snapshot = snapshot_event.ok_or_else(|| Status::unknown("there is no snapshot event"))?;
     let snapshot = convert::new_event(snapshot).map_err(status::invalid)?;
     store.create_snapshot(&log, &stream, &last_snapshotted_event_id, snapshot).await.map_err(status::status)?;
@@ -55,7 +55,7 @@ pub async fn introduce_gdpr_on_event_field(
     request: IntroduceGdprOnEventFieldRequest,
 ) -> Result<IntroduceGdprOnEventFieldResponse, Status> {
     let IntroduceGdprOnEventFieldRequest { tenant_id, topic, event_id, field_name, default_value } = request;
-    let log = Log::new(tenant_id, topic).map_err(status::invalid)?;
+    let log = convert::log(tenant_id, topic)?;
     let default = convert::default_of(&default_value);
     store.introduce_gdpr(&log, &event_id, &field_name, default).await.map_err(status::status)?;
     Ok(IntroduceGdprOnEventFieldResponse {})
@@ -63,7 +63,7 @@ pub async fn introduce_gdpr_on_event_field(
 
 pub async fn invalidate_gdpr(store: &Store, request: InvalidateGdprRequest) -> Result<InvalidateGdprResponse, Status> {
     let InvalidateGdprRequest { tenant_id, topic, gdpr_id } = request;
-    let log = Log::new(tenant_id, topic).map_err(status::invalid)?;
+    let log = convert::log(tenant_id, topic)?;
     store.invalidate_gdpr(&log, &gdpr_id).await.map_err(status::status)?;
     Ok(InvalidateGdprResponse {})
 }

@@ -216,6 +216,7 @@ impl Courier {
         } else if retry {
             self.refused(position, subscriber.number, &error, subscribers);
         } else {
+            metrics::counter!("coldstream_events_erroneous_total").increment(1);
             outcomes.erroneous.push((position, error));
         }
     }
@@ -223,6 +224,7 @@ impl Courier {
     /// Another subscriber is asked first, and all of them again after a while.
     fn refused(&mut self, position: i64, number: u64, error: &str, subscribers: &[Arc<Subscriber>]) {
         let Some(item) = self.window.get(position) else { return };
+        metrics::counter!("coldstream_events_refused_total").increment(1);
         item.retry_number += 1;
         item.refused_by.insert(number);
         let may_take = |subscriber: &&Arc<Subscriber>| {
@@ -240,6 +242,7 @@ impl Courier {
         self.hand_over = Some((position, back_off));
         if rounds == PANIC_ROUNDS {
             let reason = format!("no subscriber of the group could handle an event of {}: {error}", self.log);
+            metrics::counter!("coldstream_panics_total").increment(1);
             self.session.panic(&self.turn.group, &self.log, &reason);
         }
     }
@@ -376,6 +379,7 @@ impl Courier {
             }
             event = match subscriber.send(&self.log, event, retry_number) {
                 Ok(()) => {
+                    metrics::counter!("coldstream_events_delivered_total").increment(1);
                     self.window.sent(position, subscriber.number);
                     return Ok(Offer::Sent);
                 }
