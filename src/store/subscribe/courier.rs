@@ -66,7 +66,7 @@ pub struct Courier {
     subscribers: watch::Receiver<Vec<Arc<Subscriber>>>,
     inbox: mpsc::Receiver<Ack>,
     wake: Arc<Wake>,
-    reading: Option<BoxFuture<'static, Result<Page, Error>>>,
+    reading: Option<Reading>,
     read_limit: i64,
     read_retry_at: Option<Instant>,
     /// Everything was read that there was.
@@ -78,6 +78,13 @@ pub struct Courier {
     /// Another replica may have a subscriber for what nobody here takes.
     hand_over: Option<(i64, Duration)>,
     held_until: Option<Instant>,
+}
+
+/// A read that is under way: from where on, and how many events at most, as it was when it began.
+struct Reading {
+    from: i64,
+    limit: i64,
+    page: BoxFuture<'static, Result<Page, Error>>,
 }
 
 /// What became of an offer.
@@ -159,7 +166,7 @@ impl Courier {
                 self.failed_reading(error);
                 self.wake.resends.store(true, Ordering::Release);
             }
-            self.read_ahead();
+            self.read_ahead(&subscribers);
             if !self.session.is_live() {
                 return End::Lost;
             }
@@ -249,9 +256,11 @@ impl Courier {
     }
 
     /// Begins to read the next events, if there is room for them.
-    fn read_ahead(&mut self) {
+    fn read_ahead(&mut self, subscribers: &[Arc<Subscriber>]) {
         let now = Instant::now();
-        let is_put_off = self.is_trimmed && !self.window.is_empty();
+        // Other streams go on while one takes long.
+        let is_free = self.turn.group.is_parallel && subscribers.iter().any(|subscriber| self.has_room(subscriber));
+        let is_put_off = self.is_trimmed && !self.window.is_empty() && !is_free;
         if is_put_off || self.reading.is_some() || self.read_retry_at.is_some_and(|at| at > now) {
             return;
         }
@@ -267,15 +276,19 @@ impl Courier {
             let _permit = store.subscriptions.read_permit().await;
             store.read_within(&log, &Query { filter: Filter::All, from, skip: 0, limit }, READ_BYTES_MAX).await
         };
-        self.reading = Some(read.boxed());
+        self.reading = Some(Reading { from, limit, page: read.boxed() });
     }
 
     fn has_read(&mut self, page: Result<Page, Error>) {
+        // What there is room for now may be another thing than what was asked for.
+        let Some(Reading { from, limit, .. }) = self.reading.take() else { return };
+        if self.turn.group.is_parallel {
+            self.is_trimmed = false;
+        }
         let page = match page {
             Ok(page) => page,
             Err(error) => return self.failed_reading(error),
         };
-        let (from, limit) = self.window.wants(self.read_limit);
         self.is_at_end = !page.is_cut && (page.events.len() as i64) < limit;
         let end = match page.events.last() {
             Some(last) if !self.is_at_end => last.position + 1,
@@ -288,6 +301,10 @@ impl Courier {
             (item.retry_number, item.rounds) = (self.refusal.retry_number, self.refusal.rounds);
             self.refusal = Refusal::default();
         }
+    }
+
+    fn has_room(&self, subscriber: &Subscriber) -> bool {
+        self.window.in_flight_on(subscriber.number).len() < subscriber.in_flight_max()
     }
 
     fn failed_reading(&mut self, error: Error) {
@@ -342,7 +359,9 @@ impl Courier {
         }
         let count = able.len();
         able.rotate_left(position as usize % count);
-        let retry_number = item.retry_number;
+        let (retry_number, now) = (item.retry_number, Instant::now());
+        able.retain(|subscriber| self.has_room(subscriber) && subscriber.ready_at <= now);
+        let Some(item) = self.window.get(position).filter(|_| !able.is_empty()) else { return Ok(Offer::Later) };
         let mut event = match item.event.take() {
             Some(event) => event,
             None => match self.session.store.event_at(&self.log, position).await? {
@@ -354,11 +373,9 @@ impl Courier {
                 }
             },
         };
-        let now = Instant::now();
         for subscriber in able {
-            let has_room = self.window.in_flight_on(subscriber.number).len() < subscriber.in_flight_max();
-            if !has_room || subscriber.ready_at > now || !self.session.is_live() {
-                continue;
+            if !self.session.is_live() {
+                break;
             }
             event = match subscriber.send(&self.log, event, retry_number) {
                 Ok(()) => {
@@ -419,22 +436,22 @@ impl Courier {
         };
         let page = async {
             match reading {
-                Some(reading) => reading.await,
+                Some(reading) => (&mut reading.page).await,
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
             ack = inbox.recv() => return ack,
             _ = group.changed() => {}
-            page = page => {
-                self.reading = None;
-                self.has_read(page);
-            }
+            page = page => self.has_read(page),
             () = wake.notify.notified() => {}
             () = alarm => {
                 if trim_at.is_some_and(|at| at <= Instant::now()) {
-                    self.window.trim();
-                    (self.is_trimmed, self.is_at_end) = (true, false);
+                    self.is_trimmed = true;
+                    if self.window.trim() {
+                        // What is being read does not follow upon what is left.
+                        (self.reading, self.is_at_end) = (None, false);
+                    }
                 }
             }
             () = room => {}
