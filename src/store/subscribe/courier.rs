@@ -134,8 +134,16 @@ impl Courier {
                 subscribers.iter().filter(has_in_flight).for_each(|subscriber| subscriber.close());
             }
             if self.session.rest(&self.turn, end) {
-                return;
+                return self.count_last_acks().await;
             }
+        }
+    }
+
+    /// Nothing is in flight any more: what came since the courier looked last are acks of broadcasts.
+    async fn count_last_acks(mut self) {
+        self.inbox.close();
+        while let Some(ack) = self.inbox.recv().await {
+            ack.subscriber.acked_nothing(&self.log);
         }
     }
 
