@@ -126,6 +126,28 @@ pub async fn take_progress(
     rows.iter().map(|row| from_row(row, replica_id)).collect()
 }
 
+/// Of these topics, what other live replicas own.
+pub async fn owned_by_others(
+    connection: &mut PgConnection,
+    replica_id: Uuid,
+    topic_ids: &[i64],
+) -> Result<Vec<(Group, i64)>, Error> {
+    let rows = sqlx::query(
+        "SELECT progress.group_name, progress.is_parallel, progress.topic_id
+         FROM group_progress AS progress JOIN replicas ON replicas.id = progress.owner
+         WHERE progress.topic_id = ANY($2) AND progress.owner <> $1 AND replicas.expires_at > clock_timestamp()",
+    )
+    .bind(replica_id)
+    .bind(topic_ids)
+    .fetch_all(connection)
+    .await?;
+    let owned = rows.iter().map(|row| {
+        let group = Group { name: row.try_get("group_name")?, is_parallel: row.try_get("is_parallel")? };
+        Ok((group, row.try_get("topic_id")?))
+    });
+    owned.collect()
+}
+
 /// What a replica owns and has something to deliver.
 pub async fn pending_progress(connection: &mut PgConnection, replica_id: Uuid) -> Result<Vec<Taken>, Error> {
     let rows = sqlx::query(
