@@ -293,17 +293,17 @@ pub async fn unhandled(
 pub async fn delete_consumed(
     connection: &mut PgConnection,
     topic_id: i64,
-    is_parallel: bool,
-    group_names: &[String],
+    groups: &[Group],
 ) -> Result<i64, Error> {
     let deleted = sqlx::query(
         "DELETE FROM events
          WHERE topic_id = $1
            AND position <= (
                SELECT min(coalesce(progress.position, 0))
-               FROM unnest($3::text[]) AS required (group_name)
+               FROM unnest($2::text[], $3::boolean[]) AS required (group_name, is_parallel)
                LEFT JOIN group_progress AS progress
-                 ON progress.group_name = required.group_name AND progress.is_parallel = $2 AND progress.topic_id = $1
+                 ON progress.group_name = required.group_name AND progress.is_parallel = required.is_parallel
+                AND progress.topic_id = $1
            )
            AND NOT EXISTS (SELECT FROM erroneous_events AS erroneous
                            WHERE erroneous.topic_id = $1 AND erroneous.position = events.position)
@@ -311,8 +311,8 @@ pub async fn delete_consumed(
                            WHERE resends.topic_id = $1 AND resends.position = events.position)",
     )
     .bind(topic_id)
-    .bind(is_parallel)
-    .bind(group_names)
+    .bind(groups.iter().map(|group| group.name.as_str()).collect::<Vec<_>>())
+    .bind(groups.iter().map(|group| group.is_parallel).collect::<Vec<_>>())
     .execute(connection)
     .await?;
     Ok(deleted.rows_affected() as i64)
