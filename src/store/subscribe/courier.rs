@@ -281,8 +281,7 @@ impl Courier {
         }
         let (store, log) = (Arc::clone(&self.session.store), self.log.clone());
         let read = async move {
-            let _permit = store.subscriptions.read_permit().await;
-            store.read_within(&log, &Query { filter: Filter::All, from, skip: 0, limit }, READ_BYTES_MAX).await
+            store.read_in_turn(&log, &Query { filter: Filter::All, from, skip: 0, limit }, READ_BYTES_MAX).await
         };
         self.reading = Some(Reading { from, limit, page: read.boxed() });
     }

@@ -124,9 +124,8 @@ impl Store {
 
     /// The event at a position, as it is read now. `None` if it was deleted.
     pub(super) async fn event_at(&self, log: &Log, position: i64) -> Result<Option<Event>, Error> {
-        let _permit = self.subscriptions.read_permit().await;
         let query = Query { filter: Filter::All, from: position, skip: 0, limit: 1 };
-        let event = self.read(log, &query).await?.events.pop();
+        let event = self.read_in_turn(log, &query, i64::MAX).await?.events.pop();
         Ok(event.filter(|event| event.position == position))
     }
 
