@@ -126,6 +126,28 @@ pub async fn take_progress(
     rows.iter().map(|row| from_row(row, replica_id)).collect()
 }
 
+/// Of these topics, what other live replicas own.
+pub async fn owned_by_others(
+    connection: &mut PgConnection,
+    replica_id: Uuid,
+    topic_ids: &[i64],
+) -> Result<Vec<(Group, i64)>, Error> {
+    let rows = sqlx::query(
+        "SELECT progress.group_name, progress.is_parallel, progress.topic_id
+         FROM group_progress AS progress JOIN replicas ON replicas.id = progress.owner
+         WHERE progress.topic_id = ANY($2) AND progress.owner <> $1 AND replicas.expires_at > clock_timestamp()",
+    )
+    .bind(replica_id)
+    .bind(topic_ids)
+    .fetch_all(connection)
+    .await?;
+    let owned = rows.iter().map(|row| {
+        let group = Group { name: row.try_get("group_name")?, is_parallel: row.try_get("is_parallel")? };
+        Ok((group, row.try_get("topic_id")?))
+    });
+    owned.collect()
+}
+
 /// What a replica owns and has something to deliver.
 pub async fn pending_progress(connection: &mut PgConnection, replica_id: Uuid) -> Result<Vec<Taken>, Error> {
     let rows = sqlx::query(
@@ -276,20 +298,16 @@ pub async fn unhandled(
 
 /// Deletes the events of a log that every one of these groups has handled, and says how many there were. One that a
 /// group could not handle stays: it can be sent again.
-pub async fn delete_consumed(
-    connection: &mut PgConnection,
-    topic_id: i64,
-    is_parallel: bool,
-    group_names: &[String],
-) -> Result<i64, Error> {
+pub async fn delete_consumed(connection: &mut PgConnection, topic_id: i64, groups: &[Group]) -> Result<i64, Error> {
     let deleted = sqlx::query(
         "DELETE FROM events
          WHERE topic_id = $1
            AND position <= (
                SELECT min(coalesce(progress.position, 0))
-               FROM unnest($3::text[]) AS required (group_name)
+               FROM unnest($2::text[], $3::boolean[]) AS required (group_name, is_parallel)
                LEFT JOIN group_progress AS progress
-                 ON progress.group_name = required.group_name AND progress.is_parallel = $2 AND progress.topic_id = $1
+                 ON progress.group_name = required.group_name AND progress.is_parallel = required.is_parallel
+                AND progress.topic_id = $1
            )
            AND NOT EXISTS (SELECT FROM erroneous_events AS erroneous
                            WHERE erroneous.topic_id = $1 AND erroneous.position = events.position)
@@ -297,8 +315,8 @@ pub async fn delete_consumed(
                            WHERE resends.topic_id = $1 AND resends.position = events.position)",
     )
     .bind(topic_id)
-    .bind(is_parallel)
-    .bind(group_names)
+    .bind(groups.iter().map(|group| group.name.as_str()).collect::<Vec<_>>())
+    .bind(groups.iter().map(|group| group.is_parallel).collect::<Vec<_>>())
     .execute(connection)
     .await?;
     Ok(deleted.rows_affected() as i64)

@@ -40,8 +40,8 @@ pub use events::{
     table_bytes,
 };
 pub use groups::{
-    Group, Progress, Refusal, Taken, Turn, Wanted, delete_consumed, hand_over, handled_position, pending_progress,
-    release_all, release_progress, take_progress, unhandled, update_progress,
+    Group, Progress, Refusal, Taken, Turn, Wanted, delete_consumed, hand_over, handled_position, owned_by_others,
+    pending_progress, release_all, release_progress, take_progress, unhandled, update_progress,
 };
 pub use intents::{
     Intent, UploadedFacts, complete_intent, delete_intent, has_intents, has_unfinished, insert_intent,

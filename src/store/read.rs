@@ -78,7 +78,13 @@ impl Store {
         let (from, skip, limit) = (query.from.max(1), query.skip.max(0), query.limit.max(0));
         let query = self.anchored(log, Query { filter: query.filter.clone(), from, skip, limit }).await?;
         let bytes_max = if query.skip > 0 { i64::MAX } else { bytes_max };
-        self.while_stale(log, || self.try_read(log, &query, bytes_max).boxed()).await
+        self.while_stale(log, || self.try_read(log, &query, bytes_max, false).boxed()).await
+    }
+
+    /// As couriers read, who are many: a few at once, those that need archives apart from those that do not. Nothing is
+    /// passed over.
+    pub(super) async fn read_in_turn(&self, log: &Log, query: &Query, bytes_max: i64) -> Result<Page, Error> {
+        self.while_stale(log, || self.try_read(log, query, bytes_max, true).boxed()).await
     }
 
     /// Begins a read anew while objects are not the ones that its snapshot knew: until the catalog and the object
@@ -102,7 +108,8 @@ impl Store {
         }
     }
 
-    async fn try_read(&self, log: &Log, query: &Query, bytes_max: i64) -> Result<Page, Interrupted> {
+    async fn try_read(&self, log: &Log, query: &Query, bytes_max: i64, is_in_turn: bool) -> Result<Page, Interrupted> {
+        let turn = if is_in_turn { Some(self.subscriptions.read_permit().await) } else { None };
         let mut snapshot = self.database.snapshot().await.map_err(Error::from)?;
         let Some(topic) = database::find_topic(&mut snapshot, log).await.map_err(Error::from)? else {
             return Ok(Page { events: Vec::new(), head_position: 0, is_cut: false });
@@ -110,6 +117,10 @@ impl Store {
         let head_position = topic.head_position;
         let plan = self.plan(&mut snapshot, topic, query, bytes_max).await?;
         drop(snapshot);
+        drop(turn);
+        let is_archived = !plan.members.is_empty();
+        let _turn =
+            if is_in_turn && is_archived { Some(self.subscriptions.archived_read_permit().await) } else { None };
         let (events, is_cut) = self.carry_out(plan, query, bytes_max).await?;
         Ok(Page { events, head_position, is_cut })
     }

@@ -67,7 +67,7 @@ pub struct Courier {
     subscribers: watch::Receiver<Vec<Arc<Subscriber>>>,
     inbox: mpsc::Receiver<Ack>,
     wake: Arc<Wake>,
-    reading: Option<BoxFuture<'static, Read>>,
+    reading: Option<Reading>,
     read_limit: i64,
     read_retry_at: Option<Instant>,
     /// Everything was read that there was.
@@ -81,11 +81,11 @@ pub struct Courier {
     held_until: Option<Instant>,
 }
 
-/// What was asked for, and what came.
-struct Read {
+/// A read that is under way: from where on, and how many events at most, as it was when it began.
+struct Reading {
     from: i64,
     limit: i64,
-    page: Result<Page, Error>,
+    page: BoxFuture<'static, Result<Page, Error>>,
 }
 
 /// What became of an offer.
@@ -135,8 +135,16 @@ impl Courier {
                 subscribers.iter().filter(has_in_flight).for_each(|subscriber| subscriber.close());
             }
             if self.session.rest(&self.turn, end) {
-                return;
+                return self.count_last_acks().await;
             }
+        }
+    }
+
+    /// Nothing is in flight any more: what came since the courier looked last are acks of broadcasts.
+    async fn count_last_acks(mut self) {
+        self.inbox.close();
+        while let Some(ack) = self.inbox.recv().await {
+            ack.subscriber.acked_nothing(&self.log, &ack.stream);
         }
     }
 
@@ -167,7 +175,7 @@ impl Courier {
                 self.failed_reading(error);
                 self.wake.resends.store(true, Ordering::Release);
             }
-            self.read_ahead();
+            self.read_ahead(&subscribers);
             if !self.session.is_live() {
                 return End::Lost;
             }
@@ -262,9 +270,11 @@ impl Courier {
     }
 
     /// Begins to read the next events, if there is room for them.
-    fn read_ahead(&mut self) {
+    fn read_ahead(&mut self, subscribers: &[Arc<Subscriber>]) {
         let now = Instant::now();
-        let is_put_off = self.is_trimmed && !self.window.is_empty();
+        // Other streams go on while one takes long.
+        let is_free = self.turn.group.is_parallel && subscribers.iter().any(|subscriber| self.has_room(subscriber));
+        let is_put_off = self.is_trimmed && !self.window.is_empty() && !is_free;
         if is_put_off || self.reading.is_some() || self.read_retry_at.is_some_and(|at| at > now) {
             return;
         }
@@ -277,22 +287,21 @@ impl Courier {
         }
         let (store, log) = (Arc::clone(&self.session.store), self.log.clone());
         let read = async move {
-            let _permit = store.subscriptions.read_permit().await;
-            let query = Query { filter: Filter::All, from, skip: 0, limit };
-            Read { from, limit, page: store.read_within(&log, &query, READ_BYTES_MAX).await }
+            store.read_in_turn(&log, &Query { filter: Filter::All, from, skip: 0, limit }, READ_BYTES_MAX).await
         };
-        self.reading = Some(read.boxed());
+        self.reading = Some(Reading { from, limit, page: read.boxed() });
     }
 
-    fn has_read(&mut self, Read { from, limit, page }: Read) {
+    fn has_read(&mut self, page: Result<Page, Error>) {
+        // What there is room for now may be another thing than what was asked for.
+        let Some(Reading { from, limit, .. }) = self.reading.take() else { return };
+        if self.turn.group.is_parallel {
+            self.is_trimmed = false;
+        }
         let page = match page {
             Ok(page) => page,
             Err(error) => return self.failed_reading(error),
         };
-        // What lies before it was forgotten meanwhile, and is read first.
-        if from != self.window.next() {
-            return;
-        }
         self.is_at_end = !page.is_cut && (page.events.len() as i64) < limit;
         let end = match page.events.last() {
             Some(last) if !self.is_at_end => last.position + 1,
@@ -305,6 +314,10 @@ impl Courier {
             (item.retry_number, item.rounds) = (self.refusal.retry_number, self.refusal.rounds);
             self.refusal = Refusal::default();
         }
+    }
+
+    fn has_room(&self, subscriber: &Subscriber) -> bool {
+        self.window.in_flight_on(subscriber.number).len() < subscriber.in_flight_max()
     }
 
     fn failed_reading(&mut self, error: Error) {
@@ -359,7 +372,9 @@ impl Courier {
         }
         let count = able.len();
         able.rotate_left(position as usize % count);
-        let retry_number = item.retry_number;
+        let (retry_number, now) = (item.retry_number, Instant::now());
+        able.retain(|subscriber| self.has_room(subscriber) && subscriber.ready_at <= now);
+        let Some(item) = self.window.get(position).filter(|_| !able.is_empty()) else { return Ok(Offer::Later) };
         let mut event = match item.event.take() {
             Some(event) => event,
             None => match self.session.store.event_at(&self.log, position).await? {
@@ -371,11 +386,9 @@ impl Courier {
                 }
             },
         };
-        let now = Instant::now();
         for subscriber in able {
-            let has_room = self.window.in_flight_on(subscriber.number).len() < subscriber.in_flight_max();
-            if !has_room || subscriber.ready_at > now || !self.session.is_live() {
-                continue;
+            if !self.session.is_live() {
+                break;
             }
             event = match subscriber.send(&self.log, event, retry_number) {
                 Ok(()) => {
@@ -431,24 +444,24 @@ impl Courier {
                 }
             }
         };
-        let read = async {
+        let page = async {
             match reading {
-                Some(reading) => reading.await,
+                Some(reading) => (&mut reading.page).await,
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
             ack = inbox.recv() => return ack,
             _ = group.changed() => {}
-            read = read => {
-                self.reading = None;
-                self.has_read(read);
-            }
+            page = page => self.has_read(page),
             () = wake.notify.notified() => {}
             () = alarm => {
                 if trim_at.is_some_and(|at| at <= Instant::now()) {
-                    self.window.trim();
-                    (self.is_trimmed, self.is_at_end) = (true, false);
+                    self.is_trimmed = true;
+                    if self.window.trim() {
+                        // What is being read does not follow upon what is left.
+                        (self.reading, self.is_at_end) = (None, false);
+                    }
                 }
             }
             () = room => {}

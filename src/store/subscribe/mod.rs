@@ -42,6 +42,8 @@ pub use subscriber::{Deliveries, Delivery, Subscribing};
 /// itself, or what was acked would wait behind what ten thousand topics have to be read.
 const READS_MAX: usize = 4;
 const WRITES_MAX: usize = 4;
+/// Couriers that wait for S3 at once, without a connection: those of hot events do not wait behind them.
+const ARCHIVED_READS_MAX: usize = 4;
 /// Publishers do not wait for Postgres' notifications, which would make their commits queue up: what they published
 /// meanwhile is told in one word.
 const WORD_INTERVAL: Duration = Duration::from_millis(3);
@@ -68,6 +70,7 @@ pub struct Subscriptions {
     process_id: Uuid,
     reads: Semaphore,
     writes: Semaphore,
+    archived_reads: Semaphore,
     /// Signals that progress was written down.
     progressed: Notify,
     /// Topics that were published to, and that other replicas have not been told of.
@@ -95,6 +98,7 @@ impl Subscriptions {
             process_id: Uuid::now_v7(),
             reads: Semaphore::new(READS_MAX),
             writes: Semaphore::new(WRITES_MAX),
+            archived_reads: Semaphore::new(ARCHIVED_READS_MAX),
             progressed: Notify::new(),
             untold: Mutex::default(),
         }
@@ -104,8 +108,12 @@ impl Subscriptions {
         self.current.lock().unwrap_or_else(PoisonError::into_inner).session.clone()
     }
 
-    async fn read_permit(&self) -> SemaphorePermit<'_> {
+    pub(super) async fn read_permit(&self) -> SemaphorePermit<'_> {
         self.reads.acquire().await.expect("it is never closed")
+    }
+
+    pub(super) async fn archived_read_permit(&self) -> SemaphorePermit<'_> {
+        self.archived_reads.acquire().await.expect("it is never closed")
     }
 
     async fn write_permit(&self) -> SemaphorePermit<'_> {

@@ -1,5 +1,6 @@
 //! Writing down what became of events: one transaction, which the owner's epoch has to allow.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::database::{self, Group, Turn};
@@ -96,21 +97,26 @@ impl Store {
     /// is when the next event is handled.
     pub(super) async fn delete_consumed(&self, turn: &Turn, log: &Log) {
         let required = &self.settings.subscribing.required_groups;
-        let required = if turn.group.is_parallel { &required.parallel } else { &required.normal };
-        let Some(groups) = required.get(log.topic()).filter(|groups| groups.contains(&turn.group.name)) else { return };
-        if let Err(error) = self.try_delete_consumed(turn, groups).await {
+        let of_mode = |is_parallel: bool, topics: &BTreeMap<String, Vec<String>>| {
+            let names = topics.get(log.topic()).cloned().unwrap_or_default();
+            names.into_iter().map(move |name| Group { name, is_parallel })
+        };
+        let groups: Vec<Group> = of_mode(false, &required.normal).chain(of_mode(true, &required.parallel)).collect();
+        if !groups.contains(&turn.group) {
+            return;
+        }
+        if let Err(error) = self.try_delete_consumed(turn.topic_id, &groups).await {
             tracing::warn!(%error, %log, "consumed events were not deleted and will be");
         }
     }
 
     /// Rows first, the topic last, as the archiver does.
-    async fn try_delete_consumed(&self, turn: &Turn, groups: &[String]) -> Result<(), Error> {
+    async fn try_delete_consumed(&self, topic_id: i64, groups: &[Group]) -> Result<(), Error> {
         let _permit = self.subscriptions.write_permit().await;
         let mut transaction = self.database.begin().await?;
-        let parallel = turn.group.is_parallel;
-        let count = database::delete_consumed(&mut transaction, turn.topic_id, parallel, groups).await?;
+        let count = database::delete_consumed(&mut transaction, topic_id, groups).await?;
         if count > 0 {
-            database::add_deleted(&mut transaction, turn.topic_id, count).await?;
+            database::add_deleted(&mut transaction, topic_id, count).await?;
             database::commit(transaction).await?;
         }
         Ok(())
@@ -118,9 +124,8 @@ impl Store {
 
     /// The event at a position, as it is read now. `None` if it was deleted.
     pub(super) async fn event_at(&self, log: &Log, position: i64) -> Result<Option<Event>, Error> {
-        let _permit = self.subscriptions.read_permit().await;
         let query = Query { filter: Filter::All, from: position, skip: 0, limit: 1 };
-        let event = self.read(log, &query).await?.events.pop();
+        let event = self.read_in_turn(log, &query, i64::MAX).await?.events.pop();
         Ok(event.filter(|event| event.position == position))
     }
 

@@ -49,6 +49,8 @@ struct State {
 #[derive(Default)]
 pub(super) struct Errands {
     pub looks_everywhere: bool,
+    /// Something that is owned may have been left without a courier.
+    pub looks_at_own: bool,
     pub look_at: BTreeSet<i64>,
     pub releases: Vec<(Turn, Refusal)>,
     pub hand_overs: Vec<(Turn, Refusal, Duration)>,
@@ -216,10 +218,11 @@ impl Session {
     }
 
     /// What others own, somebody may have given up.
-    pub fn look_everywhere(&self) {
+    pub fn look_everywhere(&self, at_own: bool) {
         let mut state = self.state();
         state.groups.values_mut().for_each(|members| members.elsewhere.clear());
         state.errands.looks_everywhere = true;
+        state.errands.looks_at_own |= at_own;
         drop(state);
         self.errand.notify_one();
     }
@@ -244,6 +247,12 @@ impl Session {
         let mut guard = self.state();
         let State { groups, topic_ids, errands } = &mut *guard;
         for Taken { turn, log, progress, refusal, has_resends } in taken {
+            // What is about to be given up is not begun anew.
+            let is_given_up = errands.releases.iter().any(|(other, _)| *other == turn)
+                || errands.hand_overs.iter().any(|(other, ..)| *other == turn);
+            if is_given_up {
+                continue;
+            }
             let members = groups.get_mut(&turn.group).filter(|members| members.covers(&log));
             let Some(members) = members else {
                 errands.releases.push((turn, refusal));
@@ -258,11 +267,16 @@ impl Session {
         }
     }
 
-    /// Nothing that is wanted of these topics could be taken, unless it is owned here.
-    pub(super) fn remember_elsewhere(&self, topic_ids: &[i64]) {
-        for members in self.state().groups.values_mut() {
-            let others = topic_ids.iter().filter(|topic_id| !members.owned.contains_key(topic_id));
-            members.elsewhere.extend(others.copied().collect::<Vec<_>>());
+    /// What other replicas own, unless somebody has said since that it may have been given up.
+    pub(super) fn remember_elsewhere(&self, owned: Vec<(Group, i64)>) {
+        let mut state = self.state();
+        if state.errands.looks_everywhere {
+            return;
+        }
+        for (group, topic_id) in owned {
+            if let Some(members) = state.groups.get_mut(&group) {
+                members.elsewhere.insert(topic_id);
+            }
         }
     }
 
@@ -305,9 +319,10 @@ impl Session {
 
     /// What could not be done is done the next time.
     pub(super) fn put_back(&self, errands: Errands) {
-        let Errands { looks_everywhere, look_at, releases, hand_overs } = errands;
+        let Errands { looks_everywhere, looks_at_own, look_at, releases, hand_overs } = errands;
         let mut state = self.state();
         state.errands.looks_everywhere |= looks_everywhere;
+        state.errands.looks_at_own |= looks_at_own;
         state.errands.look_at.extend(look_at);
         state.errands.releases.extend(releases);
         state.errands.hand_overs.extend(hand_overs);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::database::{self, Transaction};
+use crate::database::{self, Group, Transaction};
 use crate::store::subscribe::session::{Cause, Errands, Session};
 use crate::store::subscribe::words::Word;
 use crate::store::{Error, Store};
@@ -112,11 +112,9 @@ impl Session {
     /// One look at everything, for the whole replica.
     async fn catch_up(self: &Arc<Self>) -> Result<(), Error> {
         let mut transaction = self.store.database.begin_groups().await?;
-        let pending = database::pending_progress(&mut transaction, self.id).await?;
         database::delete_old_broadcasts(&mut transaction).await?;
         database::commit(transaction).await?;
-        self.adopt(pending);
-        self.look_everywhere();
+        self.look_everywhere(true);
         Ok(())
     }
 
@@ -126,7 +124,7 @@ impl Session {
                 topic_ids.iter().for_each(|topic_id| self.wake(*topic_id, None, Cause::Published));
             }
             Some(Word::Resent(topic_id)) => self.wake(topic_id, None, Cause::Resent),
-            Some(Word::Released) => self.look_everywhere(),
+            Some(Word::Released) => self.look_everywhere(false),
             Some(Word::Broadcast { process_id, id }) if process_id != self.store.subscriptions.process_id => {
                 let session = Arc::clone(self);
                 tokio::spawn(async move {
@@ -164,7 +162,7 @@ impl Session {
                 () = self.errand.notified() => {}
                 () = again => {
                     look_again.pop_first();
-                    self.look_everywhere();
+                    self.look_everywhere(false);
                 }
             }
             // Nothing can be taken before there is a lease; the first beat comes with a word.
@@ -172,8 +170,11 @@ impl Session {
                 continue;
             }
             let errands = self.errands();
-            look_again.extend(errands.hand_overs.iter().map(|(_, _, wait)| Instant::now() + *wait));
-            if let Err((error, left)) = self.do_errands(errands).await {
+            let waits: Vec<Duration> = errands.hand_overs.iter().map(|(_, _, wait)| *wait).collect();
+            let done = self.do_errands(errands).await;
+            // Counted from when they were handed over, not from before.
+            look_again.extend(waits.into_iter().map(|wait| Instant::now() + wait));
+            if let Err((error, left)) = done {
                 tracing::warn!(%error, "what a replica owns was not changed and will be");
                 self.put_back(left);
                 tokio::time::sleep(RETRY_INTERVAL).await;
@@ -188,6 +189,12 @@ impl Session {
         }
         errands.releases.clear();
         errands.hand_overs.clear();
+        if std::mem::take(&mut errands.looks_at_own) {
+            match self.store.pending(self.id).await {
+                Ok(pending) => self.adopt(pending),
+                Err(error) => return Err((error, Errands { looks_at_own: true, ..errands })),
+            }
+        }
         if !errands.looks_everywhere && errands.look_at.is_empty() {
             return Ok(());
         }
@@ -195,9 +202,9 @@ impl Session {
             (!errands.looks_everywhere).then(|| errands.look_at.iter().copied().collect());
         let wanted = self.wanted();
         match self.store.take(self.id, &wanted, topic_ids.as_deref()).await {
-            Ok(taken) => {
+            Ok((taken, elsewhere)) => {
                 self.adopt(taken);
-                self.remember_elsewhere(topic_ids.as_deref().unwrap_or_default());
+                self.remember_elsewhere(elsewhere);
                 Ok(())
             }
             Err(error) => Err((error, errands)),
@@ -225,19 +232,29 @@ impl Store {
         Ok(is_held)
     }
 
+    /// What is taken, and what others own of the topics that are named.
     async fn take(
         &self,
         replica_id: Uuid,
         wanted: &[database::Wanted],
         topic_ids: Option<&[i64]>,
-    ) -> Result<Vec<database::Taken>, Error> {
+    ) -> Result<(Vec<database::Taken>, Vec<(Group, i64)>), Error> {
         if wanted.is_empty() {
-            return Ok(Vec::new());
+            return Ok((Vec::new(), Vec::new()));
         }
         let mut transaction = self.database.begin_groups().await?;
         let taken = database::take_progress(&mut transaction, replica_id, wanted, topic_ids).await?;
+        let elsewhere = match topic_ids {
+            Some(topic_ids) => database::owned_by_others(&mut transaction, replica_id, topic_ids).await?,
+            None => Vec::new(),
+        };
         database::commit(transaction).await?;
-        Ok(taken)
+        Ok((taken, elsewhere))
+    }
+
+    async fn pending(&self, replica_id: Uuid) -> Result<Vec<database::Taken>, Error> {
+        let mut transaction = self.database.begin_groups().await?;
+        Ok(database::pending_progress(&mut transaction, replica_id).await?)
     }
 
     async fn give_up(&self, errands: &Errands) -> Result<(), Error> {

@@ -80,11 +80,6 @@ impl Window {
         Window { is_parallel, items: BTreeMap::new(), handled, next: progress.position + 1 }
     }
 
-    /// Where reading goes on.
-    pub fn next(&self) -> i64 {
-        self.next
-    }
-
     /// Where reading goes on, and how many events there is room for.
     pub fn wants(&self, limit: i64) -> (i64, i64) {
         let room = match self.is_parallel {
@@ -211,8 +206,14 @@ impl Window {
         self.handled = self.handled.split_off(&(lowest + 1));
     }
 
-    /// Forgets what was read and not tried yet, so that whoever takes long costs no memory.
-    pub fn trim(&mut self) {
+    /// Forgets what was read and not tried yet, so that whoever takes long costs no memory. True if it is to be read
+    /// once more with what follows; in parallel mode, where other streams go on behind it, its place is kept, and it is
+    /// read when it is sent.
+    pub fn trim(&mut self) -> bool {
+        if self.is_parallel {
+            self.items.values_mut().for_each(|item| item.event = None);
+            return false;
+        }
         let is_untouched = |item: &Item| {
             !item.is_in_flight() && !item.is_resent && item.retry_number == 0 && item.refused_by.is_empty()
         };
@@ -220,10 +221,10 @@ impl Window {
         let from = kept.map_or(i64::MIN, |(position, _)| position + 1);
         let behind: Vec<i64> =
             self.items.range(from..).filter(|(_, item)| is_untouched(item)).map(|(position, _)| *position).collect();
-        if let Some(first) = behind.first() {
-            self.next = *first;
-        }
+        let Some(first) = behind.first() else { return false };
+        self.next = *first;
         behind.iter().for_each(|position| drop(self.items.remove(position)));
+        true
     }
 }
 
@@ -320,15 +321,20 @@ mod tests {
 
     #[test]
     fn what_was_read_ahead_can_be_forgotten() {
-        let (mut window, now) = (window(true, &["a", "b", "c", "d"]), Instant::now());
+        let (mut window, now) = (window(false, &["a", "b", "c"]), Instant::now());
         window.sent(1, 7);
-        window.sent(2, 7);
-        window.done(2);
-        window.trim();
-        assert_eq!((window.ahead(), window.wants(10)), (1, (3, 10)));
         window.get(1).unwrap().event = None;
-        window.trim();
-        assert_eq!((window.ahead(), window.progress()), (0, progress(0, &[2])));
-        assert!(window.sendable(now).is_empty());
+        assert!(window.trim());
+        assert_eq!((window.ahead(), window.wants(10), window.progress()), (0, (2, 10), progress(0, &[])));
+        assert!(!window.trim() && window.sendable(now).is_empty());
+    }
+
+    #[test]
+    fn streams_keep_their_places_when_their_events_are_forgotten() {
+        let (mut window, now) = (window(true, &["a", "a", "b"]), Instant::now());
+        window.sent(1, 7);
+        window.get(1).unwrap().event = None;
+        assert!(!window.trim());
+        assert_eq!((window.ahead(), window.wants(10), window.sendable(now)), (0, (4, 10), vec![3]));
     }
 }
