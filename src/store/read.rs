@@ -5,14 +5,14 @@
 
 use std::sync::Arc;
 
-use futures::future::{BoxFuture, FutureExt};
+use futures::future::{BoxFuture, FutureExt, TryFutureExt};
 use futures::stream::{StreamExt, TryStreamExt};
 use uuid::Uuid;
 
 use crate::bucket::{self, Member, MemberAddress};
 use crate::database::{self, MemberExtent, Topic, Transaction};
 use crate::event::{Event, Filter, Log};
-use crate::store::overlay::Overlay;
+use crate::store::overlay::Overlays;
 use crate::store::plan::{self, Extent, Seek, Segment};
 use crate::store::{ATTEMPTS, Error, Store};
 
@@ -48,7 +48,7 @@ struct Plan {
     hot: Vec<Event>,
     /// Behind the last position that is looked at.
     end: i64,
-    overlay: Overlay,
+    overlays: Overlays,
     /// Events that match and are still to be passed over.
     skip: i64,
 }
@@ -108,13 +108,7 @@ impl Store {
         }
     }
 
-    async fn try_read(
-        &self,
-        log: &Log,
-        query: &Query,
-        bytes_max: i64,
-        is_in_turn: bool,
-    ) -> Result<Page, Interrupted> {
+    async fn try_read(&self, log: &Log, query: &Query, bytes_max: i64, is_in_turn: bool) -> Result<Page, Interrupted> {
         let turn = if is_in_turn { Some(self.subscriptions.read_permit().await) } else { None };
         let mut snapshot = self.database.snapshot().await.map_err(Error::from)?;
         let Some(topic) = database::find_topic(&mut snapshot, log).await.map_err(Error::from)? else {
@@ -194,7 +188,7 @@ impl Store {
             true => Vec::new(),
             false => database::pending_edits(snapshot, topic.id, (start, end)).await?,
         };
-        Ok(Plan { topic, segments, members, hot, end, overlay: Overlay::new(edits), skip })
+        Ok(Plan { topic, segments, members, hot, end, overlays: Overlays::new(edits), skip })
     }
 
     /// Looks at whole archives first, then at the members of those that are needed.
@@ -284,7 +278,7 @@ impl Store {
         if query.limit <= 0 {
             return Ok((Vec::new(), false));
         }
-        let Plan { topic, segments, members, hot, mut end, overlay, mut skip } = plan;
+        let Plan { topic, segments, members, hot, mut end, overlays, mut skip } = plan;
         let start = query.from;
         // Boxed: the compiler cannot tell that closures over borrowed members may move between threads.
         let mut fetches: Vec<BoxFuture<_>> = Vec::with_capacity(segments.len());
@@ -295,9 +289,12 @@ impl Store {
         let mut hot = hot.into_iter().peekable();
         let (mut events, mut bytes) = (Vec::new(), 0);
         'enough: while let Some((segment_end, members)) = fetched.try_next().await? {
-            let archived = members.iter().flat_map(|member| &member.events);
-            let wanted = archived.filter(|event| (start..end).contains(&event.position));
-            let mut found: Vec<Event> = wanted.filter_map(|event| overlay.read(event, &query.filter)).collect();
+            let mut found: Vec<Event> = Vec::new();
+            for (archive_id, member) in &members {
+                let overlay = overlays.of(*archive_id);
+                let wanted = member.events.iter().filter(|event| (start..end).contains(&event.position));
+                found.extend(wanted.filter_map(|event| overlay.read(event, &query.filter)));
+            }
             found.extend(std::iter::from_fn(|| hot.next_if(|event| event.position < segment_end)));
             found.sort_by_key(|event| event.position);
             let passed = skip.min(found.len() as i64);
@@ -318,16 +315,17 @@ impl Store {
         Ok((events, is_cut))
     }
 
-    /// The members of a segment, and where it ends.
+    /// The members of a segment with their archives, and where it ends.
     async fn fetch_segment(
         &self,
         log: &Log,
         segment: &Segment,
         members: &[MemberExtent],
-    ) -> Result<(i64, Vec<Arc<Member>>), Interrupted> {
+    ) -> Result<(i64, Vec<(Uuid, Arc<Member>)>), Interrupted> {
         let mut fetches: Vec<BoxFuture<_>> = Vec::with_capacity(segment.extents.len());
         for index in &segment.extents {
-            fetches.push(self.fetch(log, &members[*index]).boxed());
+            let member = &members[*index];
+            fetches.push(self.fetch(log, member).map_ok(|fetched| (member.archive_id, fetched)).boxed());
         }
         Ok((segment.end, futures::future::try_join_all(fetches).await?))
     }
