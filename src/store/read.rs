@@ -35,6 +35,8 @@ pub struct Page {
     pub events: Vec<Event>,
     /// Where the log ended when the page was read; 0 for a log without events.
     pub head_position: i64,
+    /// Of the log when the page was read: what was edited since has a lower one than there is now.
+    pub edit_counter: i64,
     /// There may be more that matches than the page had room for, in bytes.
     pub is_cut: bool,
 }
@@ -112,9 +114,9 @@ impl Store {
         let turn = if is_in_turn { Some(self.subscriptions.read_permit().await) } else { None };
         let mut snapshot = self.database.snapshot().await.map_err(Error::from)?;
         let Some(topic) = database::find_topic(&mut snapshot, log).await.map_err(Error::from)? else {
-            return Ok(Page { events: Vec::new(), head_position: 0, is_cut: false });
+            return Ok(Page { events: Vec::new(), head_position: 0, edit_counter: 0, is_cut: false });
         };
-        let head_position = topic.head_position;
+        let (head_position, edit_counter) = (topic.head_position, topic.edit_counter);
         let plan = self.plan(&mut snapshot, topic, query, bytes_max).await?;
         drop(snapshot);
         drop(turn);
@@ -122,7 +124,7 @@ impl Store {
         let _turn =
             if is_in_turn && is_archived { Some(self.subscriptions.archived_read_permit().await) } else { None };
         let (events, is_cut) = self.carry_out(plan, query, bytes_max).await?;
-        Ok(Page { events, head_position, is_cut })
+        Ok(Page { events, head_position, edit_counter, is_cut })
     }
 
     /// Positions without gaps make a page of everything a range of positions. Any other page that begins inside a member

@@ -9,7 +9,9 @@ use coldstream::event::Log;
 
 use crate::grpc::{Scene, TENANT, TOPIC, event, ids};
 use crate::scenarios::groups::until_handled;
-use crate::support::{Fate, Gate, Kind, Program, Role, Subscriber, World, archive, import, old_event, settings, young_event};
+use crate::support::{
+    Fate, Gate, Kind, Program, Role, Subscriber, World, archive, import, old_event, settings, young_event,
+};
 
 fn in_stream(number: usize, stream: &str) -> PublishEvent {
     PublishEvent { stream: stream.into(), ..event(number) }
