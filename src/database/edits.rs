@@ -62,6 +62,7 @@ impl EditKind {
 /// A change of some events of an archive that its object does not hold yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PendingEdit {
+    pub archive_id: Uuid,
     pub first_position: i64,
     pub last_position: i64,
     pub sequence: i64,
@@ -208,6 +209,7 @@ pub async fn insert_pending_edit(
 
 fn pending_from_row(row: &PgRow) -> Result<PendingEdit, Error> {
     Ok(PendingEdit {
+        archive_id: row.try_get("archive_id")?,
         first_position: row.try_get("first_position")?,
         last_position: row.try_get("last_position")?,
         sequence: row.try_get("sequence")?,
@@ -222,7 +224,7 @@ pub async fn pending_edits(
     (start, end): (i64, i64),
 ) -> Result<Vec<PendingEdit>, Error> {
     let rows = sqlx::query(
-        "SELECT first_position, last_position, sequence, change FROM pending_edits
+        "SELECT archive_id, first_position, last_position, sequence, change FROM pending_edits
          WHERE topic_id = $1 AND last_position >= $2 AND first_position < $3
          ORDER BY sequence, first_position",
     )
@@ -241,7 +243,7 @@ pub async fn pending_edits_of_archive(
     archive_id: Uuid,
 ) -> Result<Vec<PendingEdit>, Error> {
     let rows = sqlx::query(
-        "SELECT first_position, last_position, sequence, change FROM pending_edits
+        "SELECT archive_id, first_position, last_position, sequence, change FROM pending_edits
          WHERE topic_id = $1 AND archive_id = $2
          ORDER BY sequence, first_position",
     )

@@ -167,16 +167,17 @@ pub async fn pending_progress(connection: &mut PgConnection, replica_id: Uuid) -
     rows.iter().map(|row| from_row(row, replica_id)).collect()
 }
 
-/// False if somebody else has taken it since. Locks the row until the transaction ends.
+/// Gives the log's edit counter; `None` if somebody else has taken it since. Locks the row until the transaction ends.
 pub async fn update_progress(
     connection: &mut PgConnection,
     turn: &Turn,
     Progress { position, handled }: &Progress,
-) -> Result<bool, Error> {
-    let updated = sqlx::query(
+) -> Result<Option<i64>, Error> {
+    Ok(sqlx::query_scalar(
         "UPDATE group_progress
          SET position = $6, handled = $7
-         WHERE group_name = $1 AND is_parallel = $2 AND topic_id = $3 AND owner = $4 AND epoch = $5",
+         WHERE group_name = $1 AND is_parallel = $2 AND topic_id = $3 AND owner = $4 AND epoch = $5
+         RETURNING (SELECT edit_counter FROM topics WHERE id = $3)",
     )
     .bind(&turn.group.name)
     .bind(turn.group.is_parallel)
@@ -185,9 +186,8 @@ pub async fn update_progress(
     .bind(turn.epoch)
     .bind(position)
     .bind(handled)
-    .execute(connection)
-    .await?;
-    Ok(updated.rows_affected() == 1)
+    .fetch_optional(connection)
+    .await?)
 }
 
 /// Lets others take these at once, and tells them what was refused.

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::database::{self, Topic};
 use crate::event::{Event, Log};
-use crate::store::overlay::Overlay;
+use crate::store::overlay::Overlays;
 use crate::store::read::Interrupted;
 use crate::store::{Error, Store};
 
@@ -49,7 +49,7 @@ impl Store {
             }
         }
         drop(snapshot);
-        let overlay = Overlay::new(edits);
+        let overlays = Overlays::new(edits);
         let missing: HashSet<&str> = missing.iter().map(String::as_str).collect();
         let mut found: Vec<Found> =
             hot.iter().map(|event| Found { topic: topic.clone(), event: event.clone(), archive_id: None }).collect();
@@ -57,7 +57,7 @@ impl Store {
             let member = self.fetch(log, extent).await?;
             for event in member.events.iter().filter(|event| missing.contains(event.id.as_str())) {
                 let mut event = event.clone();
-                overlay.apply(&mut event);
+                overlays.of(extent.archive_id).apply(&mut event);
                 found.push(Found { topic: topic.clone(), event, archive_id: Some(extent.archive_id) });
             }
         }

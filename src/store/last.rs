@@ -3,7 +3,7 @@ use uuid::Uuid;
 
 use crate::database::{self, MemberExtent};
 use crate::event::{Event, Filter, Log};
-use crate::store::overlay::Overlay;
+use crate::store::overlay::Overlays;
 use crate::store::read::Interrupted;
 use crate::store::{Error, Store};
 
@@ -33,7 +33,7 @@ impl Store {
         let edits = database::pending_edits(&mut snapshot, topic.id, range).await.map_err(Error::from)?;
         drop(snapshot);
         members.sort_by_key(|member| std::cmp::Reverse(member.last_position));
-        self.last_of(log, members, &filter, &Overlay::new(edits), hot).await
+        self.last_of(log, members, &filter, &Overlays::new(edits), hot).await
     }
 
     /// Members come with those first that reach furthest: what lies behind the best one found needs no look.
@@ -42,7 +42,7 @@ impl Store {
         log: &Log,
         members: Vec<MemberExtent>,
         filter: &Filter,
-        overlay: &Overlay,
+        overlays: &Overlays,
         hot: Option<Event>,
     ) -> Result<Option<Event>, Interrupted> {
         let mut best = hot;
@@ -51,6 +51,7 @@ impl Store {
                 break;
             }
             let member = self.fetch(log, &extent).await?;
+            let overlay = overlays.of(extent.archive_id);
             let last = member.events.iter().rev().find_map(|event| overlay.read(event, filter));
             best = best.into_iter().chain(last).max_by_key(|event| event.position);
         }

@@ -1,9 +1,31 @@
 use std::collections::{BTreeMap, HashMap};
 
+use uuid::Uuid;
+
 use crate::database::PendingEdit;
 use crate::event::{Change, Event, Filter};
 
-/// Changes that archived events do not show yet.
+/// Changes that were laid over archives, by archive: the positions of another one may lie between those of the first,
+/// and its events bear the change already where it is about them.
+pub struct Overlays {
+    of_archives: HashMap<Uuid, Overlay>,
+    none: Overlay,
+}
+
+impl Overlays {
+    pub fn new(edits: Vec<PendingEdit>) -> Overlays {
+        let mut by_archive: HashMap<Uuid, Vec<PendingEdit>> = HashMap::new();
+        edits.into_iter().for_each(|edit| by_archive.entry(edit.archive_id).or_default().push(edit));
+        let of_archives = by_archive.into_iter().map(|(archive_id, edits)| (archive_id, Overlay::new(edits)));
+        Overlays { of_archives: of_archives.collect(), none: Overlay::default() }
+    }
+
+    pub fn of(&self, archive_id: Uuid) -> &Overlay {
+        self.of_archives.get(&archive_id).unwrap_or(&self.none)
+    }
+}
+
+/// Changes that the events of one archive do not show yet.
 #[derive(Default)]
 pub struct Overlay {
     /// Of one event each: by position, in the order of their sequences. A change that comes twice counts once.
@@ -35,7 +57,7 @@ impl Span {
 impl Overlay {
     pub fn new(edits: Vec<PendingEdit>) -> Overlay {
         let mut overlay = Overlay::default();
-        for PendingEdit { first_position, last_position, sequence, change } in edits {
+        for PendingEdit { archive_id: _, first_position, last_position, sequence, change } in edits {
             let span = Span { first_position, last_position, sequence };
             match change {
                 Change::Patch(_) | Change::Introduce { .. } => {
@@ -116,7 +138,7 @@ mod tests {
     }
 
     fn pending(span: (i64, i64), sequence: i64, change: Change) -> PendingEdit {
-        PendingEdit { first_position: span.0, last_position: span.1, sequence, change }
+        PendingEdit { archive_id: Uuid::nil(), first_position: span.0, last_position: span.1, sequence, change }
     }
 
     fn rename(old: &str, new: &str) -> Change {

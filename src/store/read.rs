@@ -5,14 +5,14 @@
 
 use std::sync::Arc;
 
-use futures::future::{BoxFuture, FutureExt};
+use futures::future::{BoxFuture, FutureExt, TryFutureExt};
 use futures::stream::{StreamExt, TryStreamExt};
 use uuid::Uuid;
 
 use crate::bucket::{self, Member, MemberAddress};
 use crate::database::{self, MemberExtent, Topic, Transaction};
 use crate::event::{Event, Filter, Log};
-use crate::store::overlay::Overlay;
+use crate::store::overlay::Overlays;
 use crate::store::plan::{self, Extent, Seek, Segment};
 use crate::store::{ATTEMPTS, Error, Store};
 
@@ -35,6 +35,8 @@ pub struct Page {
     pub events: Vec<Event>,
     /// Where the log ended when the page was read; 0 for a log without events.
     pub head_position: i64,
+    /// Of the log when the page was read: what was edited since has a lower one than there is now.
+    pub edit_counter: i64,
     /// There may be more that matches than the page had room for, in bytes.
     pub is_cut: bool,
 }
@@ -48,7 +50,7 @@ struct Plan {
     hot: Vec<Event>,
     /// Behind the last position that is looked at.
     end: i64,
-    overlay: Overlay,
+    overlays: Overlays,
     /// Events that match and are still to be passed over.
     skip: i64,
 }
@@ -112,9 +114,9 @@ impl Store {
         let turn = if is_in_turn { Some(self.subscriptions.read_permit().await) } else { None };
         let mut snapshot = self.database.snapshot().await.map_err(Error::from)?;
         let Some(topic) = database::find_topic(&mut snapshot, log).await.map_err(Error::from)? else {
-            return Ok(Page { events: Vec::new(), head_position: 0, is_cut: false });
+            return Ok(Page { events: Vec::new(), head_position: 0, edit_counter: 0, is_cut: false });
         };
-        let head_position = topic.head_position;
+        let (head_position, edit_counter) = (topic.head_position, topic.edit_counter);
         let plan = self.plan(&mut snapshot, topic, query, bytes_max).await?;
         drop(snapshot);
         drop(turn);
@@ -122,7 +124,7 @@ impl Store {
         let _turn =
             if is_in_turn && is_archived { Some(self.subscriptions.archived_read_permit().await) } else { None };
         let (events, is_cut) = self.carry_out(plan, query, bytes_max).await?;
-        Ok(Page { events, head_position, is_cut })
+        Ok(Page { events, head_position, edit_counter, is_cut })
     }
 
     /// Positions without gaps make a page of everything a range of positions. Any other page that begins inside a member
@@ -188,7 +190,7 @@ impl Store {
             true => Vec::new(),
             false => database::pending_edits(snapshot, topic.id, (start, end)).await?,
         };
-        Ok(Plan { topic, segments, members, hot, end, overlay: Overlay::new(edits), skip })
+        Ok(Plan { topic, segments, members, hot, end, overlays: Overlays::new(edits), skip })
     }
 
     /// Looks at whole archives first, then at the members of those that are needed.
@@ -278,7 +280,7 @@ impl Store {
         if query.limit <= 0 {
             return Ok((Vec::new(), false));
         }
-        let Plan { topic, segments, members, hot, mut end, overlay, mut skip } = plan;
+        let Plan { topic, segments, members, hot, mut end, overlays, mut skip } = plan;
         let start = query.from;
         // Boxed: the compiler cannot tell that closures over borrowed members may move between threads.
         let mut fetches: Vec<BoxFuture<_>> = Vec::with_capacity(segments.len());
@@ -289,9 +291,12 @@ impl Store {
         let mut hot = hot.into_iter().peekable();
         let (mut events, mut bytes) = (Vec::new(), 0);
         'enough: while let Some((segment_end, members)) = fetched.try_next().await? {
-            let archived = members.iter().flat_map(|member| &member.events);
-            let wanted = archived.filter(|event| (start..end).contains(&event.position));
-            let mut found: Vec<Event> = wanted.filter_map(|event| overlay.read(event, &query.filter)).collect();
+            let mut found: Vec<Event> = Vec::new();
+            for (archive_id, member) in &members {
+                let overlay = overlays.of(*archive_id);
+                let wanted = member.events.iter().filter(|event| (start..end).contains(&event.position));
+                found.extend(wanted.filter_map(|event| overlay.read(event, &query.filter)));
+            }
             found.extend(std::iter::from_fn(|| hot.next_if(|event| event.position < segment_end)));
             found.sort_by_key(|event| event.position);
             let passed = skip.min(found.len() as i64);
@@ -312,16 +317,17 @@ impl Store {
         Ok((events, is_cut))
     }
 
-    /// The members of a segment, and where it ends.
+    /// The members of a segment with their archives, and where it ends.
     async fn fetch_segment(
         &self,
         log: &Log,
         segment: &Segment,
         members: &[MemberExtent],
-    ) -> Result<(i64, Vec<Arc<Member>>), Interrupted> {
+    ) -> Result<(i64, Vec<(Uuid, Arc<Member>)>), Interrupted> {
         let mut fetches: Vec<BoxFuture<_>> = Vec::with_capacity(segment.extents.len());
         for index in &segment.extents {
-            fetches.push(self.fetch(log, &members[*index]).boxed());
+            let member = &members[*index];
+            fetches.push(self.fetch(log, member).map_ok(|fetched| (member.archive_id, fetched)).boxed());
         }
         Ok((segment.end, futures::future::try_join_all(fetches).await?))
     }

@@ -31,7 +31,7 @@ impl Model {
     fn read(&self, query: &Query) -> Page {
         let from = self.matching(&query.filter).filter(|event| event.position >= query.from);
         let events = from.skip(query.skip as usize).take(query.limit as usize).cloned().collect();
-        Page { events, head_position: self.events.len() as i64, is_cut: false }
+        Page { events, head_position: self.events.len() as i64, edit_counter: 0, is_cut: false }
     }
 }
 
@@ -214,7 +214,8 @@ fn personal(person: u8) -> GdprField {
 async fn check(store: &Arc<Store>, log: &Log, model: &Model, plan: &Plan) {
     for query in &plan.queries {
         let expected = model.read(query);
-        assert_eq!(store.read(log, query).await.unwrap(), expected, "{query:?}");
+        let page = store.read(log, query).await.unwrap();
+        assert_eq!(page, Page { edit_counter: page.edit_counter, ..expected.clone() }, "{query:?}");
         let replayed: Vec<_> = store.replay(log.clone(), query.clone()).collect().await;
         let replayed: Vec<Event> = replayed.into_iter().flat_map(|events| events.unwrap()).collect();
         assert_eq!(replayed, expected.events, "replay {query:?}");
@@ -279,7 +280,7 @@ async fn odd_questions_have_empty_answers() {
     let mut world = World::new().await;
     let (store, log) = (world.store(settings(2)), world.log());
     let nowhere = Log::new("acme", "nobody published here").unwrap();
-    let nothing = Page { events: Vec::new(), head_position: 0, is_cut: false };
+    let nothing = Page { events: Vec::new(), head_position: 0, edit_counter: 0, is_cut: false };
     assert_eq!(store.read(&nowhere, &everything()).await.unwrap(), nothing);
     assert_eq!(store.event(&nowhere, "event-1").await.unwrap(), None);
     assert_eq!(store.last_event(&nowhere, &[]).await.unwrap(), None);
@@ -300,7 +301,7 @@ async fn odd_questions_have_empty_answers() {
     ];
     for query in odd {
         let page = store.read(&log, &query).await.unwrap();
-        assert_eq!(page, Page { events: Vec::new(), head_position: 5, is_cut: false }, "{query:?}");
+        assert_eq!(page, Page { events: Vec::new(), head_position: 5, edit_counter: 0, is_cut: false }, "{query:?}");
     }
     let all = read_all(&store, &log).await;
     let negative = Query { from: -5, skip: -5, ..everything() };

@@ -69,6 +69,8 @@ pub struct Courier {
     wake: Arc<Wake>,
     reading: Option<Reading>,
     read_limit: i64,
+    /// Of the log, as it was last heard of: what was read before is not sent as it was.
+    edit_counter: i64,
     read_retry_at: Option<Instant>,
     /// Everything was read that there was.
     is_at_end: bool,
@@ -115,6 +117,7 @@ impl Courier {
             wake,
             reading: None,
             read_limit: READ_EVENTS_MIN,
+            edit_counter: 0,
             read_retry_at: None,
             is_at_end: false,
             quiet_since: Instant::now(),
@@ -262,11 +265,16 @@ impl Courier {
         if outcomes.positions().any(|position| is_resent(self.window.get(position))) {
             self.wake.resends.store(true, Ordering::Release);
         }
-        let is_ours = self.session.store.write_down(&self.session, &self.turn, &mut self.window, outcomes).await;
-        if is_ours {
-            self.session.store.delete_consumed(&self.turn, &self.log).await;
+        let store = Arc::clone(&self.session.store);
+        let Some(edit_counter) = store.write_down(&self.session, &self.turn, &mut self.window, outcomes).await else {
+            return false;
+        };
+        if edit_counter > self.edit_counter {
+            self.window.forget_events();
+            self.edit_counter = edit_counter;
         }
-        is_ours
+        store.delete_consumed(&self.turn, &self.log).await;
+        true
     }
 
     /// Begins to read the next events, if there is room for them.
@@ -309,7 +317,14 @@ impl Courier {
         };
         // A backlog is read in larger steps than what comes one by one.
         self.read_limit = (self.read_limit * 2).min(READ_EVENTS_MAX);
+        if page.edit_counter > self.edit_counter {
+            self.window.forget_events();
+        }
         self.window.fill(page.events, end.max(from));
+        if page.edit_counter < self.edit_counter {
+            self.window.forget_events();
+        }
+        self.edit_counter = self.edit_counter.max(page.edit_counter);
         if let Some(item) = self.window.get(self.refusal.position) {
             (item.retry_number, item.rounds) = (self.refusal.retry_number, self.refusal.rounds);
             self.refusal = Refusal::default();

@@ -41,15 +41,15 @@ struct Record {
 }
 
 impl Store {
-    /// Tries until it is known what became of it, for as long as the lease lasts. False if somebody else has taken the
-    /// progress.
+    /// Tries until it is known what became of it, for as long as the lease lasts. Gives the log's edit counter; `None` if
+    /// somebody else has taken the progress.
     pub(super) async fn write_down(
         &self,
         session: &Session,
         turn: &Turn,
         window: &mut Window,
         outcomes: Outcomes,
-    ) -> bool {
+    ) -> Option<i64> {
         let mut record = Record { progress: window.progress(), settled: Vec::new(), erroneous: Vec::new() };
         for position in outcomes.positions() {
             record.settled.extend(window.get(position).filter(|item| item.is_resent).map(|_| position));
@@ -64,25 +64,25 @@ impl Store {
         record.progress = window.progress();
         loop {
             match self.try_write_down(turn, &record).await {
-                Ok(is_ours) => {
+                Ok(edit_counter) => {
                     self.subscriptions.progressed.notify_waiters();
-                    return is_ours;
+                    return edit_counter;
                 }
                 Err(error) if session.is_live() => {
                     tracing::warn!(%error, group = turn.group.name, "progress was not written down and will be");
                     tokio::time::sleep(RETRY_INTERVAL).await;
                 }
-                Err(_) => return false,
+                Err(_) => return None,
             }
         }
     }
 
-    async fn try_write_down(&self, turn: &Turn, record: &Record) -> Result<bool, Error> {
+    async fn try_write_down(&self, turn: &Turn, record: &Record) -> Result<Option<i64>, Error> {
         let _permit = self.subscriptions.write_permit().await;
         let mut transaction = self.database.begin().await?;
-        if !database::update_progress(&mut transaction, turn, &record.progress).await? {
-            return Ok(false);
-        }
+        let Some(edit_counter) = database::update_progress(&mut transaction, turn, &record.progress).await? else {
+            return Ok(None);
+        };
         for position in &record.settled {
             database::delete_resend(&mut transaction, turn, *position).await?;
         }
@@ -90,7 +90,7 @@ impl Store {
             database::insert_erroneous(&mut transaction, turn, *position, error, *retry_number).await?;
         }
         database::commit(transaction).await?;
-        Ok(true)
+        Ok(Some(edit_counter))
     }
 
     /// Deletes what every required group has handled, if the topic is one whose events go then. What is not deleted now

@@ -206,12 +206,17 @@ impl Window {
         self.handled = self.handled.split_off(&(lowest + 1));
     }
 
+    /// Keeps the places of events only: each is read again when it is sent.
+    pub fn forget_events(&mut self) {
+        self.items.values_mut().for_each(|item| item.event = None);
+    }
+
     /// Forgets what was read and not tried yet, so that whoever takes long costs no memory. True if it is to be read
     /// once more with what follows; in parallel mode, where other streams go on behind it, its place is kept, and it is
     /// read when it is sent.
     pub fn trim(&mut self) -> bool {
         if self.is_parallel {
-            self.items.values_mut().for_each(|item| item.event = None);
+            self.forget_events();
             return false;
         }
         let is_untouched = |item: &Item| {

@@ -7,7 +7,7 @@ use coldstream::api::proto::{
 use tonic::Status;
 
 use crate::grpc::{Scene, TENANT, TOPIC, event, everywhere, fields, is_permanent};
-use crate::support::{Kind, archive, older_than, unzip};
+use crate::support::{Kind, Role, Subscriber, archive, older_than, unzip};
 
 /// Event 1 has two fields of the person, event 2 has another one's; the rest is as it always is.
 fn personal(number: usize, id: &str, default: &str) -> PublishEvent {
@@ -220,4 +220,21 @@ async fn scenario_29_what_is_invalidated_while_it_is_archived_never_comes_back()
     gone().await;
     assert!(!objects(&scene).await.contains("OLD-VALUE"));
     scene.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_read_ahead_for_subscribers_is_read_again_after_it_was_invalidated() {
+    for role in [Role::of("group"), Role::parallel("group")] {
+        let scene = Scene::new().await;
+        scene.publish((0..6).map(|number| personal(number, "person", "null")).collect()).await.unwrap();
+        let mut subscriber = Subscriber::start(&scene.client, role).await;
+        assert_eq!(field(&subscriber.handled().await, "secret").0, r#""OLD-VALUE""#);
+        let in_flight = subscriber.event().await;
+        invalidate(&scene, "person").await.unwrap();
+        subscriber.ack(&in_flight);
+        for _ in 2..6 {
+            assert_eq!(field(&subscriber.handled().await, "secret"), ("null".into(), gdpr("person", "null", true)));
+        }
+        scene.finish().await;
+    }
 }

@@ -2,7 +2,9 @@ use coldstream::api::proto::{Event, PublishEvent, RenameEventTypeRequest};
 use tonic::Status;
 
 use crate::grpc::{Scene, TOPIC, event, ids, is_permanent};
-use crate::support::unzip;
+use coldstream::event::NewEvent;
+
+use crate::support::{World, archive, import, old_event, older_than, read_all, settings, unzip, young_event};
 
 async fn rename(scene: &Scene, old_type: &str, new_type: &str) -> Result<(), Status> {
     let request = RenameEventTypeRequest { topic: TOPIC.into(), old_type: old_type.into(), new_type: new_type.into() };
@@ -58,4 +60,25 @@ async fn scenario_30_a_type_needs_a_name() {
     is_permanent(rename(&scene, "", "type-1").await, "the type is empty");
     rename(&scene, "unheard", "of").await.unwrap();
     scene.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rename_is_about_the_archives_that_there_were() {
+    let mut world = World::new().await;
+    let (log, store) = (world.log(), world.store(settings(2)));
+    let of_type = |event: NewEvent, name: &str| NewEvent { event_type: name.into(), ..event };
+    let events = [of_type(old_event(1), "a"), of_type(young_event(2), "c"), of_type(old_event(3), "a")];
+    import(&store, &log, events).await;
+    assert_eq!(archive(&store).await, 2);
+    store.rename_type(TOPIC, "a", "b").await.unwrap();
+    store.rename_type(TOPIC, "c", "a").await.unwrap();
+    // Between the positions of the other archive, which is still to be rewritten.
+    let store = world.store(older_than(0, 1));
+    assert_eq!(archive(&store).await, 1);
+    let seen: Vec<String> = read_all(&store, &log).await.into_iter().map(|event| event.event_type).collect();
+    assert_eq!(seen, ["b", "a", "b"]);
+    store.rewrite().await.unwrap();
+    let seen: Vec<String> = read_all(&store, &log).await.into_iter().map(|event| event.event_type).collect();
+    assert_eq!(seen, ["b", "a", "b"]);
+    world.audit().await;
 }
