@@ -30,6 +30,9 @@ struct Stored<'a> {
 impl GdprField {
     pub fn new(id: String, default: Json) -> Result<GdprField, Invalid> {
         check_text("the GDPR id", &id, ID_BYTES_MAX)?;
+        if !default.has_plain_escapes() {
+            return Err(Invalid("the GDPR default has an escape that is no character, or NUL".into()));
+        }
         Ok(GdprField { id, default, is_invalidated: false })
     }
 }

@@ -66,6 +66,29 @@ impl Json {
         self.0.len()
     }
 
+    /// Whether every escape in it is a character that Postgres can make of it: not NUL, and no half of a pair.
+    pub fn has_plain_escapes(&self) -> bool {
+        let bytes = self.as_str().as_bytes();
+        let code = |at: usize| u32::from_str_radix(self.as_str().get(at + 2..at + 6).unwrap_or_default(), 16).ok();
+        let mut at = 0;
+        while at < bytes.len() {
+            match (bytes[at], bytes.get(at + 1)) {
+                (b'\\', Some(b'u')) => {
+                    let is_pair = matches!(code(at), Some(0xD800..0xDC00))
+                        && bytes[at + 6..].starts_with(b"\\u")
+                        && matches!(code(at + 6), Some(0xDC00..0xE000));
+                    if !is_pair && matches!(code(at), Some(0 | 0xD800..0xE000)) {
+                        return false;
+                    }
+                    at += if is_pair { 12 } else { 6 };
+                }
+                (b'\\', _) => at += 2,
+                _ => at += 1,
+            }
+        }
+        true
+    }
+
     /// The object with another value of a member, if it has that one.
     pub fn with_value(&self, name: &str, value: &Json) -> Json {
         let members = self.members();
@@ -221,6 +244,16 @@ mod tests {
         );
         assert_eq!(members[0].key().unwrap(), "aé");
         assert!(Json::parse_object("{}").unwrap().members().is_empty());
+    }
+
+    #[test]
+    fn escapes_are_looked_at() {
+        for text in [r#""\u0000""#, r#""\\\u0000""#, r#"{"a":"\ud800"}"#, r#""\udc00\ud800""#, r#""\ud83d\n""#] {
+            assert!(!Json::parse(text).unwrap().has_plain_escapes(), "{text}");
+        }
+        for text in [r#""\u0001 \\u0000 \"""#, r#""\ud83d\ude00""#, "[1e999]", r#""\\""#] {
+            assert!(Json::parse(text).unwrap().has_plain_escapes(), "{text}");
+        }
     }
 
     #[test]

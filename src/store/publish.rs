@@ -116,9 +116,8 @@ impl Store {
             let archived = archived.get(log).unwrap_or(&nothing);
             match self.publish_to(&mut transaction, log, events, repeated, archived).await? {
                 Placed::Published { topic_id, published } => {
-                    if published.iter().any(|published| published.is_new) {
-                        topics.push((topic_id, log.clone()));
-                    }
+                    // What is not new may be what a caller gave up on before anybody was told.
+                    topics.push((topic_id, log.clone()));
                     results.insert(log.clone(), published);
                 }
                 Placed::LookFor(look_for) => wanted.push((log.clone(), look_for)),

@@ -32,6 +32,10 @@ impl Store {
         correlation_id: &str,
         groups: &[Group],
     ) -> Result<Result<(), String>, Error> {
+        // Events without a correlation belong to none.
+        if correlation_id.is_empty() {
+            return Ok(Ok(()));
+        }
         let wait_max = self.settings.subscribing.consistency_wait;
         let deadline = Instant::now() + wait_max;
         let late = Ok(Err(format!("not everything was handled within {} s", wait_max.as_secs_f32())));

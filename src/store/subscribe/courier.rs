@@ -8,9 +8,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::FutureExt;
-use futures::future::BoxFuture;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinError;
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::database::{Progress, Refusal, Turn};
 use crate::event::{Filter, Log};
@@ -83,11 +84,12 @@ pub struct Courier {
     held_until: Option<Instant>,
 }
 
-/// A read that is under way: from where on, and how many events at most, as it was when it began.
+/// A read that is under way: from where on, and how many events at most, as it was when it began. In a task of its own:
+/// what it holds it gives back, also while its courier waits for something that others hold.
 struct Reading {
     from: i64,
     limit: i64,
-    page: BoxFuture<'static, Result<Page, Error>>,
+    page: AbortOnDropHandle<Result<Page, Error>>,
 }
 
 /// What became of an offer.
@@ -297,7 +299,7 @@ impl Courier {
         let read = async move {
             store.read_in_turn(&log, &Query { filter: Filter::All, from, skip: 0, limit }, READ_BYTES_MAX).await
         };
-        self.reading = Some(Reading { from, limit, page: read.boxed() });
+        self.reading = Some(Reading { from, limit, page: AbortOnDropHandle::new(tokio::spawn(read)) });
     }
 
     fn has_read(&mut self, page: Result<Page, Error>) {
@@ -461,7 +463,7 @@ impl Courier {
         };
         let page = async {
             match reading {
-                Some(reading) => (&mut reading.page).await,
+                Some(reading) => (&mut reading.page).await.unwrap_or_else(|error| Err(given_up(&error))),
                 None => std::future::pending().await,
             }
         };
@@ -484,4 +486,8 @@ impl Courier {
         }
         None
     }
+}
+
+fn given_up(error: &JoinError) -> Error {
+    Error::Unavailable(format!("a read was given up: {error}"))
 }

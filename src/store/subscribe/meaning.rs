@@ -26,7 +26,8 @@ pub fn of(in_flight: &[(i64, String)], stream: &str, error: &str, subscriber: &S
             subscriber.acked_nothing(log, stream);
             return Meaning::Nothing;
         }
-        (_, Some(position)) if !stream.is_empty() || in_flight.len() == 1 => position,
+        // Several are in flight only where streams are named, the empty one too.
+        (_, Some(position)) => position,
         // Of what failed the stream is named: this is another one's.
         (_, None) if !error.is_empty() && subscriber.pays_broadcast(log, stream) => return Meaning::Nothing,
         ([(position, _)], None) if stream.is_empty() || !subscriber.had_broadcasts(log) => *position,

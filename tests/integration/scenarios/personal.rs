@@ -187,6 +187,7 @@ async fn scenario_28_an_empty_default_is_an_empty_text() {
     let scene = Scene::new().await;
     scene.publish(vec![personal(1, "ada", ""), event(2)]).await.unwrap();
     introduce(&scene, "event-2", "name", "").await.unwrap();
+    is_permanent(scene.publish(vec![personal(3, "ada", r#""\u0000""#)]).await, "the GDPR default");
     let seen = everywhere(&scene, 2, async || {
         (scene.event(TENANT, "event-1").await.unwrap(), scene.event(TENANT, "event-2").await.unwrap())
     })
