@@ -3,29 +3,27 @@
 //!
 //! If the process dies, what was in flight is delivered again by whoever takes the progress over: at least once.
 
+mod offering;
+mod reading;
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::FutureExt;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinError;
 use tokio::time::Instant;
-use tokio_util::task::AbortOnDropHandle;
 
 use crate::database::{Progress, Refusal, Turn};
-use crate::event::{Filter, Log};
+use crate::event::Log;
 use crate::store::subscribe::meaning::{self, Meaning};
 use crate::store::subscribe::record::Outcomes;
 use crate::store::subscribe::session::{Session, Wake};
 use crate::store::subscribe::subscriber::Subscriber;
 use crate::store::subscribe::window::{Item, Window};
-use crate::store::{Error, Page, Query};
 
-const READ_EVENTS_MIN: i64 = 4;
-const READ_EVENTS_MAX: i64 = 256;
-const READ_BYTES_MAX: i64 = 1024 * 1024;
-const READ_RETRY_DELAY: Duration = Duration::from_secs(1);
+use reading::{READ_EVENTS_MIN, Reading};
+
 /// Clients say so of an event that reaches them before they are ready.
 const NOT_SUBSCRIBED_DELAY: Duration = Duration::from_millis(50);
 const BACK_OFF_MIN: Duration = Duration::from_millis(100);
@@ -82,23 +80,6 @@ pub struct Courier {
     /// Another replica may have a subscriber for what nobody here takes.
     hand_over: Option<(i64, Duration)>,
     held_until: Option<Instant>,
-}
-
-/// A read that is under way: from where on, and how many events at most, as it was when it began. In a task of its own:
-/// what it holds it gives back, also while its courier waits for something that others hold.
-struct Reading {
-    from: i64,
-    limit: i64,
-    page: AbortOnDropHandle<Result<Page, Error>>,
-}
-
-/// What became of an offer.
-enum Offer {
-    Sent,
-    /// Its subscribers are busy; the next one may have others.
-    Later,
-    /// No subscriber may take it.
-    Held,
 }
 
 impl Courier {
@@ -279,152 +260,6 @@ impl Courier {
         true
     }
 
-    /// Begins to read the next events, if there is room for them.
-    fn read_ahead(&mut self, subscribers: &[Arc<Subscriber>]) {
-        let now = Instant::now();
-        // Other streams go on while one takes long.
-        let is_free = self.turn.group.is_parallel && subscribers.iter().any(|subscriber| self.has_room(subscriber));
-        let is_put_off = self.is_trimmed && !self.window.is_empty() && !is_free;
-        if is_put_off || self.reading.is_some() || self.read_retry_at.is_some_and(|at| at > now) {
-            return;
-        }
-        if self.wake.published.swap(false, Ordering::AcqRel) {
-            self.is_at_end = false;
-        }
-        let (from, limit) = self.window.wants(self.read_limit);
-        if self.is_at_end || limit == 0 || self.window.ahead() as i64 > self.read_limit / 2 {
-            return;
-        }
-        let (store, log) = (Arc::clone(&self.session.store), self.log.clone());
-        let read = async move {
-            store.read_in_turn(&log, &Query { filter: Filter::All, from, skip: 0, limit }, READ_BYTES_MAX).await
-        };
-        self.reading = Some(Reading { from, limit, page: AbortOnDropHandle::new(tokio::spawn(read)) });
-    }
-
-    fn has_read(&mut self, page: Result<Page, Error>) {
-        // What there is room for now may be another thing than what was asked for.
-        let Some(Reading { from, limit, .. }) = self.reading.take() else { return };
-        if self.turn.group.is_parallel {
-            self.is_trimmed = false;
-        }
-        let page = match page {
-            Ok(page) => page,
-            Err(error) => return self.failed_reading(error),
-        };
-        self.is_at_end = !page.is_cut && (page.events.len() as i64) < limit;
-        let end = match page.events.last() {
-            Some(last) if !self.is_at_end => last.position + 1,
-            _ => page.head_position + 1,
-        };
-        // A backlog is read in larger steps than what comes one by one.
-        self.read_limit = (self.read_limit * 2).min(READ_EVENTS_MAX);
-        if page.edit_counter > self.edit_counter {
-            self.window.forget_events();
-        }
-        self.window.fill(page.events, end.max(from));
-        if page.edit_counter < self.edit_counter {
-            self.window.forget_events();
-        }
-        self.edit_counter = self.edit_counter.max(page.edit_counter);
-        if let Some(item) = self.window.get(self.refusal.position) {
-            (item.retry_number, item.rounds) = (self.refusal.retry_number, self.refusal.rounds);
-            self.refusal = Refusal::default();
-        }
-    }
-
-    fn has_room(&self, subscriber: &Subscriber) -> bool {
-        self.window.in_flight_on(subscriber.number).len() < subscriber.in_flight_max()
-    }
-
-    fn failed_reading(&mut self, error: Error) {
-        match error {
-            Error::Unavailable(_) | Error::GaveWay(_) => {
-                tracing::warn!(%error, log = %self.log, "events cannot be read to be delivered")
-            }
-            error => tracing::error!(%error, log = %self.log, "events cannot be read to be delivered"),
-        }
-        self.read_retry_at = Some(Instant::now() + READ_RETRY_DELAY);
-    }
-
-    async fn load_resends(&mut self) -> Result<(), Error> {
-        for (event, retry_number) in self.session.store.resends(&self.turn, &self.log).await? {
-            self.window.resend(event, retry_number);
-        }
-        Ok(())
-    }
-
-    /// Offers what may be sent. Gives the subscribers whose queues are full.
-    async fn offer_all(&mut self, subscribers: &[Arc<Subscriber>]) -> Result<Vec<Arc<Subscriber>>, Error> {
-        let mut busy = Vec::new();
-        self.held_until = None;
-        for position in self.window.sendable(Instant::now()) {
-            match self.offer(position, subscribers, &mut busy).await? {
-                Offer::Sent | Offer::Later => {}
-                Offer::Held => {
-                    self.hand_over = Some((position, HELD_DELAY));
-                    self.held_until = Some(Instant::now() + HELD_DELAY);
-                    break;
-                }
-            }
-        }
-        Ok(busy)
-    }
-
-    async fn offer(
-        &mut self,
-        position: i64,
-        subscribers: &[Arc<Subscriber>],
-        busy: &mut Vec<Arc<Subscriber>>,
-    ) -> Result<Offer, Error> {
-        let Some(item) = self.window.get(position) else { return Ok(Offer::Later) };
-        let mut able: Vec<&Arc<Subscriber>> =
-            subscribers.iter().filter(|subscriber| subscriber.may_take(item.deployment_id)).collect();
-        if able.is_empty() {
-            return Ok(Offer::Held);
-        }
-        // Whoever has not refused it, even if it is busy; the others where only they are left.
-        if able.iter().any(|subscriber| !item.refused_by.contains(&subscriber.number)) {
-            able.retain(|subscriber| !item.refused_by.contains(&subscriber.number));
-        }
-        let count = able.len();
-        able.rotate_left(position as usize % count);
-        let (retry_number, now) = (item.retry_number, Instant::now());
-        able.retain(|subscriber| self.has_room(subscriber) && subscriber.ready_at <= now);
-        let Some(item) = self.window.get(position).filter(|_| !able.is_empty()) else { return Ok(Offer::Later) };
-        let mut event = match item.event.take() {
-            Some(event) => event,
-            None => match self.session.store.event_at(&self.log, position).await? {
-                Some(event) => Box::new(event),
-                None => {
-                    // It was deleted meanwhile: there is nothing to handle.
-                    self.window.done(position);
-                    return Ok(Offer::Later);
-                }
-            },
-        };
-        for subscriber in able {
-            if !self.session.is_live() {
-                break;
-            }
-            event = match subscriber.send(&self.log, event, retry_number) {
-                Ok(()) => {
-                    metrics::counter!("coldstream_events_delivered_total").increment(1);
-                    self.window.sent(position, subscriber.number);
-                    return Ok(Offer::Sent);
-                }
-                Err(event) => {
-                    busy.push(Arc::clone(subscriber));
-                    event
-                }
-            };
-        }
-        if let Some(item) = self.window.get(position) {
-            item.event = Some(event);
-        }
-        Ok(Offer::Later)
-    }
-
     /// Lets another replica try, if there is one with subscribers of the group.
     async fn handed_over(&mut self) -> Option<End> {
         if self.window.is_any_in_flight() {
@@ -463,7 +298,7 @@ impl Courier {
         };
         let page = async {
             match reading {
-                Some(reading) => (&mut reading.page).await.unwrap_or_else(|error| Err(given_up(&error))),
+                Some(reading) => reading.page().await,
                 None => std::future::pending().await,
             }
         };
@@ -486,8 +321,4 @@ impl Courier {
         }
         None
     }
-}
-
-fn given_up(error: &JoinError) -> Error {
-    Error::Unavailable(format!("a read was given up: {error}"))
 }

@@ -1,0 +1,112 @@
+//! Reading ahead, and reading again what is to be sent once more.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::task::JoinError;
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::database::Refusal;
+use crate::event::Filter;
+use crate::store::subscribe::courier::Courier;
+use crate::store::subscribe::subscriber::Subscriber;
+use crate::store::{Error, Page, Query};
+
+pub const READ_EVENTS_MIN: i64 = 4;
+const READ_EVENTS_MAX: i64 = 256;
+const READ_BYTES_MAX: i64 = 1024 * 1024;
+const READ_RETRY_DELAY: Duration = Duration::from_secs(1);
+
+/// A read that is under way: from where on, and how many events at most, as it was when it began. In a task of its own:
+/// what it holds it gives back, also while its courier waits for something that others hold.
+pub struct Reading {
+    from: i64,
+    limit: i64,
+    page: AbortOnDropHandle<Result<Page, Error>>,
+}
+
+impl Reading {
+    /// Returns once it has come to its end.
+    pub async fn page(&mut self) -> Result<Page, Error> {
+        (&mut self.page).await.unwrap_or_else(|error| Err(given_up(&error)))
+    }
+}
+
+impl Courier {
+    /// Begins to read the next events, if there is room for them.
+    pub(super) fn read_ahead(&mut self, subscribers: &[Arc<Subscriber>]) {
+        let now = Instant::now();
+        // Other streams go on while one takes long.
+        let is_free = self.turn.group.is_parallel && subscribers.iter().any(|subscriber| self.has_room(subscriber));
+        let is_put_off = self.is_trimmed && !self.window.is_empty() && !is_free;
+        if is_put_off || self.reading.is_some() || self.read_retry_at.is_some_and(|at| at > now) {
+            return;
+        }
+        if self.wake.published.swap(false, Ordering::AcqRel) {
+            self.is_at_end = false;
+        }
+        let (from, limit) = self.window.wants(self.read_limit);
+        if self.is_at_end || limit == 0 || self.window.ahead() as i64 > self.read_limit / 2 {
+            return;
+        }
+        let (store, log) = (Arc::clone(&self.session.store), self.log.clone());
+        let read = async move {
+            store.read_in_turn(&log, &Query { filter: Filter::All, from, skip: 0, limit }, READ_BYTES_MAX).await
+        };
+        self.reading = Some(Reading { from, limit, page: AbortOnDropHandle::new(tokio::spawn(read)) });
+    }
+
+    pub(super) fn has_read(&mut self, page: Result<Page, Error>) {
+        // What there is room for now may be another thing than what was asked for.
+        let Some(Reading { from, limit, .. }) = self.reading.take() else { return };
+        if self.turn.group.is_parallel {
+            self.is_trimmed = false;
+        }
+        let page = match page {
+            Ok(page) => page,
+            Err(error) => return self.failed_reading(error),
+        };
+        self.is_at_end = !page.is_cut && (page.events.len() as i64) < limit;
+        let end = match page.events.last() {
+            Some(last) if !self.is_at_end => last.position + 1,
+            _ => page.head_position + 1,
+        };
+        // A backlog is read in larger steps than what comes one by one.
+        self.read_limit = (self.read_limit * 2).min(READ_EVENTS_MAX);
+        if page.edit_counter > self.edit_counter {
+            self.window.forget_events();
+        }
+        self.window.fill(page.events, end.max(from));
+        if page.edit_counter < self.edit_counter {
+            self.window.forget_events();
+        }
+        self.edit_counter = self.edit_counter.max(page.edit_counter);
+        if let Some(item) = self.window.get(self.refusal.position) {
+            (item.retry_number, item.rounds) = (self.refusal.retry_number, self.refusal.rounds);
+            self.refusal = Refusal::default();
+        }
+    }
+
+    pub(super) fn failed_reading(&mut self, error: Error) {
+        match error {
+            Error::Unavailable(_) | Error::GaveWay(_) => {
+                tracing::warn!(%error, log = %self.log, "events cannot be read to be delivered")
+            }
+            error => tracing::error!(%error, log = %self.log, "events cannot be read to be delivered"),
+        }
+        self.read_retry_at = Some(Instant::now() + READ_RETRY_DELAY);
+    }
+
+    pub(super) async fn load_resends(&mut self) -> Result<(), Error> {
+        for (event, retry_number) in self.session.store.resends(&self.turn, &self.log).await? {
+            self.window.resend(event, retry_number);
+        }
+        Ok(())
+    }
+}
+
+fn given_up(error: &JoinError) -> Error {
+    Error::Unavailable(format!("a read was given up: {error}"))
+}
