@@ -188,10 +188,11 @@ impl Courier {
         let Ack { subscriber, stream, error, retry } = ack;
         let mut in_flight = self.window.in_flight_on(subscriber.number);
         in_flight.retain(|(position, _)| outcomes.positions().all(|acked| acked != *position));
-        let (position, retry) = match meaning::of(&in_flight, &stream, &error, &subscriber, &self.log) {
-            Meaning::Event(position) => (position, retry),
+        let (position, error, retry) = match meaning::of(&in_flight, &stream, &error, &subscriber, &self.log) {
+            Meaning::Event(position) => (position, error, retry),
+            Meaning::Handled(position) => (position, String::new(), false),
             // It is sent again, to be sure.
-            Meaning::Doubtful(position) => (position, true),
+            Meaning::Doubtful(position) => (position, error, true),
             Meaning::Nothing => return,
             Meaning::Unclear => {
                 tracing::warn!(log = %self.log, group = self.turn.group.name, "an ack may mean several events: its subscriber has to connect again");

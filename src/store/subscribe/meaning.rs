@@ -3,7 +3,8 @@
 //! Some clients ack broadcasts, others do not. Where a subscriber is known to, an ack that says "handled" pays off a
 //! broadcast first: the event is handled once as many acks came as things were sent, so a broadcast's ack never
 //! completes an event that is still being handled. Those clients name the stream of what failed: an error of another
-//! stream is a broadcast's, and one of the same stream may be either's, so that the event is delivered again.
+//! stream is a broadcast's, and one of the same stream may be either's, so that the event is delivered again. What was
+//! paid off in doubt is remembered until the event is done with.
 
 use crate::event::Log;
 use crate::store::subscribe::subscriber::Subscriber;
@@ -11,6 +12,8 @@ use crate::store::subscribe::subscriber::Subscriber;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Meaning {
     Event(i64),
+    /// The error is a broadcast's, and what was taken for the broadcast's ack was this event's: it is handled.
+    Handled(i64),
     /// The error is this event's, or a broadcast's.
     Doubtful(i64),
     Nothing,
@@ -20,29 +23,61 @@ pub enum Meaning {
 
 /// `in_flight`: position and stream of what is on its way to the subscriber.
 pub fn of(in_flight: &[(i64, String)], stream: &str, error: &str, subscriber: &Subscriber, log: &Log) -> Meaning {
-    let named = in_flight.iter().find(|(_, other)| other == stream).map(|(position, _)| *position);
-    let position = match (in_flight, named) {
+    let meaning = match error.is_empty() {
+        true => of_success(in_flight, stream, subscriber, log),
+        false => of_error(in_flight, stream, subscriber, log),
+    };
+    if matches!(meaning, Meaning::Event(_) | Meaning::Handled(_)) {
+        subscriber.forget_doubts(log);
+    }
+    meaning
+}
+
+fn of_success(in_flight: &[(i64, String)], stream: &str, subscriber: &Subscriber, log: &Log) -> Meaning {
+    match (in_flight, named(in_flight, stream)) {
         ([], _) => {
             subscriber.acked_nothing(log, stream);
-            return Meaning::Nothing;
+            Meaning::Nothing
         }
+        (_, Some(_)) if subscriber.pays_in_doubt(log, stream) => Meaning::Nothing,
         // Several are in flight only where streams are named, the empty one too.
-        (_, Some(position)) => position,
-        // Of what failed the stream is named: this is another one's.
-        (_, None) if !error.is_empty() && subscriber.pays_broadcast(log, stream) => return Meaning::Nothing,
-        ([(position, _)], None) if stream.is_empty() || !subscriber.had_broadcasts(log) => *position,
-        (_, None) if !stream.is_empty() => {
+        (_, Some(position)) => Meaning::Event(position),
+        (_, None) if stream.is_empty() && subscriber.pays_in_doubt(log, stream) => Meaning::Nothing,
+        ([(position, _)], None) if stream.is_empty() || !subscriber.had_broadcasts(log) => Meaning::Event(*position),
+        (_, None) if stream.is_empty() => Meaning::Unclear,
+        (_, None) => {
             subscriber.pays_broadcast(log, stream);
-            return Meaning::Nothing;
+            Meaning::Nothing
         }
-        _ if subscriber.pays_broadcast(log, stream) => return Meaning::Nothing,
-        _ => return Meaning::Unclear,
-    };
-    match error.is_empty() {
-        true if subscriber.pays_broadcast(log, stream) => Meaning::Nothing,
-        false if subscriber.owes_ack(log, stream) => Meaning::Doubtful(position),
-        _ => Meaning::Event(position),
     }
+}
+
+/// Those who ack broadcasts name the stream of what failed.
+fn of_error(in_flight: &[(i64, String)], stream: &str, subscriber: &Subscriber, log: &Log) -> Meaning {
+    match (in_flight, named(in_flight, stream)) {
+        ([], _) => {
+            subscriber.acked_nothing(log, stream);
+            Meaning::Nothing
+        }
+        (_, Some(position)) if subscriber.may_be_broadcast(log, stream) => Meaning::Doubtful(position),
+        (_, Some(position)) => Meaning::Event(position),
+        (_, None) if subscriber.pays_broadcast(log, stream) => Meaning::Nothing,
+        // The ack that paid it off was another broadcast's, or, where none is left, the event's.
+        ([(position, _)], None) if subscriber.may_be_broadcast(log, stream) => {
+            if subscriber.pays_in_doubt(log, "") {
+                Meaning::Nothing
+            } else {
+                Meaning::Handled(*position)
+            }
+        }
+        ([(position, _)], None) if stream.is_empty() || !subscriber.had_broadcasts(log) => Meaning::Event(*position),
+        (_, None) if stream.is_empty() => Meaning::Unclear,
+        (_, None) => Meaning::Nothing,
+    }
+}
+
+fn named(in_flight: &[(i64, String)], stream: &str) -> Option<i64> {
+    in_flight.iter().find(|(_, other)| other == stream).map(|(position, _)| *position)
 }
 
 #[cfg(test)]
@@ -99,6 +134,14 @@ mod tests {
         assert_eq!(means("a", "no handler"), Meaning::Doubtful(1), "it may be either's");
         assert_eq!(means("", ""), Meaning::Nothing);
         assert_eq!(means("", ""), Meaning::Event(1));
+        broadcast(&subscriber, "hall");
+        assert_eq!(means("", ""), Meaning::Nothing, "it was taken for the broadcast's");
+        assert_eq!(means("hall", "no handler"), Meaning::Handled(1), "and was the event's");
+        broadcast(&subscriber, "hall");
+        broadcast(&subscriber, "room");
+        assert_eq!(means("", ""), Meaning::Nothing, "the second broadcast's, taken for the first one's");
+        assert_eq!(means("hall", "no handler"), Meaning::Nothing);
+        assert_eq!(means("", ""), Meaning::Event(1), "everything is paid off");
         broadcast(&subscriber, "hall");
         assert_eq!(means("hall", "no handler"), Meaning::Nothing, "the broadcast's, which is paid off");
         assert_eq!(means("a", "no handler"), Meaning::Event(1));

@@ -66,6 +66,8 @@ struct Broadcasts {
     were_sent: bool,
     /// Streams of those whose ack is still to come, in order.
     unacked: Vec<String>,
+    /// Streams of those that an ack paid off which may have been meant for the event in flight.
+    in_doubt: Vec<String>,
 }
 
 /// The other end of a connection's queue.
@@ -170,9 +172,29 @@ impl Subscriber {
         paid.map(|paid| unacked.remove(paid)).is_some()
     }
 
-    /// Whether an ack of a broadcast in this stream is still to come.
-    pub fn owes_ack(&self, log: &Log, stream: &str) -> bool {
-        self.broadcasts().get(log).is_some_and(|of_log| of_log.unacked.iter().any(|other| other == stream))
+    /// Like [`Subscriber::pays_broadcast`], while an event is in flight that the ack may have been meant for.
+    pub fn pays_in_doubt(&self, log: &Log, stream: &str) -> bool {
+        let mut broadcasts = self.broadcasts();
+        let Some(Broadcasts { unacked, in_doubt, .. }) = broadcasts.get_mut(log) else { return false };
+        let paid = unacked.iter().position(|other| stream.is_empty() || other == stream);
+        in_doubt.extend(paid.map(|paid| unacked.remove(paid)));
+        paid.is_some()
+    }
+
+    /// Whether what failed in this stream may have been a broadcast: one whose ack is still to come, or one that was
+    /// paid off in doubt. That is over then.
+    pub fn may_be_broadcast(&self, log: &Log, stream: &str) -> bool {
+        let mut broadcasts = self.broadcasts();
+        let Some(Broadcasts { unacked, in_doubt, .. }) = broadcasts.get_mut(log) else { return false };
+        let doubt = in_doubt.iter().position(|other| other == stream);
+        doubt.map(|doubt| in_doubt.remove(doubt)).is_some() || unacked.iter().any(|other| other == stream)
+    }
+
+    /// The event in flight is done with.
+    pub fn forget_doubts(&self, log: &Log) {
+        if let Some(of_log) = self.broadcasts().get_mut(log) {
+            of_log.in_doubt.clear();
+        }
     }
 
     fn broadcasts(&self) -> MutexGuard<'_, HashMap<Log, Broadcasts>> {
