@@ -28,11 +28,7 @@ fn numbered(numbers: std::ops::Range<usize>) -> Vec<String> {
 
 /// Returns once the condition, a query of one truth value, holds.
 async fn until(scene: &Scene, condition: &'static str) {
-    let holds = async {
-        while !sqlx::query_scalar::<_, bool>(condition).fetch_one(&scene.world.sql).await.unwrap() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
+    let holds = async { while !sqlx::query_scalar::<_, bool>(condition).fetch_one(&scene.world.sql).await.unwrap() {} };
     tokio::time::timeout(Duration::from_secs(10), holds).await.expect(condition);
 }
 
