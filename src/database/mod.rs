@@ -71,6 +71,7 @@ const JOBS_CONNECTIONS_MIN: u32 = 4;
 /// One listens, one renews the replica's lease, one takes and releases; twice, while one set of subscribers follows
 /// another.
 const GROUPS_CONNECTIONS: u32 = 6;
+const SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Debug, thiserror::Error)]
@@ -159,12 +160,13 @@ impl Database {
     /// One moment of everything, for reading.
     pub async fn snapshot(&self) -> Result<Transaction, Error> {
         let pool = self.pool.clone();
-        begun(async move { pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await }).await
+        begun(async move { pool.begin_with(SNAPSHOT).await }).await
     }
 
     /// One moment of everything, for background jobs.
     pub async fn snapshot_for_job(&self) -> Result<Transaction, Error> {
-        Ok(self.jobs_pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?)
+        let pool = self.jobs_pool.clone();
+        begun(async move { pool.begin_with(SNAPSHOT).await }).await
     }
 
     pub async fn begin(&self) -> Result<Transaction, Error> {
