@@ -63,7 +63,6 @@ pub struct Subscriber {
 /// Those of one log.
 #[derive(Default)]
 struct Broadcasts {
-    were_sent: bool,
     /// Streams of those whose ack is still to come, in order.
     unacked: Vec<String>,
     /// Streams of those that an ack paid off which may have been meant for the event in flight.
@@ -146,7 +145,6 @@ impl Subscriber {
         {
             let mut broadcasts = self.broadcasts();
             let of_log = broadcasts.entry(log.clone()).or_default();
-            of_log.were_sent = true;
             if self.acks_broadcasts.load(Ordering::Relaxed) {
                 of_log.unacked.push(event.stream.clone());
             }
@@ -157,8 +155,7 @@ impl Subscriber {
 
     /// An ack came while no event of the log was in flight: it is one of a broadcast, if there was any.
     pub fn acked_nothing(&self, log: &Log, stream: &str) {
-        let were_sent = self.broadcasts().get(log).is_some_and(|of_log| of_log.were_sent);
-        if were_sent {
+        if self.had_broadcasts(log) {
             self.acks_broadcasts.store(true, Ordering::Relaxed);
             self.pays_broadcast(log, stream);
         }
