@@ -90,6 +90,8 @@ impl Client {
             .connect_timeout(CONNECT_TIMEOUT)
             .read_timeout(IDLE_TIMEOUT)
             .redirect(reqwest::redirect::Policy::none())
+            // The system's certificates are many, and plain text needs none.
+            .tls_built_in_root_certs(settings.ssl)
             .build()
             .map_err(|error| refused(&error))?;
         Ok(Client { http, bucket })

@@ -15,7 +15,7 @@ mod world;
 
 pub use events::{DAY_NANOS, event, now, old_event, payload, young_event};
 pub use program::{Ended, Program};
-pub use proxy::{Fate, Gate, Kind};
+pub use proxy::{Fate, Gate, Kind, Proxy};
 pub use raw::{RawBucket, unzip};
 pub use service::Service;
 pub use subscriber::{Role, Subscriber, retry_number};

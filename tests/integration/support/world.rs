@@ -174,6 +174,13 @@ impl World {
         assert_eq!(self.store(settings(1)).verify(|_| {}).await.unwrap(), []);
         self.is_audited = true;
     }
+
+    /// Audits the world, and gives back what it takes of the disk.
+    pub async fn end(mut self) {
+        self.audit().await;
+        let name: String = sqlx::query_scalar("SELECT current_database()").fetch_one(&self.sql).await.unwrap();
+        postgres::drop_database(&name).await;
+    }
 }
 
 impl Drop for World {
