@@ -11,6 +11,7 @@ mod keys;
 mod members;
 mod objects;
 mod purge;
+mod retries;
 mod scan;
 mod upload;
 

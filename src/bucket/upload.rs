@@ -1,4 +1,3 @@
-use backon::Retryable;
 use bytes::{Bytes, BytesMut};
 use futures::stream::{FuturesUnordered, StreamExt};
 use http::Method;
@@ -7,7 +6,7 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use crate::bucket::client::{Request, retries};
+use crate::bucket::client::Request;
 use crate::bucket::objects::parse_xml;
 use crate::bucket::{Bucket, Error, keys, object_key};
 use crate::event::Log;
@@ -133,7 +132,7 @@ impl Bucket {
                 self.client.once_whole(request).await
             }
         };
-        let (_, body) = start.retry(retries()).when(Error::is_transient).await?;
+        let (_, body) = self.client.attempt(start).await?;
         let Initiated { upload_id } = parse_xml(&object_key(log, archive_id), &body)?;
         Ok(upload_id)
     }
@@ -246,7 +245,7 @@ impl Uploaded<'_> {
             let is_in_doubt = error.is_transient() || matches!(error, Error::NotFound { .. });
             if is_in_doubt && self.is_visible().await? { Ok(()) } else { Err(error) }
         };
-        complete.retry(retries()).when(Error::is_transient).await
+        self.bucket.client.attempt(complete).await
     }
 
     /// For a writer that lost its turn: whoever took it may have looked for unfinished uploads before this one began.

@@ -149,7 +149,7 @@ async fn a_sweep_that_fails_for_one_topic_goes_on_to_the_others() {
     });
     let next = world.store(settings(4));
     let outcome = next.sweep().await;
-    assert!(matches!(outcome, Err(Error::Refused(_))), "the failure is told: {outcome:?}");
+    assert!(matches!(outcome, Err(Error::Unavailable(_))), "the failure is told: {outcome:?}");
     let left = "SELECT topic FROM intents JOIN topics ON topics.id = topic_id";
     let left: Vec<String> = sqlx::query_scalar(left).fetch_all(&world.sql).await.unwrap();
     assert_eq!(left, ["failing"]);
