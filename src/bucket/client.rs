@@ -105,6 +105,18 @@ impl Client {
         self.retries.attempt(|| self.once_whole(request)).await
     }
 
+    /// Like [`Client::repeat`], for requests whose answers say nothing. One that says something is not S3's, and S3 may
+    /// know nothing of the request.
+    pub async fn repeat_empty(&self, request: &Request) -> Result<(), Error> {
+        let once = || async {
+            let (_, body) = self.once_whole(request).await?;
+            let Request { method, key, .. } = request;
+            let foreign = || Error::Unavailable { what: format!("{method} {key}: something else has answered") };
+            if body.is_empty() { Ok(()) } else { Err(foreign()) }
+        };
+        self.retries.attempt(once).await
+    }
+
     /// Makes attempts at something that takes more than one request, as [`Client::repeat`] does.
     pub async fn attempt<T, F: Future<Output = Result<T, Error>>>(
         &self,
