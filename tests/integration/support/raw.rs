@@ -4,6 +4,7 @@ use std::io::Read;
 use std::net::SocketAddr;
 
 use flate2::read::MultiGzDecoder;
+use reqwest::header::HeaderName;
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 
 /// The server looks at who asks, and does not check the signature.
@@ -45,9 +46,19 @@ impl RawBucket {
     /// Replaces an object, as somebody who does not know of the store would; what the object says of itself is kept.
     /// Gives the new ETag.
     pub async fn put(&self, key: &str, bytes: Vec<u8>) -> String {
+        self.put_saying(key, bytes, None).await
+    }
+
+    /// Like [`RawBucket::put`], but the object says something else of itself.
+    pub async fn put_saying(&self, key: &str, bytes: Vec<u8>, other: Option<(&str, &str)>) -> String {
         let head = self.request(Method::HEAD, &path(key)).send().await.expect("moto answers");
+        let mut headers = head.headers().clone();
+        if let Some((name, value)) = other {
+            let name: HeaderName = name.parse().expect("it is a name");
+            headers.insert(name, value.parse().expect("it is a value"));
+        }
         let mut request = self.request(Method::PUT, &path(key)).header("content-type", "application/gzip").body(bytes);
-        for (name, value) in head.headers().iter().filter(|(name, _)| name.as_str().starts_with("x-amz-meta-")) {
+        for (name, value) in headers.iter().filter(|(name, _)| name.as_str().starts_with("x-amz-meta-")) {
             request = request.header(name, value);
         }
         let response = self.send(request).await;
@@ -66,6 +77,39 @@ impl RawBucket {
     pub async fn keep_versions(&self) {
         let body = "<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>";
         self.send(self.request(Method::PUT, "?versioning").body(body)).await;
+    }
+
+    /// Of a new bucket: it keeps versions, and holds can forbid that one is deleted.
+    pub async fn keep_locked_versions(&self) {
+        self.keep_versions().await;
+        let body = "<ObjectLockConfiguration><ObjectLockEnabled>Enabled</ObjectLockEnabled></ObjectLockConfiguration>";
+        self.send(self.request(Method::PUT, "?object-lock").body(body)).await;
+    }
+
+    /// Forbids that the current version of an object is deleted, and says which one that is.
+    pub async fn hold(&self, key: &str) -> String {
+        let head = self.send(self.request(Method::HEAD, &path(key))).await;
+        let version = head.headers()["x-amz-version-id"].to_str().expect("an id is text").to_owned();
+        self.set_hold(key, &version, "ON").await;
+        version
+    }
+
+    pub async fn release(&self, key: &str, version: &str) {
+        self.set_hold(key, version, "OFF").await;
+    }
+
+    async fn set_hold(&self, key: &str, version: &str, status: &str) {
+        let body = format!("<LegalHold><Status>{status}</Status></LegalHold>");
+        let target = format!("{}?legal-hold&versionId={version}", path(key));
+        self.send(self.request(Method::PUT, &target).body(body)).await;
+    }
+
+    /// The key of every version and delete marker, sorted.
+    pub async fn version_keys(&self) -> Vec<String> {
+        let listed = self.send(self.request(Method::GET, "?versions")).await.text().await.expect("a document");
+        let mut keys = texts(&listed, "Key");
+        keys.sort_unstable();
+        keys
     }
 
     /// What every version in the bucket holds, in no certain order; delete markers hold nothing.
