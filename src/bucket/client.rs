@@ -6,7 +6,6 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use backon::{ExponentialBuilder, Retryable};
 use bytes::Bytes;
 use hmac::Mac;
 use http::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue};
@@ -19,17 +18,18 @@ use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
 use url::Url;
 
+use crate::bucket::retries::Retries;
 use crate::bucket::{Error, Settings};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Without a byte for so long, a connection is given up. A whole answer may take longer.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
-const ATTEMPTS: usize = 4;
 const LONG_DATE: &[BorrowedFormatItem<'static>] = format_description!("[year][month][day]T[hour][minute][second]Z");
 
 pub struct Client {
     http: reqwest::Client,
     bucket: Box<s3::Bucket>,
+    retries: Retries,
 }
 
 /// One request. `key` is empty where it is about the bucket.
@@ -94,21 +94,37 @@ impl Client {
             .tls_built_in_root_certs(settings.ssl)
             .build()
             .map_err(|error| refused(&error))?;
-        Ok(Client { http, bucket })
+        Ok(Client { http, bucket, retries: Retries::new() })
     }
 
     /// Sends a request that may be repeated without harm, and repeats it while the server is away or busy.
     pub async fn repeat(&self, request: &Request) -> Result<reqwest::Response, Error> {
-        (|| self.once(request))
-            .retry(retries())
-            .when(Error::is_transient)
-            .notify(|error, wait| tracing::debug!(%error, wait_ms = wait.as_millis() as u64, "request is repeated"))
-            .await
+        self.retries.attempt(|| self.once(request)).await
     }
 
     /// Like [`Client::repeat`], for answers that are small and wanted whole.
     pub async fn repeat_whole(&self, request: &Request) -> Result<(HeaderMap, Bytes), Error> {
-        (|| self.once_whole(request)).retry(retries()).when(Error::is_transient).await
+        self.retries.attempt(|| self.once_whole(request)).await
+    }
+
+    /// Like [`Client::repeat`], for requests whose answers say nothing. One that says something is not S3's, and S3 may
+    /// know nothing of the request.
+    pub async fn repeat_empty(&self, request: &Request) -> Result<(), Error> {
+        let once = || async {
+            let (_, body) = self.once_whole(request).await?;
+            let Request { method, key, .. } = request;
+            let foreign = || Error::Unavailable { what: format!("{method} {key}: something else has answered") };
+            if body.is_empty() { Ok(()) } else { Err(foreign()) }
+        };
+        self.retries.attempt(once).await
+    }
+
+    /// Makes attempts at something that takes more than one request, as [`Client::repeat`] does.
+    pub async fn attempt<T, F: Future<Output = Result<T, Error>>>(
+        &self,
+        attempt: impl FnMut() -> F,
+    ) -> Result<T, Error> {
+        self.retries.attempt(attempt).await
     }
 
     /// Like [`Client::once`], for answers that are small and wanted whole.
@@ -128,6 +144,7 @@ impl Client {
             if error.is_connect() { unavailable(request, &error) } else { unknown(request, &error) }
         })?;
         if response.status().is_success() {
+            self.retries.earn();
             return Ok(response);
         }
         Err(refusal(request, response).await)
@@ -213,15 +230,6 @@ fn hmac_sha256(key: &[u8], text: &[u8]) -> Result<Vec<u8>, s3::error::S3Error> {
     let mut mac = signing::HmacSha256::new_from_slice(key)?;
     mac.update(text);
     Ok(mac.finalize().into_bytes().to_vec())
-}
-
-/// How a request is repeated.
-pub fn retries() -> ExponentialBuilder {
-    ExponentialBuilder::default()
-        .with_min_delay(Duration::from_millis(50))
-        .with_max_delay(Duration::from_secs(2))
-        .with_max_times(ATTEMPTS - 1)
-        .with_jitter()
 }
 
 fn authority(url: &Url) -> String {

@@ -12,6 +12,7 @@ mod members;
 mod objects;
 mod probe;
 mod purge;
+mod retries;
 mod scan;
 mod upload;
 

@@ -4,11 +4,12 @@ use bytes::Bytes;
 use futures::{Stream, TryStreamExt};
 use http::Method;
 use http::header::{ETAG, HeaderMap, RANGE};
+use quick_xml::events::Event;
 use serde::Deserialize;
 use uuid::Uuid;
 
 use crate::bucket::client::Request;
-use crate::bucket::upload::WRITE_ID_HEADER;
+use crate::bucket::upload::{FORMAT_HEADER, FORMAT_VERSION, WRITE_ID_HEADER};
 use crate::bucket::{Bucket, Error, object_key};
 use crate::event::Log;
 
@@ -45,13 +46,17 @@ struct ListEntry {
 }
 
 impl Bucket {
-    /// Makes the bucket where it is missing, and proves that the credentials open it.
+    /// Proves that the bucket is there and that the credentials open it.
+    pub async fn open(&self) -> Result<(), Error> {
+        self.check().await?;
+        self.list("", Some(1)).await.map(drop)
+    }
+
+    /// Like [`Bucket::open`], and makes the bucket where it is missing.
     pub async fn ensure(&self) -> Result<(), Error> {
-        let head = Request::new(Method::HEAD, "");
-        match self.client.repeat(&head).await {
-            Ok(_) => return self.list("", Some(1)).await.map(drop),
+        match self.open().await {
             Err(Error::NotFound { .. }) => {}
-            Err(error) => return Err(error),
+            outcome => return outcome,
         }
         match self.client.repeat(&self.creation()).await {
             Ok(_) => {
@@ -59,7 +64,7 @@ impl Bucket {
                 Ok(())
             }
             // Another replica was faster.
-            Err(Error::Refused { status: 409, .. }) => self.client.repeat(&head).await.map(drop),
+            Err(Error::Refused { status: 409, .. }) => self.check().await,
             Err(error) => Err(error),
         }
     }
@@ -97,6 +102,7 @@ impl Bucket {
         let key = object_key(log, archive_id);
         let response = self.client.repeat(&Request::new(Method::GET, &key)).await?;
         let etag = etag(&key, response.headers())?;
+        check_format(&key, response.headers())?;
         let body = response
             .bytes_stream()
             .map_err(move |error| Error::Unavailable { what: format!("GET {key} broke off: {error}") });
@@ -126,6 +132,7 @@ impl Bucket {
         if etag(key, &headers)? != expected_etag {
             return Err(Error::Changed { object: key.to_owned() });
         }
+        check_format(key, &headers)?;
         let expected_range = format!("bytes {start}-{}/{object_bytes}", end - 1);
         let range = headers.get("content-range").and_then(|value| value.to_str().ok()).unwrap_or("no range");
         if range != expected_range {
@@ -140,8 +147,8 @@ impl Bucket {
     /// Whether it was there or not, it is gone afterwards.
     pub async fn delete(&self, log: &Log, archive_id: Uuid) -> Result<(), Error> {
         let key = object_key(log, archive_id);
-        match self.client.repeat(&Request::new(Method::DELETE, key)).await {
-            Ok(_) | Err(Error::NotFound { .. }) => Ok(()),
+        match self.client.repeat_empty(&Request::new(Method::DELETE, key)).await {
+            Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(error),
         }
     }
@@ -159,7 +166,7 @@ impl Bucket {
                 request = request.query("max-keys", objects_max.to_string());
             }
             let (_, body) = self.client.repeat_whole(&request).await?;
-            let page: ListPage = parse_xml(&self.name, &body)?;
+            let page: ListPage = parse_xml("ListBucketResult", &self.name, &body)?;
             found.extend(page.contents.into_iter().map(|ListEntry { key, size }| ListedObject { key, bytes: size }));
             token = page.next_continuation_token;
             if token.is_none() || objects_max.is_some_and(|objects_max| found.len() >= objects_max) {
@@ -169,13 +176,37 @@ impl Bucket {
     }
 }
 
-fn etag(key: &str, headers: &HeaderMap) -> Result<String, Error> {
+/// An object may have been written by a later version of ours. One that does not say is looked into.
+fn check_format(key: &str, headers: &HeaderMap) -> Result<(), Error> {
+    let format = headers.get(FORMAT_HEADER).and_then(|value| value.to_str().ok());
+    match format {
+        Some(format) if format != FORMAT_VERSION.to_string() => Err(Error::Damaged {
+            object: key.to_owned(),
+            why: format!("its format is version {format}, and only version {FORMAT_VERSION} is known"),
+        }),
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn etag(key: &str, headers: &HeaderMap) -> Result<String, Error> {
     let etag = headers.get(ETAG).and_then(|value| value.to_str().ok());
     etag.map(str::to_owned).ok_or_else(|| Error::Damaged { object: key.to_owned(), why: "it bears no ETag".into() })
 }
 
-pub(super) fn parse_xml<T: serde::de::DeserializeOwned>(what: &str, body: &[u8]) -> Result<T, Error> {
+/// A document with this root: where serde finds nothing that it knows, it takes any document, an error or somebody's
+/// web page, for an empty list.
+pub(super) fn parse_xml<T: serde::de::DeserializeOwned>(root: &str, what: &str, body: &[u8]) -> Result<T, Error> {
     let text = String::from_utf8_lossy(body);
-    quick_xml::de::from_str(&text)
-        .map_err(|error| Error::Unavailable { what: format!("the answer for {what} is no S3 document: {error}") })
+    let foreign = |why: String| Error::Unavailable { what: format!("the answer for {what} is no {root}: {why}") };
+    let mut reader = quick_xml::Reader::from_str(&text);
+    loop {
+        match reader.read_event().map_err(|error| foreign(error.to_string()))? {
+            Event::Start(start) | Event::Empty(start) if start.local_name().as_ref() == root.as_bytes() => break,
+            Event::Start(_) | Event::Empty(_) | Event::Eof => {
+                return Err(foreign("something else has answered".into()));
+            }
+            _ => {}
+        }
+    }
+    quick_xml::de::from_str(&text).map_err(|error| foreign(error.to_string()))
 }

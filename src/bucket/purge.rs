@@ -66,7 +66,7 @@ impl Bucket {
                 Err(Error::Refused { status: 400 | 405 | 501, .. }) => return Ok(superseded),
                 answer => answer?,
             };
-            let page: VersionPage = parse_xml(key, &body)?;
+            let page: VersionPage = parse_xml("ListVersionsResult", key, &body)?;
             let mut is_truncated = false;
             for entry in page.entries {
                 match entry {
@@ -88,8 +88,8 @@ impl Bucket {
     }
 
     async fn delete_version(&self, key: &str, version: &str) -> Result<(), Error> {
-        match self.client.repeat(&Request::new(Method::DELETE, key).query("versionId", version)).await {
-            Ok(_) | Err(Error::NotFound { .. }) => Ok(()),
+        match self.client.repeat_empty(&Request::new(Method::DELETE, key).query("versionId", version)).await {
+            Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(error),
         }
     }

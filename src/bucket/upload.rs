@@ -1,14 +1,12 @@
-use backon::Retryable;
 use bytes::{Bytes, BytesMut};
 use futures::stream::{FuturesUnordered, StreamExt};
 use http::Method;
-use http::header::ETAG;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use crate::bucket::client::{Request, retries};
-use crate::bucket::objects::parse_xml;
+use crate::bucket::client::Request;
+use crate::bucket::objects::{etag, parse_xml};
 use crate::bucket::{Bucket, Error, keys, object_key};
 use crate::event::Log;
 
@@ -19,6 +17,7 @@ const PARTS_IN_FLIGHT_MAX: usize = 2;
 const METADATA_NAME_BYTES_MAX: usize = 700;
 
 pub(super) const FORMAT_VERSION: u32 = 1;
+pub(super) const FORMAT_HEADER: &str = "x-amz-meta-format";
 pub(super) const WRITE_ID_HEADER: &str = "x-amz-meta-write-id";
 
 /// What an object says of itself in its user metadata, all of it known before its first byte is.
@@ -93,7 +92,7 @@ impl Bucket {
         let mut request = Request::new(Method::POST, &key)
             .query("uploads", "")
             .header("content-type", "application/gzip")
-            .header("x-amz-meta-format", FORMAT_VERSION.to_string())
+            .header(FORMAT_HEADER, FORMAT_VERSION.to_string())
             .header("x-amz-meta-archive-id", archive_id.to_string())
             .header("x-amz-meta-generation", generation.to_string())
             .header(WRITE_ID_HEADER, write_id.to_string())
@@ -133,13 +132,13 @@ impl Bucket {
                 self.upload_id(request).await
             }
         };
-        start.retry(retries()).when(Error::is_transient).await
+        self.client.attempt(start).await
     }
 
     /// Of the upload that a request starts.
     pub(super) async fn upload_id(&self, request: &Request) -> Result<String, Error> {
         let (_, body) = self.client.once_whole(request).await?;
-        let Initiated { upload_id } = parse_xml("a new upload", &body)?;
+        let Initiated { upload_id } = parse_xml("InitiateMultipartUploadResult", "a new upload", &body)?;
         Ok(upload_id)
     }
 
@@ -156,7 +155,7 @@ impl Bucket {
                 .query_if("key-marker", key_marker)
                 .query_if("upload-id-marker", id_marker);
             let (_, body) = self.client.repeat_whole(&request).await?;
-            let page: UploadPage = parse_xml(&key, &body)?;
+            let page: UploadPage = parse_xml("ListMultipartUploadsResult", &key, &body)?;
             for entry in page.upload.iter().filter(|entry| entry.key == key) {
                 self.abort_upload(&key, &entry.upload_id).await?;
                 aborted += 1;
@@ -170,8 +169,8 @@ impl Bucket {
     }
 
     pub(super) async fn abort_upload(&self, key: &str, upload_id: &str) -> Result<(), Error> {
-        match self.client.repeat(&Request::new(Method::DELETE, key).query("uploadId", upload_id)).await {
-            Ok(_) | Err(Error::NotFound { .. }) => Ok(()),
+        match self.client.repeat_empty(&Request::new(Method::DELETE, key).query("uploadId", upload_id)).await {
+            Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(error),
         }
     }
@@ -213,14 +212,14 @@ impl<'a> Upload<'a> {
         }
         self.parts_started += 1;
         let (bucket, number) = (self.bucket, self.parts_started);
-        let request = Request::new(Method::PUT, &self.key)
+        let key = self.key.clone();
+        let request = Request::new(Method::PUT, &key)
             .query("partNumber", number.to_string())
             .query("uploadId", &self.upload_id)
             .body(body);
         self.in_flight.push(Box::pin(async move {
             let (headers, _) = bucket.client.repeat_whole(&request).await?;
-            let etag = headers.get(ETAG).and_then(|etag| etag.to_str().ok()).unwrap_or_default().to_owned();
-            Ok(Part { number, etag })
+            Ok(Part { number, etag: etag(&key, &headers)? })
         }));
         Ok(())
     }
@@ -251,7 +250,7 @@ impl Uploaded<'_> {
             let is_in_doubt = error.is_transient() || matches!(error, Error::NotFound { .. });
             if is_in_doubt && self.is_visible().await? { Ok(()) } else { Err(error) }
         };
-        complete.retry(retries()).when(Error::is_transient).await
+        self.bucket.client.attempt(complete).await
     }
 
     /// For a writer that lost its turn: whoever took it may have looked for unfinished uploads before this one began.

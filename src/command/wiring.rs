@@ -35,10 +35,15 @@ pub fn open_database(config: &Config) -> anyhow::Result<Database> {
 /// Proves that the bucket can be used. One that was used before and is away now keeps nobody from their hot events.
 async fn open_bucket(bucket: &Bucket, settings: &bucket::Settings, has_archives: bool) -> anyhow::Result<()> {
     let bucket::Settings { endpoint, bucket: name, .. } = settings;
-    match bucket.ensure().await {
+    // An empty bucket in the place of one that is missing would hide that it is the wrong one.
+    let opened = if has_archives { bucket.open().await } else { bucket.ensure().await };
+    match opened {
         Ok(()) => {
             probe(bucket).await;
             Ok(())
+        }
+        Err(bucket::Error::NotFound { .. }) => {
+            bail!("S3_BUCKET {name} at {endpoint} is not there, and events have been archived: it is another bucket")
         }
         Err(error) if error.is_transient() && has_archives => {
             tracing::warn!(%error, "the bucket is away: archived events cannot be read until it is back");

@@ -232,7 +232,11 @@ impl AsMut<PgConnection> for JobConnection {
 }
 
 pub async fn commit(transaction: Transaction) -> Result<(), CommitError> {
-    transaction.commit().await.map_err(|error| match error {
+    transaction.commit().await.map_err(|error| match &error {
+        // A server that is shut down may say so when it has committed and not answered yet.
+        sqlx::Error::Database(why) if why.code().is_some_and(|code| code.starts_with("57P")) => {
+            CommitError::Unknown(error)
+        }
         sqlx::Error::Database(_) => CommitError::Refused(error.into()),
         _ => CommitError::Unknown(error),
     })

@@ -13,6 +13,10 @@ use crate::store::{Error, Store};
 
 /// Of the interval, so that replicas do not tick together.
 const JITTER: f64 = 0.2;
+/// After a failure, and twice as long after each further one, up to the interval.
+const BACK_OFF_MIN: Duration = Duration::from_secs(1);
+/// Whoever ticks once a day still notices within minutes that something is back.
+const BACK_OFF_MAX: Duration = Duration::from_secs(5 * 60);
 
 /// Starts the jobs of a process that has a bucket: edits of archived events are rewritten whether or not it archives
 /// more. They end when `shutdown` is cancelled, between two steps or inside one,
@@ -44,7 +48,8 @@ pub fn start(store: &Arc<Store>, archives: bool, interval: Duration, shutdown: &
     jobs
 }
 
-/// Ticks at once, and then after every interval or wake-up.
+/// Ticks at once, and then after every interval or wake-up. After a failure nobody is woken up before its time: what is
+/// away is not asked more often because there is more to ask of it.
 async fn run<W, T>(
     name: &'static str,
     interval: Duration,
@@ -56,16 +61,43 @@ async fn run<W, T>(
     T: Future<Output = Result<(), Error>>,
 {
     let work = async {
+        let mut failures = 0;
         loop {
-            if let Err(error) = tick().await {
-                tracing::warn!(%error, job = name, "a tick failed, the next one tries again");
+            let outcome = tick().await;
+            failures = if outcome.is_ok() { 0 } else { failures + 1 };
+            let pause = pause(interval, failures).mul_f64(rand::rng().random_range(1.0 - JITTER..1.0 + JITTER));
+            if let Err(error) = outcome {
+                let pause_ms = pause.as_millis() as u64;
+                tracing::warn!(%error, job = name, pause_ms, "a tick failed, the next one tries again");
+                tokio::time::sleep(pause).await;
+                continue;
             }
-            let jitter = rand::rng().random_range(1.0 - JITTER..1.0 + JITTER);
             tokio::select! {
-                () = tokio::time::sleep(interval.mul_f64(jitter)) => {}
+                () = tokio::time::sleep(pause) => {}
                 () = wake() => {}
             }
         }
     };
     shutdown.run_until_cancelled(work).await;
+}
+
+fn pause(interval: Duration, failures: u32) -> Duration {
+    match failures.checked_sub(1) {
+        None => interval,
+        Some(repeated) => BACK_OFF_MIN.saturating_mul(2_u32.saturating_pow(repeated)).min(interval).min(BACK_OFF_MAX),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_fails_is_tried_again_soon_and_ever_later() {
+        let pauses =
+            |interval, failures: [u32; 5]| failures.map(|count| pause(Duration::from_secs(interval), count).as_secs());
+        assert_eq!(pauses(60, [0, 1, 2, 6, 7]), [60, 1, 2, 32, 60]);
+        assert_eq!(pauses(1, [0, 1, 2, 3, u32::MAX]), [1; 5]);
+        assert_eq!(pauses(86_400, [0, 1, 9, 10, u32::MAX]), [86_400, 1, 256, 300, 300]);
+    }
 }

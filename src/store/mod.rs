@@ -102,6 +102,8 @@ impl From<bucket::Error> for Error {
             bucket::Error::NotFound { .. } | bucket::Error::Changed { .. } | bucket::Error::Damaged { .. } => {
                 Error::Damaged(error.to_string())
             }
+            // Credentials that have expired, or may do too little: an operator mends that, and callers try again.
+            bucket::Error::Refused { status: 401 | 403, .. } => Error::Unavailable(error.to_string()),
             bucket::Error::Refused { .. } => Error::Refused(error.to_string()),
         }
     }

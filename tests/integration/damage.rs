@@ -149,10 +149,14 @@ async fn an_object_with_other_events() {
     let mut doubled = lines.clone();
     doubled[3] = doubled[2];
     let missing = [&lines[..3], &lines[4..]].concat();
+    let more = lines[1].replace(r#""position":1,"#, r#""position":0,"#);
+    let added = [&lines[..1], &[more.as_str()], &lines[1..]].concat();
+    assert_ne!(more, lines[1]);
     let cases = [
         ("reordered", swapped.join("\n") + "\n"),
         ("doubled", doubled.join("\n") + "\n"),
         ("missing", missing.join("\n") + "\n"),
+        ("added", added.join("\n") + "\n"),
         ("another tenant's", text.replace(r#""tenant_id":"acme""#, r#""tenant_id":"evil""#)),
         ("another topic's", text.replace(r#""topic":"orders""#, r#""topic":"ORDERS""#)),
         ("an unknown field", text.replace(r#""stream":"#, r#""streem":"#)),
@@ -229,6 +233,36 @@ async fn an_older_generation_put_back() {
     scene.check("an older generation").await;
     scene.original = current;
     scene.restore().await;
+}
+
+#[tokio::test]
+async fn an_object_of_a_format_that_nobody_knows_yet() {
+    let scene = Scene::new().await;
+    let later = Some(("x-amz-meta-format", "2"));
+    let etag = scene.world.bucket.put_saying(&scene.key, scene.original.clone(), later).await;
+    scene.know(&etag).await;
+    scene.check("version 2").await;
+    let known = Some(("x-amz-meta-format", "1"));
+    scene.know(&scene.world.bucket.put_saying(&scene.key, scene.original.clone(), known).await).await;
+    scene.restore().await;
+}
+
+/// Objects are found by their rows, never by a list: what somebody else puts beside them is neither read nor deleted.
+#[tokio::test]
+async fn a_strangers_object_inside_the_prefix() {
+    let scene = Scene::new().await;
+    let stranger = scene.key.replace(&scene.victim.id.to_string(), &uuid::Uuid::now_v7().to_string());
+    let bytes = scene.world.bucket.get(&scene.key).await;
+    scene.world.bucket.put(&stranger, bytes.clone()).await;
+    let store = scene.store();
+    assert_eq!(read_all(&store, &scene.log).await, scene.before);
+    edit(&store, &scene.log, "event-5", r#"{"price":1}"#).await;
+    scene.world.recover(&store).await;
+    assert_eq!(read_all(&store, &scene.log).await.len(), scene.before.len());
+    assert_eq!(scene.world.bucket.get(&stranger).await, bytes);
+    scene.world.bucket.delete(&stranger).await;
+    let mut world = scene.world;
+    world.audit().await;
 }
 
 #[tokio::test]

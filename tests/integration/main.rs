@@ -5,6 +5,7 @@ mod archive;
 mod command_line;
 mod damage;
 mod edit;
+mod faults;
 mod grpc;
 mod http;
 mod loan_applications;

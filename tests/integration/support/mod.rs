@@ -5,6 +5,7 @@ mod events;
 mod exit;
 mod moto;
 mod postgres;
+mod postgres_proxy;
 mod program;
 mod proxy;
 mod raw;
@@ -14,6 +15,7 @@ mod subscriber;
 mod world;
 
 pub use events::{DAY_NANOS, event, now, old_event, payload, young_event};
+pub use postgres_proxy::{PostgresProxy, StatementFate};
 pub use program::{Ended, Program};
 pub use proxy::{Fate, Gate, Kind, Proxy};
 pub use raw::{RawBucket, unzip};

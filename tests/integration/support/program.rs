@@ -139,6 +139,13 @@ impl Running {
         assert_eq!(unsafe { libc::kill(id, signal) }, 0);
     }
 
+    /// The most that it has had in memory so far.
+    pub fn peak_memory_bytes(&self) -> usize {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it is running");
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("Linux says it");
+        peak.trim().trim_end_matches(" kB").parse::<usize>().expect("a number of kB") * 1024
+    }
+
     /// Kills it, if it has not ended already, and returns once it is gone.
     pub async fn kill(mut self) -> Ended {
         self.child.kill().expect("it can be killed");

@@ -72,6 +72,8 @@ pub enum Fate {
     LoseReply,
     /// It never arrives, and this is the answer.
     Answer(u16, &'static str),
+    /// It happens, and this is the answer all the same.
+    AnswerAfter(u16, &'static str),
     /// It happens, and only so many bytes of the answer's body come through.
     CutBody(usize),
     /// It waits at a gate before it passes.
@@ -108,7 +110,7 @@ impl Gate {
     }
 
     /// Whether it may pass.
-    async fn wait(&self) -> bool {
+    pub(super) async fn wait(&self) -> bool {
         self.arrived.add_permits(1);
         self.opened.acquire().await.map(SemaphorePermit::forget).is_ok()
     }
@@ -180,7 +182,7 @@ impl Drop for Proxy {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -202,23 +204,18 @@ async fn converse(mut client: TcpStream, shared: &Shared) -> std::io::Result<()>
     let fate = lock(&shared.script)(&request);
     match fate {
         Fate::LoseRequest => return Ok(()),
-        Fate::Answer(status, body) => {
-            let head =
-                format!("HTTP/1.1 {status} Scripted\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
-            client.write_all(head.as_bytes()).await?;
-            client.write_all(body.as_bytes()).await?;
-            return client.shutdown().await;
-        }
+        Fate::Answer(status, body) => return answer(&mut client, status, body).await,
         Fate::Hold(ref gate) => {
             if !gate.wait().await {
                 return Ok(());
             }
         }
-        Fate::Pass | Fate::LoseReply | Fate::CutBody(_) | Fate::HoldReply(_) => {}
+        Fate::Pass | Fate::AnswerAfter(..) | Fate::LoseReply | Fate::CutBody(_) | Fate::HoldReply(_) => {}
     }
     let reply = forward(shared.upstream, &message).await?;
     match fate {
         Fate::LoseReply => return Ok(()),
+        Fate::AnswerAfter(status, body) => return answer(&mut client, status, body).await,
         Fate::CutBody(bytes) => {
             let body = reply.windows(4).position(|window| window == b"\r\n\r\n").map_or(reply.len(), |head| head + 4);
             client.write_all(&reply[..reply.len().min(body + bytes)]).await?;
@@ -231,6 +228,13 @@ async fn converse(mut client: TcpStream, shared: &Shared) -> std::io::Result<()>
         }
         _ => client.write_all(&reply).await?,
     }
+    client.shutdown().await
+}
+
+async fn answer(client: &mut TcpStream, status: u16, body: &str) -> std::io::Result<()> {
+    let head = format!("HTTP/1.1 {status} Scripted\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+    client.write_all(head.as_bytes()).await?;
+    client.write_all(body.as_bytes()).await?;
     client.shutdown().await
 }
 

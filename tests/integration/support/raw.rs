@@ -4,13 +4,15 @@ use std::collections::HashMap;
 use std::io::Read;
 
 use flate2::read::MultiGzDecoder;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Response, StatusCode};
 use s3::creds::Credentials;
 
 use super::s3::Server;
 
 const VALID_SECONDS: u32 = 600;
+
+type Query<'a> = &'a [(&'a str, &'a str)];
 
 /// Its requests are signed by rust-s3, as addresses that anybody may call.
 pub struct RawBucket {
@@ -25,30 +27,28 @@ impl RawBucket {
         let credentials = Credentials::new(Some(access_key), Some(secret_key), None, None, None);
         let bucket = s3::Bucket::new(name, region, credentials.expect("they are given")).expect("the name is one");
         let bucket = RawBucket { http: reqwest::Client::new(), bucket: bucket.with_path_style() };
-        bucket.send_put("/", "", HeaderMap::new(), Vec::new()).await;
+        bucket.send_put("/", &[], HeaderMap::new(), Vec::new()).await;
         bucket
     }
 
-    async fn try_get(&self, key: &str, query: &[(&str, &str)]) -> Response {
-        let query = query.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let url = self.bucket.presign_get(key, VALID_SECONDS, Some(query)).await.expect("it can be signed");
+    async fn try_get(&self, key: &str, query: Query<'_>) -> Response {
+        let url = self.bucket.presign_get(key, VALID_SECONDS, owned(query)).await.expect("it can be signed");
         self.http.get(url).send().await.expect("the server answers")
     }
 
-    async fn send_get(&self, key: &str, query: &[(&str, &str)]) -> Response {
+    async fn send_get(&self, key: &str, query: Query<'_>) -> Response {
         successful(self.try_get(key, query).await)
     }
 
-    async fn send_put(&self, key: &str, query: &str, headers: HeaderMap, body: Vec<u8>) -> Response {
-        let queries = (!query.is_empty()).then(|| HashMap::from([(query.to_owned(), String::new())]));
-        let url = self.bucket.presign_put(key, VALID_SECONDS, Some(headers.clone()), queries).await;
+    async fn send_put(&self, key: &str, query: Query<'_>, headers: HeaderMap, body: Vec<u8>) -> Response {
+        let url = self.bucket.presign_put(key, VALID_SECONDS, Some(headers.clone()), owned(query)).await;
         // Nothing at all has a length as well, which some servers want to be told.
         let request = self.http.put(url.expect("it can be signed")).headers(headers).header(CONTENT_LENGTH, body.len());
         let request = request.body(body);
         successful(request.send().await.expect("the server answers"))
     }
 
-    async fn listing(&self, query: &[(&str, &str)]) -> String {
+    async fn listing(&self, query: Query<'_>) -> String {
         self.send_get("/", query).await.text().await.expect("a document")
     }
 
@@ -64,6 +64,11 @@ impl RawBucket {
     /// Replaces an object, as somebody who does not know of the store would; what the object says of itself is kept.
     /// Gives the new ETag.
     pub async fn put(&self, key: &str, bytes: Vec<u8>) -> String {
+        self.put_saying(key, bytes, None).await
+    }
+
+    /// Like [`RawBucket::put`], but the object says something else of itself.
+    pub async fn put_saying(&self, key: &str, bytes: Vec<u8>, other: Option<(&str, &str)>) -> String {
         let there = self.try_get(key, &[]).await;
         let mut headers: HeaderMap = there
             .headers()
@@ -72,7 +77,11 @@ impl RawBucket {
             .map(|(name, value)| (name.clone(), value.clone()))
             .collect();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/gzip"));
-        let response = self.send_put(key, "", headers, bytes).await;
+        if let Some((name, value)) = other {
+            let name: HeaderName = name.parse().expect("it is a name");
+            headers.insert(name, value.parse().expect("it is a value"));
+        }
+        let response = self.send_put(key, &[], headers, bytes).await;
         response.headers()["etag"].to_str().expect("an ETag is text").to_owned()
     }
 
@@ -88,7 +97,38 @@ impl RawBucket {
 
     pub async fn keep_versions(&self) {
         let body = "<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>";
-        self.send_put("/", "versioning", HeaderMap::new(), body.into()).await;
+        self.send_put("/", &[("versioning", "")], HeaderMap::new(), body.into()).await;
+    }
+
+    /// Every version can be held from now on.
+    pub async fn keep_locked_versions(&self) {
+        self.keep_versions().await;
+        let body = "<ObjectLockConfiguration><ObjectLockEnabled>Enabled</ObjectLockEnabled></ObjectLockConfiguration>";
+        self.send_put("/", &[("object-lock", "")], HeaderMap::new(), body.into()).await;
+    }
+
+    /// Forbids that the current version of an object is deleted, and says which one that is.
+    pub async fn hold(&self, key: &str) -> String {
+        let there = self.send_get(key, &[]).await;
+        let version = there.headers()["x-amz-version-id"].to_str().expect("an id is text").to_owned();
+        self.set_hold(key, &version, "ON").await;
+        version
+    }
+
+    pub async fn release(&self, key: &str, version: &str) {
+        self.set_hold(key, version, "OFF").await;
+    }
+
+    async fn set_hold(&self, key: &str, version: &str, status: &str) {
+        let body = format!("<LegalHold><Status>{status}</Status></LegalHold>");
+        self.send_put(key, &[("legal-hold", ""), ("versionId", version)], HeaderMap::new(), body.into()).await;
+    }
+
+    /// The key of every version and delete marker, sorted.
+    pub async fn version_keys(&self) -> Vec<String> {
+        let mut keys = texts(&self.listing(&[("versions", "")]).await, "Key");
+        keys.sort_unstable();
+        keys
     }
 
     /// What every version in the bucket holds, in no certain order; delete markers hold nothing. A server that keeps no
@@ -111,6 +151,10 @@ impl RawBucket {
         }
         contents
     }
+}
+
+fn owned(query: Query<'_>) -> Option<HashMap<String, String>> {
+    Some(query.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
 }
 
 fn successful(response: Response) -> Response {

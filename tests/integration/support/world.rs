@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::proxy::Proxy;
 use super::s3::{self, Server};
-use super::{RawBucket, audit, postgres};
+use super::{PostgresProxy, RawBucket, audit, postgres};
 
 /// Each has some connections to Postgres, which takes 200.
 const WORLDS_MAX: usize = 6;
@@ -75,6 +75,17 @@ impl World {
     /// A process that knows nothing of what others have in memory.
     pub fn store(&self, settings: Settings) -> Arc<Store> {
         Arc::new(Store::new(self.database(), Some(Arc::new(self.bucket_client())), settings))
+    }
+
+    /// A way to Postgres that can be disturbed.
+    pub async fn postgres_proxy(&self) -> PostgresProxy {
+        PostgresProxy::start(&self.database_url).await
+    }
+
+    /// One that reaches Postgres through a proxy.
+    pub fn store_behind(&self, postgres: &PostgresProxy, settings: Settings) -> Arc<Store> {
+        let database = Database::new(postgres.url(), CONNECTIONS_MAX).expect("the url is one");
+        Arc::new(Store::new(database, Some(Arc::new(self.bucket_client())), settings))
     }
 
     /// One that was started without a bucket.
@@ -164,6 +175,11 @@ impl World {
 
     pub fn key(&self, archive: &Archive) -> String {
         object_key(&self.log(), archive.id)
+    }
+
+    /// That nothing lies about that no reader reads: the part of an audit that looks into no object.
+    pub async fn audit_leftovers(&self) {
+        audit::leftovers(self).await;
     }
 
     /// The promises that hold at every quiet moment, checked by other means than the store's, and by the store's.

@@ -1,0 +1,78 @@
+//! How often a request is repeated while the server is away or busy.
+//!
+//! Each request by itself would be repeated a few times, and all of them together would put several times the usual
+//! load on a server that cannot even bear that. So repetitions come out of one budget, which only what succeeds fills
+//! up again: in a long outage everything is tried once.
+
+use std::future::Future;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use backon::{ExponentialBuilder, Retryable};
+
+use crate::bucket::Error;
+
+const ATTEMPTS: usize = 4;
+const WAIT_MIN: Duration = Duration::from_millis(50);
+const WAIT_MAX: Duration = Duration::from_secs(2);
+/// In tenths of a repetition: a full budget is good for 100.
+const BUDGET_MAX: u32 = 1_000;
+const COST: u32 = 10;
+
+pub struct Retries {
+    budget: AtomicU32,
+}
+
+impl Retries {
+    pub fn new() -> Retries {
+        Retries { budget: AtomicU32::new(BUDGET_MAX) }
+    }
+
+    /// Makes attempts until one succeeds, or fails for good, or there were enough.
+    pub async fn attempt<T, F: Future<Output = Result<T, Error>>>(
+        &self,
+        attempt: impl FnMut() -> F,
+    ) -> Result<T, Error> {
+        let waits = ExponentialBuilder::default()
+            .with_min_delay(WAIT_MIN)
+            .with_max_delay(WAIT_MAX)
+            .with_max_times(ATTEMPTS - 1)
+            .with_jitter();
+        attempt
+            .retry(waits)
+            .when(|error| error.is_transient() && self.spend())
+            .notify(|error, wait| tracing::debug!(%error, wait_ms = wait.as_millis() as u64, "request is repeated"))
+            .await
+    }
+
+    /// A request has succeeded: ten of them pay for a repetition.
+    pub fn earn(&self) {
+        let _ = self
+            .budget
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |budget| (budget < BUDGET_MAX).then_some(budget + 1));
+    }
+
+    fn spend(&self) -> bool {
+        let spent = self.budget.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |budget| budget.checked_sub(COST));
+        spent.is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_succeeds_pays_for_what_is_repeated() {
+        let retries = Retries::new();
+        assert_eq!((0..200).filter(|_| retries.spend()).count(), 100);
+        for _ in 0..19 {
+            retries.earn();
+        }
+        assert_eq!((retries.spend(), retries.spend()), (true, false));
+        for _ in 0..2_000 {
+            retries.earn();
+        }
+        assert_eq!((0..200).filter(|_| retries.spend()).count(), 100, "it is full at some time");
+    }
+}

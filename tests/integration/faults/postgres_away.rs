@@ -1,0 +1,148 @@
+//! Postgres away for a while, restarted or full: what cannot be done is said, and all of it goes on without a restart.
+
+use coldstream::store::Error;
+use tokio::sync::mpsc::unbounded_channel;
+use tonic::Code;
+
+use super::{published, until};
+use crate::grpc::{self, TENANT, TOPIC, ids};
+use crate::support::{
+    PostgresProxy, Program, Role, StatementFate, Subscriber, World, archive, event, import, old_event, publish,
+    read_all, settings,
+};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn postgres_goes_away_and_the_service_comes_back_with_it() {
+    let world = World::new().await;
+    let postgres = world.postgres_proxy().await;
+    let program = Program::new(&world, 3).set("POSTGRES_CONNECTION", postgres.url());
+    let program = program.set("STREAMS_ARCHIVE_OLDER_THAN_DAYS", 0).set("STREAMS_ARCHIVE_INTERVAL_SECONDS", 1);
+    let scene = grpc::Scene::start(world, program).await;
+    scene.publish(vec![grpc::event(0)]).await.unwrap();
+    let mut subscriber = Subscriber::start(&scene.client, Role::of("group")).await;
+    assert_eq!(subscriber.handled().await.id, "event-0");
+
+    postgres.leave();
+    for status in [scene.publish(vec![grpc::event(1)]).await.err(), scene.event(TENANT, "event-0").await.err()] {
+        assert_eq!(status.expect("Postgres is away").code(), Code::Unavailable);
+    }
+    let url = |path: &str| format!("{}{path}", scene.service.http);
+    for path in [format!("/v1/topics/{TOPIC}/events?tenant={TENANT}"), "/ready".to_owned()] {
+        let answer = reqwest::get(url(&path)).await.unwrap();
+        assert_eq!((answer.status().as_u16(), answer.headers().contains_key("retry-after")), (503, true), "{path}");
+    }
+    assert_eq!(reqwest::get(url("/health")).await.unwrap().status(), 200);
+
+    postgres.heal();
+    scene.publish((1..3).map(grpc::event).collect()).await.unwrap();
+    assert_eq!(reqwest::get(url("/ready")).await.unwrap().status(), 200);
+    // Jobs go on by themselves, and so do subscriptions; a stream whose lease has expired meanwhile has ended.
+    until(&scene.world, "SELECT EXISTS (SELECT FROM archives)").await;
+    let mut next = 1;
+    while next < 3 {
+        match subscriber.event_or_end().await {
+            Some(event) => {
+                subscriber.ack(&event);
+                let number: usize = event.id.trim_start_matches("event-").parse().unwrap();
+                assert!(number <= next, "event-{next} is passed over");
+                next = next.max(number + 1);
+            }
+            None => subscriber = Subscriber::start(&scene.client, Role::of("group")).await,
+        }
+    }
+    assert_eq!(ids(&scene.page(&[], (0, 10)).await.unwrap()), ["event-0", "event-1", "event-2"]);
+    scene.finish().await;
+}
+
+/// Every tenth statement finds that all connections are gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn postgres_is_restarted_again_and_again_under_publishers() {
+    const EVENTS: usize = 60;
+    let mut world = World::new().await;
+    let (postgres, log) = (world.postgres_proxy().await, world.log());
+    let store = world.store_behind(&postgres, settings(10));
+    let (sender, mut restarts) = unbounded_channel();
+    let mut count = 0;
+    postgres.script(move |_| {
+        count += 1;
+        if count % 10 == 0 {
+            let _ = sender.send(());
+        }
+        StatementFate::Pass
+    });
+    let publishing = async {
+        let mut failures = 0;
+        for number in 0..EVENTS {
+            while let Err(error) = store.publish(&log, vec![event(number)]).await {
+                assert!(matches!(error, Error::Unavailable(_)), "{error}");
+                failures += 1;
+            }
+        }
+        failures
+    };
+    let restarting = async {
+        while restarts.recv().await.is_some() {
+            postgres.sever();
+        }
+    };
+    let failures = tokio::select! {
+        failures = publishing => failures,
+        () = restarting => unreachable!("the proxy has the sender"),
+    };
+    assert!(failures > 3, "{failures}");
+    let ids: Vec<String> = read_all(&store, &log).await.into_iter().map(|event| event.id).collect();
+    assert_eq!(ids, (0..EVENTS).map(|number| format!("event-{number}")).collect::<Vec<_>>());
+    world.audit().await;
+}
+
+/// The connection breaks off, the commit happens all the same: the archiver finds out by itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_archive_whose_commit_was_not_answered_is_live() {
+    let mut world = World::new().await;
+    let (postgres, log) = (world.postgres_proxy().await, world.log());
+    let store = world.store_behind(&postgres, settings(3));
+    import(&store, &log, (0..3).map(old_event)).await;
+    let mut is_committing = false;
+    postgres.script(move |statement| {
+        is_committing |= statement.starts_with("INSERT INTO archives");
+        if statement == "COMMIT" && std::mem::take(&mut is_committing) {
+            return StatementFate::LoseReply;
+        }
+        StatementFate::Pass
+    });
+    let outcome = store.archive(|_, _| {}).await;
+    assert!(matches!(&outcome, Err(Error::Unavailable(why)) if why.contains("did not say")), "{outcome:?}");
+    assert_eq!(world.only_archive(&store).await.count, 3);
+    assert_eq!(read_all(&store, &log).await, published(0, 3));
+    assert_eq!(archive(&store).await, 0);
+    world.audit().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_of_postgres_loses_nothing_that_was_acknowledged() {
+    let mut world = World::new().await;
+    let (postgres, log) = (world.postgres_proxy().await, world.log());
+    let store = world.store_behind(&postgres, settings(3));
+    publish(&store, &log, vec![old_event(0)]).await;
+    let full = |postgres: &PostgresProxy, start: &'static str| {
+        postgres.script(move |statement| match statement.trim_start().starts_with(start) {
+            true => StatementFate::Refuse("53100"),
+            false => StatementFate::Pass,
+        });
+    };
+    full(&postgres, "INSERT INTO events");
+    let refused = store.publish(&log, (1..3).map(old_event).collect()).await;
+    assert!(matches!(&refused, Err(Error::Unavailable(_))), "{refused:?}");
+    assert_eq!(read_all(&store, &log).await, published(0, 1), "reads go on");
+    postgres.heal();
+    publish(&store, &log, (1..3).map(old_event).collect()).await;
+    full(&postgres, "INSERT INTO archives");
+    let refused = store.archive(|_, _| {}).await;
+    assert!(matches!(&refused, Err(Error::Unavailable(_))), "{refused:?}");
+    assert_eq!(read_all(&store, &log).await, published(0, 3));
+    postgres.heal();
+    world.recover(&store).await;
+    assert_eq!(world.only_archive(&store).await.count, 3);
+    assert_eq!(read_all(&store, &log).await, published(0, 3));
+    world.audit().await;
+}

@@ -1,0 +1,107 @@
+//! Each statement that each step executes, every COMMIT among them.
+
+use std::sync::{Arc, OnceLock};
+
+use futures::future::join_all;
+
+use super::{BATCH, Scene, Verb};
+use crate::support::{StatementFate, settings};
+
+/// What it is called, and what becomes of a statement.
+type Disturbance = (&'static str, fn() -> StatementFate);
+
+/// Each with the least number of statements that it executes, and of COMMITs.
+const VERBS: [(Verb, usize, usize); 5] =
+    [(Verb::Publish, 4, 1), (Verb::Edit, 4, 1), (Verb::Archive, 20, 5), (Verb::Rewrite, 20, 5), (Verb::Sweep, 20, 5)];
+
+/// Which statements are counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Counted {
+    All,
+    Commits,
+}
+
+/// Disturbs statement 1, 2, 3… of a run, and perhaps all that follow, until a run needs no more of them.
+async fn disturb_each(verb: Verb, counted: Counted, min: usize, (name, fate): Disturbance, is_for_good: bool) {
+    let mut scene = Scene::new().await;
+    let postgres = scene.world.postgres_proxy().await;
+    // One process, which goes on once all is well again.
+    let store = scene.world.store_behind(&postgres, settings(BATCH as u64));
+    for k in 1.. {
+        scene.prepare(verb).await;
+        let (mut count, reached) = (0, Arc::new(OnceLock::new()));
+        let disturbed = Arc::clone(&reached);
+        postgres.script(move |statement| {
+            let is_counted = counted == Counted::All || statement == "COMMIT";
+            count += usize::from(is_counted);
+            if is_counted && count == k {
+                disturbed.get_or_init(|| statement.to_owned());
+                return fate();
+            }
+            if is_for_good && count >= k { StatementFate::LoseStatement } else { StatementFate::Pass }
+        });
+        let outcome = scene.attempt(&store, verb).await;
+        postgres.heal();
+        let case = format!("{verb:?}, {name}, {counted:?} {k}, {reached:?}, for good: {is_for_good}: {outcome:?}");
+        scene.make_up(verb, &outcome, &case).await;
+        if reached.get().is_none() {
+            assert!(outcome.is_ok() && k > min, "{case}");
+            return scene.finish().await;
+        }
+    }
+}
+
+async fn disturb_commits(disturbance: Disturbance, is_for_good: bool) {
+    join_all(VERBS.map(|(verb, _, min)| disturb_each(verb, Counted::Commits, min, disturbance, is_for_good))).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn any_statement_may_get_lost() {
+    let lost: Disturbance = ("lost", || StatementFate::LoseStatement);
+    join_all(VERBS.map(|(verb, min, _)| disturb_each(verb, Counted::All, min, lost, false))).await;
+}
+
+/// A rewrite and a sweep write nothing that an archive run does not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_disk_may_be_full_at_any_statement() {
+    let full: Disturbance = ("disk full", || StatementFate::Refuse("53100"));
+    let writers = VERBS.into_iter().filter(|(verb, ..)| matches!(verb, Verb::Publish | Verb::Edit | Verb::Archive));
+    join_all(writers.map(|(verb, min, _)| disturb_each(verb, Counted::All, min, full, false))).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_may_happen_and_nobody_hears_of_it() {
+    disturb_commits(("reply lost", || StatementFate::LoseReply), false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_may_be_the_last_that_happens_for_now() {
+    disturb_commits(("reply lost", || StatementFate::LoseReply), true).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_may_give_way_to_another_transaction() {
+    disturb_commits(("serialization failure", || StatementFate::Refuse("40001")), false).await;
+}
+
+/// Whoever publishes or edits hears nothing of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn any_statement_of_a_caller_may_end_a_deadlock() {
+    for verb in [Verb::Publish, Verb::Edit] {
+        let mut scene = Scene::new().await;
+        let postgres = scene.world.postgres_proxy().await;
+        let store = scene.world.store_behind(&postgres, settings(BATCH as u64));
+        for k in 1..8 {
+            let mut count = 0;
+            postgres.script(move |_| {
+                count += 1;
+                if count == k { StatementFate::Refuse("40P01") } else { StatementFate::Pass }
+            });
+            let outcome = scene.attempt(&store, verb).await;
+            postgres.heal();
+            assert!(outcome.is_ok(), "{verb:?}, statement {k}: {outcome:?}");
+            scene.make_up(verb, &outcome, &format!("{verb:?}, statement {k}")).await;
+        }
+        scene.finish().await;
+    }
+}
