@@ -36,15 +36,15 @@ pub use edits::{
 pub use erroneous::{Erroneous, delete_resend, erroneous_after, insert_erroneous, resend, resends, unsettled};
 pub use events::{
     average_row_bytes, count_between, delete_ranges, eligible_batch, export, hot_by_ids, hot_position_ranges,
-    hot_range, insert, last_hot, lock_hot_by_gdpr_id, oldest_raised_at, positions_of_correlation, rename_hot, replace,
-    table_bytes,
+    hot_range, insert, last_hot, lock_hot_by_gdpr_id, oldest_raised_at, positions_of_correlation, rename_hot,
+    replace, table_bytes,
 };
 pub use groups::{
     Group, Progress, Refusal, Taken, Turn, Wanted, delete_consumed, hand_over, handled_position, owned_by_others,
     pending_progress, release_all, release_progress, take_progress, unhandled, update_progress,
 };
 pub use intents::{
-    Intent, UploadedFacts, complete_intent, delete_intent, has_intents, has_unfinished, insert_intent,
+    Intent, UploadedFacts, complete_intent, delete_intent, has_intents, has_unfinished, hold_intent, insert_intent,
     intent_of_archive, intents, topics_with_stale_intents,
 };
 pub use leases::{Lease, check_lease, release_lease, renew_lease, take_lease};
