@@ -5,7 +5,7 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::bucket::format::find_member;
-use crate::bucket::{Bucket, Error, FoundMember, Head, Said, object_key};
+use crate::bucket::{Bucket, Error, FoundMember, Head, object_key};
 use crate::event::Log;
 
 /// Where members are found by reading: much more than most have, so that they mostly are found at once.
@@ -42,10 +42,6 @@ impl Scan {
 
     pub fn head(&self) -> &Head {
         &self.head
-    }
-
-    pub fn said(&self) -> &Said {
-        &self.head.said
     }
 
     /// The bytes that follow: a compressed member.

@@ -11,6 +11,7 @@ mod loan_applications;
 mod process;
 mod publish;
 mod reads;
+mod recover;
 mod scenarios;
 mod support;
 mod verify;

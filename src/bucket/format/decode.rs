@@ -112,3 +112,44 @@ fn lines_of(json: &[u8]) -> Result<impl Iterator<Item = &[u8]>, String> {
     let text = text.strip_suffix(ARRAY_END).unwrap_or(text);
     Ok(text.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b",").unwrap_or(line)))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
+
+    use super::*;
+
+    fn gzip(json: &[u8]) -> Vec<u8> {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::new(6));
+        encoder.write_all(json).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    #[test]
+    fn a_member_is_found_once_all_of_it_is_there() {
+        let (first, second) = (gzip(b"[\n{}"), gzip(b",\n{}\n]\n"));
+        let object = [&first[..], &second].concat();
+        for end in 0..first.len() {
+            assert!(find_member(&object[..end]).unwrap().is_none(), "{end}");
+        }
+        let found = find_member(&object).unwrap().unwrap();
+        assert_eq!((found.bytes as usize, &found.json[..]), (first.len(), &b"[\n{}"[..]));
+        assert!(found.is_first() && !found.is_last());
+        let last = find_member(&object[first.len()..]).unwrap().unwrap();
+        assert!(last.bytes as usize == second.len() && !last.is_first() && last.is_last());
+        assert!(find_member(b"<html>no gzip file</html>").is_err());
+    }
+
+    #[test]
+    fn a_bomb_does_not_fill_the_memory() {
+        let zeros = vec![0; 1024 * 1024];
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::new(1));
+        for _ in 0..=MEMBER_JSON_BYTES_MAX / zeros.len() as u64 {
+            encoder.write_all(&zeros).unwrap();
+        }
+        assert!(find_member(&encoder.finish().unwrap()).unwrap_err().contains("bytes of JSON"));
+    }
+}

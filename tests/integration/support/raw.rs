@@ -10,6 +10,9 @@ use reqwest::{Method, RequestBuilder, Response, StatusCode};
 const AUTHORIZATION: &str = "AWS4-HMAC-SHA256 Credential=stranger/20200101/us-east-1/s3/aws4_request, \
                              SignedHeaders=host, Signature=0";
 
+/// Says whose bucket it is; a process leaves it there, a test's own store does not.
+pub const MARKER: &str = "coldstream.json";
+
 pub struct RawBucket {
     http: reqwest::Client,
     base: String,
@@ -32,9 +35,10 @@ impl RawBucket {
         response
     }
 
-    /// In the order of the keys.
+    /// Of everything but the marker, in their order.
     pub async fn keys(&self) -> Vec<String> {
-        texts(&self.send(self.request(Method::GET, "?list-type=2")).await.text().await.expect("a document"), "Key")
+        let listed = self.send(self.request(Method::GET, "?list-type=2")).await.text().await.expect("a document");
+        texts(&listed, "Key").into_iter().filter(|key| key != MARKER).collect()
     }
 
     pub async fn get(&self, key: &str) -> Vec<u8> {
@@ -45,9 +49,20 @@ impl RawBucket {
     /// Replaces an object, as somebody who does not know of the store would; what the object says of itself is kept.
     /// Gives the new ETag.
     pub async fn put(&self, key: &str, bytes: Vec<u8>) -> String {
+        self.put_saying(key, bytes, &self.said(key).await).await
+    }
+
+    /// What an object says of itself; nothing if it is not there.
+    pub async fn said(&self, key: &str) -> Vec<(String, String)> {
         let head = self.request(Method::HEAD, &path(key)).send().await.expect("moto answers");
+        let said = head.headers().iter().filter(|(name, _)| name.as_str().starts_with("x-amz-meta-"));
+        said.map(|(name, value)| (name.to_string(), value.to_str().expect("it is text").to_owned())).collect()
+    }
+
+    /// Puts an object that says certain things of itself, and gives its ETag.
+    pub async fn put_saying(&self, key: &str, bytes: Vec<u8>, said: &[(String, String)]) -> String {
         let mut request = self.request(Method::PUT, &path(key)).header("content-type", "application/gzip").body(bytes);
-        for (name, value) in head.headers().iter().filter(|(name, _)| name.as_str().starts_with("x-amz-meta-")) {
+        for (name, value) in said {
             request = request.header(name, value);
         }
         let response = self.send(request).await;
@@ -68,11 +83,12 @@ impl RawBucket {
         self.send(self.request(Method::PUT, "?versioning").body(body)).await;
     }
 
-    /// What every version in the bucket holds, in no certain order; delete markers hold nothing.
+    /// What every version of everything but the marker holds, in no certain order; delete markers hold nothing.
     pub async fn versions(&self) -> Vec<Vec<u8>> {
         let listed = self.send(self.request(Method::GET, "?versions")).await.text().await.expect("a document");
         let mut contents = Vec::new();
-        for (key, version) in texts(&listed, "Key").iter().zip(texts(&listed, "VersionId")) {
+        let (keys, ids) = (texts(&listed, "Key"), texts(&listed, "VersionId"));
+        for (key, version) in keys.iter().zip(ids).filter(|(key, _)| *key != MARKER) {
             let request = self.request(Method::GET, &format!("{}?versionId={version}", path(key)));
             let response = request.send().await.expect("moto answers");
             if response.status() != StatusCode::METHOD_NOT_ALLOWED {
