@@ -11,6 +11,7 @@ mod keys;
 mod marker;
 mod members;
 mod objects;
+mod probe;
 mod purge;
 mod scan;
 mod upload;
@@ -21,6 +22,7 @@ pub use format::{ArchiveWriter, EncodedMember, FoundMember, Member, RawMember, d
 pub use keys::{log_prefix, object_key};
 pub use members::{MemberAddress, MemberCache};
 pub use objects::{Head, Listed, ListedArchive, ListedObject};
+pub use probe::Abilities;
 pub use scan::Scan;
 pub use upload::{ObjectMetadata, Said, Upload, Uploaded};
 

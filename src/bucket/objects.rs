@@ -10,6 +10,7 @@ use uuid::Uuid;
 use crate::bucket::client::Request;
 use crate::bucket::keys::archive_in_key;
 use crate::bucket::marker::MARKER_KEY;
+use crate::bucket::probe::PROBE_PREFIX;
 use crate::bucket::upload::Said;
 use crate::bucket::{Bucket, Error, object_key};
 use crate::event::Log;
@@ -32,7 +33,7 @@ pub struct ListedObject {
     pub bytes: i64,
 }
 
-/// What is in a bucket, the marker aside.
+/// What is in a bucket, the marker and probes aside.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Listed {
     /// What bears the name of an archive, in the order of the keys; it may be somebody else's all the same.
@@ -203,7 +204,7 @@ impl Bucket {
                     let folder = key.rsplit_once('/').map_or_else(String::new, |(folder, _)| folder.to_owned());
                     listed.archives.push(ListedArchive { key, folder, archive_id, etag });
                 }
-                None if key == MARKER_KEY => {}
+                None if key == MARKER_KEY || key.starts_with(PROBE_PREFIX) => {}
                 None => listed.strangers.push(key),
             }
         }

@@ -46,9 +46,9 @@ pub struct Said {
     pub archive_id: Option<Uuid>,
     pub generation: Option<i64>,
     pub write_id: Option<Uuid>,
-    first_position: Option<i64>,
-    last_position: Option<i64>,
-    count: Option<i64>,
+    pub first_position: Option<i64>,
+    pub last_position: Option<i64>,
+    pub count: Option<i64>,
 }
 
 impl Said {
@@ -183,11 +183,16 @@ impl Bucket {
                 if is_repeated {
                     self.abort_uploads(log, archive_id).await?;
                 }
-                self.client.once_whole(request).await
+                self.upload_id(request).await
             }
         };
-        let (_, body) = start.retry(retries()).when(Error::is_transient).await?;
-        let Initiated { upload_id } = parse_xml(&object_key(log, archive_id), &body)?;
+        start.retry(retries()).when(Error::is_transient).await
+    }
+
+    /// Of the upload that a request starts.
+    pub(super) async fn upload_id(&self, request: &Request) -> Result<String, Error> {
+        let (_, body) = self.client.once_whole(request).await?;
+        let Initiated { upload_id } = parse_xml("a new upload", &body)?;
         Ok(upload_id)
     }
 
@@ -217,7 +222,7 @@ impl Bucket {
         }
     }
 
-    async fn abort_upload(&self, key: &str, upload_id: &str) -> Result<(), Error> {
+    pub(super) async fn abort_upload(&self, key: &str, upload_id: &str) -> Result<(), Error> {
         match self.client.repeat(&Request::new(Method::DELETE, key).query("uploadId", upload_id)).await {
             Ok(_) | Err(Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(error),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 
-use crate::bucket::{self, Bucket};
+use crate::bucket::{self, Abilities, Bucket};
 use crate::config::Config;
 use crate::database::Database;
 use crate::store::{Error, Owner, Store, Unreconciled};
@@ -58,7 +58,10 @@ async fn with_bucket(config: &Config, settings: &bucket::Settings, has_archives:
 async fn open_bucket(bucket: &Bucket, settings: &bucket::Settings, has_archives: bool) -> anyhow::Result<()> {
     let bucket::Settings { endpoint, bucket: name, .. } = settings;
     match bucket.ensure().await {
-        Ok(()) => Ok(()),
+        Ok(()) => {
+            probe(bucket).await;
+            Ok(())
+        }
         Err(error) if error.is_transient() && has_archives => {
             tracing::warn!(%error, "the bucket is away: archived events cannot be read until it is back");
             Ok(())
@@ -119,4 +122,14 @@ fn refuse_another(name: &str, owner: Owner) -> anyhow::Result<()> {
         "S3_BUCKET {name} is of another deployment, {deployment_id}: set another bucket, or POSTGRES_CONNECTION to its database; if that \
          one is lost, `coldstream recover` fills an empty one from the bucket"
     )
+}
+
+/// Says what the bucket does of what not every server does.
+async fn probe(bucket: &Bucket) {
+    match bucket.probe().await {
+        Ok(Abilities { conditional_reads, conditional_writes, versions, range_copies }) => {
+            tracing::info!(conditional_reads, conditional_writes, versions, range_copies, "the bucket was probed");
+        }
+        Err(error) => tracing::warn!(%error, "the bucket could not be probed"),
+    }
 }

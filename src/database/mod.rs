@@ -4,6 +4,7 @@
 //! [`Database::begin`] to change something. If the process dies, Postgres rolls back what was not committed.
 
 mod catalog;
+mod consumed;
 mod edits;
 mod erroneous;
 mod events;
@@ -29,10 +30,11 @@ pub use catalog::{
     delete_members, insert_archive, insert_members, lowest_member_across, member_extents, members_by_key, members_of,
     promote_archive, rename_archived,
 };
+pub use consumed::{consumed_positions, delete_consumed, forget_consumed};
 pub use edits::{
-    Edit, EditKind, PendingEdit, archives_invalidated, archives_with_pending_edits, edit, edited_since, insert_edit,
-    insert_pending_edit, mark_hot_purged, mark_purged, pending_edits, pending_edits_of_archive, settle_edits,
-    unpurged_archives,
+    Edit, EditKind, PendingEdit, archives_invalidated, archives_with_pending_edits, edit, edited_since, edits_of,
+    insert_edit, insert_pending_edit, mark_hot_purged, mark_purged, pending_edits, pending_edits_of_archive, renames,
+    settle_edits, unpurged_archives,
 };
 pub use erroneous::{Erroneous, delete_resend, erroneous_after, insert_erroneous, resend, resends, unsettled};
 pub use events::{
@@ -41,8 +43,8 @@ pub use events::{
     replace, table_bytes,
 };
 pub use groups::{
-    Group, Progress, Refusal, Taken, Turn, Wanted, delete_consumed, hand_over, handled_position, owned_by_others,
-    pending_progress, release_all, release_progress, take_progress, unhandled, update_progress,
+    Group, Progress, Refusal, Taken, Turn, Wanted, hand_over, handled_position, owned_by_others, pending_progress,
+    release_all, release_progress, take_progress, unhandled, update_progress,
 };
 pub use intents::{
     Intent, UploadedFacts, complete_intent, delete_intent, has_intents, has_unfinished, hold_intent, insert_intent,
@@ -63,8 +65,8 @@ pub use snapshots::{
     insert_snapshot, lock_snapshots_by_gdpr_id, newest_snapshot, rename_snapshots, replace_snapshot, snapshot,
 };
 pub use topics::{
-    Topic, add_archived, add_deleted, bump_edit_counter, find_topic, lock_topic, make_topic, set_head, topic_by_id,
-    topics, topics_named, topics_with_hot_events,
+    Topic, add_archived, add_deleted, bump_edit_counter, edit_counter, find_topic, lock_topic, make_topic, set_head,
+    topic_by_id, topics, topics_named, topics_with_hot_events,
 };
 pub use wakeups::{Listener, broadcast, delete_old_broadcasts, insert_broadcast, notify};
 
