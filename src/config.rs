@@ -47,6 +47,8 @@ struct Variables {
     streams_archive_interval_seconds: u64,
     #[serde(default = "defaults::streams_archive_lease_seconds")]
     streams_archive_lease_seconds: u64,
+    #[serde(default)]
+    streams_start_unreconciled: bool,
 
     #[serde(default = "defaults::streams_consistency_wait_seconds")]
     streams_consistency_wait_seconds: u64,
@@ -151,6 +153,8 @@ pub struct Config {
     /// Whether old events are archived.
     pub archive: bool,
     pub archive_interval: Duration,
+    /// Whether a database that does not know all that is in its bucket is served all the same.
+    pub start_unreconciled: bool,
     pub store: store::Settings,
     /// What is known of the bucket; `Err` says what is missing, for whoever needs one.
     bucket: Result<bucket::Settings, String>,
@@ -216,6 +220,7 @@ impl Config {
             log_format: variables.log_format,
             archive: variables.streams_archive,
             archive_interval: Duration::from_secs(variables.streams_archive_interval_seconds),
+            start_unreconciled: variables.streams_start_unreconciled,
             store: store::Settings {
                 eligibility,
                 lease_term: Duration::from_secs(variables.streams_archive_lease_seconds),
@@ -340,6 +345,7 @@ mod tests {
             ("STREAMS_ARCHIVE_SIZE", "99999999999"),
             ("STREAMS_ARCHIVE_OLDER_THAN_DAYS", "a month"),
             ("STREAMS_ARCHIVE_INTERVAL_SECONDS", "0"),
+            ("STREAMS_START_UNRECONCILED", "1"),
             ("S3_SSL", "1"),
             ("HTTP_ADDR", "localhost"),
             ("GRPC_ADDR", ":9000"),

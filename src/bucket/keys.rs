@@ -19,6 +19,15 @@ pub fn object_key(log: &Log, archive_id: Uuid) -> String {
     format!("{}{archive_id}{SUFFIX}", log_prefix(log))
 }
 
+/// The archive whose object may have this key; `None` where no archive's has.
+pub fn archive_in_key(key: &str) -> Option<Uuid> {
+    let [tenant, topic, name] = key.split('/').collect::<Vec<_>>().try_into().ok()?;
+    let id = name.strip_suffix(SUFFIX)?;
+    let archive_id = Uuid::parse_str(id).ok()?;
+    let is_written_so = !tenant.is_empty() && !topic.is_empty() && archive_id.to_string() == id;
+    is_written_so.then_some(archive_id)
+}
+
 /// The prefix of every object of a log.
 pub fn log_prefix(log: &Log) -> String {
     let tenant = if log.tenant().is_empty() { EMPTY_TENANT.to_owned() } else { segment(log.tenant()) };
@@ -67,6 +76,16 @@ mod tests {
         assert_eq!(prefix("%2e%2e%2f", "a\\b"), "%252e%252e%252f/a%5Cb/");
         assert_eq!(prefix("a\r\nb", "~"), "a%0D%0Ab/%7E/");
         assert_ne!(prefix("\u{e9}", "t"), prefix("e\u{301}", "t"), "NFC and NFD are two names");
+    }
+
+    #[test]
+    fn only_what_may_be_an_archive_is_taken_for_one() {
+        let archive_id = Uuid::from_u128(7);
+        let key = object_key(&Log::new("", "a/b").unwrap(), archive_id);
+        assert_eq!(archive_in_key(&key), Some(archive_id));
+        for other in ["coldstream.json", "a/b/c.json.gz", &format!("x/{key}"), &key.to_uppercase(), &key[1..]] {
+            assert_eq!(archive_in_key(other), None, "{other}");
+        }
     }
 
     #[test]

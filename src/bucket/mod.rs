@@ -8,6 +8,7 @@
 mod client;
 mod format;
 mod keys;
+mod marker;
 mod members;
 mod objects;
 mod probe;
@@ -18,13 +19,13 @@ mod upload;
 
 use crate::bucket::client::Client;
 
-pub use format::{ArchiveWriter, EncodedMember, Member, RawMember, decode_member};
+pub use format::{ArchiveWriter, EncodedMember, FoundMember, Member, RawMember, decode_member};
 pub use keys::{log_prefix, object_key};
 pub use members::{MemberAddress, MemberCache};
-pub use objects::{Head, ListedObject};
+pub use objects::{Head, Listed, ListedArchive, ListedObject};
 pub use probe::Abilities;
 pub use scan::Scan;
-pub use upload::{ObjectMetadata, Upload, Uploaded};
+pub use upload::{ObjectMetadata, Said, Upload, Uploaded};
 
 #[derive(Debug, Clone)]
 pub struct Settings {

@@ -9,7 +9,10 @@ use serde::Deserialize;
 use uuid::Uuid;
 
 use crate::bucket::client::Request;
-use crate::bucket::upload::{FORMAT_HEADER, FORMAT_VERSION, WRITE_ID_HEADER};
+use crate::bucket::keys::archive_in_key;
+use crate::bucket::marker::MARKER_KEY;
+use crate::bucket::probe::PROBE_PREFIX;
+use crate::bucket::upload::{FORMAT_VERSION, Said};
 use crate::bucket::{Bucket, Error, object_key};
 use crate::event::Log;
 
@@ -17,17 +20,36 @@ use crate::event::Log;
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
 const DEFAULT_REGION: &str = "us-east-1";
 
-/// What an object says of itself.
+/// What an object is known by without reading it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Head {
     pub etag: String,
-    pub write_id: Option<Uuid>,
+    pub said: Said,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListedObject {
     pub key: String,
+    pub etag: String,
     pub bytes: i64,
+}
+
+/// What is in a bucket, the marker and probes aside.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Listed {
+    /// What bears the name of an archive, in the order of the keys; it may be somebody else's all the same.
+    pub archives: Vec<ListedArchive>,
+    /// What cannot be an archive.
+    pub strangers: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedArchive {
+    pub key: String,
+    /// Where the archives of its log are.
+    pub folder: String,
+    pub archive_id: Uuid,
+    pub etag: String,
 }
 
 #[derive(Deserialize)]
@@ -42,6 +64,8 @@ struct ListPage {
 #[serde(rename_all = "PascalCase")]
 struct ListEntry {
     key: String,
+    #[serde(rename = "ETag", default)]
+    etag: String,
     size: i64,
 }
 
@@ -87,26 +111,26 @@ impl Bucket {
     }
 
     pub async fn head(&self, log: &Log, archive_id: Uuid) -> Result<Head, Error> {
-        let key = object_key(log, archive_id);
-        let response = self.client.repeat(&Request::new(Method::HEAD, &key)).await?;
-        let write_id = response.headers().get(WRITE_ID_HEADER).and_then(|value| value.to_str().ok());
-        Ok(Head { etag: etag(&key, response.headers())?, write_id: write_id.and_then(|id| Uuid::parse_str(id).ok()) })
+        self.head_of(&object_key(log, archive_id)).await
     }
 
-    /// The whole object as it comes, and its ETag. What breaks off in the middle is an error, never an early end.
-    pub async fn get(
+    pub async fn head_of(&self, key: &str) -> Result<Head, Error> {
+        head(key, self.client.repeat(&Request::new(Method::HEAD, key)).await?.headers())
+    }
+
+    /// The whole object as it comes. What breaks off in the middle is an error, never an early end.
+    pub(super) async fn get(
         &self,
-        log: &Log,
-        archive_id: Uuid,
-    ) -> Result<(String, impl Stream<Item = Result<Bytes, Error>> + Send + Unpin + use<>), Error> {
-        let key = object_key(log, archive_id);
-        let response = self.client.repeat(&Request::new(Method::GET, &key)).await?;
-        let etag = etag(&key, response.headers())?;
-        check_format(&key, response.headers())?;
+        key: &str,
+    ) -> Result<(Head, impl Stream<Item = Result<Bytes, Error>> + Send + use<>), Error> {
+        let response = self.client.repeat(&Request::new(Method::GET, key)).await?;
+        let head = head(key, response.headers())?;
+        check_format(key, &head.said)?;
+        let key = key.to_owned();
         let body = response
             .bytes_stream()
             .map_err(move |error| Error::Unavailable { what: format!("GET {key} broke off: {error}") });
-        Ok((etag, Box::pin(body)))
+        Ok((head, body))
     }
 
     /// Bytes `start..end` of the object that bears `expected_etag`, which is `object_bytes` long.
@@ -132,7 +156,7 @@ impl Bucket {
         if etag(key, &headers)? != expected_etag {
             return Err(Error::Changed { object: key.to_owned() });
         }
-        check_format(key, &headers)?;
+        check_format(key, &Said::from_headers(&headers))?;
         let expected_range = format!("bytes {start}-{}/{object_bytes}", end - 1);
         let range = headers.get("content-range").and_then(|value| value.to_str().ok()).unwrap_or("no range");
         if range != expected_range {
@@ -167,20 +191,47 @@ impl Bucket {
             }
             let (_, body) = self.client.repeat_whole(&request).await?;
             let page: ListPage = parse_xml("ListBucketResult", &self.name, &body)?;
-            found.extend(page.contents.into_iter().map(|ListEntry { key, size }| ListedObject { key, bytes: size }));
+            found.extend(page.contents.into_iter().map(|entry| {
+                let ListEntry { key, etag, size } = entry;
+                ListedObject { key, etag: quoted(&etag), bytes: size }
+            }));
             token = page.next_continuation_token;
             if token.is_none() || objects_max.is_some_and(|objects_max| found.len() >= objects_max) {
                 return Ok(found);
             }
         }
     }
+
+    /// The whole bucket, 1,000 objects a request.
+    pub async fn list_archives(&self) -> Result<Listed, Error> {
+        let mut listed = Listed::default();
+        for ListedObject { key, etag, .. } in self.list("", None).await? {
+            match archive_in_key(&key) {
+                Some(archive_id) => {
+                    let folder = key.rsplit_once('/').map_or_else(String::new, |(folder, _)| folder.to_owned());
+                    listed.archives.push(ListedArchive { key, folder, archive_id, etag });
+                }
+                None if key == MARKER_KEY || key.starts_with(PROBE_PREFIX) => {}
+                None => listed.strangers.push(key),
+            }
+        }
+        Ok(listed)
+    }
+}
+
+/// As it stands in the head of an answer; some servers leave the quotes out where they list.
+fn quoted(etag: &str) -> String {
+    format!("\"{}\"", etag.trim_matches('"'))
+}
+
+fn head(key: &str, headers: &HeaderMap) -> Result<Head, Error> {
+    Ok(Head { etag: etag(key, headers)?, said: Said::from_headers(headers) })
 }
 
 /// An object may have been written by a later version of ours. One that does not say is looked into.
-fn check_format(key: &str, headers: &HeaderMap) -> Result<(), Error> {
-    let format = headers.get(FORMAT_HEADER).and_then(|value| value.to_str().ok());
-    match format {
-        Some(format) if format != FORMAT_VERSION.to_string() => Err(Error::Damaged {
+fn check_format(key: &str, said: &Said) -> Result<(), Error> {
+    match said.format {
+        Some(format) if format != FORMAT_VERSION => Err(Error::Damaged {
             object: key.to_owned(),
             why: format!("its format is version {format}, and only version {FORMAT_VERSION} is known"),
         }),

@@ -5,7 +5,7 @@ use crate::bucket::client::Request;
 use crate::bucket::{Bucket, Error};
 
 /// Never the key of an archive, which has three segments.
-const PROBE_PREFIX: &str = "coldstream.probe/";
+pub(super) const PROBE_PREFIX: &str = "coldstream.probe/";
 /// No object bears it.
 const NO_ETAG: &str = "\"0\"";
 

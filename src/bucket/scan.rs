@@ -1,52 +1,111 @@
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use crate::bucket::{Bucket, Error, object_key};
+use crate::bucket::format::find_member;
+use crate::bucket::{Bucket, Error, FoundMember, Head, object_key};
 use crate::event::Log;
+
+/// Where members are found by reading: much more than most have, so that they mostly are found at once.
+const SEARCHED_BYTES: usize = 1024 * 1024;
 
 /// A whole object, read once from its first byte to its last.
 pub struct Scan {
     key: String,
-    etag: String,
+    head: Head,
     body: BoxStream<'static, Result<Bytes, Error>>,
+    has_ended: bool,
     buffer: BytesMut,
     digest: Sha256,
+    /// Found already, and still the next one.
+    found: Option<FoundMember>,
 }
 
 impl Bucket {
     pub async fn scan(&self, log: &Log, archive_id: Uuid) -> Result<Scan, Error> {
-        let (etag, body) = self.get(log, archive_id).await?;
-        let key = object_key(log, archive_id);
-        Ok(Scan { key, etag, body: body.boxed(), buffer: BytesMut::new(), digest: Sha256::new() })
+        self.scan_of(&object_key(log, archive_id)).await
+    }
+
+    pub async fn scan_of(&self, key: &str) -> Result<Scan, Error> {
+        let (head, body) = self.get(key).await?;
+        let (buffer, digest) = (BytesMut::new(), Sha256::new());
+        Ok(Scan { key: key.to_owned(), head, body: body.boxed(), has_ended: false, buffer, digest, found: None })
     }
 }
 
 impl Scan {
     pub fn etag(&self) -> &str {
-        &self.etag
+        &self.head.etag
+    }
+
+    pub fn head(&self) -> &Head {
+        &self.head
     }
 
     /// The bytes that follow: a compressed member.
     pub async fn next(&mut self, bytes: i64) -> Result<Bytes, Error> {
         let wanted = bytes as usize;
-        while self.buffer.len() < wanted {
-            let Some(chunk) = self.body.next().await else {
-                return Err(self.damaged("it ends too early"));
-            };
-            let chunk = chunk?;
-            self.digest.update(&chunk);
-            self.buffer.extend_from_slice(&chunk);
+        self.fill(wanted).await?;
+        if self.buffer.len() < wanted {
+            return Err(self.damaged("it ends too early"));
         }
         Ok(self.buffer.split_to(wanted).freeze())
     }
 
+    /// The member that follows, wherever it ends; `None` at the end of the object.
+    pub async fn next_member(&mut self) -> Result<Option<FoundMember>, Error> {
+        if let Some(found) = self.found.take() {
+            return Ok(Some(found));
+        }
+        let mut searched = SEARCHED_BYTES;
+        loop {
+            self.fill(searched).await?;
+            if self.buffer.is_empty() {
+                return Ok(None);
+            }
+            let buffer = std::mem::take(&mut self.buffer);
+            let search = tokio::task::spawn_blocking(move || (find_member(&buffer), buffer));
+            let (found, buffer) = search.await.expect("decompressing does not panic");
+            self.buffer = buffer;
+            if let Some(found) = found.map_err(|why| self.damaged(why))? {
+                self.buffer.advance(found.bytes as usize);
+                return Ok(Some(found));
+            }
+            if self.has_ended {
+                return Err(self.damaged("it ends too early"));
+            }
+            searched = self.buffer.len() * 2;
+        }
+    }
+
+    /// The log that its first event names.
+    pub async fn log(&mut self) -> Result<Log, Error> {
+        let Some(first) = self.next_member().await? else { return Err(self.damaged("it is empty")) };
+        let log = first.log().map_err(|why| self.damaged(why))?;
+        self.found = Some(first);
+        Ok(log)
+    }
+
+    /// Reads on until there are so many bytes, or no more.
+    async fn fill(&mut self, bytes: usize) -> Result<(), Error> {
+        while self.buffer.len() < bytes && !self.has_ended {
+            match self.body.next().await.transpose()? {
+                Some(chunk) => {
+                    self.digest.update(&chunk);
+                    self.buffer.extend_from_slice(&chunk);
+                }
+                None => self.has_ended = true,
+            }
+        }
+        Ok(())
+    }
+
     /// Its SHA-256, once nothing follows any more.
     pub async fn finish(mut self) -> Result<Vec<u8>, Error> {
-        let rest = self.body.next().await.transpose()?;
-        if !self.buffer.is_empty() || rest.is_some_and(|rest| !rest.is_empty()) {
+        self.fill(1).await?;
+        if !self.buffer.is_empty() {
             return Err(self.damaged("something follows its last member"));
         }
         Ok(self.digest.finalize().to_vec())

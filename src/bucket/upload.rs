@@ -1,6 +1,9 @@
+use std::str::FromStr;
+
 use bytes::{Bytes, BytesMut};
 use futures::stream::{FuturesUnordered, StreamExt};
 use http::Method;
+use http::header::HeaderMap;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
@@ -17,8 +20,13 @@ const PARTS_IN_FLIGHT_MAX: usize = 2;
 const METADATA_NAME_BYTES_MAX: usize = 700;
 
 pub(super) const FORMAT_VERSION: u32 = 1;
-pub(super) const FORMAT_HEADER: &str = "x-amz-meta-format";
-pub(super) const WRITE_ID_HEADER: &str = "x-amz-meta-write-id";
+const FORMAT_HEADER: &str = "x-amz-meta-format";
+const ARCHIVE_ID_HEADER: &str = "x-amz-meta-archive-id";
+const GENERATION_HEADER: &str = "x-amz-meta-generation";
+const WRITE_ID_HEADER: &str = "x-amz-meta-write-id";
+const FIRST_POSITION_HEADER: &str = "x-amz-meta-first-position";
+const LAST_POSITION_HEADER: &str = "x-amz-meta-last-position";
+const COUNT_HEADER: &str = "x-amz-meta-count";
 
 /// What an object says of itself in its user metadata, all of it known before its first byte is.
 #[derive(Debug, Clone)]
@@ -28,6 +36,51 @@ pub struct ObjectMetadata {
     pub first_position: i64,
     pub last_position: i64,
     pub count: i64,
+}
+
+/// What the user metadata of any object say, as far as they can be understood.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Said {
+    pub format: Option<u32>,
+    pub archive_id: Option<Uuid>,
+    pub generation: Option<i64>,
+    pub write_id: Option<Uuid>,
+    pub first_position: Option<i64>,
+    pub last_position: Option<i64>,
+    pub count: Option<i64>,
+}
+
+impl Said {
+    pub(super) fn from_headers(headers: &HeaderMap) -> Said {
+        Said {
+            format: parsed(headers, FORMAT_HEADER),
+            archive_id: parsed(headers, ARCHIVE_ID_HEADER),
+            generation: parsed(headers, GENERATION_HEADER),
+            write_id: parsed(headers, WRITE_ID_HEADER),
+            first_position: parsed(headers, FIRST_POSITION_HEADER),
+            last_position: parsed(headers, LAST_POSITION_HEADER),
+            count: parsed(headers, COUNT_HEADER),
+        }
+    }
+
+    /// Of an archive in the format of today.
+    pub fn metadata(&self) -> Result<ObjectMetadata, String> {
+        let Said { format, archive_id: _, generation, write_id, first_position, last_position, count } = *self;
+        if format.is_some_and(|format| format != FORMAT_VERSION) {
+            return Err(format!("its format is not version {FORMAT_VERSION}"));
+        }
+        let whole = || {
+            let _ = format?;
+            let (generation, write_id, count) = (generation?, write_id?, count?);
+            let (first_position, last_position) = (first_position?, last_position?);
+            Some(ObjectMetadata { generation, write_id, first_position, last_position, count })
+        };
+        whole().ok_or_else(|| "its metadata are not those of an archive".to_owned())
+    }
+}
+
+fn parsed<T: FromStr>(headers: &HeaderMap, name: &str) -> Option<T> {
+    headers.get(name)?.to_str().ok()?.parse().ok()
 }
 
 /// An object on its way. What it holds becomes visible when it is completed, never before.
@@ -93,12 +146,12 @@ impl Bucket {
             .query("uploads", "")
             .header("content-type", "application/gzip")
             .header(FORMAT_HEADER, FORMAT_VERSION.to_string())
-            .header("x-amz-meta-archive-id", archive_id.to_string())
-            .header("x-amz-meta-generation", generation.to_string())
+            .header(ARCHIVE_ID_HEADER, archive_id.to_string())
+            .header(GENERATION_HEADER, generation.to_string())
             .header(WRITE_ID_HEADER, write_id.to_string())
-            .header("x-amz-meta-first-position", first_position.to_string())
-            .header("x-amz-meta-last-position", last_position.to_string())
-            .header("x-amz-meta-count", count.to_string());
+            .header(FIRST_POSITION_HEADER, first_position.to_string())
+            .header(LAST_POSITION_HEADER, last_position.to_string())
+            .header(COUNT_HEADER, count.to_string());
         let (tenant, topic) = (keys::encode(log.tenant()), keys::encode(log.topic()));
         if tenant.len() + topic.len() <= METADATA_NAME_BYTES_MAX {
             request = request.header("x-amz-meta-tenant", tenant).header("x-amz-meta-topic", topic);
@@ -273,12 +326,10 @@ impl Uploaded<'_> {
     }
 
     async fn is_visible(&self) -> Result<bool, Error> {
-        let response = match self.bucket.client.repeat(&Request::new(Method::HEAD, &self.key)).await {
-            Ok(response) => response,
-            Err(Error::NotFound { .. }) => return Ok(false),
-            Err(error) => return Err(error),
-        };
-        let write_id = response.headers().get(WRITE_ID_HEADER).and_then(|value| value.to_str().ok());
-        Ok(write_id == Some(self.write_id.to_string().as_str()))
+        match self.bucket.head_of(&self.key).await {
+            Ok(head) => Ok(head.said.write_id == Some(self.write_id)),
+            Err(Error::NotFound { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 }

@@ -7,6 +7,7 @@ mod listener;
 mod logging;
 mod migrate;
 mod progress;
+mod recover;
 mod report;
 mod serve;
 mod status;
@@ -53,6 +54,11 @@ enum Verb {
     ///
     /// Prints what is wrong, a line each, and fails if there is anything. The service may run meanwhile.
     Verify,
+    /// Make the database know its bucket again: an empty one, or one that was restored to an earlier time
+    ///
+    /// Stop the service first. Prints what cannot be recovered, a line each, and fails if there is anything; running it
+    /// again goes on where it ended.
+    Recover,
     /// Show the whole product on real events, with a Postgres and an S3 server of its own in a temporary folder
     Demo {
         /// Exit at the end instead of leaving the service running
@@ -74,6 +80,7 @@ impl CommandLine {
             Verb::Archive => until(shutdown, archive::run(&configured()?)).await,
             Verb::Status => until(shutdown, status::run(&configured()?)).await,
             Verb::Verify => until(shutdown, verify::run(&configured()?)).await,
+            Verb::Recover => until(shutdown, recover::run(&configured()?)).await,
             Verb::Demo { once, data } => {
                 logging::start("warn", LogFormat::Text)?;
                 demo::run(once, data, shutdown).await

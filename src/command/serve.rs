@@ -18,12 +18,32 @@ use crate::store::Store;
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 /// For clients to come back in once their subscriptions have ended: who finds no process any more is refused.
 const SILENCE: Duration = Duration::from_millis(100);
+/// Between two attempts to compare the database with a bucket that is away.
+const RECONCILE_INTERVAL: Duration = Duration::from_secs(1);
 const METRICS_UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 pub async fn run(config: &Config, shutdown: CancellationToken) -> anyhow::Result<()> {
     let listeners = Listeners::bind(config).await?;
-    let store = wiring::open_store(config).await?;
-    serve(config, listeners, store, shutdown, |Addresses { http, grpc }| tracing::info!(%http, %grpc, "serving")).await
+    let store = wiring::connect(config).await?;
+    let is_reconciled = !store.has_bucket() || wiring::is_reconciled(&store, config).await?;
+    let said = |Addresses { http, grpc }: Addresses| tracing::info!(%http, %grpc, "serving");
+    let serving = serve(config, listeners, Arc::clone(&store), shutdown.clone(), said);
+    let reconciling = async {
+        if !is_reconciled {
+            tracing::warn!("the bucket is away: whether the database knows what is in it is asked until it is back");
+            shutdown.run_until_cancelled(reconciled(config, &store)).await.transpose()?;
+        }
+        Ok(())
+    };
+    tokio::try_join!(serving, reconciling).map(|((), ())| ())
+}
+
+/// Returns once the bucket has told that the database knows what is in it; else the service has to end.
+async fn reconciled(config: &Config, store: &Store) -> anyhow::Result<()> {
+    while !wiring::is_reconciled(store, config).await? {
+        tokio::time::sleep(RECONCILE_INTERVAL).await;
+    }
+    Ok(())
 }
 
 /// Bound before a store is opened: clients that come meanwhile wait.

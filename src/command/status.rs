@@ -4,7 +4,7 @@ use crate::event::Instant;
 use crate::store::{ArchiveRun, Status, TopicStatus};
 
 pub async fn run(config: &Config) -> anyhow::Result<()> {
-    print!("{}", text(&wiring::open_store(config).await?.status().await?));
+    print!("{}", text(&wiring::connect(config).await?.status().await?));
     Ok(())
 }
 

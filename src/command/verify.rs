@@ -7,7 +7,7 @@ use crate::store::Finding;
 
 /// Prints what is wrong, a line each; any of it is a failure.
 pub async fn run(config: &Config) -> anyhow::Result<()> {
-    let store = wiring::open_store(config).await?;
+    let store = wiring::connect(config).await?;
     let mut progress = Progress::start("verifying");
     let mut events = 0;
     let findings = store

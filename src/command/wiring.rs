@@ -7,22 +7,40 @@ use anyhow::{Context, bail};
 use crate::bucket::{self, Abilities, Bucket};
 use crate::config::Config;
 use crate::database::Database;
-use crate::store::Store;
+use crate::store::{Error, Owner, Store, Unreconciled};
+
+/// A store that may be worked with: as [`connect`] gives it, and its database knows what is in the bucket.
+pub async fn open_store(config: &Config) -> anyhow::Result<Arc<Store>> {
+    let store = connect(config).await?;
+    if store.has_bucket() && !is_reconciled(&store, config).await? {
+        tracing::warn!("the bucket is away: whether the database knows what is in it is not known");
+    }
+    Ok(store)
+}
 
 /// Connects to Postgres, brings its tables up to date, and opens the bucket if one is needed: because old events are
 /// archived, or because they have been.
-pub async fn open_store(config: &Config) -> anyhow::Result<Arc<Store>> {
-    let database = open_database(config)?;
-    let without_bucket = Store::new(database.clone(), None, config.store.clone());
-    without_bucket.migrate().await.context("POSTGRES_CONNECTION cannot be used")?;
+pub async fn connect(config: &Config) -> anyhow::Result<Arc<Store>> {
+    let without_bucket = migrated(config).await?;
     let has_archives = without_bucket.has_archives().await?;
     if !config.archive && !has_archives {
         return Ok(Arc::new(without_bucket));
     }
     let settings = config.bucket().context("events have been archived, and to read them a bucket is needed")?;
-    let bucket = Arc::new(Bucket::new(settings).context("S3_ENDPOINT or S3_BUCKET is not usable")?);
-    open_bucket(&bucket, settings, has_archives).await?;
-    Ok(Arc::new(Store::new(database, Some(bucket), config.store.clone())))
+    with_bucket(config, settings, has_archives).await
+}
+
+/// For what is about the bucket, whatever the database says.
+pub async fn connect_to_bucket(config: &Config) -> anyhow::Result<Arc<Store>> {
+    let settings = config.bucket().context("a bucket is needed")?;
+    migrated(config).await?;
+    with_bucket(config, settings, false).await
+}
+
+async fn migrated(config: &Config) -> anyhow::Result<Store> {
+    let store = Store::new(open_database(config)?, None, config.store.clone());
+    store.migrate().await.context("POSTGRES_CONNECTION cannot be used")?;
+    Ok(store)
 }
 
 /// Makes no connection yet.
@@ -30,6 +48,12 @@ pub fn open_database(config: &Config) -> anyhow::Result<Database> {
     let Config { postgres_connection, postgres_direct_connection, postgres_connections_max, .. } = config;
     Database::behind_pooler(postgres_connection, postgres_direct_connection, *postgres_connections_max)
         .context("POSTGRES_CONNECTION or POSTGRES_DIRECT_CONNECTION is no address of a Postgres database")
+}
+
+async fn with_bucket(config: &Config, settings: &bucket::Settings, has_archives: bool) -> anyhow::Result<Arc<Store>> {
+    let bucket = Arc::new(Bucket::new(settings).context("S3_ENDPOINT or S3_BUCKET is not usable")?);
+    open_bucket(&bucket, settings, has_archives).await?;
+    Ok(Arc::new(Store::new(open_database(config)?, Some(bucket), config.store.clone())))
 }
 
 /// Proves that the bucket can be used. One that was used before and is away now keeps nobody from their hot events.
@@ -55,6 +79,56 @@ async fn open_bucket(bucket: &Bucket, settings: &bucket::Settings, has_archives:
         }
         Err(error) => bail!("S3_BUCKET {name} at {endpoint} cannot be used: {error}"),
     }
+}
+
+/// False if the bucket is away, and was used before: nobody is kept from their hot events, so ask again. Refuses what
+/// must not be served: a bucket that is another deployment's, and a database that is older than its bucket.
+pub async fn is_reconciled(store: &Store, config: &Config) -> anyhow::Result<bool> {
+    match reconcile(store, config).await {
+        Ok(()) => Ok(true),
+        Err(error) if is_away(&error) && store.has_archives().await? => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn is_away(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(Error::Unavailable(_)))
+}
+
+/// A bucket that is nobody's is this deployment's from now on.
+async fn reconcile(store: &Store, config: &Config) -> anyhow::Result<()> {
+    let name = &config.bucket()?.bucket;
+    let owner = store.bucket_owner().await?;
+    refuse_another(name, owner)?;
+    let Unreconciled { archives, strangers } = store.unreconciled().await?;
+    if let Some(key) = strangers.first() {
+        tracing::warn!(count = strangers.len(), key, "objects in the bucket are no archives of ours");
+    }
+    if let Some(key) = archives.first() {
+        let found = format!(
+            "the database is older than the bucket {name}: {} archives there are not as it knows them, such as {key}",
+            archives.len()
+        );
+        if !config.start_unreconciled {
+            bail!(
+                "{found}; stop every replica and run `coldstream recover` (STREAMS_START_UNRECONCILED=true starts all \
+                 the same, and gives positions twice)"
+            );
+        }
+        tracing::error!("{found}");
+    }
+    if owner == Owner::Nobody {
+        refuse_another(name, store.claim_bucket().await?)?;
+    }
+    Ok(())
+}
+
+fn refuse_another(name: &str, owner: Owner) -> anyhow::Result<()> {
+    let Owner::Another { deployment_id } = owner else { return Ok(()) };
+    bail!(
+        "S3_BUCKET {name} is of another deployment, {deployment_id}: set another bucket, or POSTGRES_CONNECTION to its database; if that \
+         one is lost, `coldstream recover` fills an empty one from the bucket"
+    )
 }
 
 /// Says what the bucket does of what not every server does.

@@ -158,6 +158,24 @@ pub async fn hot_by_ids(connection: &mut PgConnection, topic_id: i64, ids: &[Str
     rows.iter().map(from_row).collect()
 }
 
+/// The hot events at these positions or with these ids, in order of position, held until the transaction ends.
+pub async fn lock_hot(
+    connection: &mut PgConnection,
+    topic_id: i64,
+    positions: &[i64],
+    ids: &[&str],
+) -> Result<Vec<Event>, Error> {
+    let rows = sqlx::query(select_events!(
+        "WHERE topic_id = $1 AND (position = ANY($2) OR id = ANY($3)) ORDER BY position FOR UPDATE"
+    ))
+    .bind(topic_id)
+    .bind(positions)
+    .bind(ids)
+    .fetch_all(connection)
+    .await?;
+    rows.iter().map(from_row).collect()
+}
+
 /// Where the hot events of a correlation are.
 pub async fn positions_of_correlation(
     connection: &mut PgConnection,

@@ -91,6 +91,18 @@ pub async fn complete_intent(
     Ok(completed.rows_affected() == 1)
 }
 
+/// Keeps it from being settled until the transaction ends. False if it is not there any more.
+pub async fn hold_intent(connection: &mut PgConnection, intent: &Intent) -> Result<bool, Error> {
+    let held =
+        sqlx::query("SELECT FROM intents WHERE topic_id = $1 AND archive_id = $2 AND write_id = $3 FOR KEY SHARE")
+            .bind(intent.topic_id)
+            .bind(intent.archive_id)
+            .bind(intent.write_id)
+            .fetch_optional(connection)
+            .await?;
+    Ok(held.is_some())
+}
+
 /// False if it was not there any more.
 pub async fn delete_intent(connection: &mut PgConnection, intent: &Intent) -> Result<bool, Error> {
     let deleted = sqlx::query("DELETE FROM intents WHERE topic_id = $1 AND archive_id = $2 AND write_id = $3")

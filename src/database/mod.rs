@@ -12,6 +12,7 @@ mod groups;
 mod intents;
 mod leases;
 mod lookups;
+mod recovery;
 mod replicas;
 mod runs;
 mod snapshots;
@@ -38,21 +39,25 @@ pub use edits::{
 pub use erroneous::{Erroneous, delete_resend, erroneous_after, insert_erroneous, resend, resends, unsettled};
 pub use events::{
     average_row_bytes, count_between, delete_ranges, eligible_batch, export, hot_by_ids, hot_position_ranges,
-    hot_range, insert, last_hot, lock_hot_by_gdpr_id, oldest_raised_at, positions_of_correlation, rename_hot, replace,
-    table_bytes,
+    hot_range, insert, last_hot, lock_hot, lock_hot_by_gdpr_id, oldest_raised_at, positions_of_correlation, rename_hot,
+    replace, table_bytes,
 };
 pub use groups::{
     Group, Progress, Refusal, Taken, Turn, Wanted, hand_over, handled_position, owned_by_others, pending_progress,
     release_all, release_progress, take_progress, unhandled, update_progress,
 };
 pub use intents::{
-    Intent, UploadedFacts, complete_intent, delete_intent, has_intents, has_unfinished, insert_intent,
+    Intent, UploadedFacts, complete_intent, delete_intent, has_intents, has_unfinished, hold_intent, insert_intent,
     intent_of_archive, intents, topics_with_stale_intents,
 };
 pub use leases::{Lease, check_lease, release_lease, renew_lease, take_lease};
 pub use lookups::{
     HashKey, LookupRun, delete_lookups, hash_key, insert_introduced_gdpr_id, insert_run, introduced_gdpr_id,
     is_run_stored, members_with_gdpr_id, members_with_ids, members_with_stream,
+};
+pub use recovery::{
+    KnownObject, add_found, adopt_deployment, deployment_id, hot_edited_since, known_objects, known_objects_of,
+    replace_archive, set_etag,
 };
 pub use replicas::{GroupNames, delete_dead_replicas, delete_replica, insert_replica, others_subscribe, renew_replica};
 pub use runs::{ArchiveRun, insert_archive_run, last_archive_run};

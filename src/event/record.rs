@@ -117,6 +117,13 @@ impl NewEvent {
 }
 
 impl Event {
+    /// Whether it is that event, as edits may have made it: everything is the same that none of them changes.
+    pub fn is_edit_of(&self, other: &Event) -> bool {
+        let Event { position, id, stream, event_type: _, reason, raised_at, metadata, payload: _, gdpr: _ } = self;
+        (*position, id, stream) == (other.position, &other.id, &other.stream)
+            && (reason, *raised_at, metadata) == (&other.reason, other.raised_at, &other.metadata)
+    }
+
     /// `None` where no field is personal.
     pub fn gdpr_json(&self) -> Option<String> {
         (!self.gdpr.is_empty()).then(|| gdpr::to_json(&self.gdpr))

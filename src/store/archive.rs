@@ -19,8 +19,10 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::bucket::{ObjectMetadata, Scan, decode_member};
-use crate::database::{self, Archive, ArchiveRun, Intent, Lease, MemberRow, Topic};
+use crate::database::{self, ArchiveRun, Intent, Lease, LookupRun, MemberRow, Topic};
 use crate::event::{Event, Instant, Log};
+use crate::store::contents::{Contents, ContentsReader};
+use crate::store::overlay::Overlay;
 use crate::store::{Error, Store};
 
 use export::Export;
@@ -41,11 +43,10 @@ pub struct Exported<'a> {
     export: Export,
 }
 
-/// A batch whose object was read back and found to hold these positions.
+/// A batch whose object was read back, and what it was found to hold.
 pub struct Verified<'a> {
-    exported: Exported<'a>,
-    etag: String,
-    positions: PositionRanges,
+    batch: Batch<'a>,
+    contents: Contents,
 }
 
 /// The next member of an object, decoded as a reader would.
@@ -74,6 +75,17 @@ impl PositionRanges {
             Some((_, last)) if *last + 1 == position => *last = position,
             _ => self.0.push((position, position)),
         }
+    }
+
+    /// From the first to the last.
+    pub fn span(&self) -> Option<(i64, i64)> {
+        self.0.first().zip(self.0.last()).map(|((first, _), (_, last))| (*first, *last))
+    }
+
+    /// Whether some of the positions from `first` to `last` are in it.
+    pub fn reach_into(&self, first: i64, last: i64) -> bool {
+        let index = self.0.partition_point(|(_, end)| *end < first);
+        self.0.get(index).is_some_and(|(start, _)| *start <= last)
     }
 }
 
@@ -232,60 +244,63 @@ impl<'a> Batch<'a> {
         };
         Ok(Exported { batch: self, export })
     }
+
+    /// They are written as they come, and read by nobody before the archive is live. The intent is held meanwhile:
+    /// whoever settles it deletes what is there then, and nothing comes after.
+    async fn save_lookups(&self, run: i32, lookups: LookupRun) -> Result<(), Error> {
+        let mut transaction = self.store.database.begin_job().await?;
+        if !database::hold_intent(&mut transaction, &self.intent).await? {
+            return Err(Error::GaveWay(format!("{}: the intent was settled by another writer", self.topic.log)));
+        }
+        let key = (self.topic.id, self.intent.archive_id);
+        database::insert_run(&mut transaction, key, run, lookups).await?;
+        Ok(database::commit(transaction).await?)
+    }
 }
 
 impl<'a> Exported<'a> {
-    /// Reads the object as a reader would, every byte of it.
+    /// Reads the object as a reader would, every byte of it: what it is found to hold is what the catalog is to know.
     pub async fn read_back(self) -> Result<Verified<'a>, Error> {
-        let Batch { store, topic, intent, .. } = &self.batch;
-        let mut scan = store.bucket()?.scan(&topic.log, intent.archive_id).await?;
-        let mut positions = PositionRanges::default();
-        for row in &self.export.members {
-            let events = read_member(&mut scan, &topic.log, row).await?;
-            events.iter().for_each(|event| positions.push(event.position));
-        }
-        let etag = scan.etag().to_owned();
+        let Exported { batch, export } = self;
+        let Batch { store, topic, intent, .. } = &batch;
+        let scan = store.bucket()?.scan(&topic.log, intent.archive_id).await?;
+        let mut snapshot = store.database.begin_job().await?;
+        let key = store.hash_key(&mut snapshot).await?;
+        drop(snapshot);
         let damaged = scan.damaged("it does not hold what was uploaded");
-        if scan.finish().await? != self.export.digest || positions != self.export.positions {
+        let mut reader = ContentsReader::new(scan, topic.log.clone(), key, Overlay::default());
+        loop {
+            let is_end = reader.next().await?.is_none();
+            for (run, lookups) in reader.take_runs() {
+                batch.save_lookups(run, lookups).await?;
+            }
+            if is_end {
+                break;
+            }
+        }
+        let contents = reader.finish().await?;
+        if contents.digest != export.digest || contents.positions != export.positions {
             return Err(damaged.into());
         }
-        Ok(Verified { exported: self, etag, positions })
+        Ok(Verified { batch, contents })
     }
 }
 
 impl Verified<'_> {
     /// The one moment at which the events move. Says how many there were.
     pub async fn commit(self) -> Result<i64, Error> {
-        let Verified { exported: Exported { batch, export }, etag, positions } = self;
-        let Batch { store, topic, lease, intent, .. } = batch;
+        let Verified { batch: Batch { store, topic, lease, intent, .. }, contents } = self;
         let gave_way = |why: &str| Error::GaveWay(format!("{}: {why}", topic.log));
         let mut transaction = store.database.begin_job().await?;
         // Rows first, the topic last: publishers wait for the topic, and only for as long as a commit takes.
-        let deleted = database::delete_ranges(&mut transaction, topic.id, &positions.0).await?;
-        if deleted as i64 != export.count {
+        let deleted = database::delete_ranges(&mut transaction, topic.id, contents.positions.ranges()).await?;
+        if deleted as i64 != contents.count {
             return Err(gave_way("some of the exported events are not hot any more"));
         }
-        let archive = Archive {
-            topic_id: topic.id,
-            id: intent.archive_id,
-            generation: intent.generation,
-            write_id: intent.write_id,
-            etag,
-            digest: export.digest,
-            first_position: export.first_position,
-            last_position: export.last_position,
-            count: export.count,
-            raised_at_min: export.raised_at_min,
-            raised_at_max: export.raised_at_max,
-            json_bytes: export.json_bytes,
-            object_bytes: export.object_bytes,
-            types: export.types,
-            type_counts: export.type_counts,
-            lookup_runs: export.lookup_runs,
-        };
+        let key = (topic.id, intent.archive_id);
+        let archive = contents.archive(key, intent.generation, intent.write_id);
         database::insert_archive(&mut transaction, &archive).await?;
-        let key = (topic.id, archive.id);
-        database::insert_members(&mut transaction, key, archive.generation, &export.members).await?;
+        database::insert_members(&mut transaction, key, archive.generation, &contents.members).await?;
         match database::check_lease(&mut transaction, &lease).await? {
             None => return Err(gave_way("another writer has taken over the topic's archives")),
             Some(edit_counter) if edit_counter != intent.edit_sequence => {

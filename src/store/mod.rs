@@ -5,6 +5,7 @@
 //! step; what lies in the bucket without one is an orphan that an intent knows of. `docs/design.md` draws the steps.
 
 mod archive;
+mod contents;
 mod edit;
 mod find;
 mod gdpr;
@@ -15,6 +16,8 @@ mod overlay;
 mod plan;
 mod publish;
 mod read;
+mod reconcile;
+mod recover;
 mod rename;
 mod replay;
 mod rewrite;
@@ -41,6 +44,8 @@ pub use edit::{EditOutcome, EditRequest};
 pub use import::{ImportCounts, Importer};
 pub use publish::Published;
 pub use read::{Page, Query};
+pub use reconcile::{Owner, Unreconciled};
+pub use recover::{RecoveredLog, Recovery, Unrecovered};
 pub use rewrite::{Prepared, Replaced, Rewrite};
 pub use snapshot::{SnapshotChoice, StreamPage, StreamQuery};
 pub use status::{Status, TopicStatus};

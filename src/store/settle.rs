@@ -34,17 +34,26 @@ impl Store {
         let mut transaction = self.database.begin_job().await?;
         let archive = database::archive(&mut transaction, topic.id, intent.archive_id).await?;
         drop(transaction);
-        let Some(archive) = archive else { return self.drop_orphan(topic, intent).await };
-        let head = bucket.head(&topic.log, intent.archive_id).await?;
-        if head.write_id == Some(intent.write_id) {
+        let head = bucket.head(&topic.log, intent.archive_id).await;
+        let written_by_another = || {
+            let (id, log) = (intent.archive_id, &topic.log);
+            Error::Damaged(format!("the object of archive {id} of {log} was written by somebody else"))
+        };
+        let Some(archive) = archive else {
+            // One of a time that this database does not know may hold what nothing else does.
+            let is_own = match head {
+                Err(bucket::Error::NotFound { .. }) => true,
+                head => head?.said.write_id == Some(intent.write_id),
+            };
+            return if is_own { self.drop_orphan(topic, intent).await } else { Err(written_by_another()) };
+        };
+        let head = head?;
+        if head.said.write_id == Some(intent.write_id) {
             self.promote(topic, &archive, intent, &head.etag).await?;
-        } else if head.write_id == Some(archive.write_id) {
+        } else if head.said.write_id == Some(archive.write_id) {
             self.drop_rewrite(topic, intent).await?;
         } else {
-            return Err(Error::Damaged(format!(
-                "the object of archive {} of {} was written by somebody else",
-                archive.id, topic.log
-            )));
+            return Err(written_by_another());
         }
         Ok(())
     }
@@ -55,8 +64,9 @@ impl Store {
         bucket.delete(&topic.log, intent.archive_id).await?;
         bucket.purge(&topic.log, intent.archive_id).await?;
         let mut transaction = self.database.begin_job().await?;
-        database::delete_lookups(&mut transaction, (topic.id, intent.archive_id)).await?;
+        // The intent first: a writer that holds it is still at its lookup pages.
         database::delete_intent(&mut transaction, intent).await?;
+        database::delete_lookups(&mut transaction, (topic.id, intent.archive_id)).await?;
         database::commit(transaction).await?;
         tracing::info!(log = %topic.log, archive_id = %intent.archive_id, "an orphan was deleted");
         Ok(())
@@ -120,12 +130,12 @@ impl Store {
             return Ok(true);
         }
         match intent {
-            Some(intent) if head.write_id == Some(intent.write_id) && intent.uploaded.is_some() => {
+            Some(intent) if head.said.write_id == Some(intent.write_id) && intent.uploaded.is_some() => {
                 self.promote(&topic, &archive, &intent, &head.etag).await?;
                 Ok(true)
             }
             // Promoted by somebody since the snapshot, or damaged: the next look tells.
-            _ => Ok(head.write_id != Some(archive.write_id)
+            _ => Ok(head.said.write_id != Some(archive.write_id)
                 && self.generation(&topic, archive_id).await? > archive.generation),
         }
     }

@@ -15,7 +15,7 @@ const NOWHERE: &str = "127.0.0.1:1";
 #[tokio::test]
 async fn the_help_lists_every_verb() {
     let help = Program::bare().run(&["--help"]).await.succeeded();
-    for verb in ["serve", "migrate", "import", "archive", "status", "verify", "demo"] {
+    for verb in ["serve", "migrate", "import", "archive", "status", "verify", "recover", "demo"] {
         assert!(help.lines().any(|line| line.split_whitespace().next() == Some(verb)), "{verb}: {help}");
     }
     let unknown = Program::bare().run(&["archvie"]).await;
@@ -43,6 +43,7 @@ async fn a_wrong_or_missing_variable_stops_the_start_with_one_line() {
         wrong("STREAMS_ARCHIVE_OLDER_THAN_DAYS", "-1"),
         wrong("STREAMS_ARCHIVE_INTERVAL_SECONDS", "0"),
         wrong("STREAMS_ARCHIVE_LEASE_SECONDS", "0.5"),
+        wrong("STREAMS_START_UNRECONCILED", "maybe"),
         wrong("HTTP_ADDR", "localhost"),
         wrong("HTTP_ADDR", "192.0.2.1:3000"),
         wrong("GRPC_ADDR", "9000"),
@@ -55,6 +56,7 @@ async fn a_wrong_or_missing_variable_stops_the_start_with_one_line() {
     ];
     cases.push((vec!["archive"], program().unset("STREAMS_ARCHIVE"), vec!["STREAMS_ARCHIVE", "is not true"]));
     cases.push((vec!["archive"], program().set("STREAMS_ARCHIVE", "false"), vec!["STREAMS_ARCHIVE", "is not true"]));
+    cases.push((vec!["recover"], program().unset("S3_BUCKET"), vec!["a bucket is needed", "S3_BUCKET is not set"]));
     for (verb, database) in [("migrate", "postgres://nobody:secret@127.0.0.1:1/nothing"), ("status", "localhost:1")] {
         cases.push((vec![verb], program().set("POSTGRES_CONNECTION", database), vec!["POSTGRES_CONNECTION"]));
     }

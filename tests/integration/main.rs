@@ -14,6 +14,7 @@ mod probe;
 mod process;
 mod publish;
 mod reads;
+mod recover;
 mod scenarios;
 mod support;
 mod verify;

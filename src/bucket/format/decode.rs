@@ -1,4 +1,4 @@
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 
 use bytes::Bytes;
 use flate2::bufread::GzDecoder;
@@ -6,12 +6,60 @@ use flate2::bufread::GzDecoder;
 use crate::bucket::format::line;
 use crate::event::{Event, Log};
 
+const ARRAY_END: &[u8] = b"\n]\n";
+
 /// A decoded member: its events, in the order of their positions.
 #[derive(Debug)]
 pub struct Member {
     pub events: Vec<Event>,
     /// Bytes it takes in memory, about.
     pub weight: usize,
+}
+
+/// JSON that a member may have where nobody knows how much it should be: events are far smaller.
+const MEMBER_JSON_BYTES_MAX: u64 = 256 * 1024 * 1024;
+
+/// A member that was found by reading on until it ended.
+#[derive(Debug)]
+pub struct FoundMember {
+    /// In the object.
+    pub bytes: i64,
+    pub json: Bytes,
+}
+
+impl FoundMember {
+    pub fn is_first(&self) -> bool {
+        self.json.starts_with(b"[")
+    }
+
+    pub fn is_last(&self) -> bool {
+        self.json.ends_with(ARRAY_END)
+    }
+
+    /// The log of its first event.
+    pub fn log(&self) -> Result<Log, String> {
+        let line = lines_of(&self.json)?.next().unwrap_or_default();
+        line::log_of(line)
+    }
+
+    pub fn events(&self, log: &Log) -> Result<Vec<Event>, String> {
+        events_of(log, &self.json)
+    }
+}
+
+/// The member that some bytes of an object begin with; `None` if they end before it does.
+pub fn find_member(bytes: &[u8]) -> Result<Option<FoundMember>, String> {
+    let (mut json, mut decoder) = (Vec::new(), GzDecoder::new(bytes));
+    match decoder.by_ref().take(MEMBER_JSON_BYTES_MAX + 1).read_to_end(&mut json) {
+        Ok(_) => {}
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(None),
+        Err(error) => return Err(format!("a member does not decompress: {error}")),
+    }
+    if json.len() as u64 > MEMBER_JSON_BYTES_MAX {
+        return Err(format!("a member has more than {MEMBER_JSON_BYTES_MAX} bytes of JSON"));
+    }
+    let bytes = (bytes.len() - decoder.into_inner().len()) as i64;
+    Ok(Some(FoundMember { bytes, json: json.into() }))
 }
 
 /// Decodes one member and checks it against what the catalog says of it. Never takes more memory than the JSON that
@@ -45,20 +93,63 @@ pub fn decode_member(
             found.2, found.0, found.1
         ));
     }
-    if !events.is_sorted_by(|event, next| event.position < next.position) {
-        return Err("the events of a member are out of order".into());
-    }
     let weight = buffer.len() + events.iter().map(|event| event.weight() - event.payload.byte_len()).sum::<usize>();
     Ok(Member { events, weight })
 }
 
 fn events_of(log: &Log, buffer: &Bytes) -> Result<Vec<Event>, String> {
-    let text: &[u8] = match buffer.as_ref() {
-        [b'[' | b',', b'\n', rest @ ..] => rest,
-        _ => return Err("a member does not start between two events".into()),
+    let events: Vec<Event> = lines_of(buffer)?.map(|line| line::read(log, buffer, line)).collect::<Result<_, _>>()?;
+    if !events.is_sorted_by(|event, next| event.position < next.position) {
+        return Err("the events of a member are out of order".into());
+    }
+    Ok(events)
+}
+
+fn lines_of(json: &[u8]) -> Result<impl Iterator<Item = &[u8]>, String> {
+    let [b'[' | b',', b'\n', text @ ..] = json else {
+        return Err("a member does not start between two events".into());
     };
-    let text = text.strip_suffix(b"\n]\n").unwrap_or(text);
-    text.split(|byte| *byte == b'\n')
-        .map(|line| line::read(log, buffer, line.strip_suffix(b",").unwrap_or(line)))
-        .collect()
+    let text = text.strip_suffix(ARRAY_END).unwrap_or(text);
+    Ok(text.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b",").unwrap_or(line)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
+
+    use super::*;
+
+    fn gzip(json: &[u8]) -> Vec<u8> {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::new(6));
+        encoder.write_all(json).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    #[test]
+    fn a_member_is_found_once_all_of_it_is_there() {
+        let (first, second) = (gzip(b"[\n{}"), gzip(b",\n{}\n]\n"));
+        let object = [&first[..], &second].concat();
+        for end in 0..first.len() {
+            assert!(find_member(&object[..end]).unwrap().is_none(), "{end}");
+        }
+        let found = find_member(&object).unwrap().unwrap();
+        assert_eq!((found.bytes as usize, &found.json[..]), (first.len(), &b"[\n{}"[..]));
+        assert!(found.is_first() && !found.is_last());
+        let last = find_member(&object[first.len()..]).unwrap().unwrap();
+        assert!(last.bytes as usize == second.len() && !last.is_first() && last.is_last());
+        assert!(find_member(b"<html>no gzip file</html>").is_err());
+    }
+
+    #[test]
+    fn a_bomb_does_not_fill_the_memory() {
+        let zeros = vec![0; 1024 * 1024];
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::new(1));
+        for _ in 0..=MEMBER_JSON_BYTES_MAX / zeros.len() as u64 {
+            encoder.write_all(&zeros).unwrap();
+        }
+        assert!(find_member(&encoder.finish().unwrap()).unwrap_err().contains("bytes of JSON"));
+    }
 }

@@ -89,10 +89,20 @@ fn write_text(out: &mut Vec<u8>, label: &str, text: &str) {
     serde_json::to_writer(out, text).expect("a text always serializes into memory");
 }
 
+/// The log that a line names.
+pub fn log_of(line: &[u8]) -> Result<Log, String> {
+    let line: Line = parse(line)?;
+    Log::new(line.tenant_id, line.topic).map_err(|error| error.to_string())
+}
+
+fn parse(line: &[u8]) -> Result<Line<'_>, String> {
+    serde_json::from_slice(line).map_err(|error| format!("a line is no event: {error}"))
+}
+
 /// Reads the line of an event of `log`. The payload remains a slice of `buffer`, which `line` is a part of.
 pub fn read(log: &Log, buffer: &Bytes, line: &[u8]) -> Result<Event, String> {
     let Line { position, id, tenant_id, topic, stream, event_type, raised_at, reason, metadata, payload, gdpr } =
-        serde_json::from_slice(line).map_err(|error| format!("a line is no event: {error}"))?;
+        parse(line)?;
     if tenant_id != log.tenant() || topic != log.topic() {
         return Err(format!("the event at position {position} is of another log"));
     }

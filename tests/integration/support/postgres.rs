@@ -25,13 +25,33 @@ static RUNNING: Mutex<Option<Running>> = Mutex::const_new(None);
 
 /// The url of a new database that has been migrated.
 pub async fn database() -> String {
+    copy_of(TEMPLATE).await
+}
+
+/// The url of a database that is what another one is now; whoever is connected to that is disconnected.
+pub async fn copy(url: &str) -> String {
+    let mut connection = PgConnection::connect(url).await.expect("postgres accepts connections");
+    let name: String =
+        sqlx::query_scalar("SELECT current_database()").fetch_one(&mut connection).await.expect("it has a name");
+    drop(connection);
+    let running = RUNNING.lock().await;
+    let server = running.as_ref().expect("it was started").postgres.connection("postgres");
+    drop(running);
+    execute(&server, format!("ALTER DATABASE {name} ALLOW_CONNECTIONS false")).await;
+    execute(&server, format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")).await;
+    let copy = copy_of(&name).await;
+    execute(&server, format!("ALTER DATABASE {name} ALLOW_CONNECTIONS true")).await;
+    copy
+}
+
+async fn copy_of(template: &str) -> String {
     let name = format!("test_{}", Uuid::new_v4().simple());
     let mut running = RUNNING.lock().await;
     if running.is_none() {
         *running = Some(start().await);
     }
     let postgres = &running.as_ref().expect("it was started").postgres;
-    execute(&postgres.connection("postgres"), format!("CREATE DATABASE {name} TEMPLATE {TEMPLATE}")).await;
+    execute(&postgres.connection("postgres"), format!("CREATE DATABASE {name} TEMPLATE {template}")).await;
     postgres.connection(&name)
 }
 

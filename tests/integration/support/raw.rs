@@ -10,6 +10,9 @@ use s3::creds::Credentials;
 
 use super::s3::Server;
 
+/// Says whose bucket it is; a process leaves it there, a test's own store does not.
+pub const MARKER: &str = "coldstream.json";
+
 const VALID_SECONDS: u32 = 600;
 
 type Query<'a> = &'a [(&'a str, &'a str)];
@@ -52,9 +55,10 @@ impl RawBucket {
         self.send_get("/", query).await.text().await.expect("a document")
     }
 
-    /// In the order of the keys.
+    /// Of everything but the marker, in their order.
     pub async fn keys(&self) -> Vec<String> {
-        texts(&self.listing(&[("list-type", "2")]).await, "Key")
+        let listed = self.listing(&[("list-type", "2")]).await;
+        texts(&listed, "Key").into_iter().filter(|key| key != MARKER).collect()
     }
 
     pub async fn get(&self, key: &str) -> Vec<u8> {
@@ -64,23 +68,24 @@ impl RawBucket {
     /// Replaces an object, as somebody who does not know of the store would; what the object says of itself is kept.
     /// Gives the new ETag.
     pub async fn put(&self, key: &str, bytes: Vec<u8>) -> String {
-        self.put_saying(key, bytes, None).await
+        self.put_saying(key, bytes, &self.said(key).await).await
     }
 
-    /// Like [`RawBucket::put`], but the object says something else of itself.
-    pub async fn put_saying(&self, key: &str, bytes: Vec<u8>, other: Option<(&str, &str)>) -> String {
+    /// What an object says of itself; nothing if it is not there.
+    pub async fn said(&self, key: &str) -> Vec<(String, String)> {
         let there = self.try_get(key, &[]).await;
-        let mut headers: HeaderMap = there
-            .headers()
-            .iter()
-            .filter(|(name, _)| name.as_str().starts_with("x-amz-meta-"))
-            .map(|(name, value)| (name.clone(), value.clone()))
-            .collect();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/gzip"));
-        if let Some((name, value)) = other {
-            let name: HeaderName = name.parse().expect("it is a name");
-            headers.insert(name, value.parse().expect("it is a value"));
+        let said = there.headers().iter().filter(|(name, _)| name.as_str().starts_with("x-amz-meta-"));
+        said.map(|(name, value)| (name.to_string(), value.to_str().expect("it is text").to_owned())).collect()
+    }
+
+    /// Puts an object that says certain things of itself, and gives its ETag.
+    pub async fn put_saying(&self, key: &str, bytes: Vec<u8>, said: &[(String, String)]) -> String {
+        let mut headers = HeaderMap::new();
+        for (name, value) in said {
+            let name = HeaderName::from_bytes(name.as_bytes()).expect("it is a name");
+            headers.insert(name, HeaderValue::from_str(value).expect("it is a value"));
         }
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/gzip"));
         let response = self.send_put(key, &[], headers, bytes).await;
         response.headers()["etag"].to_str().expect("an ETag is text").to_owned()
     }
@@ -131,8 +136,8 @@ impl RawBucket {
         keys
     }
 
-    /// What every version in the bucket holds, in no certain order; delete markers hold nothing. A server that keeps no
-    /// versions has the objects alone.
+    /// What every version of everything but the marker holds, in no certain order; delete markers hold nothing. A server
+    /// that keeps no versions has the objects alone.
     pub async fn versions(&self) -> Vec<Vec<u8>> {
         let listed = self.try_get("/", &[("versions", "")]).await;
         let mut contents = Vec::new();
@@ -143,7 +148,8 @@ impl RawBucket {
             return contents;
         }
         let listed = successful(listed).text().await.expect("a document");
-        for (key, version) in texts(&listed, "Key").iter().zip(texts(&listed, "VersionId")) {
+        let (keys, ids) = (texts(&listed, "Key"), texts(&listed, "VersionId"));
+        for (key, version) in keys.iter().zip(ids).filter(|(key, _)| *key != MARKER) {
             let response = self.try_get(key, &[("versionId", &version)]).await;
             if response.status() != StatusCode::METHOD_NOT_ALLOWED {
                 contents.push(successful(response).bytes().await.expect("the whole object").to_vec());

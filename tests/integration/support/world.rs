@@ -38,6 +38,13 @@ pub struct World {
     _permit: SemaphorePermit<'static>,
 }
 
+/// A database as it was at one time.
+pub struct Backup(String);
+
+fn connect(url: &str) -> PgPool {
+    PgPoolOptions::new().max_connections(2).connect_lazy(url).expect("the url is one")
+}
+
 /// Batches of so many events that are older than 30 days.
 pub fn settings(batch_size: u64) -> Settings {
     let eligibility = Eligibility { older_than_days: 30, excluded_topics: BTreeSet::new(), batch_size };
@@ -59,13 +66,37 @@ impl World {
         World {
             bucket: RawBucket::create(&server, &bucket_name).await,
             proxy: Proxy::start(server.address).await,
-            sql: PgPoolOptions::new().max_connections(2).connect_lazy(&database_url).expect("the url is one"),
+            sql: connect(&database_url),
             database_url,
             server,
             bucket_name,
             is_audited: false,
             _permit: permit,
         }
+    }
+
+    /// The database as it is now, to come back to.
+    pub async fn backup(&self) -> Backup {
+        Backup(postgres::copy(&self.database_url).await)
+    }
+
+    /// Whoever is started from now on finds the database as it was. Others are not to go on.
+    pub async fn restore(&mut self, Backup(backup): &Backup) {
+        self.use_database(postgres::copy(backup).await);
+    }
+
+    /// Whoever is started from now on finds a database without anything, which is another deployment's.
+    pub async fn lose_database(&mut self) {
+        self.use_database(postgres::database().await);
+        sqlx::query("UPDATE deployment SET id = gen_random_uuid(), hash_key = gen_random_uuid()")
+            .execute(&self.sql)
+            .await
+            .unwrap();
+    }
+
+    fn use_database(&mut self, url: String) {
+        self.sql = connect(&url);
+        self.database_url = url;
     }
 
     pub fn log(&self) -> Log {

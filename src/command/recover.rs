@@ -1,0 +1,42 @@
+use std::time::Duration;
+
+use anyhow::bail;
+
+use crate::command::progress::Progress;
+use crate::command::{report, wiring};
+use crate::config::Config;
+use crate::store::{RecoveredLog, Recovery, Unrecovered};
+
+/// While another writer has its turn: one that died, until its lease expires.
+const LOOK_AGAIN_DELAY: Duration = Duration::from_secs(1);
+
+/// Prints what cannot be recovered, a line each; any of it is a failure.
+pub async fn run(config: &Config) -> anyhow::Result<()> {
+    let store = wiring::connect_to_bucket(config).await?;
+    let mut progress = Progress::start("recovering");
+    let (mut archives, mut events) = (0, 0);
+    let Recovery { gaps, unrecovered, strangers, .. } = loop {
+        let recovery = store.recover(|recovered| progress.set((events + recovered) as u64)).await?;
+        archives += recovery.archives;
+        events += recovery.events;
+        if recovery.put_off == 0 {
+            break recovery;
+        }
+        tokio::time::sleep(LOOK_AGAIN_DELAY).await;
+    };
+    let seconds = progress.finish();
+    for RecoveredLog { log, head_position, gone } in &gaps {
+        println!("{log}: {} of {} positions are gone", report::count(*gone), report::count(*head_position));
+    }
+    for Unrecovered { object, why } in &unrecovered {
+        println!("{object}: {why}");
+    }
+    if !strangers.is_empty() {
+        println!("{} other objects are no archives", report::count(strangers.len() as i64));
+    }
+    println!("recovered {} events in {} objects in {seconds:.1} s", report::count(events), report::count(archives));
+    match unrecovered.len() {
+        0 => Ok(()),
+        count => bail!("{count} objects were not recovered"),
+    }
+}

@@ -1,0 +1,218 @@
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::bucket::{ListedArchive, ObjectMetadata, Scan};
+use crate::database::{self, Lease, Topic, Transaction};
+use crate::event::Event;
+use crate::store::archive::PositionRanges;
+use crate::store::contents::{Contents, ContentsReader};
+use crate::store::overlay::Overlay;
+use crate::store::read::Interrupted;
+use crate::store::reconcile::{Standing, standing};
+use crate::store::recover::another_writer;
+use crate::store::{Error, Store};
+
+/// One object on its way into the catalog.
+pub struct TakeOver<'a> {
+    pub store: &'a Store,
+    pub topic: &'a Topic,
+    pub listed: &'a ListedArchive,
+    pub metadata: &'a ObjectMetadata,
+    pub lease: Lease,
+}
+
+impl TakeOver<'_> {
+    fn key(&self) -> (i64, Uuid) {
+        (self.topic.id, self.listed.archive_id)
+    }
+
+    /// How many events it holds, or `None` if there was nothing to do.
+    pub async fn run(self, scan: Scan) -> Result<Option<i64>, Error> {
+        let mut transaction = self.store.database.begin_job().await?;
+        let (topic_id, archive_id) = self.key();
+        let known = database::known_objects_of(&mut transaction, topic_id, archive_id).await?;
+        let count = match standing(archive_id, scan.head(), &known) {
+            Standing::Known | Standing::Stranger => return Ok(None),
+            Standing::Older => {
+                let why =
+                    format!("it is of generation {}, and the catalog knows a later one", self.metadata.generation);
+                return Err(scan.damaged(why).into());
+            }
+            Standing::Forked => {
+                let why = format!("another database wrote generation {} of it", self.metadata.generation);
+                return Err(scan.damaged(why).into());
+            }
+            Standing::Unknown => self.adopt(&mut transaction, scan).await?,
+            Standing::Newer => self.renew(&mut transaction, scan).await?,
+            Standing::Moved => self.follow(&mut transaction, scan).await?,
+        };
+        database::commit(transaction).await?;
+        Ok(Some(count))
+    }
+
+    /// Reads the object to its end, and writes its lookup pages. `hot` is told of what it holds and is hot, too, where
+    /// that is wanted.
+    async fn read(
+        &self,
+        transaction: &mut Transaction,
+        scan: Scan,
+        mut hot: Option<&mut PositionRanges>,
+    ) -> Result<Contents, Error> {
+        let (topic_id, archive_id) = self.key();
+        let edits = database::pending_edits_of_archive(transaction, topic_id, archive_id).await?;
+        let key = self.store.hash_key(transaction).await?;
+        let unlike = scan.damaged("it does not hold what it says of itself");
+        let mut reader = ContentsReader::new(scan, self.topic.log.clone(), key, Overlay::new(edits));
+        database::delete_lookups(transaction, self.key()).await?;
+        loop {
+            let events = reader.next().await?;
+            for (run, lookups) in reader.take_runs() {
+                database::insert_run(transaction, self.key(), run, lookups).await?;
+            }
+            let Some(events) = events else { break };
+            if let Some(hot) = &mut hot {
+                self.compare_with_hot(transaction, &events, hot).await?;
+            }
+        }
+        let contents = reader.finish().await?;
+        if !contents.is_as_said(self.metadata) {
+            return Err(unlike.into());
+        }
+        Ok(contents)
+    }
+
+    async fn check_lease(&self, transaction: &mut Transaction) -> Result<(), Error> {
+        match database::check_lease(transaction, &self.lease).await? {
+            Some(_) => Ok(()),
+            None => Err(another_writer()),
+        }
+    }
+
+    /// An archive that is not in the catalog. What of it is hot, too, leaves.
+    async fn adopt(&self, transaction: &mut Transaction, scan: Scan) -> Result<i64, Error> {
+        let mut hot = PositionRanges::default();
+        let contents = self.read(transaction, scan, Some(&mut hot)).await?;
+        if let Some(position) = self.held_elsewhere(transaction, &contents.positions).await? {
+            return Err(self.conflict(position, "another archive holds that, too"));
+        }
+        let archive = contents.archive(self.key(), self.metadata.generation, self.metadata.write_id);
+        // Rows first, the topic last: in the order in which an archive run takes them.
+        let left = database::delete_ranges(transaction, self.topic.id, hot.ranges()).await? as i64;
+        database::insert_archive(transaction, &archive).await?;
+        database::insert_members(transaction, self.key(), archive.generation, &contents.members).await?;
+        self.check_lease(transaction).await?;
+        let added = (archive.count, archive.json_bytes, archive.object_bytes);
+        database::add_archived(transaction, self.topic.id, added).await?;
+        let nowhere = archive.count - left;
+        if database::add_found(transaction, self.topic.id, archive.last_position, nowhere).await? < 0 {
+            return Err(self.conflict(archive.last_position, "the log has no room for so many events"));
+        }
+        tracing::info!(log = %self.topic.log, archive_id = %archive.id, events = archive.count, "an archive was recovered");
+        Ok(archive.count)
+    }
+
+    /// Remembers those that are hot as well. They agree, or the archived one was edited later: an archive is made of
+    /// rows as they are, so what a row differs by came to the archive, unless the row was edited after it was made.
+    async fn compare_with_hot(
+        &self,
+        transaction: &mut Transaction,
+        events: &[Event],
+        hot: &mut PositionRanges,
+    ) -> Result<(), Error> {
+        let positions: Vec<i64> = events.iter().map(|event| event.position).collect();
+        let ids: Vec<&str> = events.iter().map(|event| event.id.as_str()).collect();
+        for row in database::lock_hot(transaction, self.topic.id, &positions, &ids).await? {
+            let archived = events.binary_search_by_key(&row.position, |event| event.position).map(|at| &events[at]);
+            match archived {
+                Ok(archived) if *archived == row => {}
+                Ok(archived) if archived.is_edit_of(&row) => {
+                    let made_at = made_at(self.listed.archive_id);
+                    if database::hot_edited_since(transaction, (self.topic.id, row.position), made_at).await? {
+                        return Err(self.conflict(row.position, "the hot event was edited after it was archived"));
+                    }
+                }
+                Ok(_) => return Err(self.conflict(row.position, "a hot event that is another one has that, too")),
+                Err(_) => return Err(self.conflict(row.position, "a hot event there has the id of one of its events")),
+            }
+            hot.push(row.position);
+        }
+        Ok(())
+    }
+
+    fn conflict(&self, position: i64, why: &str) -> Error {
+        Error::Damaged(format!("the object {} cannot be taken over: position {position}: {why}", self.listed.key))
+    }
+
+    /// A position that one of the archives of the catalog holds. Only members that reach across are looked at, and read
+    /// only where they have gaps.
+    async fn held_elsewhere(
+        &self,
+        transaction: &mut Transaction,
+        positions: &PositionRanges,
+    ) -> Result<Option<i64>, Error> {
+        let (topic_id, archive_id) = self.key();
+        let Some((first, last)) = positions.span() else { return Ok(None) };
+        let others = database::archive_extents(transaction, topic_id, None, (first, last + 1)).await?;
+        let others: Vec<Uuid> = others.iter().map(|other| other.id).filter(|id| *id != archive_id).collect();
+        if others.is_empty() {
+            return Ok(None);
+        }
+        for member in database::member_extents(transaction, topic_id, &others, None, (first, last + 1)).await? {
+            if !positions.reach_into(member.first_position, member.last_position) {
+                continue;
+            }
+            let fetched = self.store.fetch(&self.topic.log, &member).await.map_err(|error| match error {
+                Interrupted::Stale(_, error) => error.into(),
+                Interrupted::Failed(error) => error,
+            })?;
+            let both = fetched.events.iter().find(|event| positions.reach_into(event.position, event.position));
+            if let Some(event) = both {
+                return Ok(Some(event.position));
+            }
+        }
+        Ok(None)
+    }
+
+    /// An archive that was rewritten after what the catalog knows of it.
+    async fn renew(&self, transaction: &mut Transaction, scan: Scan) -> Result<i64, Error> {
+        let other = scan.damaged("it does not hold the positions that the catalog knows");
+        let old = self.known(transaction).await?;
+        let contents = self.read(transaction, scan, None).await?;
+        let new = contents.archive(self.key(), self.metadata.generation, self.metadata.write_id);
+        if (new.first_position, new.last_position, new.count) != (old.first_position, old.last_position, old.count) {
+            return Err(other.into());
+        }
+        database::replace_archive(transaction, &new).await?;
+        database::insert_members(transaction, self.key(), new.generation, &contents.members).await?;
+        self.check_lease(transaction).await?;
+        let grown = (0, new.json_bytes - old.json_bytes, new.object_bytes - old.object_bytes);
+        database::add_archived(transaction, self.topic.id, grown).await?;
+        tracing::info!(log = %self.topic.log, archive_id = %new.id, generation = new.generation, "an archive was renewed");
+        Ok(new.count)
+    }
+
+    /// An object that the catalog knows under another ETag.
+    async fn follow(&self, transaction: &mut Transaction, scan: Scan) -> Result<i64, Error> {
+        let other = scan.damaged("its digest is not the one that the catalog knows");
+        let old = self.known(transaction).await?;
+        let contents = self.read(transaction, scan, None).await?;
+        if contents.digest != old.digest {
+            return Err(other.into());
+        }
+        database::set_etag(transaction, self.key(), &contents.etag).await?;
+        self.check_lease(transaction).await?;
+        Ok(old.count)
+    }
+
+    async fn known(&self, transaction: &mut Transaction) -> Result<database::Archive, Error> {
+        let (topic_id, archive_id) = self.key();
+        let archive = database::archive(transaction, topic_id, archive_id).await?;
+        archive.ok_or_else(|| Error::GaveWay(format!("archive {archive_id} is in the catalog no more")))
+    }
+}
+
+/// When the batch of an archive was chosen, which its id says.
+fn made_at(archive_id: Uuid) -> OffsetDateTime {
+    let (seconds, _) = archive_id.get_timestamp().map_or((0, 0), |timestamp| timestamp.to_unix());
+    OffsetDateTime::from_unix_timestamp(seconds as i64).unwrap_or(OffsetDateTime::UNIX_EPOCH)
+}

@@ -1,0 +1,118 @@
+//! Whatever was under way when it was killed, running it again makes up for it.
+
+use crate::recover::check_reads;
+use crate::support::{Fate, Gate, Program, World, archive, edit, import, old_event, read_all, settings, young_event};
+
+const BATCH: usize = 3;
+
+/// Kills `coldstream recover` at its request number `k`, and runs it again to its end. False if the first run came to
+/// its own end before.
+async fn recover_in_two_runs(world: &World, k: usize, is_answered: bool) -> bool {
+    let program = Program::new(world, BATCH as u64).set("STREAMS_ARCHIVE_LEASE_SECONDS", 1);
+    let gate = Gate::new();
+    let (held, mut count) = (gate.clone(), 0);
+    world.proxy.script(move |_| {
+        count += 1;
+        match count == k {
+            true if is_answered => Fate::HoldReply(held.clone()),
+            true => Fate::Hold(held.clone()),
+            false => Fate::Pass,
+        }
+    });
+    let mut dying = program.start(&["recover"]);
+    let is_reached = tokio::select! {
+        () = gate.arrival() => true,
+        () = dying.silence() => false,
+    };
+    let ended = dying.kill().await;
+    assert_eq!(ended.code, if is_reached { None } else { Some(0) }, "{k}: {ended:?}");
+    world.proxy.heal();
+    program.run(&["recover"]).await.succeeded();
+    is_reached
+}
+
+/// A database that is lost, and one that was restored to before an archive, an edit and a rewrite.
+async fn kill_each(is_lost: bool, is_answered: bool) {
+    let mut world = World::new().await;
+    let (store, log) = (world.store(settings(BATCH as u64)), world.log());
+    import(&store, &log, (0..BATCH).map(old_event)).await;
+    archive(&store).await;
+    import(&store, &log, (BATCH..2 * BATCH).map(old_event).chain([young_event(2 * BATCH)])).await;
+    let backup = world.backup().await;
+    archive(&store).await;
+    edit(&store, &log, "event-1", r#"{"name":"edited"}"#).await;
+    store.rewrite().await.unwrap();
+    let mut expected = read_all(&store, &log).await;
+    if is_lost {
+        expected.truncate(2 * BATCH);
+    }
+    for k in 1.. {
+        if is_lost {
+            world.lose_database().await
+        } else {
+            world.restore(&backup).await
+        }
+        let is_reached = recover_in_two_runs(&world, k, is_answered).await;
+        check_reads(&world.store(settings(1)), &log, &expected).await;
+        world.expire_leases().await;
+        world.audit().await;
+        if !is_reached {
+            assert!(k > 6, "{k} requests are too few to recover two archives");
+            break;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn recovering_a_lost_database_may_be_killed_at_any_request() {
+    kill_each(true, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn recovering_a_restored_database_may_be_killed_before_any_reply() {
+    kill_each(false, true).await;
+}
+
+/// The connection to Postgres breaks off in the middle of an archive's transaction.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_archive_is_recovered_or_untouched() {
+    let mut world = World::new().await;
+    let (store, log) = (world.store(settings(BATCH as u64)), world.log());
+    import(&store, &log, (0..2 * BATCH).map(old_event)).await;
+    archive(&store).await;
+    let before = read_all(&store, &log).await;
+    world.lose_database().await;
+    let store = world.store(settings(BATCH as u64));
+    // What the transaction does last waits for the topic's row.
+    let log_row = "INSERT INTO topics (tenant, topic) VALUES ('acme', 'orders')";
+    sqlx::query(log_row).execute(&world.sql).await.unwrap();
+    let deployment: uuid::Uuid = sqlx::query_scalar("SELECT id FROM deployment").fetch_one(&world.sql).await.unwrap();
+    store.claim_bucket().await.unwrap();
+    let mut holder = world.sql.begin().await.unwrap();
+    sqlx::query("LOCK TABLE members IN EXCLUSIVE MODE").execute(&mut *holder).await.unwrap();
+    let recovering = tokio::spawn({
+        let store = store.clone();
+        async move { store.recover(|_| {}).await.map(drop) }
+    });
+    let waiting = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    let pid: i32 = loop {
+        if let Some(pid) = sqlx::query_scalar(waiting).fetch_optional(&world.sql).await.unwrap() {
+            break pid;
+        }
+        tokio::task::yield_now().await;
+    };
+    sqlx::query("SELECT pg_terminate_backend($1)").bind(pid).execute(&world.sql).await.unwrap();
+    assert!(recovering.await.unwrap().is_err());
+    holder.rollback().await.unwrap();
+    for table in ["SELECT count(*) FROM archives", "SELECT count(*) FROM members", "SELECT count(*) FROM lookup_pages"]
+    {
+        assert_eq!(sqlx::query_scalar::<_, i64>(table).fetch_one(&world.sql).await.unwrap(), 0, "{table}");
+    }
+    store.recover(|_| {}).await.unwrap();
+    assert_eq!(
+        sqlx::query_scalar::<_, uuid::Uuid>("SELECT id FROM deployment").fetch_one(&world.sql).await.unwrap(),
+        deployment
+    );
+    check_reads(&store, &log, &before).await;
+    world.audit().await;
+}
