@@ -128,6 +128,26 @@ async fn an_archiver_that_lost_its_turn_changes_nothing_when_it_wakes() {
     }
 }
 
+/// Nobody has settled what the older one set out to do: its epoch alone says that its turn is over.
+#[tokio::test]
+async fn a_writer_with_an_older_epoch_commits_nothing_and_settles_nothing() {
+    let mut world = World::new().await;
+    let log = world.log();
+    let (sleeper, other) = (world.store(settings(4)), world.store(settings(4)));
+    import(&sleeper, &log, (0..8).map(old_event)).await;
+    let older = world.lease(&log).await;
+    let verified = sleeper.claim(older).await.unwrap().unwrap().upload().await.unwrap().read_back().await.unwrap();
+    world.expire_leases().await;
+    let newer = world.lease(&log).await;
+    assert!(matches!(verified.commit().await, Err(Error::GaveWay(_))));
+    let verified = other.claim(newer).await.unwrap().unwrap().upload().await.unwrap().read_back().await.unwrap();
+    assert!(matches!(sleeper.claim(older).await, Err(Error::GaveWay(_))));
+    assert_eq!(verified.commit().await.unwrap(), 4, "its object is where it was");
+    world.recover(&other).await;
+    assert_eq!(store_counts(&other, &log).await, (2, 8));
+    world.audit().await;
+}
+
 async fn take_over(world: &World, other: &Store) {
     world.expire_leases().await;
     assert_eq!(archive(other).await, 4);

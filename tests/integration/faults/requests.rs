@@ -19,6 +19,7 @@ const FULL: &str = "<Error><Code>XMinioStorageFull</Code></Error>";
 const CONDITION: &str = "<Error><Code>PreconditionFailed</Code></Error>";
 const CONFLICT: &str = "<Error><Code>OperationAborted</Code></Error>";
 const EXPIRED: &str = "<Error><Code>ExpiredToken</Code></Error>";
+const DONE: &str = "<CompleteMultipartUploadResult></CompleteMultipartUploadResult>";
 const PAGE: &str = "<html><body>Please log in</body></html>";
 
 /// Disturbs request 1, 2, 3… of a run, until a run needs no more of them.
@@ -72,7 +73,8 @@ async fn any_request_may_happen_and_be_answered_with_an_error() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn any_request_may_be_answered_with_something_else() {
-    let answered: [Disturbance; 4] = [
+    let answered: [Disturbance; 5] = [
+        ("done, and is not", || Fate::Answer(200, DONE)),
         ("an error behind a 200", || Fate::Answer(200, INTERNAL)),
         ("a page", || Fate::Answer(200, PAGE)),
         ("happens, a page", || Fate::AnswerAfter(200, PAGE)),

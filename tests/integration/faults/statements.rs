@@ -83,3 +83,25 @@ async fn a_commit_may_be_the_last_that_happens_for_now() {
 async fn a_commit_may_give_way_to_another_transaction() {
     disturb_commits(("serialization failure", || StatementFate::Refuse("40001")), false).await;
 }
+
+/// Whoever publishes or edits hears nothing of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn any_statement_of_a_caller_may_end_a_deadlock() {
+    for verb in [Verb::Publish, Verb::Edit] {
+        let mut scene = Scene::new().await;
+        let postgres = scene.world.postgres_proxy().await;
+        let store = scene.world.store_behind(&postgres, settings(BATCH as u64));
+        for k in 1..8 {
+            let mut count = 0;
+            postgres.script(move |_| {
+                count += 1;
+                if count == k { StatementFate::Refuse("40P01") } else { StatementFate::Pass }
+            });
+            let outcome = scene.attempt(&store, verb).await;
+            postgres.heal();
+            assert!(outcome.is_ok(), "{verb:?}, statement {k}: {outcome:?}");
+            scene.make_up(verb, &outcome, &format!("{verb:?}, statement {k}")).await;
+        }
+        scene.finish().await;
+    }
+}
