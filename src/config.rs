@@ -22,6 +22,7 @@ pub struct Error(String);
 #[derive(Debug, Clone, Deserialize)]
 struct Variables {
     postgres_connection: Option<String>,
+    postgres_direct_connection: Option<String>,
     #[serde(default = "defaults::postgres_connections_max")]
     postgres_connections_max: u32,
     #[serde(default = "defaults::http_addr")]
@@ -139,6 +140,7 @@ struct PartialPersistence {
 #[derive(Debug, Clone)]
 pub struct Config {
     pub postgres_connection: String,
+    pub postgres_direct_connection: String,
     pub postgres_connections_max: u32,
     pub http_addr: SocketAddr,
     pub grpc_addr: SocketAddr,
@@ -204,6 +206,7 @@ impl Config {
             batch_size: variables.streams_archive_size,
         };
         Ok(Config {
+            postgres_direct_connection: variables.postgres_direct_connection.unwrap_or(postgres_connection.clone()),
             postgres_connection,
             postgres_connections_max: variables.postgres_connections_max,
             http_addr: variables.http_addr,

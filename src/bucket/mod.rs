@@ -10,6 +10,7 @@ mod format;
 mod keys;
 mod members;
 mod objects;
+mod probe;
 mod purge;
 mod retries;
 mod scan;
@@ -21,6 +22,7 @@ pub use format::{ArchiveWriter, EncodedMember, Member, RawMember, decode_member}
 pub use keys::{log_prefix, object_key};
 pub use members::{MemberAddress, MemberCache};
 pub use objects::{Head, ListedObject};
+pub use probe::Abilities;
 pub use scan::Scan;
 pub use upload::{ObjectMetadata, Upload, Uploaded};
 

@@ -38,10 +38,13 @@ impl Bucket {
     /// Deletes every version of an object but the current one, and says how many there were. Where the current one is
     /// to go as well, delete the object first: what is left of it then is a delete marker, and that goes too.
     pub async fn purge(&self, log: &Log, archive_id: Uuid) -> Result<usize, Error> {
-        let key = object_key(log, archive_id);
+        self.purge_versions(&object_key(log, archive_id)).await
+    }
+
+    pub(super) async fn purge_versions(&self, key: &str) -> Result<usize, Error> {
         let mut purged = 0;
-        for version in self.versions(&key).await? {
-            self.delete_version(&key, &version).await?;
+        for version in self.versions(key).await? {
+            self.delete_version(key, &version).await?;
             purged += 1;
         }
         Ok(purged)

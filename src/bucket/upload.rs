@@ -129,11 +129,16 @@ impl Bucket {
                 if is_repeated {
                     self.abort_uploads(log, archive_id).await?;
                 }
-                self.client.once_whole(request).await
+                self.upload_id(request).await
             }
         };
-        let (_, body) = self.client.attempt(start).await?;
-        let Initiated { upload_id } = parse_xml("InitiateMultipartUploadResult", &object_key(log, archive_id), &body)?;
+        self.client.attempt(start).await
+    }
+
+    /// Of the upload that a request starts.
+    pub(super) async fn upload_id(&self, request: &Request) -> Result<String, Error> {
+        let (_, body) = self.client.once_whole(request).await?;
+        let Initiated { upload_id } = parse_xml("InitiateMultipartUploadResult", "a new upload", &body)?;
         Ok(upload_id)
     }
 
@@ -163,7 +168,7 @@ impl Bucket {
         }
     }
 
-    async fn abort_upload(&self, key: &str, upload_id: &str) -> Result<(), Error> {
+    pub(super) async fn abort_upload(&self, key: &str, upload_id: &str) -> Result<(), Error> {
         match self.client.repeat_empty(&Request::new(Method::DELETE, key).query("uploadId", upload_id)).await {
             Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(error),

@@ -3,6 +3,7 @@
 mod archive;
 mod demo;
 mod import;
+mod listener;
 mod logging;
 mod migrate;
 mod progress;

@@ -8,6 +8,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::api;
+use crate::command::listener::{self, Listener};
 use crate::command::wiring;
 use crate::config::Config;
 use crate::jobs;
@@ -15,13 +16,28 @@ use crate::store::Store;
 
 /// What is still under way after so long is given up.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
-/// Between telling clients to go elsewhere and ending their subscriptions.
-const GOODBYE_DELAY: Duration = Duration::from_millis(250);
+/// For clients to come back in once their subscriptions have ended: who finds no process any more is refused.
+const SILENCE: Duration = Duration::from_millis(100);
 const METRICS_UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 pub async fn run(config: &Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let listeners = Listeners::bind(config).await?;
     let store = wiring::open_store(config).await?;
-    serve(config, store, shutdown, |Addresses { http, grpc }| tracing::info!(%http, %grpc, "serving")).await
+    serve(config, listeners, store, shutdown, |Addresses { http, grpc }| tracing::info!(%http, %grpc, "serving")).await
+}
+
+/// Bound before a store is opened: clients that come meanwhile wait.
+pub struct Listeners {
+    http: TcpListener,
+    grpc: Listener,
+}
+
+impl Listeners {
+    pub async fn bind(config: &Config) -> anyhow::Result<Listeners> {
+        let http = listener::bind("HTTP_ADDR", config.http_addr).await?;
+        let grpc = Listener::bind("GRPC_ADDR", config.grpc_addr).await?;
+        Ok(Listeners { http, grpc })
+    }
 }
 
 /// Where the service can be reached.
@@ -33,6 +49,7 @@ pub struct Addresses {
 /// Serves until `shutdown` is cancelled. `ready` is called once the service can be reached.
 pub async fn serve(
     config: &Config,
+    Listeners { http, grpc: listener }: Listeners,
     store: Arc<Store>,
     shutdown: CancellationToken,
     ready: impl FnOnce(Addresses),
@@ -45,22 +62,25 @@ pub async fn serve(
             upkeep.run_upkeep();
         }
     }));
-    let http = bind("HTTP_ADDR", config.http_addr).await?;
-    let grpc = bind("GRPC_ADDR", config.grpc_addr).await?;
-    ready(Addresses { http: http.local_addr()?, grpc: grpc.local_addr()? });
+    ready(Addresses { http: http.local_addr()?, grpc: listener.address()? });
     let jobs = store.has_bucket().then(|| jobs::start(&store, config.archive, config.archive_interval, &shutdown));
-    let grpc = api::serve_grpc(grpc, config.grpc_tls.clone(), Arc::clone(&store), shutdown.clone());
+    // Subscriptions have no end of their own, and what is served waits for it.
+    let leaving = async {
+        shutdown.cancelled().await;
+        if let Err(error) = listener.stop_answering() {
+            tracing::warn!(%error, "who comes before the next process will be refused");
+        }
+        store.close_subscriptions();
+    };
+    let grpc = api::serve_grpc(listener.for_server()?, config.grpc_tls.clone(), Arc::clone(&store), leaving);
     let http = api::serve_http(http, Arc::clone(&store), metrics, shutdown.clone());
+    let silence = async {
+        shutdown.cancelled().await;
+        tokio::time::sleep(SILENCE).await;
+        Ok(())
+    };
     let work = async {
-        // Subscriptions have no end of their own, and what is served waits for it. Clients come back at once: they
-        // must have heard by then that this is not the place, or some take it for the end of everything.
-        let closing = async {
-            shutdown.cancelled().await;
-            tokio::time::sleep(GOODBYE_DELAY).await;
-            store.close_subscriptions();
-            Ok(())
-        };
-        tokio::try_join!(http, grpc, closing)?;
+        tokio::try_join!(http, grpc, silence)?;
         store.subscriptions_closed().await;
         if let Some(jobs) = jobs {
             jobs.wait().await;
@@ -79,8 +99,4 @@ pub async fn serve(
             Ok(())
         }
     }
-}
-
-async fn bind(variable: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("{variable} {address} cannot be bound"))
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 
-use crate::bucket::{self, Bucket};
+use crate::bucket::{self, Abilities, Bucket};
 use crate::config::Config;
 use crate::database::Database;
 use crate::store::Store;
@@ -12,11 +12,8 @@ use crate::store::Store;
 /// Connects to Postgres, brings its tables up to date, and opens the bucket if one is needed: because old events are
 /// archived, or because they have been.
 pub async fn open_store(config: &Config) -> anyhow::Result<Arc<Store>> {
-    let database = || {
-        Database::new(&config.postgres_connection, config.postgres_connections_max)
-            .context("POSTGRES_CONNECTION is no address of a Postgres database")
-    };
-    let without_bucket = Store::new(database()?, None, config.store.clone());
+    let database = open_database(config)?;
+    let without_bucket = Store::new(database.clone(), None, config.store.clone());
     without_bucket.migrate().await.context("POSTGRES_CONNECTION cannot be used")?;
     let has_archives = without_bucket.has_archives().await?;
     if !config.archive && !has_archives {
@@ -25,7 +22,14 @@ pub async fn open_store(config: &Config) -> anyhow::Result<Arc<Store>> {
     let settings = config.bucket().context("events have been archived, and to read them a bucket is needed")?;
     let bucket = Arc::new(Bucket::new(settings).context("S3_ENDPOINT or S3_BUCKET is not usable")?);
     open_bucket(&bucket, settings, has_archives).await?;
-    Ok(Arc::new(Store::new(database()?, Some(bucket), config.store.clone())))
+    Ok(Arc::new(Store::new(database, Some(bucket), config.store.clone())))
+}
+
+/// Makes no connection yet.
+pub fn open_database(config: &Config) -> anyhow::Result<Database> {
+    let Config { postgres_connection, postgres_direct_connection, postgres_connections_max, .. } = config;
+    Database::behind_pooler(postgres_connection, postgres_direct_connection, *postgres_connections_max)
+        .context("POSTGRES_CONNECTION or POSTGRES_DIRECT_CONNECTION is no address of a Postgres database")
 }
 
 /// Proves that the bucket can be used. One that was used before and is away now keeps nobody from their hot events.
@@ -34,7 +38,10 @@ async fn open_bucket(bucket: &Bucket, settings: &bucket::Settings, has_archives:
     // An empty bucket in the place of one that is missing would hide that it is the wrong one.
     let opened = if has_archives { bucket.open().await } else { bucket.ensure().await };
     match opened {
-        Ok(()) => Ok(()),
+        Ok(()) => {
+            probe(bucket).await;
+            Ok(())
+        }
         Err(bucket::Error::NotFound { .. }) => {
             bail!("S3_BUCKET {name} at {endpoint} is not there, and events have been archived: it is another bucket")
         }
@@ -47,5 +54,15 @@ async fn open_bucket(bucket: &Bucket, settings: &bucket::Settings, has_archives:
             bail!("S3_ACCESS_KEY and S3_SECRET_KEY do not open the bucket {name} at {endpoint}: {error}")
         }
         Err(error) => bail!("S3_BUCKET {name} at {endpoint} cannot be used: {error}"),
+    }
+}
+
+/// Says what the bucket does of what not every server does.
+async fn probe(bucket: &Bucket) {
+    match bucket.probe().await {
+        Ok(Abilities { conditional_reads, conditional_writes, versions, range_copies }) => {
+            tracing::info!(conditional_reads, conditional_writes, versions, range_copies, "the bucket was probed");
+        }
+        Err(error) => tracing::warn!(%error, "the bucket could not be probed"),
     }
 }

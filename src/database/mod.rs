@@ -4,6 +4,7 @@
 //! [`Database::begin`] to change something. If the process dies, Postgres rolls back what was not committed.
 
 mod catalog;
+mod consumed;
 mod edits;
 mod erroneous;
 mod events;
@@ -28,10 +29,11 @@ pub use catalog::{
     delete_members, insert_archive, insert_members, lowest_member_across, member_extents, members_by_key, members_of,
     promote_archive, rename_archived,
 };
+pub use consumed::{consumed_positions, delete_consumed, forget_consumed};
 pub use edits::{
-    Edit, EditKind, PendingEdit, archives_invalidated, archives_with_pending_edits, edit, edited_since, insert_edit,
-    insert_pending_edit, mark_hot_purged, mark_purged, pending_edits, pending_edits_of_archive, settle_edits,
-    unpurged_archives,
+    Edit, EditKind, PendingEdit, archives_invalidated, archives_with_pending_edits, edit, edited_since, edits_of,
+    insert_edit, insert_pending_edit, mark_hot_purged, mark_purged, pending_edits, pending_edits_of_archive, renames,
+    settle_edits, unpurged_archives,
 };
 pub use erroneous::{Erroneous, delete_resend, erroneous_after, insert_erroneous, resend, resends, unsettled};
 pub use events::{
@@ -40,8 +42,8 @@ pub use events::{
     table_bytes,
 };
 pub use groups::{
-    Group, Progress, Refusal, Taken, Turn, Wanted, delete_consumed, hand_over, handled_position, owned_by_others,
-    pending_progress, release_all, release_progress, take_progress, unhandled, update_progress,
+    Group, Progress, Refusal, Taken, Turn, Wanted, hand_over, handled_position, owned_by_others, pending_progress,
+    release_all, release_progress, take_progress, unhandled, update_progress,
 };
 pub use intents::{
     Intent, UploadedFacts, complete_intent, delete_intent, has_intents, has_unfinished, insert_intent,
@@ -58,8 +60,8 @@ pub use snapshots::{
     insert_snapshot, lock_snapshots_by_gdpr_id, newest_snapshot, rename_snapshots, replace_snapshot, snapshot,
 };
 pub use topics::{
-    Topic, add_archived, add_deleted, bump_edit_counter, find_topic, lock_topic, make_topic, set_head, topic_by_id,
-    topics, topics_named, topics_with_hot_events,
+    Topic, add_archived, add_deleted, bump_edit_counter, edit_counter, find_topic, lock_topic, make_topic, set_head,
+    topic_by_id, topics, topics_named, topics_with_hot_events,
 };
 pub use wakeups::{Listener, broadcast, delete_old_broadcasts, insert_broadcast, notify};
 
@@ -68,9 +70,9 @@ pub type Transaction = sqlx::Transaction<'static, Postgres>;
 
 /// An export holds one while it needs others for a moment, and so does a renewal of its lease.
 const JOBS_CONNECTIONS_MIN: u32 = 4;
-/// One listens, one renews the replica's lease, one takes and releases; twice, while one set of subscribers follows
+/// One renews the replica's lease, one takes and releases; twice, while one set of subscribers follows
 /// another.
-const GROUPS_CONNECTIONS: u32 = 6;
+const GROUPS_CONNECTIONS: u32 = 4;
 const SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -124,13 +126,23 @@ pub struct Database {
     pool: PgPool,
     jobs_pool: PgPool,
     groups_pool: PgPool,
+    /// For what concerns a session: migrations hold a lock in it, and notifications come to it.
+    direct: PgConnectOptions,
 }
 
 impl Database {
     /// Makes no connection before it is needed.
     pub fn new(url: &str, connections_max: u32) -> Result<Database, Error> {
+        Database::behind_pooler(url, url, connections_max)
+    }
+
+    /// One whose `url` leads to a pooler that gives a connection for a transaction, and `direct_url` past it.
+    pub fn behind_pooler(url: &str, direct_url: &str, connections_max: u32) -> Result<Database, Error> {
         // A statement that is logged as slow would be every export.
-        let options = PgConnectOptions::from_str(url)?.application_name("coldstream").disable_statement_logging();
+        let options = |url| -> Result<PgConnectOptions, sqlx::Error> {
+            Ok(PgConnectOptions::from_str(url)?.application_name("coldstream").disable_statement_logging())
+        };
+        let (options, direct) = (options(url)?.extra_float_digits(None), options(direct_url)?);
         let pool = |connections_max| {
             PgPoolOptions::new()
                 .max_connections(connections_max)
@@ -141,12 +153,13 @@ impl Database {
             pool: pool(connections_max),
             jobs_pool: pool(connections_max.div_ceil(4).max(JOBS_CONNECTIONS_MIN)),
             groups_pool: pool(GROUPS_CONNECTIONS),
+            direct,
         })
     }
 
     /// Brings the tables up to date. On a connection of its own, which says at once why it cannot be had.
     pub async fn migrate(&self) -> Result<(), Error> {
-        let mut connection = PgConnection::connect_with(&self.pool.connect_options()).await?;
+        let mut connection = PgConnection::connect_with(&self.direct).await?;
         sqlx::migrate!().run(&mut connection).await.map_err(Error::Migrate)?;
         Ok(connection.close().await?)
     }
@@ -186,10 +199,12 @@ impl Database {
         begun(async move { pool.begin().await }).await
     }
 
-    /// A connection that is not used again afterwards: a long answer can be dropped in the middle.
+    /// One moment of everything, on a connection that is not used again afterwards: a long answer can be dropped in the
+    /// middle.
     pub async fn job_connection(&self) -> Result<impl AsMut<PgConnection> + use<>, Error> {
         let mut connection = self.jobs_pool.acquire().await?;
         connection.close_on_drop();
+        sqlx::raw_sql(SNAPSHOT).execute(&mut *connection).await?;
         Ok(JobConnection(connection))
     }
 

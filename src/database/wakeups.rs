@@ -1,7 +1,7 @@
 //! What replicas tell each other, through Postgres. A word that is lost is made up for by looking.
 
 use sqlx::PgConnection;
-use sqlx::postgres::PgListener;
+use sqlx::postgres::{PgListener, PgPoolOptions};
 use uuid::Uuid;
 
 use crate::database::{Database, Error};
@@ -13,7 +13,8 @@ pub struct Listener(PgListener);
 impl Database {
     /// Hears what is said from now on.
     pub async fn listen(&self) -> Result<Listener, Error> {
-        let mut listener = PgListener::connect_with(&self.groups_pool).await?;
+        let pool = PgPoolOptions::new().max_connections(1).connect_lazy_with(self.direct.clone());
+        let mut listener = PgListener::connect_with(&pool).await?;
         listener.listen(CHANNEL).await?;
         Ok(Listener(listener))
     }

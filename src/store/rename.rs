@@ -38,7 +38,7 @@ impl Store {
 
     async fn try_rename(&self, topic: &Topic, old_type: &str, new_type: &str) -> Result<(), Error> {
         let change = Change::Rename { old_type: old_type.to_owned(), new_type: new_type.to_owned() };
-        let line = || line(EditKind::Rename, topic, old_type);
+        let line = || Edit { changed: vec![new_type.to_owned()], ..line(EditKind::Rename, topic, old_type) };
         let mut transaction = self.database.begin().await?;
         // Rows before the topic: in the order in which an archive run takes them.
         let mut renamed = database::rename_hot(&mut transaction, topic.id, old_type, new_type).await?;

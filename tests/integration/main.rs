@@ -9,6 +9,8 @@ mod faults;
 mod grpc;
 mod http;
 mod loan_applications;
+mod model;
+mod probe;
 mod process;
 mod publish;
 mod reads;

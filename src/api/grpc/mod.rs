@@ -10,9 +10,8 @@ mod write;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::Stream;
-use tokio::net::{TcpListener, TcpStream};
-use tokio_util::sync::CancellationToken;
+use tokio::net::TcpListener;
+use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Identity, Server, ServerTlsConfig};
 use tonic::{Request, Response, Status, Streaming};
 
@@ -69,12 +68,12 @@ impl std::fmt::Debug for Tls {
     }
 }
 
-/// Serves until `shutdown` is cancelled, and every call that had begun before is answered.
+/// Serves until `shutdown` is over, and every call that had begun before is answered.
 pub async fn serve(
     listener: TcpListener,
     tls: Option<Tls>,
     store: Arc<Store>,
-    shutdown: CancellationToken,
+    shutdown: impl Future<Output = ()>,
 ) -> std::io::Result<()> {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<ServiceServer<Streams>>().await;
@@ -96,26 +95,9 @@ pub async fn serve(
         .add_service(health_service)
         .add_service(reflection)
         .add_service(service)
-        // It is the end of the connections that ends it: told otherwise, it would keep the listener open meanwhile.
-        .serve_with_incoming_shutdown(connections(listener, shutdown), std::future::pending())
+        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), shutdown)
         .await
         .map_err(std::io::Error::other)
-}
-
-/// Closes the listener when `shutdown` is cancelled: a client that comes then is refused and tries again, rather than
-/// wait for somebody to accept it.
-fn connections(
-    listener: TcpListener,
-    shutdown: CancellationToken,
-) -> impl Stream<Item = std::io::Result<TcpStream>> + Send {
-    futures::stream::unfold((listener, shutdown), |(listener, shutdown)| async {
-        let accepted = shutdown.run_until_cancelled(listener.accept()).await?;
-        let connection = accepted.and_then(|(connection, _)| {
-            connection.set_nodelay(true)?;
-            Ok(connection)
-        });
-        Some((connection, (listener, shutdown)))
-    })
 }
 
 struct Streams {

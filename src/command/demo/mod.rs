@@ -53,7 +53,8 @@ async fn show(folder: &TempDir, once: bool, data: Option<PathBuf>, shutdown: Can
     if once {
         return Ok(());
     }
-    serve::serve(&config, store, shutdown, |addresses| next(&postgres, &log, &addresses)).await
+    let listeners = serve::Listeners::bind(&config).await?;
+    serve::serve(&config, listeners, store, shutdown, |addresses| next(&postgres, &log, &addresses)).await
 }
 
 fn config(postgres: &Postgres, s3: &S3Server) -> anyhow::Result<Config> {

@@ -214,10 +214,14 @@ impl Batch<'_> {
     }
 }
 
-/// They are written as they come, and read by nobody before the archive is live.
+/// They are written as they come, and read by nobody before the archive is live. Whoever takes the turn over deletes
+/// them once: a writer that wakes after that must not write more.
 async fn save_lookups(batch: &Batch<'_>, run: i32, lookups: LookupRun) -> Result<(), Error> {
     let mut transaction = batch.store.database.begin_job().await?;
     let key = (batch.topic.id, batch.intent.archive_id);
     database::insert_run(&mut transaction, key, run, lookups).await?;
+    if database::check_lease(&mut transaction, &batch.lease).await?.is_none() {
+        return Err(Error::GaveWay("another writer has taken over the topic's archives".into()));
+    }
     Ok(database::commit(transaction).await?)
 }

@@ -21,6 +21,20 @@ async fn two_archivers_do_not_get_in_each_others_way() {
     world.audit().await;
 }
 
+#[tokio::test]
+async fn an_archiver_whose_intent_was_settled_leaves_no_lookups() {
+    let mut world = World::new().await;
+    let log = world.log();
+    let (sleeper, other) = (world.store(settings(4)), world.store(settings(4)));
+    import(&sleeper, &log, (0..4).map(old_event)).await;
+    let batch = sleeper.claim(world.lease(&log).await).await.unwrap().unwrap();
+    world.expire_leases().await;
+    assert_eq!(other.sweep().await.unwrap(), 1);
+    let outcome = batch.upload().await.err();
+    assert!(matches!(outcome, Some(Error::GaveWay(_))), "{outcome:?}");
+    world.audit().await;
+}
+
 async fn lease_expires_at(world: &World) -> time::OffsetDateTime {
     sqlx::query_scalar("SELECT lease_expires_at FROM topics").fetch_one(&world.sql).await.unwrap()
 }

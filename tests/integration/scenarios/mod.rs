@@ -10,6 +10,7 @@ mod publishing;
 mod reading;
 mod renaming;
 mod replicas;
+mod restarting;
 mod sizes;
 mod snapshots;
 mod soak;

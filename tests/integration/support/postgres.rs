@@ -35,6 +35,13 @@ pub async fn database() -> String {
     postgres.connection(&name)
 }
 
+/// For a test with very many of them: the disk has its end.
+pub async fn drop_database(name: &str) {
+    let running = RUNNING.lock().await;
+    let postgres = &running.as_ref().expect("it has databases").postgres;
+    execute(&postgres.connection("postgres"), format!("DROP DATABASE {name} WITH (FORCE)")).await;
+}
+
 /// For the end of the process.
 pub fn stop() {
     if let Ok(mut running) = RUNNING.try_lock() {

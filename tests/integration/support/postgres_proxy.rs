@@ -160,7 +160,7 @@ async fn converse(client: TcpStream, shared: &Shared) -> std::io::Result<()> {
                 continue;
             }
             StatementFate::Hold(gate) => tokio::select! {
-                () = gate.wait() => {}
+                true = gate.wait() => {}
                 () = gone.cancelled() => return Ok(()),
             },
             _ => {}
@@ -174,7 +174,7 @@ async fn converse(client: TcpStream, shared: &Shared) -> std::io::Result<()> {
             StatementFate::HoldReply(gate) => {
                 let bytes = reply(&mut answers).await;
                 tokio::select! {
-                    () = gate.wait() => client.write_all(&bytes).await?,
+                    true = gate.wait() => client.write_all(&bytes).await?,
                     () = gone.cancelled() => return Ok(()),
                 }
             }

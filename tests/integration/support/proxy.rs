@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::JoinHandle;
 
 /// What a request is about.
@@ -104,9 +104,15 @@ impl Gate {
         self.opened.add_permits(1);
     }
 
-    pub(super) async fn wait(&self) {
+    /// Whatever waits, or comes to wait, is lost.
+    pub fn lose(&self) {
+        self.opened.close();
+    }
+
+    /// Whether it may pass.
+    pub(super) async fn wait(&self) -> bool {
         self.arrived.add_permits(1);
-        self.opened.acquire().await.expect("it is never closed").forget();
+        self.opened.acquire().await.map(SemaphorePermit::forget).is_ok()
     }
 }
 
@@ -199,7 +205,11 @@ async fn converse(mut client: TcpStream, shared: &Shared) -> std::io::Result<()>
     match fate {
         Fate::LoseRequest => return Ok(()),
         Fate::Answer(status, body) => return answer(&mut client, status, body).await,
-        Fate::Hold(ref gate) => gate.wait().await,
+        Fate::Hold(ref gate) => {
+            if !gate.wait().await {
+                return Ok(());
+            }
+        }
         Fate::Pass | Fate::AnswerAfter(..) | Fate::LoseReply | Fate::CutBody(_) | Fate::HoldReply(_) => {}
     }
     let reply = forward(shared.upstream, &message).await?;
@@ -211,7 +221,9 @@ async fn converse(mut client: TcpStream, shared: &Shared) -> std::io::Result<()>
             client.write_all(&reply[..reply.len().min(body + bytes)]).await?;
         }
         Fate::HoldReply(gate) => {
-            gate.wait().await;
+            if !gate.wait().await {
+                return Ok(());
+            }
             client.write_all(&reply).await?;
         }
         _ => client.write_all(&reply).await?,

@@ -1,46 +1,64 @@
 //! The bucket as a stranger sees it, past the store and its proxy.
 
+use std::collections::HashMap;
 use std::io::Read;
-use std::net::SocketAddr;
 
 use flate2::read::MultiGzDecoder;
-use reqwest::header::HeaderName;
-use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use reqwest::{Response, StatusCode};
+use s3::creds::Credentials;
 
-/// The server looks at who asks, and does not check the signature.
-const AUTHORIZATION: &str = "AWS4-HMAC-SHA256 Credential=stranger/20200101/us-east-1/s3/aws4_request, \
-                             SignedHeaders=host, Signature=0";
+use super::s3::Server;
 
+const VALID_SECONDS: u32 = 600;
+
+type Query<'a> = &'a [(&'a str, &'a str)];
+
+/// Its requests are signed by rust-s3, as addresses that anybody may call.
 pub struct RawBucket {
     http: reqwest::Client,
-    base: String,
+    bucket: Box<s3::Bucket>,
 }
 
 impl RawBucket {
-    pub async fn create(server: SocketAddr, name: &str) -> RawBucket {
-        let bucket = RawBucket { http: reqwest::Client::new(), base: format!("http://{server}/{name}") };
-        bucket.send(bucket.request(Method::PUT, "")).await;
+    pub async fn create(server: &Server, name: &str) -> RawBucket {
+        let Server { address, access_key, secret_key, region } = server;
+        let region = s3::Region::Custom { region: region.clone(), endpoint: format!("http://{address}") };
+        let credentials = Credentials::new(Some(access_key), Some(secret_key), None, None, None);
+        let bucket = s3::Bucket::new(name, region, credentials.expect("they are given")).expect("the name is one");
+        let bucket = RawBucket { http: reqwest::Client::new(), bucket: bucket.with_path_style() };
+        bucket.send_put("/", &[], HeaderMap::new(), Vec::new()).await;
         bucket
     }
 
-    fn request(&self, method: Method, rest: &str) -> RequestBuilder {
-        self.http.request(method, format!("{}{rest}", self.base)).header("authorization", AUTHORIZATION)
+    async fn try_get(&self, key: &str, query: Query<'_>) -> Response {
+        let url = self.bucket.presign_get(key, VALID_SECONDS, owned(query)).await.expect("it can be signed");
+        self.http.get(url).send().await.expect("the server answers")
     }
 
-    async fn send(&self, request: RequestBuilder) -> Response {
-        let response = request.send().await.expect("moto answers");
-        assert!(response.status().is_success(), "{response:?}");
-        response
+    async fn send_get(&self, key: &str, query: Query<'_>) -> Response {
+        successful(self.try_get(key, query).await)
+    }
+
+    async fn send_put(&self, key: &str, query: Query<'_>, headers: HeaderMap, body: Vec<u8>) -> Response {
+        let url = self.bucket.presign_put(key, VALID_SECONDS, Some(headers.clone()), owned(query)).await;
+        // Nothing at all has a length as well, which some servers want to be told.
+        let request = self.http.put(url.expect("it can be signed")).headers(headers).header(CONTENT_LENGTH, body.len());
+        let request = request.body(body);
+        successful(request.send().await.expect("the server answers"))
+    }
+
+    async fn listing(&self, query: Query<'_>) -> String {
+        self.send_get("/", query).await.text().await.expect("a document")
     }
 
     /// In the order of the keys.
     pub async fn keys(&self) -> Vec<String> {
-        texts(&self.send(self.request(Method::GET, "?list-type=2")).await.text().await.expect("a document"), "Key")
+        texts(&self.listing(&[("list-type", "2")]).await, "Key")
     }
 
     pub async fn get(&self, key: &str) -> Vec<u8> {
-        let response = self.send(self.request(Method::GET, &path(key))).await;
-        response.bytes().await.expect("the whole object").to_vec()
+        self.send_get(key, &[]).await.bytes().await.expect("the whole object").to_vec()
     }
 
     /// Replaces an object, as somebody who does not know of the store would; what the object says of itself is kept.
@@ -51,45 +69,48 @@ impl RawBucket {
 
     /// Like [`RawBucket::put`], but the object says something else of itself.
     pub async fn put_saying(&self, key: &str, bytes: Vec<u8>, other: Option<(&str, &str)>) -> String {
-        let head = self.request(Method::HEAD, &path(key)).send().await.expect("moto answers");
-        let mut headers = head.headers().clone();
+        let there = self.try_get(key, &[]).await;
+        let mut headers: HeaderMap = there
+            .headers()
+            .iter()
+            .filter(|(name, _)| name.as_str().starts_with("x-amz-meta-"))
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/gzip"));
         if let Some((name, value)) = other {
             let name: HeaderName = name.parse().expect("it is a name");
             headers.insert(name, value.parse().expect("it is a value"));
         }
-        let mut request = self.request(Method::PUT, &path(key)).header("content-type", "application/gzip").body(bytes);
-        for (name, value) in headers.iter().filter(|(name, _)| name.as_str().starts_with("x-amz-meta-")) {
-            request = request.header(name, value);
-        }
-        let response = self.send(request).await;
+        let response = self.send_put(key, &[], headers, bytes).await;
         response.headers()["etag"].to_str().expect("an ETag is text").to_owned()
     }
 
     pub async fn delete(&self, key: &str) {
-        self.send(self.request(Method::DELETE, &path(key))).await;
+        let url = self.bucket.presign_delete(key, VALID_SECONDS).await.expect("it can be signed");
+        successful(self.http.delete(url).send().await.expect("the server answers"));
     }
 
     /// Keys of uploads that were begun, and neither completed nor aborted.
     pub async fn unfinished_uploads(&self) -> Vec<String> {
-        texts(&self.send(self.request(Method::GET, "?uploads")).await.text().await.expect("a document"), "Key")
+        texts(&self.listing(&[("uploads", "")]).await, "Key")
     }
 
     pub async fn keep_versions(&self) {
         let body = "<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>";
-        self.send(self.request(Method::PUT, "?versioning").body(body)).await;
+        self.send_put("/", &[("versioning", "")], HeaderMap::new(), body.into()).await;
     }
 
-    /// Of a new bucket: it keeps versions, and holds can forbid that one is deleted.
+    /// Every version can be held from now on.
     pub async fn keep_locked_versions(&self) {
         self.keep_versions().await;
         let body = "<ObjectLockConfiguration><ObjectLockEnabled>Enabled</ObjectLockEnabled></ObjectLockConfiguration>";
-        self.send(self.request(Method::PUT, "?object-lock").body(body)).await;
+        self.send_put("/", &[("object-lock", "")], HeaderMap::new(), body.into()).await;
     }
 
     /// Forbids that the current version of an object is deleted, and says which one that is.
     pub async fn hold(&self, key: &str) -> String {
-        let head = self.send(self.request(Method::HEAD, &path(key))).await;
-        let version = head.headers()["x-amz-version-id"].to_str().expect("an id is text").to_owned();
+        let there = self.send_get(key, &[]).await;
+        let version = there.headers()["x-amz-version-id"].to_str().expect("an id is text").to_owned();
         self.set_hold(key, &version, "ON").await;
         version
     }
@@ -100,32 +121,45 @@ impl RawBucket {
 
     async fn set_hold(&self, key: &str, version: &str, status: &str) {
         let body = format!("<LegalHold><Status>{status}</Status></LegalHold>");
-        let target = format!("{}?legal-hold&versionId={version}", path(key));
-        self.send(self.request(Method::PUT, &target).body(body)).await;
+        self.send_put(key, &[("legal-hold", ""), ("versionId", version)], HeaderMap::new(), body.into()).await;
     }
 
     /// The key of every version and delete marker, sorted.
     pub async fn version_keys(&self) -> Vec<String> {
-        let listed = self.send(self.request(Method::GET, "?versions")).await.text().await.expect("a document");
-        let mut keys = texts(&listed, "Key");
+        let mut keys = texts(&self.listing(&[("versions", "")]).await, "Key");
         keys.sort_unstable();
         keys
     }
 
-    /// What every version in the bucket holds, in no certain order; delete markers hold nothing.
+    /// What every version in the bucket holds, in no certain order; delete markers hold nothing. A server that keeps no
+    /// versions has the objects alone.
     pub async fn versions(&self) -> Vec<Vec<u8>> {
-        let listed = self.send(self.request(Method::GET, "?versions")).await.text().await.expect("a document");
+        let listed = self.try_get("/", &[("versions", "")]).await;
         let mut contents = Vec::new();
+        if listed.status() == StatusCode::NOT_IMPLEMENTED {
+            for key in self.keys().await {
+                contents.push(self.get(&key).await);
+            }
+            return contents;
+        }
+        let listed = successful(listed).text().await.expect("a document");
         for (key, version) in texts(&listed, "Key").iter().zip(texts(&listed, "VersionId")) {
-            let request = self.request(Method::GET, &format!("{}?versionId={version}", path(key)));
-            let response = request.send().await.expect("moto answers");
+            let response = self.try_get(key, &[("versionId", &version)]).await;
             if response.status() != StatusCode::METHOD_NOT_ALLOWED {
-                assert!(response.status().is_success(), "{response:?}");
-                contents.push(response.bytes().await.expect("the whole object").to_vec());
+                contents.push(successful(response).bytes().await.expect("the whole object").to_vec());
             }
         }
         contents
     }
+}
+
+fn owned(query: Query<'_>) -> Option<HashMap<String, String>> {
+    Some(query.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
+}
+
+fn successful(response: Response) -> Response {
+    assert!(response.status().is_success(), "{response:?}");
+    response
 }
 
 /// The text of a gzip file, of all its members.
@@ -133,12 +167,6 @@ pub fn unzip(object: &[u8]) -> String {
     let mut text = String::new();
     MultiGzDecoder::new(object).read_to_string(&mut text).expect("it is a gzip file");
     text
-}
-
-/// Keys are kept in ASCII, so that only their percent signs need a coat.
-fn path(key: &str) -> String {
-    assert!(key.is_ascii(), "{key}");
-    format!("/{}", key.replace('%', "%25"))
 }
 
 /// The texts of all elements of a name.

@@ -1,0 +1,64 @@
+//! One subscriber of a group in normal mode: everything once or more, each log in order, never what it was before.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use coldstream::store::{Deliveries, Delivery, Group, Store, Subscribing, Subscription};
+
+use super::expected::ExpectedLog;
+use super::operations::Answer;
+
+pub const GROUP: &str = "group";
+/// What has not come after so long does not come.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+pub struct Consumer {
+    pub replica: usize,
+    subscription: Subscription,
+    deliveries: Deliveries,
+    /// When each log was answered last: what is sent was read afterwards.
+    answered: Vec<usize>,
+}
+
+impl Consumer {
+    pub fn start(store: &Arc<Store>, replica: usize, step: usize, logs: usize) -> Consumer {
+        let subscribing = Subscribing {
+            group: Group { name: GROUP.into(), is_parallel: false },
+            subscriber_id: "subscriber".into(),
+            deployment_id: 0,
+            topics: BTreeSet::new(),
+            acks_broadcasts: false,
+        };
+        let (subscription, deliveries) = store.subscribe(subscribing).expect("it is not closed");
+        Consumer { replica, subscription, deliveries, answered: vec![step; logs] }
+    }
+
+    /// Takes one delivery, if one is due.
+    pub async fn consume(&mut self, logs: &mut [ExpectedLog], answer: Answer, step: usize) {
+        if logs.iter().all(|log| log.due().is_none()) {
+            return;
+        }
+        let next = tokio::time::timeout(PATIENCE, self.deliveries.next()).await;
+        let Some(Delivery::Event { log, event, .. }) = next.expect("what is due does not come") else {
+            panic!("no event, but the end or another thing");
+        };
+        let index = logs.iter().position(|expected| expected.log == log).expect("somebody published to it");
+        let expected = &mut logs[index];
+        assert_eq!(Some(event.position), expected.due(), "{log}: {:?} is out of order", event.id);
+        assert!(expected.was(&event, self.answered[index]), "{log}: it was never so, or not any more: {event:?}");
+        self.answered[index] = step;
+        let (error, retry) = match answer {
+            Answer::Handled => ("", false),
+            Answer::Again => ("later", true),
+            Answer::Failed => ("broken", false),
+        };
+        self.subscription.acked(&log, event.stream.clone(), error.into(), retry).await;
+        match answer {
+            Answer::Again => return,
+            Answer::Handled => {}
+            Answer::Failed => drop(expected.erroneous.insert(event.position)),
+        }
+        expected.reached = event.position;
+    }
+}
