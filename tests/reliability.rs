@@ -27,8 +27,10 @@ fn exists(test: &str) -> bool {
     let source = places.iter().chain([&format!("src/{file}/mod.rs")]).find_map(|place| read(place));
     source.is_some_and(|source| {
         let before = source.split_once(&format!("fn {name}()")).map(|(before, _)| before);
-        // The attribute stands on the line above the function.
-        before.is_some_and(|before| before.lines().rev().nth(1).is_some_and(|line| line.contains("test")))
+        // The attribute stands on the line above, and `async` before the name.
+        before.is_some_and(|before| {
+            before.lines().rev().take(2).any(|line| line.contains("#[test]") || line.contains("#[tokio::test"))
+        })
     })
 }
 
