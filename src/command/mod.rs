@@ -7,6 +7,7 @@ mod logging;
 mod migrate;
 mod progress;
 mod report;
+mod restore;
 mod serve;
 mod status;
 mod verify;
@@ -46,6 +47,11 @@ enum Verb {
     },
     /// Archive now, until nothing eligible is left, and exit
     Archive,
+    /// Put archived events back into Postgres, and exit
+    ///
+    /// Of an archive all events, of a topic those of a range or of a stream. They are not archived again before the
+    /// hold is over. Whatever moves, every read gives the same answer.
+    Restore(restore::Arguments),
     /// Show what there is, in Postgres and in the bucket
     Status,
     /// Read every object and compare it with the catalog, and the catalog with itself
@@ -71,6 +77,7 @@ impl CommandLine {
             Verb::Migrate => until(shutdown, migrate::run(&configured()?)).await,
             Verb::Import { file } => until(shutdown, import::run(&configured()?, &file)).await,
             Verb::Archive => until(shutdown, archive::run(&configured()?)).await,
+            Verb::Restore(arguments) => until(shutdown, restore::run(&configured()?, arguments)).await,
             Verb::Status => until(shutdown, status::run(&configured()?)).await,
             Verb::Verify => until(shutdown, verify::run(&configured()?)).await,
             Verb::Demo { once, data } => {

@@ -11,6 +11,7 @@ mod groups;
 mod intents;
 mod leases;
 mod lookups;
+mod moves;
 mod replicas;
 mod runs;
 mod snapshots;
@@ -25,8 +26,9 @@ use sqlx::{ConnectOptions, Connection as _, PgConnection, Postgres};
 
 pub use catalog::{
     Archive, ArchiveExtent, MemberExtent, MemberRow, archive, archive_extents, archives_count, archives_of,
-    delete_members, insert_archive, insert_members, lowest_member_across, member_extents, members_by_key, members_of,
-    promote_archive, rename_archived,
+    correct_archive, delete_archive, delete_members, insert_archive, insert_members, known_archives,
+    lowest_member_across, member_extents, members_by_key, members_of, promote_archive, rename_archived, take_scrub,
+    topic_of_archive,
 };
 pub use edits::{
     Edit, EditKind, PendingEdit, archives_invalidated, archives_with_pending_edits, edit, edited_since, insert_edit,
@@ -45,21 +47,22 @@ pub use groups::{
 };
 pub use intents::{
     Intent, UploadedFacts, complete_intent, delete_intent, has_intents, has_unfinished, insert_intent,
-    intent_of_archive, intents, topics_with_stale_intents,
+    intent_of_archive, intents, is_intended, topics_with_stale_intents,
 };
 pub use leases::{Lease, check_lease, release_lease, renew_lease, take_lease};
 pub use lookups::{
-    HashKey, LookupRun, delete_lookups, hash_key, insert_introduced_gdpr_id, insert_run, introduced_gdpr_id,
-    is_run_stored, members_with_gdpr_id, members_with_ids, members_with_stream,
+    HashKey, LookupRun, delete_introduced_gdpr_ids, delete_lookups, hash_key, insert_introduced_gdpr_id, insert_run,
+    introduced_gdpr_id, is_run_stored, members_with_gdpr_id, members_with_ids, members_with_stream,
 };
+pub use moves::{Move, announce};
 pub use replicas::{GroupNames, delete_dead_replicas, delete_replica, insert_replica, others_subscribe, renew_replica};
 pub use runs::{ArchiveRun, insert_archive_run, last_archive_run};
 pub use snapshots::{
     insert_snapshot, lock_snapshots_by_gdpr_id, newest_snapshot, rename_snapshots, replace_snapshot, snapshot,
 };
 pub use topics::{
-    Topic, add_archived, add_deleted, bump_edit_counter, find_topic, lock_topic, make_topic, set_head, topic_by_id,
-    topics, topics_named, topics_with_hot_events,
+    Topic, add_archived, add_deleted, add_restored, bump_edit_counter, find_topic, lock_topic, make_topic,
+    recount_archived, set_head, topic_by_id, topics, topics_named, topics_with_hot_events,
 };
 pub use wakeups::{Listener, broadcast, delete_old_broadcasts, insert_broadcast, notify};
 

@@ -11,28 +11,25 @@
 //!
 //! What an intent points at and no archive took over is deleted by [`Store::sweep`].
 
-mod export;
-
 use std::collections::BTreeSet;
 
+use futures::StreamExt;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::bucket::{ObjectMetadata, Scan, decode_member};
-use crate::database::{self, Archive, ArchiveRun, Intent, Lease, MemberRow, Topic};
+use crate::bucket::{Scan, decode_member};
+use crate::database::{self, ArchiveRun, Intent, Lease, MemberRow, Move, Topic};
 use crate::event::{Event, Instant, Log};
+use crate::store::object::{Export, Object};
 use crate::store::{Error, Store};
-
-use export::Export;
 
 /// A batch that was chosen, and whose intent is written.
 pub struct Batch<'a> {
-    store: &'a Store,
-    topic: Topic,
+    object: Object<'a>,
     lease: Lease,
-    intent: Intent,
-    range: (i64, i64),
+    /// What is younger, or held longer, is no part of it.
     raised_at_max: Instant,
+    now: OffsetDateTime,
 }
 
 /// A batch whose object is complete in the bucket.
@@ -41,11 +38,10 @@ pub struct Exported<'a> {
     export: Export,
 }
 
-/// A batch whose object was read back and found to hold these positions.
+/// A batch whose object was read back and found to hold exactly what was exported.
 pub struct Verified<'a> {
     exported: Exported<'a>,
     etag: String,
-    positions: PositionRanges,
 }
 
 /// The next member of an object, decoded as a reader would.
@@ -67,6 +63,11 @@ pub(super) struct PositionRanges(Vec<(i64, i64)>);
 impl PositionRanges {
     pub fn ranges(&self) -> &[(i64, i64)] {
         &self.0
+    }
+
+    pub fn contains(&self, position: i64) -> bool {
+        let behind = self.0.partition_point(|(first, _)| *first <= position);
+        behind > 0 && self.0[behind - 1].1 >= position
     }
 
     pub fn push(&mut self, position: i64) {
@@ -149,14 +150,14 @@ impl Store {
         self.bucket()?;
         self.settle_intents(lease).await?;
         let eligibility = &self.settings.eligibility;
-        let now = Instant::from_unix_nanos(OffsetDateTime::now_utc().unix_timestamp_nanos() as i64);
-        let raised_at_max = eligibility.raised_at_max(now);
+        let now = OffsetDateTime::now_utc();
+        let raised_at_max = eligibility.raised_at_max(Instant::from_unix_nanos(now.unix_timestamp_nanos() as i64));
         let mut transaction = self.database.begin_job().await?;
         let topic = database::topic_by_id(&mut transaction, lease.topic_id).await?;
         let batch_size = eligibility.batch_size as i64;
-        let batch =
-            database::eligible_batch(&mut transaction, topic.id, raised_at_max.unix_nanos(), batch_size).await?;
-        let Some(range) = batch else { return Ok(None) };
+        let limits = (raised_at_max.unix_nanos(), now);
+        let batch = database::eligible_batch(&mut transaction, topic.id, limits, batch_size).await?;
+        let Some((first_position, last_position)) = batch else { return Ok(None) };
         // An edit that is under way holds the topic's row: it is counted here, or it sees the intent.
         let Some(edit_counter) = database::check_lease(&mut transaction, &lease).await? else {
             return Err(Error::GaveWay("another writer has taken over the topic's archives".into()));
@@ -171,7 +172,8 @@ impl Store {
         };
         database::insert_intent(&mut transaction, &intent, &lease).await?;
         database::commit(transaction).await?;
-        Ok(Some(Batch { store: self, topic, lease, intent, range, raised_at_max }))
+        let object = Object { store: self, topic, intent, extent: (first_position, last_position, batch_size) };
+        Ok(Some(Batch { object, lease, raised_at_max, now }))
     }
 
     async fn remember_run(
@@ -197,7 +199,7 @@ impl Store {
 impl<'a> Batch<'a> {
     /// All steps; a batch that cannot be taken over is cleaned up at once. Says how many events it moved.
     async fn archive(self) -> Result<i64, Error> {
-        let (store, lease) = (self.store, self.lease);
+        let (store, lease) = (self.object.store, self.lease);
         let outcome = async { self.upload().await?.read_back().await?.commit().await }.await;
         if let Err(error) = &outcome {
             tracing::warn!(%error, topic_id = lease.topic_id, "an archive was not taken over");
@@ -208,84 +210,58 @@ impl<'a> Batch<'a> {
         outcome
     }
 
-    fn metadata(&self) -> ObjectMetadata {
-        ObjectMetadata {
-            generation: self.intent.generation,
-            write_id: self.intent.write_id,
-            first_position: self.range.0,
-            last_position: self.range.1,
-            count: self.store.settings.eligibility.batch_size as i64,
+    /// Streams the rows of one snapshot into an object.
+    pub async fn upload(self) -> Result<Exported<'a>, Error> {
+        match self.export().await {
+            Ok(export) => Ok(Exported { batch: self, export }),
+            Err(error) => {
+                self.object.give_up().await;
+                Err(error)
+            }
         }
     }
 
-    /// Streams the rows of one snapshot into an object.
-    pub async fn upload(self) -> Result<Exported<'a>, Error> {
-        let export = match export::run(&self).await {
-            Ok(export) => export,
-            Err(error) => {
-                // Whoever took the turn over may have settled the intent before there was an upload to abort.
-                if let Err(error) = self.store.bucket()?.abort_uploads(&self.topic.log, self.intent.archive_id).await {
-                    tracing::warn!(%error, topic_id = self.topic.id, "an unfinished upload may remain in the bucket");
-                }
-                return Err(error);
-            }
-        };
-        Ok(Exported { batch: self, export })
+    async fn export(&self) -> Result<Export, Error> {
+        let Object { store, topic, extent: (first_position, last_position, _), .. } = &self.object;
+        let mut writer = self.object.begin().await?;
+        let mut connection = store.database.job_connection().await?;
+        let limits = (self.raised_at_max.unix_nanos(), self.now);
+        let range = (*first_position, *last_position);
+        let mut rows = database::export(connection.as_mut(), topic.id, limits, range);
+        while let Some(event) = rows.next().await {
+            writer.push(&event?).await?;
+        }
+        drop(rows);
+        drop(connection);
+        writer.finish().await
     }
 }
 
 impl<'a> Exported<'a> {
     /// Reads the object as a reader would, every byte of it.
     pub async fn read_back(self) -> Result<Verified<'a>, Error> {
-        let Batch { store, topic, intent, .. } = &self.batch;
-        let mut scan = store.bucket()?.scan(&topic.log, intent.archive_id).await?;
-        let mut positions = PositionRanges::default();
-        for row in &self.export.members {
-            let events = read_member(&mut scan, &topic.log, row).await?;
-            events.iter().for_each(|event| positions.push(event.position));
-        }
-        let etag = scan.etag().to_owned();
-        let damaged = scan.damaged("it does not hold what was uploaded");
-        if scan.finish().await? != self.export.digest || positions != self.export.positions {
-            return Err(damaged.into());
-        }
-        Ok(Verified { exported: self, etag, positions })
+        let etag = self.batch.object.read_back(&self.export).await?;
+        Ok(Verified { exported: self, etag })
     }
 }
 
 impl Verified<'_> {
     /// The one moment at which the events move. Says how many there were.
     pub async fn commit(self) -> Result<i64, Error> {
-        let Verified { exported: Exported { batch, export }, etag, positions } = self;
-        let Batch { store, topic, lease, intent, .. } = batch;
+        let Verified { exported: Exported { batch, export }, etag } = self;
+        let Batch { object: Object { store, topic, intent, .. }, lease, .. } = batch;
         let gave_way = |why: &str| Error::GaveWay(format!("{}: {why}", topic.log));
         let mut transaction = store.database.begin_job().await?;
+        let extent = (export.first_position, export.last_position, export.count);
+        database::announce(&mut transaction, Move::Archive, &topic, intent.archive_id, extent).await?;
         // Rows first, the topic last: publishers wait for the topic, and only for as long as a commit takes.
-        let deleted = database::delete_ranges(&mut transaction, topic.id, &positions.0).await?;
+        let deleted = database::delete_ranges(&mut transaction, topic.id, export.positions.ranges()).await?;
         if deleted as i64 != export.count {
             return Err(gave_way("some of the exported events are not hot any more"));
         }
-        let archive = Archive {
-            topic_id: topic.id,
-            id: intent.archive_id,
-            generation: intent.generation,
-            write_id: intent.write_id,
-            etag,
-            digest: export.digest,
-            first_position: export.first_position,
-            last_position: export.last_position,
-            count: export.count,
-            raised_at_min: export.raised_at_min,
-            raised_at_max: export.raised_at_max,
-            json_bytes: export.json_bytes,
-            object_bytes: export.object_bytes,
-            types: export.types,
-            type_counts: export.type_counts,
-            lookup_runs: export.lookup_runs,
-        };
+        let (archive, members) = export.into_archive(&intent, etag);
         database::insert_archive(&mut transaction, &archive).await?;
-        let key = (topic.id, archive.id);
-        database::insert_members(&mut transaction, key, archive.generation, &export.members).await?;
+        database::insert_members(&mut transaction, (topic.id, archive.id), archive.generation, &members).await?;
         match database::check_lease(&mut transaction, &lease).await? {
             None => return Err(gave_way("another writer has taken over the topic's archives")),
             Some(edit_counter) if edit_counter != intent.edit_sequence => {

@@ -5,18 +5,21 @@
 //! step; what lies in the bucket without one is an orphan that an intent knows of. `docs/design.md` draws the steps.
 
 mod archive;
+mod contents;
 mod edit;
 mod find;
 mod gdpr;
 mod import;
 mod last;
 mod lease;
+mod object;
 mod overlay;
 mod plan;
 mod publish;
 mod read;
 mod rename;
 mod replay;
+mod restore;
 mod rewrite;
 mod settle;
 mod snapshot;
@@ -41,13 +44,14 @@ pub use edit::{EditOutcome, EditRequest};
 pub use import::{ImportCounts, Importer};
 pub use publish::Published;
 pub use read::{Page, Query};
+pub use restore::{Parted, Restore, Restored, Selection};
 pub use rewrite::{Prepared, Replaced, Rewrite};
 pub use snapshot::{SnapshotChoice, StreamPage, StreamQuery};
 pub use status::{Status, TopicStatus};
 pub use subscribe::{
     Deliveries, Delivery, ErroneousEvent, Group, RequiredGroups, Subscribing, SubscribingSettings, Subscription,
 };
-pub use verify::Finding;
+pub use verify::{Finding, Pacing};
 
 use subscribe::Subscriptions;
 

@@ -49,13 +49,14 @@ impl Store {
         Ok(())
     }
 
-    /// The object of an archive that never became live.
+    /// The object of an archive that never became live, or whose events are elsewhere now.
     async fn drop_orphan(&self, topic: &Topic, intent: &Intent) -> Result<(), Error> {
         let bucket = self.bucket()?;
         bucket.delete(&topic.log, intent.archive_id).await?;
         bucket.purge(&topic.log, intent.archive_id).await?;
         let mut transaction = self.database.begin_job().await?;
         database::delete_lookups(&mut transaction, (topic.id, intent.archive_id)).await?;
+        database::mark_purged(&mut transaction, topic.id, intent.archive_id, intent.edit_sequence).await?;
         database::delete_intent(&mut transaction, intent).await?;
         database::commit(transaction).await?;
         tracing::info!(log = %topic.log, archive_id = %intent.archive_id, "an orphan was deleted");

@@ -2,6 +2,7 @@
 //! be had is said in one line.
 
 mod archive;
+mod change_stream;
 mod command_line;
 mod damage;
 mod edit;
@@ -11,6 +12,7 @@ mod loan_applications;
 mod process;
 mod publish;
 mod reads;
+mod restore;
 mod scenarios;
 mod support;
 mod verify;
