@@ -19,6 +19,14 @@ pub fn object_key(log: &Log, archive_id: Uuid) -> String {
     format!("{}{archive_id}{SUFFIX}", log_prefix(log))
 }
 
+/// The archive that a key of this form is of: it may be ours.
+pub fn archive_id_of(key: &str) -> Option<Uuid> {
+    let [tenant, topic, name] = key.split('/').collect::<Vec<_>>().try_into().ok()?;
+    let id = name.strip_suffix(SUFFIX)?;
+    let is_one = !tenant.is_empty() && !topic.is_empty() && id.len() == 36;
+    Uuid::parse_str(id).ok().filter(|_| is_one)
+}
+
 /// The prefix of every object of a log.
 pub fn log_prefix(log: &Log) -> String {
     let tenant = if log.tenant().is_empty() { EMPTY_TENANT.to_owned() } else { segment(log.tenant()) };

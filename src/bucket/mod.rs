@@ -13,15 +13,16 @@ mod objects;
 mod purge;
 mod scan;
 mod upload;
+mod versions;
 
 use crate::bucket::client::Client;
 
-pub use format::{ArchiveWriter, EncodedMember, Member, RawMember, decode_member};
-pub use keys::{log_prefix, object_key};
+pub use format::{ArchiveWriter, EncodedMember, FoundMember, Member, RawMember, decode_member, find_member};
+pub use keys::{archive_id_of, log_prefix, object_key};
 pub use members::{MemberAddress, MemberCache};
 pub use objects::{Head, ListedObject};
 pub use scan::Scan;
-pub use upload::{ObjectMetadata, Upload, Uploaded};
+pub use upload::{ObjectMetadata, UnfinishedUpload, Upload, Uploaded};
 
 #[derive(Debug, Clone)]
 pub struct Settings {

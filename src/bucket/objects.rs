@@ -5,10 +5,12 @@ use futures::{Stream, TryStreamExt};
 use http::Method;
 use http::header::{ETAG, HeaderMap, RANGE};
 use serde::Deserialize;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
 use crate::bucket::client::Request;
-use crate::bucket::upload::WRITE_ID_HEADER;
+use crate::bucket::upload::{ARCHIVE_ID_HEADER, WRITE_ID_HEADER};
 use crate::bucket::{Bucket, Error, object_key};
 use crate::event::Log;
 
@@ -20,6 +22,7 @@ const DEFAULT_REGION: &str = "us-east-1";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Head {
     pub etag: String,
+    pub archive_id: Option<Uuid>,
     pub write_id: Option<Uuid>,
 }
 
@@ -27,6 +30,8 @@ pub struct Head {
 pub struct ListedObject {
     pub key: String,
     pub bytes: i64,
+    /// `None` where the server does not say.
+    pub modified_at: Option<OffsetDateTime>,
 }
 
 #[derive(Deserialize)]
@@ -42,6 +47,8 @@ struct ListPage {
 struct ListEntry {
     key: String,
     size: i64,
+    #[serde(default)]
+    last_modified: String,
 }
 
 impl Bucket {
@@ -82,10 +89,17 @@ impl Bucket {
     }
 
     pub async fn head(&self, log: &Log, archive_id: Uuid) -> Result<Head, Error> {
-        let key = object_key(log, archive_id);
-        let response = self.client.repeat(&Request::new(Method::HEAD, &key)).await?;
-        let write_id = response.headers().get(WRITE_ID_HEADER).and_then(|value| value.to_str().ok());
-        Ok(Head { etag: etag(&key, response.headers())?, write_id: write_id.and_then(|id| Uuid::parse_str(id).ok()) })
+        self.head_of(&object_key(log, archive_id)).await
+    }
+
+    pub(super) async fn head_of(&self, key: &str) -> Result<Head, Error> {
+        let response = self.client.repeat(&Request::new(Method::HEAD, key)).await?;
+        let id = |name: &str| {
+            let value = response.headers().get(name).and_then(|value| value.to_str().ok());
+            value.and_then(|id| Uuid::parse_str(id).ok())
+        };
+        let etag = etag(key, response.headers())?;
+        Ok(Head { etag, archive_id: id(ARCHIVE_ID_HEADER), write_id: id(WRITE_ID_HEADER) })
     }
 
     /// The whole object as it comes, and its ETag. What breaks off in the middle is an error, never an early end.
@@ -96,11 +110,15 @@ impl Bucket {
     ) -> Result<(String, impl Stream<Item = Result<Bytes, Error>> + Send + Unpin + use<>), Error> {
         let key = object_key(log, archive_id);
         let response = self.client.repeat(&Request::new(Method::GET, &key)).await?;
-        let etag = etag(&key, response.headers())?;
-        let body = response
-            .bytes_stream()
-            .map_err(move |error| Error::Unavailable { what: format!("GET {key} broke off: {error}") });
-        Ok((etag, Box::pin(body)))
+        Ok((etag(&key, response.headers())?, body_of(key, response)))
+    }
+
+    /// What a request answers, as it comes.
+    pub(super) async fn body(
+        &self,
+        request: &Request,
+    ) -> Result<impl Stream<Item = Result<Bytes, Error>> + Send + Unpin + use<>, Error> {
+        Ok(body_of(request.key().to_owned(), self.client.repeat(request).await?))
     }
 
     /// Bytes `start..end` of the object that bears `expected_etag`, which is `object_bytes` long.
@@ -139,7 +157,10 @@ impl Bucket {
 
     /// Whether it was there or not, it is gone afterwards.
     pub async fn delete(&self, log: &Log, archive_id: Uuid) -> Result<(), Error> {
-        let key = object_key(log, archive_id);
+        self.delete_key(&object_key(log, archive_id)).await
+    }
+
+    pub(super) async fn delete_key(&self, key: &str) -> Result<(), Error> {
         match self.client.repeat(&Request::new(Method::DELETE, key)).await {
             Ok(_) | Err(Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(error),
@@ -148,25 +169,50 @@ impl Bucket {
 
     /// The objects below a prefix, in the order of their keys; all, or at most as many as are wanted.
     pub async fn list(&self, prefix: &str, objects_max: Option<usize>) -> Result<Vec<ListedObject>, Error> {
-        let mut found = Vec::new();
-        let mut token: Option<String> = None;
+        let (mut found, mut from) = (Vec::new(), None);
         loop {
-            let mut request = Request::new(Method::GET, "").query("list-type", "2").query("prefix", prefix);
-            if let Some(token) = token {
-                request = request.query("continuation-token", token);
-            }
-            if let Some(objects_max) = objects_max {
-                request = request.query("max-keys", objects_max.to_string());
-            }
-            let (_, body) = self.client.repeat_whole(&request).await?;
-            let page: ListPage = parse_xml(&self.name, &body)?;
-            found.extend(page.contents.into_iter().map(|ListEntry { key, size }| ListedObject { key, bytes: size }));
-            token = page.next_continuation_token;
-            if token.is_none() || objects_max.is_some_and(|objects_max| found.len() >= objects_max) {
+            let (objects, next) = self.list_page(prefix, from, objects_max).await?;
+            found.extend(objects);
+            from = next;
+            if from.is_none() || objects_max.is_some_and(|objects_max| found.len() >= objects_max) {
                 return Ok(found);
             }
         }
     }
+
+    /// As many as the server gives at once, and where the next ones begin.
+    pub async fn list_page(
+        &self,
+        prefix: &str,
+        from: Option<String>,
+        objects_max: Option<usize>,
+    ) -> Result<(Vec<ListedObject>, Option<String>), Error> {
+        let request = Request::new(Method::GET, "")
+            .query("list-type", "2")
+            .query("prefix", prefix)
+            .query_if("continuation-token", from)
+            .query_if("max-keys", objects_max.map(|objects_max| objects_max.to_string()));
+        let (_, body) = self.client.repeat_whole(&request).await?;
+        let page: ListPage = parse_xml(&self.name, &body)?;
+        let objects = page.contents.into_iter().map(|ListEntry { key, size, last_modified }| ListedObject {
+            key,
+            bytes: size,
+            modified_at: parse_instant(&last_modified),
+        });
+        Ok((objects.collect(), page.next_continuation_token))
+    }
+}
+
+pub(super) fn parse_instant(text: &str) -> Option<OffsetDateTime> {
+    OffsetDateTime::parse(text, &Rfc3339).ok()
+}
+
+fn body_of(
+    key: String,
+    response: reqwest::Response,
+) -> impl Stream<Item = Result<Bytes, Error>> + Send + Unpin + use<> {
+    let body = response.bytes_stream();
+    Box::pin(body.map_err(move |error| Error::Unavailable { what: format!("GET {key} broke off: {error}") }))
 }
 
 fn etag(key: &str, headers: &HeaderMap) -> Result<String, Error> {

@@ -5,10 +5,11 @@ use http::Method;
 use http::header::ETAG;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
+use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::bucket::client::{Request, retries};
-use crate::bucket::objects::parse_xml;
+use crate::bucket::objects::{parse_instant, parse_xml};
 use crate::bucket::{Bucket, Error, keys, object_key};
 use crate::event::Log;
 
@@ -19,6 +20,7 @@ const PARTS_IN_FLIGHT_MAX: usize = 2;
 const METADATA_NAME_BYTES_MAX: usize = 700;
 
 pub(super) const FORMAT_VERSION: u32 = 1;
+pub(super) const ARCHIVE_ID_HEADER: &str = "x-amz-meta-archive-id";
 pub(super) const WRITE_ID_HEADER: &str = "x-amz-meta-write-id";
 
 /// What an object says of itself in its user metadata, all of it known before its first byte is.
@@ -84,7 +86,21 @@ struct UploadPage {
 struct UploadEntry {
     key: String,
     upload_id: String,
+    #[serde(default)]
+    initiated: String,
 }
+
+/// An upload that was begun, and neither completed nor aborted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnfinishedUpload {
+    pub key: String,
+    /// `None` where the server does not say.
+    pub initiated_at: Option<OffsetDateTime>,
+    upload_id: String,
+}
+
+/// Where the next ones begin.
+pub type UploadMarker = (Option<String>, Option<String>);
 
 impl Bucket {
     pub async fn upload(&self, log: &Log, archive_id: Uuid, metadata: &ObjectMetadata) -> Result<Upload<'_>, Error> {
@@ -94,7 +110,7 @@ impl Bucket {
             .query("uploads", "")
             .header("content-type", "application/gzip")
             .header("x-amz-meta-format", FORMAT_VERSION.to_string())
-            .header("x-amz-meta-archive-id", archive_id.to_string())
+            .header(ARCHIVE_ID_HEADER, archive_id.to_string())
             .header("x-amz-meta-generation", generation.to_string())
             .header(WRITE_ID_HEADER, write_id.to_string())
             .header("x-amz-meta-first-position", first_position.to_string())
@@ -141,27 +157,46 @@ impl Bucket {
     /// Aborts every unfinished upload of an object, so that none of them can be completed any more.
     pub async fn abort_uploads(&self, log: &Log, archive_id: Uuid) -> Result<usize, Error> {
         let key = object_key(log, archive_id);
-        let mut aborted = 0;
-        // Not every server takes an empty marker for none.
-        let (mut key_marker, mut id_marker) = (None, None);
+        let (mut aborted, mut from) = (0, None);
         loop {
-            let request = Request::new(Method::GET, "")
-                .query("uploads", "")
-                .query("prefix", &key)
-                .query_if("key-marker", key_marker)
-                .query_if("upload-id-marker", id_marker);
-            let (_, body) = self.client.repeat_whole(&request).await?;
-            let page: UploadPage = parse_xml(&key, &body)?;
-            for entry in page.upload.iter().filter(|entry| entry.key == key) {
-                self.abort_upload(&key, &entry.upload_id).await?;
+            let (uploads, next) = self.uploads_page(&key, from).await?;
+            for upload in uploads.iter().filter(|upload| upload.key == key) {
+                self.abort(upload).await?;
                 aborted += 1;
             }
-            if !page.is_truncated {
+            if next.is_none() {
                 return Ok(aborted);
             }
-            key_marker = page.next_key_marker;
-            id_marker = page.next_upload_id_marker;
+            from = next;
         }
+    }
+
+    /// As many as the server gives at once, and where the next ones begin.
+    pub async fn uploads_page(
+        &self,
+        prefix: &str,
+        from: Option<UploadMarker>,
+    ) -> Result<(Vec<UnfinishedUpload>, Option<UploadMarker>), Error> {
+        // Not every server takes an empty marker for none.
+        let (key_marker, id_marker) = from.unwrap_or_default();
+        let request = Request::new(Method::GET, "")
+            .query("uploads", "")
+            .query("prefix", prefix)
+            .query_if("key-marker", key_marker)
+            .query_if("upload-id-marker", id_marker);
+        let (_, body) = self.client.repeat_whole(&request).await?;
+        let page: UploadPage = parse_xml(prefix, &body)?;
+        let uploads = page.upload.into_iter().map(|UploadEntry { key, upload_id, initiated }| UnfinishedUpload {
+            key,
+            initiated_at: parse_instant(&initiated),
+            upload_id,
+        });
+        let next = (page.next_key_marker, page.next_upload_id_marker);
+        Ok((uploads.collect(), page.is_truncated.then_some(next)))
+    }
+
+    pub async fn abort(&self, upload: &UnfinishedUpload) -> Result<(), Error> {
+        self.abort_upload(&upload.key, &upload.upload_id).await
     }
 
     async fn abort_upload(&self, key: &str, upload_id: &str) -> Result<(), Error> {

@@ -10,6 +10,7 @@ mod report;
 mod restore;
 mod serve;
 mod status;
+mod sweep;
 mod verify;
 mod wiring;
 
@@ -57,7 +58,12 @@ enum Verb {
     /// Read every object and compare it with the catalog, and the catalog with itself
     ///
     /// Prints what is wrong, a line each, and fails if there is anything. The service may run meanwhile.
-    Verify,
+    Verify(verify::Arguments),
+    /// Delete what dead writers left in the bucket, and say what else is there that nobody needs
+    ///
+    /// Unfinished uploads of ours older than a day are aborted. Unknown objects of ours are listed, and what is not
+    /// ours is left alone.
+    Sweep(sweep::Arguments),
     /// Show the whole product on real events, with a Postgres and an S3 server of its own in a temporary folder
     Demo {
         /// Exit at the end instead of leaving the service running
@@ -79,7 +85,8 @@ impl CommandLine {
             Verb::Archive => until(shutdown, archive::run(&configured()?)).await,
             Verb::Restore(arguments) => until(shutdown, restore::run(&configured()?, arguments)).await,
             Verb::Status => until(shutdown, status::run(&configured()?)).await,
-            Verb::Verify => until(shutdown, verify::run(&configured()?)).await,
+            Verb::Verify(arguments) => until(shutdown, verify::run(&configured()?, arguments)).await,
+            Verb::Sweep(arguments) => until(shutdown, sweep::run(&configured()?, arguments)).await,
             Verb::Demo { once, data } => {
                 logging::start("warn", LogFormat::Text)?;
                 demo::run(once, data, shutdown).await

@@ -48,7 +48,12 @@ pub async fn serve(
     let http = bind("HTTP_ADDR", config.http_addr).await?;
     let grpc = bind("GRPC_ADDR", config.grpc_addr).await?;
     ready(Addresses { http: http.local_addr()?, grpc: grpc.local_addr()? });
-    let jobs = store.has_bucket().then(|| jobs::start(&store, config.archive, config.archive_interval, &shutdown));
+    let ticks = jobs::Settings {
+        archives: config.archive,
+        interval: config.archive_interval,
+        scrub_bytes_per_second: config.scrub_bytes_per_second,
+    };
+    let jobs = store.has_bucket().then(|| jobs::start(&store, &ticks, &shutdown));
     let grpc = api::serve_grpc(grpc, config.grpc_tls.clone(), Arc::clone(&store), shutdown.clone());
     let http = api::serve_http(http, Arc::clone(&store), metrics, shutdown.clone());
     let work = async {

@@ -15,4 +15,5 @@ mod reads;
 mod restore;
 mod scenarios;
 mod support;
+mod sweep;
 mod verify;

@@ -1,10 +1,13 @@
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 
 use bytes::Bytes;
 use flate2::bufread::GzDecoder;
 
 use crate::bucket::format::line;
 use crate::event::{Event, Log};
+
+/// The largest event, and some more.
+const MEMBER_JSON_BYTES_MAX: u64 = 128 * 1024 * 1024;
 
 /// A decoded member: its events, in the order of their positions.
 #[derive(Debug)]
@@ -50,6 +53,34 @@ pub fn decode_member(
     }
     let weight = buffer.len() + events.iter().map(|event| event.weight() - event.payload.byte_len()).sum::<usize>();
     Ok(Member { events, weight })
+}
+
+/// A member that was found without an index.
+#[derive(Debug)]
+pub struct FoundMember {
+    pub events: Vec<Event>,
+    /// That it takes in the object.
+    pub bytes: usize,
+    pub json_bytes: i64,
+}
+
+/// The member that these bytes begin with; `None` if they end inside of it.
+pub fn find_member(log: &Log, bytes: &[u8]) -> Result<Option<FoundMember>, String> {
+    let mut json = Vec::new();
+    let mut decoder = GzDecoder::new(bytes);
+    match decoder.by_ref().take(MEMBER_JSON_BYTES_MAX + 1).read_to_end(&mut json) {
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(None),
+        outcome => outcome.map_err(|error| format!("a member does not decompress: {error}"))?,
+    };
+    if json.len() as u64 > MEMBER_JSON_BYTES_MAX {
+        return Err("a member is larger than any that was ever written".into());
+    }
+    let (bytes, json_bytes) = (bytes.len() - decoder.into_inner().len(), json.len() as i64);
+    let events = events_of(log, &Bytes::from(json))?;
+    if events.is_empty() || !events.is_sorted_by(|event, next| event.position < next.position) {
+        return Err("the events of a member are out of order".into());
+    }
+    Ok(Some(FoundMember { events, bytes, json_bytes }))
 }
 
 fn events_of(log: &Log, buffer: &Bytes) -> Result<Vec<Event>, String> {

@@ -63,6 +63,20 @@ impl RawBucket {
         texts(&self.send(self.request(Method::GET, "?uploads")).await.text().await.expect("a document"), "Key")
     }
 
+    /// Gives no way to complete it.
+    pub async fn begin_upload(&self, key: &str) {
+        self.send(self.request(Method::POST, &format!("{}?uploads", path(key)))).await;
+    }
+
+    pub async fn abort_uploads(&self, key: &str) {
+        let listed = self.send(self.request(Method::GET, "?uploads")).await.text().await.expect("a document");
+        for (found, id) in texts(&listed, "Key").iter().zip(texts(&listed, "UploadId")) {
+            if found == key {
+                self.send(self.request(Method::DELETE, &format!("{}?uploadId={id}", path(key)))).await;
+            }
+        }
+    }
+
     pub async fn keep_versions(&self) {
         let body = "<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>";
         self.send(self.request(Method::PUT, "?versioning").body(body)).await;
