@@ -3,6 +3,7 @@
 //! rust-s3 gives the address, the credentials and the signature; the request itself is sent from here, because its
 //! own calls know no conditions on completing an upload, no versions, and no idle timeout.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
@@ -62,7 +63,6 @@ impl Request {
         }
     }
 
-    /// No name may be the start of another one: rust-s3 would sort the two wrongly, and the signature be refused.
     pub fn header(mut self, name: &'static str, value: impl Into<String>) -> Request {
         self.headers.push((name, value.into()));
         self
@@ -164,7 +164,7 @@ impl Client {
         }
         let region = self.bucket.region();
         let authorization = (|| {
-            let canonical = signing::canonical_request(request.method.as_str(), &url, &headers, &digest)?;
+            let canonical = canonical_request(request, &url, &headers, &digest);
             let to_sign = signing::string_to_sign(&now, &region, &canonical)?;
             let key = signing::signing_key(&now, secret_key, &region, "s3")?;
             let signature = hex::encode(hmac_sha256(&key, to_sign.as_bytes())?);
@@ -199,6 +199,16 @@ impl Client {
         }
         Url::parse(&text)
     }
+}
+
+/// rust-s3 sorts headers together with their values, which is wrong where a name is the start of another one.
+fn canonical_request(request: &Request, url: &Url, headers: &HeaderMap, digest: &str) -> String {
+    let names: BTreeSet<&str> = headers.keys().map(HeaderName::as_str).collect();
+    let lines = names.iter().map(|name| format!("{name}:{}\n", headers[*name].to_str().unwrap_or_default().trim()));
+    let (method, uri, query) =
+        (&request.method, signing::canonical_uri_string(url), signing::canonical_query_string(url));
+    let (lines, signed) = (lines.collect::<String>(), signing::signed_header_string(headers));
+    format!("{method}\n{uri}\n{query}\n{lines}\n{signed}\n{digest}")
 }
 
 fn hmac_sha256(key: &[u8], text: &[u8]) -> Result<Vec<u8>, s3::error::S3Error> {

@@ -10,6 +10,7 @@ mod format;
 mod keys;
 mod members;
 mod objects;
+mod probe;
 mod purge;
 mod scan;
 mod upload;
@@ -21,6 +22,7 @@ pub use format::{ArchiveWriter, EncodedMember, FoundMember, Member, RawMember, d
 pub use keys::{archive_id_of, log_prefix, object_key};
 pub use members::{MemberAddress, MemberCache};
 pub use objects::{Head, ListedObject};
+pub use probe::Abilities;
 pub use scan::Scan;
 pub use upload::{ObjectMetadata, UnfinishedUpload, Upload, Uploaded};
 

@@ -38,7 +38,7 @@ impl Bucket {
     /// Deletes every version of an object but the current one, and says how many there were. Where the current one is
     /// to go as well, delete the object first: what is left of it then is a delete marker, and that goes too.
     pub async fn purge(&self, log: &Log, archive_id: Uuid) -> Result<usize, Error> {
-        self.purge_key(&object_key(log, archive_id)).await
+        self.purge_versions(&object_key(log, archive_id)).await
     }
 
     /// Deletes an object that bears the id of the archive in its key, with all its versions. False if it is not there,
@@ -48,7 +48,7 @@ impl Bucket {
             return Ok(false);
         }
         self.delete_key(key).await?;
-        self.purge_key(key).await?;
+        self.purge_versions(key).await?;
         Ok(true)
     }
 
@@ -61,7 +61,7 @@ impl Bucket {
         }
     }
 
-    async fn purge_key(&self, key: &str) -> Result<usize, Error> {
+    pub(super) async fn purge_versions(&self, key: &str) -> Result<usize, Error> {
         let mut purged = 0;
         for (version, _) in self.superseded(key).await? {
             self.delete_version(key, &version).await?;

@@ -146,11 +146,16 @@ impl Bucket {
                 if is_repeated {
                     self.abort_uploads(log, archive_id).await?;
                 }
-                self.client.once_whole(request).await
+                self.upload_id(request).await
             }
         };
-        let (_, body) = start.retry(retries()).when(Error::is_transient).await?;
-        let Initiated { upload_id } = parse_xml(&object_key(log, archive_id), &body)?;
+        start.retry(retries()).when(Error::is_transient).await
+    }
+
+    /// Of the upload that a request starts.
+    pub(super) async fn upload_id(&self, request: &Request) -> Result<String, Error> {
+        let (_, body) = self.client.once_whole(request).await?;
+        let Initiated { upload_id } = parse_xml("a new upload", &body)?;
         Ok(upload_id)
     }
 
@@ -199,7 +204,7 @@ impl Bucket {
         self.abort_upload(&upload.key, &upload.upload_id).await
     }
 
-    async fn abort_upload(&self, key: &str, upload_id: &str) -> Result<(), Error> {
+    pub(super) async fn abort_upload(&self, key: &str, upload_id: &str) -> Result<(), Error> {
         match self.client.repeat(&Request::new(Method::DELETE, key).query("uploadId", upload_id)).await {
             Ok(_) | Err(Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(error),

@@ -19,6 +19,9 @@ pub struct Arguments {
     delete_unknown: bool,
 }
 
+/// Nobody uploads for so long.
+const UPLOAD_AGE: Duration = Duration::days(1);
+
 /// Prints what there is, a line each.
 pub async fn run(config: &Config, arguments: Arguments) -> anyhow::Result<()> {
     let Arguments { dry_run, older_than_days, delete_unknown } = arguments;
@@ -27,6 +30,7 @@ pub async fn run(config: &Config, arguments: Arguments) -> anyhow::Result<()> {
         is_dry: dry_run,
         deletes_unknown: delete_unknown,
         unknown_older_than: Duration::days(older_than_days.into()),
+        uploads_older_than: UPLOAD_AGE,
     };
     let settled = store.sweep_bucket(request, |leftover| println!("{}", line(&leftover))).await?;
     println!("settled {settled} intents of writers that died");

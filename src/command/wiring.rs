@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 
-use crate::bucket::{self, Bucket};
+use crate::bucket::{self, Abilities, Bucket};
 use crate::config::Config;
 use crate::database::Database;
 use crate::store::Store;
@@ -32,7 +32,10 @@ pub async fn open_store(config: &Config) -> anyhow::Result<Arc<Store>> {
 async fn open_bucket(bucket: &Bucket, settings: &bucket::Settings, has_archives: bool) -> anyhow::Result<()> {
     let bucket::Settings { endpoint, bucket: name, .. } = settings;
     match bucket.ensure().await {
-        Ok(()) => Ok(()),
+        Ok(()) => {
+            probe(bucket).await;
+            Ok(())
+        }
         Err(error) if error.is_transient() && has_archives => {
             tracing::warn!(%error, "the bucket is away: archived events cannot be read until it is back");
             Ok(())
@@ -42,5 +45,15 @@ async fn open_bucket(bucket: &Bucket, settings: &bucket::Settings, has_archives:
             bail!("S3_ACCESS_KEY and S3_SECRET_KEY do not open the bucket {name} at {endpoint}: {error}")
         }
         Err(error) => bail!("S3_BUCKET {name} at {endpoint} cannot be used: {error}"),
+    }
+}
+
+/// Says what the bucket does of what not every server does.
+async fn probe(bucket: &Bucket) {
+    match bucket.probe().await {
+        Ok(Abilities { conditional_reads, conditional_writes, versions, range_copies }) => {
+            tracing::info!(conditional_reads, conditional_writes, versions, range_copies, "the bucket was probed");
+        }
+        Err(error) => tracing::warn!(%error, "the bucket could not be probed"),
     }
 }

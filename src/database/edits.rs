@@ -4,7 +4,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::database::Error;
-use crate::event::{Change, Invalid};
+use crate::event::{Change, Edits, Invalid};
 
 /// A line of the ledger: never a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub struct Edit {
     pub position: Option<i64>,
     /// What it is about is in this archive; `None` where it is hot.
     pub archive_id: Option<Uuid>,
-    /// JSON pointers into the payload.
+    /// JSON pointers into the payload, or the name that a type has got.
     pub changed: Vec<String>,
     pub missing: Vec<String>,
     pub actor: String,
@@ -116,6 +116,35 @@ pub async fn edited_since(
     .bind(sequence)
     .fetch_one(connection)
     .await?)
+}
+
+/// What was done to the event at a position, or to the types of its log.
+pub async fn edits_of(connection: &mut PgConnection, topic_id: i64, position: i64) -> Result<Edits, Error> {
+    let patched = sqlx::query_scalar(
+        "SELECT DISTINCT unnest(changed) AS pointer FROM edits
+         WHERE topic_id = $1 AND position = $2 AND kind = 'patch'
+         ORDER BY pointer",
+    )
+    .bind(topic_id)
+    .bind(position)
+    .fetch_all(&mut *connection)
+    .await?;
+    Ok(Edits { patched, renames: renames(connection, topic_id).await? })
+}
+
+/// From the old name to the new one, in their order.
+pub async fn renames(connection: &mut PgConnection, topic_id: i64) -> Result<Vec<(String, String)>, Error> {
+    Ok(sqlx::query_as(
+        "SELECT DISTINCT sequence, subject, changed[1] FROM edits
+         WHERE topic_id = $1 AND kind = 'rename'
+         ORDER BY sequence",
+    )
+    .bind(topic_id)
+    .fetch_all(connection)
+    .await?
+    .into_iter()
+    .map(|(_, old_type, new_type): (i64, String, String)| (old_type, new_type))
+    .collect())
 }
 
 /// The archives that an invalidation of this GDPR id was laid over before.

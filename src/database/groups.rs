@@ -1,8 +1,9 @@
 //! How far groups got. Who may write it is checked with every statement: the owner, and the epoch of its turn.
 
+use std::time::Duration;
+
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
-use std::time::Duration;
 use uuid::Uuid;
 
 use crate::database::Error;
@@ -294,30 +295,4 @@ pub async fn unhandled(
     .fetch_one(connection)
     .await?;
     Ok((row.try_get("is_waiting")?, row.try_get("error")?))
-}
-
-/// Deletes the events of a log that every one of these groups has handled, and says how many there were. One that a
-/// group could not handle stays: it can be sent again.
-pub async fn delete_consumed(connection: &mut PgConnection, topic_id: i64, groups: &[Group]) -> Result<i64, Error> {
-    let deleted = sqlx::query(
-        "DELETE FROM events
-         WHERE topic_id = $1
-           AND position <= (
-               SELECT min(coalesce(progress.position, 0))
-               FROM unnest($2::text[], $3::boolean[]) AS required (group_name, is_parallel)
-               LEFT JOIN group_progress AS progress
-                 ON progress.group_name = required.group_name AND progress.is_parallel = required.is_parallel
-                AND progress.topic_id = $1
-           )
-           AND NOT EXISTS (SELECT FROM erroneous_events AS erroneous
-                           WHERE erroneous.topic_id = $1 AND erroneous.position = events.position)
-           AND NOT EXISTS (SELECT FROM resends
-                           WHERE resends.topic_id = $1 AND resends.position = events.position)",
-    )
-    .bind(topic_id)
-    .bind(groups.iter().map(|group| group.name.as_str()).collect::<Vec<_>>())
-    .bind(groups.iter().map(|group| group.is_parallel).collect::<Vec<_>>())
-    .execute(connection)
-    .await?;
-    Ok(deleted.rows_affected() as i64)
 }

@@ -4,6 +4,7 @@
 //! [`Database::begin`] to change something. If the process dies, Postgres rolls back what was not committed.
 
 mod catalog;
+mod consumed;
 mod edits;
 mod erroneous;
 mod events;
@@ -30,10 +31,11 @@ pub use catalog::{
     lowest_member_across, member_extents, members_by_key, members_of, promote_archive, rename_archived, take_scrub,
     topic_of_archive,
 };
+pub use consumed::{consumed_positions, delete_consumed, forget_consumed};
 pub use edits::{
-    Edit, EditKind, PendingEdit, archives_invalidated, archives_with_pending_edits, edit, edited_since, insert_edit,
-    insert_pending_edit, mark_hot_purged, mark_purged, pending_edits, pending_edits_of_archive, settle_edits,
-    unpurged_archives,
+    Edit, EditKind, PendingEdit, archives_invalidated, archives_with_pending_edits, edit, edited_since, edits_of,
+    insert_edit, insert_pending_edit, mark_hot_purged, mark_purged, pending_edits, pending_edits_of_archive, renames,
+    settle_edits, unpurged_archives,
 };
 pub use erroneous::{Erroneous, delete_resend, erroneous_after, insert_erroneous, resend, resends, unsettled};
 pub use events::{
@@ -42,8 +44,8 @@ pub use events::{
     table_bytes,
 };
 pub use groups::{
-    Group, Progress, Refusal, Taken, Turn, Wanted, delete_consumed, hand_over, handled_position, owned_by_others,
-    pending_progress, release_all, release_progress, take_progress, unhandled, update_progress,
+    Group, Progress, Refusal, Taken, Turn, Wanted, hand_over, handled_position, owned_by_others, pending_progress,
+    release_all, release_progress, take_progress, unhandled, update_progress,
 };
 pub use intents::{
     Intent, UploadedFacts, complete_intent, delete_intent, has_intents, has_unfinished, insert_intent,
@@ -61,8 +63,8 @@ pub use snapshots::{
     insert_snapshot, lock_snapshots_by_gdpr_id, newest_snapshot, rename_snapshots, replace_snapshot, snapshot,
 };
 pub use topics::{
-    Topic, add_archived, add_deleted, add_restored, bump_edit_counter, find_topic, lock_topic, make_topic,
-    recount_archived, set_head, topic_by_id, topics, topics_named, topics_with_hot_events,
+    Topic, add_archived, add_deleted, add_restored, bump_edit_counter, edit_counter, find_topic, lock_topic,
+    make_topic, recount_archived, set_head, topic_by_id, topics, topics_named, topics_with_hot_events,
 };
 pub use wakeups::{Listener, broadcast, delete_old_broadcasts, insert_broadcast, notify};
 

@@ -190,3 +190,7 @@ pub async fn bump_edit_counter(connection: &mut PgConnection, topic: &Topic) -> 
     .fetch_optional(connection)
     .await?)
 }
+
+pub async fn edit_counter(connection: &mut PgConnection, topic_id: i64) -> Result<i64, Error> {
+    Ok(sqlx::query_scalar("SELECT edit_counter FROM topics WHERE id = $1").bind(topic_id).fetch_one(connection).await?)
+}

@@ -19,7 +19,7 @@ pub use instant::Instant;
 pub use json::Json;
 pub use log::Log;
 pub use patch::{Patch, Patched, pointer_to};
-pub use record::{Event, Metadata, NewEvent};
+pub use record::{Edits, Event, Metadata, NewEvent};
 
 /// Why an input cannot be taken, in words for whoever sent it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 
 use crate::event::Invalid;
@@ -23,6 +25,12 @@ impl Patch {
         let json = Json::parse_object(text).map_err(|Invalid(why)| Invalid(format!("the patch: {why}")))?;
         check_nested(json.as_str())?;
         Ok(Patch(json))
+    }
+
+    /// Removes these fields.
+    pub fn removing(fields: &[String]) -> Patch {
+        let nulls: BTreeMap<&str, ()> = fields.iter().map(|field| (field.as_str(), ())).collect();
+        Patch(Json::trusted(serde_json::to_vec(&nulls).expect("texts and nulls always serialize").into()))
     }
 
     pub fn as_str(&self) -> &str {
@@ -119,6 +127,12 @@ fn key_of(member: &Member) -> String {
 /// A JSON pointer (RFC 6901) to a member of what `parent` points to.
 pub fn pointer_to(parent: &str, key: &str) -> String {
     format!("{parent}/{}", key.replace('~', "~0").replace('/', "~1"))
+}
+
+/// The field of the payload that a JSON pointer points into.
+pub fn field_of(pointer: &str) -> String {
+    let name = pointer.split('/').nth(1).unwrap_or_default();
+    name.replace("~1", "/").replace("~0", "~")
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 use uuid::Uuid;
 
 use crate::event::gdpr::{self, Gdpr};
+use crate::event::patch::{Patch, field_of};
 use crate::event::{ID_BYTES_MAX, Instant, Invalid, Json, NAME_BYTES_MAX, check_text, check_type};
 
 /// An immutable fact at its place in a log; which log is known from where it was read.
@@ -39,6 +40,15 @@ pub struct NewEvent {
     pub metadata: Metadata,
     pub payload: Json,
     pub gdpr: Gdpr,
+}
+
+/// What the ledger says of an event.
+#[derive(Debug, Clone, Default)]
+pub struct Edits {
+    /// JSON pointers of what patches have changed.
+    pub patched: Vec<String>,
+    /// Of types of its log, from the old name to the new one, in their order.
+    pub renames: Vec<(String, String)>,
 }
 
 impl NewEvent {
@@ -82,6 +92,21 @@ impl NewEvent {
             && *metadata == event.metadata
             && payload == event.payload
             && gdpr.iter().all(|(name, new)| event.gdpr.get(name).is_some_and(|old| new.default == old.default))
+    }
+
+    /// The same, of an event that was edited since: what patches have changed does not count, and neither do names that
+    /// the type has got.
+    pub fn was_same_as(&self, event: &Event, edits: &Edits) -> bool {
+        let removing = Patch::removing(&edits.patched.iter().map(|pointer| field_of(pointer)).collect::<Vec<_>>());
+        let there = Event { payload: removing.apply(&event.payload).payload, ..event.clone() };
+        // It was published before some of the renames, or none, or all of them.
+        (0..=edits.renames.len()).any(|first| {
+            let renamed = edits.renames[first..]
+                .iter()
+                .fold(&self.event_type, |name, (old_type, new_type)| if name == old_type { new_type } else { name });
+            let payload = removing.apply(&self.payload).payload;
+            NewEvent { event_type: renamed.clone(), payload, ..self.clone() }.is_same_as(&there)
+        })
     }
 
     pub fn at(self, position: i64, raised_at: Instant) -> Event {

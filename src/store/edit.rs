@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::database::{self, Edit, EditKind, Topic, Transaction};
-use crate::event::{Change, Event, Invalid, Log, Patch};
+use crate::event::{Change, Event, Invalid, Json, Log, Patch};
 use crate::store::find::Found;
 use crate::store::{Error, Store};
 
@@ -55,6 +55,7 @@ impl Store {
             if patched.changed.is_empty() {
                 return Ok(Some(EditOutcome { event: found.event, edit: None, missing }));
             }
+            check_invalidated(&found.event, &patched.payload)?;
             let line = Edit {
                 position: Some(found.event.position),
                 changed: patched.changed,
@@ -169,6 +170,18 @@ pub(super) fn restored_meanwhile(log: &Log) -> Error {
 
 pub(super) fn moved_all_the_time(log: &Log, what: &str) -> Error {
     Error::Unavailable(format!("{what:?} of {log} is edited or moved all the time"))
+}
+
+/// An invalidated field shows its default for good, or goes: a value that it got now could not be erased by its GDPR id.
+fn check_invalidated(event: &Event, payload: &Json) -> Result<(), Invalid> {
+    let members = payload.members();
+    for (name, field) in event.gdpr.iter().filter(|(_, field)| field.is_invalidated) {
+        let value = members.iter().find(|member| member.key().is_ok_and(|key| key == *name)).map(|member| member.value);
+        if value.is_some_and(|value| value != field.default.as_str()) {
+            return Err(Invalid(format!("the field {name:?} was invalidated: it can be removed, and takes no value")));
+        }
+    }
+    Ok(())
 }
 
 fn check_ledger(request: &EditRequest) -> Result<(), Error> {

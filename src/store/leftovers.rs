@@ -13,9 +13,6 @@ use crate::bucket::{archive_id_of, object_key};
 use crate::database;
 use crate::store::{Error, Store};
 
-/// Nobody uploads for so long.
-const UPLOAD_AGE: Duration = Duration::days(1);
-
 /// How far a sweep of the bucket may go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SweepRequest {
@@ -25,6 +22,8 @@ pub struct SweepRequest {
     pub deletes_unknown: bool,
     /// Younger ones are not even told.
     pub unknown_older_than: Duration,
+    /// Younger ones may be under way.
+    pub uploads_older_than: Duration,
 }
 
 /// Something that nobody needs, or that is not ours.
@@ -63,14 +62,14 @@ impl Store {
             }
             from = next;
         }
-        self.sweep_uploads(request.is_dry, now, tell).await?;
+        self.sweep_uploads(request, now, tell).await?;
         Ok(settled)
     }
 
     /// Those that an intent knows are its writer's, or whoever's settles it.
     async fn sweep_uploads(
         &self,
-        is_dry: bool,
+        SweepRequest { is_dry, uploads_older_than, .. }: SweepRequest,
         now: OffsetDateTime,
         mut tell: impl FnMut(Leftover),
     ) -> Result<(), Error> {
@@ -79,7 +78,7 @@ impl Store {
         loop {
             let (mut uploads, next) = bucket.uploads_page("", from).await?;
             uploads.retain(|upload| archive_id_of(&upload.key).is_some());
-            uploads.retain(|upload| upload.initiated_at.is_some_and(|at| now - at >= UPLOAD_AGE));
+            uploads.retain(|upload| upload.initiated_at.is_some_and(|at| now - at >= uploads_older_than));
             for upload in uploads {
                 if self.has_intent(&upload.key).await? {
                     continue;

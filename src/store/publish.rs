@@ -154,7 +154,12 @@ impl Store {
             }
         }
 
-        let (published, new) = place(events, known, topic.head_position, repeated)?;
+        let consumed = match topic.deleted_count {
+            0 => HashMap::new(),
+            _ => database::consumed_positions(transaction, topic.id, &unknown).await?,
+        };
+
+        let (published, new) = place(transaction, &topic, events, (known, consumed), repeated).await?;
         if let Some(last) = new.last() {
             database::insert(transaction, topic.id, &new, None).await?;
             database::set_head(transaction, topic.id, last.position).await?;
@@ -172,20 +177,27 @@ async fn lock_or_make(transaction: &mut Transaction, log: &Log) -> Result<Topic,
     }
 }
 
-/// Gives each new event its place behind the head, and each repeated one the place that it has.
-fn place(
+/// Gives each new event its place behind the head, and each repeated one the place that it has, or had before it was
+/// consumed.
+async fn place(
+    transaction: &mut Transaction,
+    &Topic { id: topic_id, head_position, .. }: &Topic,
     events: &[NewEvent],
-    mut known: HashMap<String, Event>,
-    head_position: i64,
+    (mut known, consumed): (HashMap<String, Event>, HashMap<String, i64>),
     repeated: Repeated,
 ) -> Result<(Vec<Published>, Vec<Event>), Error> {
     let now = Instant::from_unix_nanos(OffsetDateTime::now_utc().unix_timestamp_nanos() as i64);
     let (mut published, mut new) = (Vec::with_capacity(events.len()), Vec::new());
     for event in events {
-        let (position, is_new) = match known.get(&event.id) {
-            Some(there) if repeated == Repeated::Keep || event.is_same_as(there) => (there.position, false),
-            Some(_) => return Err(Error::Conflict { id: event.id.clone() }),
-            None => {
+        let (position, is_new) = match (known.get(&event.id), consumed.get(&event.id)) {
+            (Some(there), _) => {
+                if repeated == Repeated::Compare && !is_same(transaction, topic_id, event, there).await? {
+                    return Err(Error::Conflict { id: event.id.clone() });
+                }
+                (there.position, false)
+            }
+            (None, Some(position)) => (*position, false),
+            (None, None) => {
                 let event = event.clone().at(head_position + 1 + new.len() as i64, now);
                 known.insert(event.id.clone(), event.clone());
                 new.push(event);
@@ -195,4 +207,10 @@ fn place(
         published.push(Published { id: event.id.clone(), position, is_new });
     }
     Ok((published, new))
+}
+
+/// Whether an event was there before, whatever edits have made of it since.
+async fn is_same(transaction: &mut Transaction, topic_id: i64, event: &NewEvent, there: &Event) -> Result<bool, Error> {
+    Ok(event.is_same_as(there)
+        || event.was_same_as(there, &database::edits_of(transaction, topic_id, there.position).await?))
 }

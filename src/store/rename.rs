@@ -40,7 +40,7 @@ impl Store {
         let change = Change::Rename { old_type: old_type.to_owned(), new_type: new_type.to_owned() };
         let mut transaction = self.database.begin().await?;
         let topic = database::topic_by_id(&mut transaction, topic.id).await?;
-        let line = || line(EditKind::Rename, &topic, old_type);
+        let line = || Edit { changed: vec![new_type.to_owned()], ..line(EditKind::Rename, &topic, old_type) };
         // Rows before the topic: in the order in which an archive run takes them.
         let mut renamed = database::rename_hot(&mut transaction, topic.id, old_type, new_type).await?;
         renamed += database::rename_snapshots(&mut transaction, topic.id, old_type, new_type).await?;

@@ -6,7 +6,7 @@
 use time::OffsetDateTime;
 
 use crate::database;
-use crate::event::{Event, Filter, Instant, Invalid, Log, NewEvent};
+use crate::event::{Edits, Event, Filter, Instant, Invalid, Log, NewEvent};
 use crate::store::{Error, Query, Store};
 
 /// Which snapshot a stream is read through.
@@ -60,7 +60,10 @@ impl Store {
         let event = snapshot.clone().at(last.event.position, now);
         if !database::insert_snapshot(&mut transaction, last.topic.id, &event).await? {
             let there = database::snapshot(&mut transaction, last.topic.id, &event.id).await?;
-            let is_same = there.is_some_and(|there| there.position == event.position && snapshot.is_same_as(&there));
+            let renames = database::renames(&mut transaction, last.topic.id).await?;
+            let edits = Edits { patched: Vec::new(), renames };
+            let is_same =
+                there.is_some_and(|there| there.position == event.position && snapshot.was_same_as(&there, &edits));
             return if is_same { Ok(()) } else { Err(Error::Conflict { id: event.id }) };
         }
         Ok(database::commit(transaction).await?)

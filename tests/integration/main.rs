@@ -9,6 +9,7 @@ mod edit;
 mod grpc;
 mod http;
 mod loan_applications;
+mod probe;
 mod process;
 mod publish;
 mod reads;

@@ -5,7 +5,9 @@ use coldstream::event::{Json, Log, Metadata, NewEvent};
 use coldstream::store::{Error, Published};
 use futures::future::try_join_all;
 
-use crate::support::{Kind, World, archive, event, everything, import, old_event, publish, read_all, settings, unzip};
+use crate::support::{
+    Kind, World, archive, edit, event, everything, import, old_event, publish, read_all, settings, unzip,
+};
 
 fn positions(published: &[Published]) -> Vec<i64> {
     published.iter().map(|published| published.position).collect()
@@ -88,6 +90,37 @@ async fn another_content_under_the_same_id_is_refused() {
         }
     }
     assert_eq!(read_all(&store, &log).await.len(), 3);
+    world.audit().await;
+}
+
+#[tokio::test]
+async fn publishing_again_after_edits_changes_nothing() {
+    let mut world = World::new().await;
+    let (store, log) = (world.store(settings(2)), world.log());
+    let events: Vec<NewEvent> = (0..3).map(old_event).collect();
+    let typed = |index: usize, name: &str| NewEvent { event_type: name.into(), ..events[index].clone() };
+    publish(&store, &log, events.clone()).await;
+    assert_eq!(archive(&store).await, 2);
+    let first_type = &events[0].event_type;
+    for (old, new) in [(first_type.as_str(), "second"), ("second", "third"), ("never", "used")] {
+        for index in [0, 2] {
+            edit(&store, &log, &events[index].id, &format!(r#"{{"name":"as of {new}"}}"#)).await;
+        }
+        store.rename_type(log.topic(), old, new).await.unwrap();
+        let before = read_all(&store, &log).await;
+        let again = publish(&store, &log, events.clone()).await;
+        assert!(positions(&again) == [1, 2, 3] && again.iter().all(|published| !published.is_new), "{again:?}");
+        for refused in [typed(0, "never"), NewEvent { reason: "another".into(), ..events[2].clone() }] {
+            let refused = store.publish(&log, vec![refused]).await;
+            assert!(matches!(refused, Err(Error::Conflict { .. })), "{refused:?}");
+        }
+        assert_eq!(read_all(&store, &log).await, before);
+    }
+    for name in ["second", "third"] {
+        publish(&store, &log, vec![typed(0, name)]).await;
+    }
+    assert_eq!(read_all(&store, &log).await.len(), 3);
+    store.rewrite().await.unwrap();
     world.audit().await;
 }
 

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use coldstream::event::{Event, Filter, GdprField, Instant, Json, Log, NewEvent};
-use coldstream::store::{Page, Query, Store};
+use coldstream::store::{Error, Page, Query, Store};
 use futures::StreamExt;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 use crate::support::{
-    DAY_NANOS, Kind, World, archive, edit, everything, import, now, old_event, publish, read_all, settings, young_event,
+    DAY_NANOS, Kind, World, archive, edit, edit_request, everything, import, now, old_event, publish, read_all,
+    settings, young_event,
 };
 
 /// What a log is after what was done to it: a list.
@@ -149,6 +150,11 @@ async fn take_step(world: &World, log: &Log, model: &mut Model, step: &Step) {
         Step::Edit(index, name) if !model.events.is_empty() => {
             let event = index.get(&model.events).clone();
             let name = format!("edited {name}");
+            if event.gdpr.get("name").is_some_and(|field| field.is_invalidated) {
+                let refused = store.edit(log, &event.id, &edit_request(r#"{"name":"back again"}"#)).await;
+                assert!(matches!(refused, Err(Error::Invalid(_))), "{refused:?}");
+                return;
+            }
             let outcome = edit(&store, log, &event.id, &format!(r#"{{"name":"{name}","absent":1}}"#)).await;
             assert_eq!(outcome.missing, ["/absent"]);
             let position = event.position as usize;

@@ -6,8 +6,12 @@ use uuid::Uuid;
 
 use crate::support::{Program, World, archive, import, old_event, settings};
 
-const REQUEST: SweepRequest =
-    SweepRequest { is_dry: false, deletes_unknown: false, unknown_older_than: Duration::ZERO };
+const REQUEST: SweepRequest = SweepRequest {
+    is_dry: false,
+    deletes_unknown: false,
+    unknown_older_than: Duration::ZERO,
+    uploads_older_than: Duration::ZERO,
+};
 
 async fn sweep(store: &Store, request: SweepRequest) -> (usize, Vec<Leftover>) {
     let mut told = Vec::new();

@@ -70,6 +70,8 @@ pub struct Courier {
     read_limit: i64,
     /// Of the log, as it was last heard of: what was read before is not sent as it was.
     edit_counter: i64,
+    /// Nothing was waited for since.
+    is_edit_counter_fresh: bool,
     read_retry_at: Option<Instant>,
     /// Everything was read that there was.
     is_at_end: bool,
@@ -101,6 +103,7 @@ impl Courier {
             reading: None,
             read_limit: READ_EVENTS_MIN,
             edit_counter: 0,
+            is_edit_counter_fresh: false,
             read_retry_at: None,
             is_at_end: false,
             quiet_since: Instant::now(),
@@ -178,6 +181,7 @@ impl Courier {
             if let Some(end) = self.handed_over().await {
                 return end;
             }
+            self.is_edit_counter_fresh = false;
             if let Some(ack) = self.wait(&subscribers, busy).await {
                 pending.push(ack);
             }
@@ -253,12 +257,18 @@ impl Courier {
         let Some(edit_counter) = store.write_down(&self.session, &self.turn, &mut self.window, outcomes).await else {
             return false;
         };
+        self.heard_of_edits(edit_counter);
+        store.delete_consumed(&self.turn, &self.log).await;
+        true
+    }
+
+    /// What was read before the newest edit is read again.
+    fn heard_of_edits(&mut self, edit_counter: i64) {
         if edit_counter > self.edit_counter {
             self.window.forget_events();
             self.edit_counter = edit_counter;
         }
-        store.delete_consumed(&self.turn, &self.log).await;
-        true
+        self.is_edit_counter_fresh = true;
     }
 
     /// Lets another replica try, if there is one with subscribers of the group.

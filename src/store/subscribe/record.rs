@@ -116,10 +116,18 @@ impl Store {
         let mut transaction = self.database.begin().await?;
         let count = database::delete_consumed(&mut transaction, topic_id, groups).await?;
         if count > 0 {
+            database::forget_consumed(&mut transaction, topic_id).await?;
             database::add_deleted(&mut transaction, topic_id, count).await?;
             database::commit(transaction).await?;
         }
         Ok(())
+    }
+
+    /// How often a log was edited.
+    pub(super) async fn edit_counter(&self, turn: &Turn) -> Result<i64, Error> {
+        let _permit = self.subscriptions.read_permit().await;
+        let mut transaction = self.database.snapshot().await?;
+        Ok(database::edit_counter(&mut transaction, turn.topic_id).await?)
     }
 
     /// The event at a position, as it is read now. `None` if it was deleted.

@@ -141,6 +141,9 @@ async fn scenario_42_events_go_once_they_are_consumed() {
         tokio::time::timeout(Duration::from_secs(10), left).await.expect("consumed events are still there");
         let left = scene.page(&[], (0, 9)).await.unwrap();
         assert_eq!(ids(&left), ["event-1"], "what is erroneous stays");
+        // Whoever did not hear that they were published says it again.
+        scene.publish((0..4).map(event).collect()).await.unwrap();
+        assert_eq!(ids(&scene.page(&[], (0, 9)).await.unwrap()), ["event-1"]);
         // A group that comes later gets what there is, and the log goes on.
         scene.publish(vec![event(4), PublishEvent { id: "event-5".into(), ..event(5) }]).await.unwrap();
         let mut late = Subscriber::start(&scene.client, Role::of("late")).await;

@@ -4,10 +4,11 @@ use coldstream::api::proto::{
     CreateStreamSnapshotRequest, Event, EventGdprValue, IntroduceGdprOnEventFieldRequest, InvalidateGdprRequest,
     PaginateStreamRequest, PublishEvent, PublishEventGdprValue,
 };
+use coldstream::store::Error;
 use tonic::Status;
 
 use crate::grpc::{Scene, TENANT, TOPIC, event, everywhere, fields, is_permanent};
-use crate::support::{Kind, Role, Subscriber, archive, older_than, unzip};
+use crate::support::{Kind, Role, Subscriber, archive, edit, edit_request, older_than, unzip};
 
 /// Event 1 has two fields of the person, event 2 has another one's; the rest is as it always is.
 fn personal(number: usize, id: &str, default: &str) -> PublishEvent {
@@ -99,6 +100,20 @@ async fn scenario_26_what_is_invalidated_is_nowhere_any_more() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn scenario_26_what_was_read_ahead_is_invalidated_too() {
+    let scene = Scene::new().await;
+    scene.publish(vec![event(0), personal(1, "ada", "null")]).await.unwrap();
+    // It has one event in hand, and the other one waits for somebody else.
+    let mut first = Subscriber::start(&scene.client, Role::parallel("group")).await;
+    assert_eq!(first.event().await.id, "event-0");
+    invalidate(&scene, "ada").await.unwrap();
+    let mut second = Subscriber::start(&scene.client, Role::parallel("group")).await;
+    let seen = second.event().await;
+    assert_eq!(field(&seen, "secret"), ("null".into(), gdpr("ada", "null", true)));
+    scene.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn scenario_26_snapshots_are_invalidated_and_other_logs_are_not() {
     let scene = Scene::new().await;
     let elsewhere = PublishEvent { tenant_id: "other".into(), ..personal(1, "ada", "1") };
@@ -170,6 +185,28 @@ async fn scenario_27_introduced_then_invalidated() {
             assert!(!objects(&scene).await.contains("OLD-VALUE"));
             scene.finish().await;
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_invalidated_field_takes_no_value_and_may_go() {
+    for archived in [0, 1] {
+        let scene = Scene::new().await;
+        scene.publish(vec![personal(1, "ada", "null")]).await.unwrap();
+        if archived > 0 {
+            scene.archive(archived).await;
+        }
+        let (store, log) = (scene.world.store(older_than(0, 1)), scene.world.log());
+        invalidate(&scene, "ada").await.unwrap();
+        let before = scene.event(TENANT, "event-1").await.unwrap();
+        let refused = store.edit(&log, "event-1", &edit_request(r#"{"price":1,"secret":"back again"}"#)).await;
+        assert!(matches!(&refused, Err(Error::Invalid(why)) if why.to_string().contains("secret")), "{refused:?}");
+        assert_eq!(scene.event(TENANT, "event-1").await.unwrap(), before);
+        let outcome = edit(&store, &log, "event-1", r#"{"secret":null,"price":1}"#).await;
+        assert!(
+            outcome.edit.is_some() && !scene.event(TENANT, "event-1").await.unwrap().payload.contains_key("secret")
+        );
+        scene.finish().await;
     }
 }
 

@@ -8,6 +8,7 @@ mod postgres;
 mod program;
 mod proxy;
 mod raw;
+mod s3;
 mod service;
 mod subscriber;
 mod world;

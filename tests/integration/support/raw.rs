@@ -1,101 +1,135 @@
 //! The bucket as a stranger sees it, past the store and its proxy.
 
+use std::collections::HashMap;
 use std::io::Read;
-use std::net::SocketAddr;
 
 use flate2::read::MultiGzDecoder;
-use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
+use reqwest::{Response, StatusCode};
+use s3::creds::Credentials;
 
-/// The server looks at who asks, and does not check the signature.
-const AUTHORIZATION: &str = "AWS4-HMAC-SHA256 Credential=stranger/20200101/us-east-1/s3/aws4_request, \
-                             SignedHeaders=host, Signature=0";
+use super::s3::Server;
 
+const VALID_SECONDS: u32 = 600;
+
+/// Its requests are signed by rust-s3, as addresses that anybody may call.
 pub struct RawBucket {
     http: reqwest::Client,
-    base: String,
+    bucket: Box<s3::Bucket>,
 }
 
 impl RawBucket {
-    pub async fn create(server: SocketAddr, name: &str) -> RawBucket {
-        let bucket = RawBucket { http: reqwest::Client::new(), base: format!("http://{server}/{name}") };
-        bucket.send(bucket.request(Method::PUT, "")).await;
+    pub async fn create(server: &Server, name: &str) -> RawBucket {
+        let Server { address, access_key, secret_key, region } = server;
+        let region = s3::Region::Custom { region: region.clone(), endpoint: format!("http://{address}") };
+        let credentials = Credentials::new(Some(access_key), Some(secret_key), None, None, None);
+        let bucket = s3::Bucket::new(name, region, credentials.expect("they are given")).expect("the name is one");
+        let bucket = RawBucket { http: reqwest::Client::new(), bucket: bucket.with_path_style() };
+        bucket.send_put("/", "", HeaderMap::new(), Vec::new()).await;
         bucket
     }
 
-    fn request(&self, method: Method, rest: &str) -> RequestBuilder {
-        self.http.request(method, format!("{}{rest}", self.base)).header("authorization", AUTHORIZATION)
+    async fn try_get(&self, key: &str, query: &[(&str, &str)]) -> Response {
+        let query = query.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let url = self.bucket.presign_get(key, VALID_SECONDS, Some(query)).await.expect("it can be signed");
+        self.http.get(url).send().await.expect("the server answers")
     }
 
-    async fn send(&self, request: RequestBuilder) -> Response {
-        let response = request.send().await.expect("moto answers");
-        assert!(response.status().is_success(), "{response:?}");
-        response
+    async fn send_get(&self, key: &str, query: &[(&str, &str)]) -> Response {
+        successful(self.try_get(key, query).await)
+    }
+
+    async fn send_put(&self, key: &str, query: &str, headers: HeaderMap, body: Vec<u8>) -> Response {
+        let queries = (!query.is_empty()).then(|| HashMap::from([(query.to_owned(), String::new())]));
+        let url = self.bucket.presign_put(key, VALID_SECONDS, Some(headers.clone()), queries).await;
+        // Nothing at all has a length as well, which some servers want to be told.
+        let request = self.http.put(url.expect("it can be signed")).headers(headers).header(CONTENT_LENGTH, body.len());
+        let request = request.body(body);
+        successful(request.send().await.expect("the server answers"))
+    }
+
+    async fn listing(&self, query: &[(&str, &str)]) -> String {
+        self.send_get("/", query).await.text().await.expect("a document")
     }
 
     /// In the order of the keys.
     pub async fn keys(&self) -> Vec<String> {
-        texts(&self.send(self.request(Method::GET, "?list-type=2")).await.text().await.expect("a document"), "Key")
+        texts(&self.listing(&[("list-type", "2")]).await, "Key")
     }
 
     pub async fn get(&self, key: &str) -> Vec<u8> {
-        let response = self.send(self.request(Method::GET, &path(key))).await;
-        response.bytes().await.expect("the whole object").to_vec()
+        self.send_get(key, &[]).await.bytes().await.expect("the whole object").to_vec()
     }
 
     /// Replaces an object, as somebody who does not know of the store would; what the object says of itself is kept.
     /// Gives the new ETag.
     pub async fn put(&self, key: &str, bytes: Vec<u8>) -> String {
-        let head = self.request(Method::HEAD, &path(key)).send().await.expect("moto answers");
-        let mut request = self.request(Method::PUT, &path(key)).header("content-type", "application/gzip").body(bytes);
-        for (name, value) in head.headers().iter().filter(|(name, _)| name.as_str().starts_with("x-amz-meta-")) {
-            request = request.header(name, value);
-        }
-        let response = self.send(request).await;
+        let there = self.try_get(key, &[]).await;
+        let mut headers: HeaderMap = there
+            .headers()
+            .iter()
+            .filter(|(name, _)| name.as_str().starts_with("x-amz-meta-"))
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/gzip"));
+        let response = self.send_put(key, "", headers, bytes).await;
         response.headers()["etag"].to_str().expect("an ETag is text").to_owned()
     }
 
     pub async fn delete(&self, key: &str) {
-        self.send(self.request(Method::DELETE, &path(key))).await;
+        let url = self.bucket.presign_delete(key, VALID_SECONDS).await.expect("it can be signed");
+        successful(self.http.delete(url).send().await.expect("the server answers"));
     }
 
     /// Keys of uploads that were begun, and neither completed nor aborted.
     pub async fn unfinished_uploads(&self) -> Vec<String> {
-        texts(&self.send(self.request(Method::GET, "?uploads")).await.text().await.expect("a document"), "Key")
+        texts(&self.listing(&[("uploads", "")]).await, "Key")
     }
 
     /// Gives no way to complete it.
     pub async fn begin_upload(&self, key: &str) {
-        self.send(self.request(Method::POST, &format!("{}?uploads", path(key)))).await;
+        self.bucket.initiate_multipart_upload(key, "text/plain").await.expect("the server begins it");
     }
 
     pub async fn abort_uploads(&self, key: &str) {
-        let listed = self.send(self.request(Method::GET, "?uploads")).await.text().await.expect("a document");
+        let listed = self.listing(&[("uploads", "")]).await;
         for (found, id) in texts(&listed, "Key").iter().zip(texts(&listed, "UploadId")) {
             if found == key {
-                self.send(self.request(Method::DELETE, &format!("{}?uploadId={id}", path(key)))).await;
+                self.bucket.abort_upload(key, &id).await.expect("the server aborts it");
             }
         }
     }
 
     pub async fn keep_versions(&self) {
         let body = "<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>";
-        self.send(self.request(Method::PUT, "?versioning").body(body)).await;
+        self.send_put("/", "versioning", HeaderMap::new(), body.into()).await;
     }
 
-    /// What every version in the bucket holds, in no certain order; delete markers hold nothing.
+    /// What every version in the bucket holds, in no certain order; delete markers hold nothing. A server that keeps no
+    /// versions has the objects alone.
     pub async fn versions(&self) -> Vec<Vec<u8>> {
-        let listed = self.send(self.request(Method::GET, "?versions")).await.text().await.expect("a document");
+        let listed = self.try_get("/", &[("versions", "")]).await;
         let mut contents = Vec::new();
+        if listed.status() == StatusCode::NOT_IMPLEMENTED {
+            for key in self.keys().await {
+                contents.push(self.get(&key).await);
+            }
+            return contents;
+        }
+        let listed = successful(listed).text().await.expect("a document");
         for (key, version) in texts(&listed, "Key").iter().zip(texts(&listed, "VersionId")) {
-            let request = self.request(Method::GET, &format!("{}?versionId={version}", path(key)));
-            let response = request.send().await.expect("moto answers");
+            let response = self.try_get(key, &[("versionId", &version)]).await;
             if response.status() != StatusCode::METHOD_NOT_ALLOWED {
-                assert!(response.status().is_success(), "{response:?}");
-                contents.push(response.bytes().await.expect("the whole object").to_vec());
+                contents.push(successful(response).bytes().await.expect("the whole object").to_vec());
             }
         }
         contents
     }
+}
+
+fn successful(response: Response) -> Response {
+    assert!(response.status().is_success(), "{response:?}");
+    response
 }
 
 /// The text of a gzip file, of all its members.
@@ -103,12 +137,6 @@ pub fn unzip(object: &[u8]) -> String {
     let mut text = String::new();
     MultiGzDecoder::new(object).read_to_string(&mut text).expect("it is a gzip file");
     text
-}
-
-/// Keys are kept in ASCII, so that only their percent signs need a coat.
-fn path(key: &str) -> String {
-    assert!(key.is_ascii(), "{key}");
-    format!("/{}", key.replace('%', "%25"))
 }
 
 /// The texts of all elements of a name.

@@ -14,7 +14,8 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use uuid::Uuid;
 
 use super::proxy::Proxy;
-use super::{RawBucket, audit, moto, postgres};
+use super::s3::{self, Server};
+use super::{RawBucket, audit, postgres};
 
 /// Each has some connections to Postgres, which takes 200.
 const WORLDS_MAX: usize = 6;
@@ -31,6 +32,7 @@ pub struct World {
     /// For what only an operator with psql could do.
     pub sql: PgPool,
     database_url: String,
+    server: Server,
     bucket_name: String,
     is_audited: bool,
     _permit: SemaphorePermit<'static>,
@@ -52,13 +54,14 @@ pub fn older_than(days: u32, batch_size: u64) -> Settings {
 impl World {
     pub async fn new() -> World {
         let permit = WORLDS.acquire().await.expect("it is never closed");
-        let (server, database_url) = tokio::join!(moto::address(), postgres::database());
+        let (server, database_url) = tokio::join!(s3::server(), postgres::database());
         let bucket_name = format!("test-{}", Uuid::new_v4().simple());
         World {
-            bucket: RawBucket::create(server, &bucket_name).await,
-            proxy: Proxy::start(server).await,
+            bucket: RawBucket::create(&server, &bucket_name).await,
+            proxy: Proxy::start(server.address).await,
             sql: PgPoolOptions::new().max_connections(2).connect_lazy(&database_url).expect("the url is one"),
             database_url,
+            server,
             bucket_name,
             is_audited: false,
             _permit: permit,
@@ -84,25 +87,26 @@ impl World {
     }
 
     /// What a process has to be told to find this world.
-    pub fn variables(&self) -> [(&'static str, String); 6] {
+    pub fn variables(&self) -> [(&'static str, String); 7] {
         [
             ("POSTGRES_CONNECTION", self.database_url.clone()),
             ("S3_ENDPOINT", self.proxy.address().to_string()),
-            ("S3_ACCESS_KEY", "test".to_owned()),
-            ("S3_SECRET_KEY", "not a secret".to_owned()),
+            ("S3_ACCESS_KEY", self.server.access_key.clone()),
+            ("S3_SECRET_KEY", self.server.secret_key.clone()),
             ("S3_BUCKET", self.bucket_name.clone()),
+            ("S3_REGION", self.server.region.clone()),
             ("S3_SSL", "false".to_owned()),
         ]
     }
 
-    fn bucket_client(&self) -> Bucket {
+    pub fn bucket_client(&self) -> Bucket {
         let settings = bucket::Settings {
             endpoint: self.proxy.address().to_string(),
-            access_key: "test".into(),
-            secret_key: "not a secret".into(),
+            access_key: self.server.access_key.clone(),
+            secret_key: self.server.secret_key.clone(),
             ssl: false,
             bucket: self.bucket_name.clone(),
-            region: "us-east-1".into(),
+            region: self.server.region.clone(),
             cache_bytes_max: 64 * 1024 * 1024,
             reads_max: 8,
         };

@@ -59,7 +59,14 @@ impl Courier {
         able.rotate_left(position as usize % count);
         let (retry_number, now) = (item.retry_number, Instant::now());
         able.retain(|subscriber| self.has_room(subscriber) && subscriber.ready_at <= now);
-        let Some(item) = self.window.get(position).filter(|_| !able.is_empty()) else { return Ok(Offer::Later) };
+        if able.is_empty() {
+            return Ok(Offer::Later);
+        }
+        if !self.is_edit_counter_fresh {
+            let edit_counter = self.session.store.edit_counter(&self.turn).await?;
+            self.heard_of_edits(edit_counter);
+        }
+        let Some(item) = self.window.get(position) else { return Ok(Offer::Later) };
         let mut event = match item.event.take() {
             Some(event) => event,
             None => match self.session.store.event_at(&self.log, position).await? {
