@@ -49,6 +49,8 @@ struct Variables {
     streams_archive_lease_seconds: u64,
     #[serde(default)]
     streams_start_unreconciled: bool,
+    #[serde(default = "defaults::streams_scrub_bytes_per_second")]
+    streams_scrub_bytes_per_second: u64,
 
     #[serde(default = "defaults::streams_consistency_wait_seconds")]
     streams_consistency_wait_seconds: u64,
@@ -99,6 +101,10 @@ mod defaults {
     }
     pub fn streams_archive_lease_seconds() -> u64 {
         60
+    }
+    /// 86 GB a day.
+    pub fn streams_scrub_bytes_per_second() -> u64 {
+        1_000_000
     }
     pub fn streams_consistency_wait_seconds() -> u64 {
         30
@@ -155,6 +161,8 @@ pub struct Config {
     pub archive_interval: Duration,
     /// Whether a database that does not know all that is in its bucket is served all the same.
     pub start_unreconciled: bool,
+    /// 0 for no scrubs at all.
+    pub scrub_bytes_per_second: u64,
     pub store: store::Settings,
     /// What is known of the bucket; `Err` says what is missing, for whoever needs one.
     bucket: Result<bucket::Settings, String>,
@@ -221,6 +229,7 @@ impl Config {
             archive: variables.streams_archive,
             archive_interval: Duration::from_secs(variables.streams_archive_interval_seconds),
             start_unreconciled: variables.streams_start_unreconciled,
+            scrub_bytes_per_second: variables.streams_scrub_bytes_per_second,
             store: store::Settings {
                 eligibility,
                 lease_term: Duration::from_secs(variables.streams_archive_lease_seconds),
@@ -318,6 +327,7 @@ mod tests {
         assert_eq!(config.store.eligibility.batch_size, 100_000);
         assert_eq!(config.store.eligibility.older_than_days, 30);
         assert_eq!(config.archive_interval, Duration::from_secs(60));
+        assert_eq!(config.scrub_bytes_per_second, 1_000_000);
         assert_eq!(config.bucket().unwrap_err().to_string(), "S3_ENDPOINT is not set");
     }
 
@@ -346,6 +356,7 @@ mod tests {
             ("STREAMS_ARCHIVE_OLDER_THAN_DAYS", "a month"),
             ("STREAMS_ARCHIVE_INTERVAL_SECONDS", "0"),
             ("STREAMS_START_UNRECONCILED", "1"),
+            ("STREAMS_SCRUB_BYTES_PER_SECOND", "1 MB"),
             ("S3_SSL", "1"),
             ("HTTP_ADDR", "localhost"),
             ("GRPC_ADDR", ":9000"),

@@ -47,6 +47,10 @@ impl Request {
         Request { method, key: key.into(), query: Vec::new(), headers: Vec::new(), body: Bytes::new() }
     }
 
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
     pub fn query(mut self, name: &'static str, value: impl Into<String>) -> Request {
         self.query.push((name, value.into()));
         self

@@ -16,16 +16,17 @@ mod purge;
 mod retries;
 mod scan;
 mod upload;
+mod versions;
 
 use crate::bucket::client::Client;
 
 pub use format::{ArchiveWriter, EncodedMember, FoundMember, Member, RawMember, decode_member};
-pub use keys::{log_prefix, object_key};
+pub use keys::{archive_in_key, log_prefix, object_key};
 pub use members::{MemberAddress, MemberCache};
 pub use objects::{Head, Listed, ListedArchive, ListedObject};
 pub use probe::Abilities;
 pub use scan::Scan;
-pub use upload::{ObjectMetadata, Said, Upload, Uploaded};
+pub use upload::{ObjectMetadata, Said, UnfinishedUpload, Upload, Uploaded};
 
 #[derive(Debug, Clone)]
 pub struct Settings {

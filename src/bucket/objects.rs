@@ -6,6 +6,8 @@ use http::Method;
 use http::header::{ETAG, HeaderMap, RANGE};
 use quick_xml::events::Event;
 use serde::Deserialize;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
 use crate::bucket::client::Request;
@@ -32,6 +34,8 @@ pub struct ListedObject {
     pub key: String,
     pub etag: String,
     pub bytes: i64,
+    /// `None` where the server does not say.
+    pub modified_at: Option<OffsetDateTime>,
 }
 
 /// What is in a bucket, the marker and probes aside.
@@ -67,6 +71,8 @@ struct ListEntry {
     #[serde(rename = "ETag", default)]
     etag: String,
     size: i64,
+    #[serde(default)]
+    last_modified: String,
 }
 
 impl Bucket {
@@ -122,15 +128,19 @@ impl Bucket {
     pub(super) async fn get(
         &self,
         key: &str,
-    ) -> Result<(Head, impl Stream<Item = Result<Bytes, Error>> + Send + use<>), Error> {
+    ) -> Result<(Head, impl Stream<Item = Result<Bytes, Error>> + Send + Unpin + use<>), Error> {
         let response = self.client.repeat(&Request::new(Method::GET, key)).await?;
         let head = head(key, response.headers())?;
         check_format(key, &head.said)?;
-        let key = key.to_owned();
-        let body = response
-            .bytes_stream()
-            .map_err(move |error| Error::Unavailable { what: format!("GET {key} broke off: {error}") });
-        Ok((head, body))
+        Ok((head, body_of(key.to_owned(), response)))
+    }
+
+    /// What a request answers, as it comes.
+    pub(super) async fn body(
+        &self,
+        request: &Request,
+    ) -> Result<impl Stream<Item = Result<Bytes, Error>> + Send + Unpin + use<>, Error> {
+        Ok(body_of(request.key().to_owned(), self.client.repeat(request).await?))
     }
 
     /// Bytes `start..end` of the object that bears `expected_etag`, which is `object_bytes` long.
@@ -170,7 +180,10 @@ impl Bucket {
 
     /// Whether it was there or not, it is gone afterwards.
     pub async fn delete(&self, log: &Log, archive_id: Uuid) -> Result<(), Error> {
-        let key = object_key(log, archive_id);
+        self.delete_key(&object_key(log, archive_id)).await
+    }
+
+    pub(super) async fn delete_key(&self, key: &str) -> Result<(), Error> {
         match self.client.repeat_empty(&Request::new(Method::DELETE, key)).await {
             Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(error),
@@ -179,24 +192,12 @@ impl Bucket {
 
     /// The objects below a prefix, in the order of their keys; all, or at most as many as are wanted.
     pub async fn list(&self, prefix: &str, objects_max: Option<usize>) -> Result<Vec<ListedObject>, Error> {
-        let mut found = Vec::new();
-        let mut token: Option<String> = None;
+        let (mut found, mut from) = (Vec::new(), None);
         loop {
-            let mut request = Request::new(Method::GET, "").query("list-type", "2").query("prefix", prefix);
-            if let Some(token) = token {
-                request = request.query("continuation-token", token);
-            }
-            if let Some(objects_max) = objects_max {
-                request = request.query("max-keys", objects_max.to_string());
-            }
-            let (_, body) = self.client.repeat_whole(&request).await?;
-            let page: ListPage = parse_xml("ListBucketResult", &self.name, &body)?;
-            found.extend(page.contents.into_iter().map(|entry| {
-                let ListEntry { key, etag, size } = entry;
-                ListedObject { key, etag: quoted(&etag), bytes: size }
-            }));
-            token = page.next_continuation_token;
-            if token.is_none() || objects_max.is_some_and(|objects_max| found.len() >= objects_max) {
+            let (objects, next) = self.list_page(prefix, from, objects_max).await?;
+            found.extend(objects);
+            from = next;
+            if from.is_none() || objects_max.is_some_and(|objects_max| found.len() >= objects_max) {
                 return Ok(found);
             }
         }
@@ -217,6 +218,41 @@ impl Bucket {
         }
         Ok(listed)
     }
+
+    /// As many as the server gives at once, and where the next ones begin.
+    pub async fn list_page(
+        &self,
+        prefix: &str,
+        from: Option<String>,
+        objects_max: Option<usize>,
+    ) -> Result<(Vec<ListedObject>, Option<String>), Error> {
+        let request = Request::new(Method::GET, "")
+            .query("list-type", "2")
+            .query("prefix", prefix)
+            .query_if("continuation-token", from)
+            .query_if("max-keys", objects_max.map(|objects_max| objects_max.to_string()));
+        let (_, body) = self.client.repeat_whole(&request).await?;
+        let page: ListPage = parse_xml("ListBucketResult", &self.name, &body)?;
+        let objects = page.contents.into_iter().map(|ListEntry { key, etag, size, last_modified }| ListedObject {
+            key,
+            etag: quoted(&etag),
+            bytes: size,
+            modified_at: parse_instant(&last_modified),
+        });
+        Ok((objects.collect(), page.next_continuation_token))
+    }
+}
+
+pub(super) fn parse_instant(text: &str) -> Option<OffsetDateTime> {
+    OffsetDateTime::parse(text, &Rfc3339).ok()
+}
+
+fn body_of(
+    key: String,
+    response: reqwest::Response,
+) -> impl Stream<Item = Result<Bytes, Error>> + Send + Unpin + use<> {
+    let body = response.bytes_stream();
+    Box::pin(body.map_err(move |error| Error::Unavailable { what: format!("GET {key} broke off: {error}") }))
 }
 
 /// As it stands in the head of an answer; some servers leave the quotes out where they list.

@@ -4,7 +4,7 @@ use uuid::Uuid;
 
 use crate::bucket::client::Request;
 use crate::bucket::objects::parse_xml;
-use crate::bucket::{Bucket, Error, object_key};
+use crate::bucket::{Bucket, Error, archive_in_key, object_key};
 use crate::event::Log;
 
 #[derive(Deserialize)]
@@ -41,17 +41,43 @@ impl Bucket {
         self.purge_versions(&object_key(log, archive_id)).await
     }
 
+    /// Deletes an object that bears the id of the archive in its key, with all its versions. False if it is not there,
+    /// or does not bear it: then it is somebody else's.
+    pub async fn delete_unknown(&self, key: &str) -> Result<bool, Error> {
+        if !self.is_ours(key).await? {
+            return Ok(false);
+        }
+        self.delete_key(key).await?;
+        self.purge_versions(key).await?;
+        Ok(true)
+    }
+
+    /// Whether an object bears the id of the archive in its key.
+    pub async fn is_ours(&self, key: &str) -> Result<bool, Error> {
+        match self.head_of(key).await {
+            Ok(head) => Ok(head.said.archive_id.is_some() && head.said.archive_id == archive_in_key(key)),
+            Err(Error::NotFound { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     pub(super) async fn purge_versions(&self, key: &str) -> Result<usize, Error> {
         let mut purged = 0;
-        for version in self.versions(key).await? {
+        for (version, _) in self.superseded(key).await? {
             self.delete_version(key, &version).await?;
             purged += 1;
         }
         Ok(purged)
     }
 
-    /// What is superseded of `key`: noncurrent versions, and delete markers.
-    async fn versions(&self, key: &str) -> Result<Vec<String>, Error> {
+    /// The newest first, as servers list them.
+    pub(super) async fn noncurrent_versions(&self, key: &str) -> Result<Vec<String>, Error> {
+        let superseded = self.superseded(key).await?.into_iter();
+        Ok(superseded.filter(|(_, is_marker)| !is_marker).map(|(version, _)| version).collect())
+    }
+
+    /// What is superseded of `key`: noncurrent versions, and delete markers, which bear true.
+    async fn superseded(&self, key: &str) -> Result<Vec<(String, bool)>, Error> {
         let mut superseded = Vec::new();
         // Not every server takes an empty marker for none.
         let (mut key_marker, mut version_marker) = (None, None);
@@ -72,9 +98,11 @@ impl Bucket {
                 match entry {
                     // "null" is the only version of an object in a bucket that keeps none.
                     VersionEntry::Version(version) if version.key == key && !version.is_latest => {
-                        superseded.push(version.version_id);
+                        superseded.push((version.version_id, false));
                     }
-                    VersionEntry::DeleteMarker(marker) if marker.key == key => superseded.push(marker.version_id),
+                    VersionEntry::DeleteMarker(marker) if marker.key == key => {
+                        superseded.push((marker.version_id, true));
+                    }
                     VersionEntry::IsTruncated(truncated) => is_truncated = truncated,
                     VersionEntry::NextKeyMarker(marker) => key_marker = Some(marker),
                     VersionEntry::NextVersionIdMarker(marker) => version_marker = Some(marker),

@@ -6,10 +6,11 @@ use http::Method;
 use http::header::HeaderMap;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
+use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::bucket::client::Request;
-use crate::bucket::objects::{etag, parse_xml};
+use crate::bucket::objects::{etag, parse_instant, parse_xml};
 use crate::bucket::{Bucket, Error, keys, object_key};
 use crate::event::Log;
 
@@ -136,7 +137,21 @@ struct UploadPage {
 struct UploadEntry {
     key: String,
     upload_id: String,
+    #[serde(default)]
+    initiated: String,
 }
+
+/// An upload that was begun, and neither completed nor aborted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnfinishedUpload {
+    pub key: String,
+    /// `None` where the server does not say.
+    pub initiated_at: Option<OffsetDateTime>,
+    upload_id: String,
+}
+
+/// Where the next ones begin.
+pub type UploadMarker = (Option<String>, Option<String>);
 
 impl Bucket {
     pub async fn upload(&self, log: &Log, archive_id: Uuid, metadata: &ObjectMetadata) -> Result<Upload<'_>, Error> {
@@ -198,27 +213,46 @@ impl Bucket {
     /// Aborts every unfinished upload of an object, so that none of them can be completed any more.
     pub async fn abort_uploads(&self, log: &Log, archive_id: Uuid) -> Result<usize, Error> {
         let key = object_key(log, archive_id);
-        let mut aborted = 0;
-        // Not every server takes an empty marker for none.
-        let (mut key_marker, mut id_marker) = (None, None);
+        let (mut aborted, mut from) = (0, None);
         loop {
-            let request = Request::new(Method::GET, "")
-                .query("uploads", "")
-                .query("prefix", &key)
-                .query_if("key-marker", key_marker)
-                .query_if("upload-id-marker", id_marker);
-            let (_, body) = self.client.repeat_whole(&request).await?;
-            let page: UploadPage = parse_xml("ListMultipartUploadsResult", &key, &body)?;
-            for entry in page.upload.iter().filter(|entry| entry.key == key) {
-                self.abort_upload(&key, &entry.upload_id).await?;
+            let (uploads, next) = self.uploads_page(&key, from).await?;
+            for upload in uploads.iter().filter(|upload| upload.key == key) {
+                self.abort(upload).await?;
                 aborted += 1;
             }
-            if !page.is_truncated {
+            if next.is_none() {
                 return Ok(aborted);
             }
-            key_marker = page.next_key_marker;
-            id_marker = page.next_upload_id_marker;
+            from = next;
         }
+    }
+
+    /// As many as the server gives at once, and where the next ones begin.
+    pub async fn uploads_page(
+        &self,
+        prefix: &str,
+        from: Option<UploadMarker>,
+    ) -> Result<(Vec<UnfinishedUpload>, Option<UploadMarker>), Error> {
+        // Not every server takes an empty marker for none.
+        let (key_marker, id_marker) = from.unwrap_or_default();
+        let request = Request::new(Method::GET, "")
+            .query("uploads", "")
+            .query("prefix", prefix)
+            .query_if("key-marker", key_marker)
+            .query_if("upload-id-marker", id_marker);
+        let (_, body) = self.client.repeat_whole(&request).await?;
+        let page: UploadPage = parse_xml("ListMultipartUploadsResult", prefix, &body)?;
+        let uploads = page.upload.into_iter().map(|UploadEntry { key, upload_id, initiated }| UnfinishedUpload {
+            key,
+            initiated_at: parse_instant(&initiated),
+            upload_id,
+        });
+        let next = (page.next_key_marker, page.next_upload_id_marker);
+        Ok((uploads.collect(), page.is_truncated.then_some(next)))
+    }
+
+    pub async fn abort(&self, upload: &UnfinishedUpload) -> Result<(), Error> {
+        self.abort_upload(&upload.key, &upload.upload_id).await
     }
 
     pub(super) async fn abort_upload(&self, key: &str, upload_id: &str) -> Result<(), Error> {

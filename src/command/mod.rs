@@ -9,8 +9,10 @@ mod migrate;
 mod progress;
 mod recover;
 mod report;
+mod restore;
 mod serve;
 mod status;
+mod sweep;
 mod verify;
 mod wiring;
 
@@ -48,17 +50,27 @@ enum Verb {
     },
     /// Archive now, until nothing eligible is left, and exit
     Archive,
+    /// Put archived events back into Postgres, and exit
+    ///
+    /// Of an archive all events, of a topic those of a range or of a stream. They are not archived again before the
+    /// hold is over. Whatever moves, every read gives the same answer.
+    Restore(restore::Arguments),
     /// Show what there is, in Postgres and in the bucket
     Status,
     /// Read every object and compare it with the catalog, and the catalog with itself
     ///
     /// Prints what is wrong, a line each, and fails if there is anything. The service may run meanwhile.
-    Verify,
+    Verify(verify::Arguments),
     /// Make the database know its bucket again: an empty one, or one that was restored to an earlier time
     ///
     /// Stop the service first. Prints what cannot be recovered, a line each, and fails if there is anything; running it
     /// again goes on where it ended.
     Recover,
+    /// Delete what dead writers left in the bucket, and say what else is there that nobody needs
+    ///
+    /// Unfinished uploads of ours older than a day are aborted. Unknown objects of ours are listed, and what is not
+    /// ours is left alone.
+    Sweep(sweep::Arguments),
     /// Show the whole product on real events, with a Postgres and an S3 server of its own in a temporary folder
     Demo {
         /// Exit at the end instead of leaving the service running
@@ -78,9 +90,11 @@ impl CommandLine {
             Verb::Migrate => until(shutdown, migrate::run(&configured()?)).await,
             Verb::Import { file } => until(shutdown, import::run(&configured()?, &file)).await,
             Verb::Archive => until(shutdown, archive::run(&configured()?)).await,
+            Verb::Restore(arguments) => until(shutdown, restore::run(&configured()?, arguments)).await,
             Verb::Status => until(shutdown, status::run(&configured()?)).await,
-            Verb::Verify => until(shutdown, verify::run(&configured()?)).await,
             Verb::Recover => until(shutdown, recover::run(&configured()?)).await,
+            Verb::Verify(arguments) => until(shutdown, verify::run(&configured()?, arguments)).await,
+            Verb::Sweep(arguments) => until(shutdown, sweep::run(&configured()?, arguments)).await,
             Verb::Demo { once, data } => {
                 logging::start("warn", LogFormat::Text)?;
                 demo::run(once, data, shutdown).await

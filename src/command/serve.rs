@@ -83,7 +83,12 @@ pub async fn serve(
         }
     }));
     ready(Addresses { http: http.local_addr()?, grpc: listener.address()? });
-    let jobs = store.has_bucket().then(|| jobs::start(&store, config.archive, config.archive_interval, &shutdown));
+    let ticks = jobs::Settings {
+        archives: config.archive,
+        interval: config.archive_interval,
+        scrub_bytes_per_second: config.scrub_bytes_per_second,
+    };
+    let jobs = store.has_bucket().then(|| jobs::start(&store, &ticks, &shutdown));
     // Subscriptions have no end of their own, and what is served waits for it.
     let leaving = async {
         shutdown.cancelled().await;

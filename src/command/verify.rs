@@ -1,31 +1,51 @@
 use anyhow::bail;
+use clap::Args;
 
 use crate::command::progress::Progress;
 use crate::command::{report, wiring};
 use crate::config::Config;
-use crate::store::Finding;
+use crate::jobs::Pace;
+use crate::store::{Finding, Repaired};
+
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// Repair what can be repaired without guessing; the rest is still a failure
+    #[arg(long)]
+    repair: bool,
+    /// Read no faster
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    bytes_per_second: u64,
+}
 
 /// Prints what is wrong, a line each; any of it is a failure.
-pub async fn run(config: &Config) -> anyhow::Result<()> {
+pub async fn run(config: &Config, arguments: Arguments) -> anyhow::Result<()> {
+    let Arguments { repair, bytes_per_second } = arguments;
     let store = wiring::connect(config).await?;
     let mut progress = Progress::start("verifying");
+    let pace = Pace::new(bytes_per_second);
+    let pace = |bytes| pace.spend(bytes);
     let mut events = 0;
-    let findings = store
-        .verify(|verified| {
-            events = verified;
-            progress.set(verified as u64);
-        })
-        .await?;
+    let verified = |verified| {
+        events = verified;
+        progress.set(verified as u64);
+    };
+    let Repaired { repaired, left } = match repair {
+        true => store.repair(&pace, verified).await?,
+        false => Repaired { left: store.verify_at(&pace, verified).await?, ..Repaired::default() },
+    };
     let seconds = progress.finish();
-    for Finding { log, archive_id, what } in &findings {
-        match archive_id {
-            Some(archive_id) => println!("{log} archive {archive_id}: {what}"),
-            None => println!("{log}: {what}"),
-        }
-    }
+    repaired.iter().for_each(|finding| println!("repaired: {}", line(finding)));
+    left.iter().for_each(|finding| println!("{}", line(finding)));
     println!("verified {} archived events in {seconds:.1} s", report::count(events));
-    match findings.len() {
+    match left.len() {
         0 => Ok(()),
         count => bail!("{count} findings"),
+    }
+}
+
+fn line(Finding { log, archive_id, what }: &Finding) -> String {
+    match archive_id {
+        Some(archive_id) => format!("{log} archive {archive_id}: {what}"),
+        None => format!("{log}: {what}"),
     }
 }

@@ -1,8 +1,10 @@
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
+use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::database::Error;
+use crate::event::Log;
 
 /// An archive as the catalog knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,6 +117,27 @@ pub async fn archives_of(connection: &mut PgConnection, topic_id: i64) -> Result
     rows.iter().map(archive_from_row).collect()
 }
 
+/// Those of these archives that the catalog or an intent knows, with their logs: an object of another one is nobody's.
+pub async fn known_archives(connection: &mut PgConnection, ids: &[Uuid]) -> Result<Vec<(Log, Uuid)>, Error> {
+    let rows: Vec<(String, String, Uuid)> = sqlx::query_as(
+        "SELECT tenant, topic, known.id
+         FROM (
+             SELECT topic_id, id FROM archives WHERE id = ANY($1)
+             UNION
+             SELECT topic_id, archive_id FROM intents WHERE archive_id = ANY($1)
+         ) AS known
+         JOIN topics ON topics.id = known.topic_id
+         ORDER BY known.id",
+    )
+    .bind(ids)
+    .fetch_all(connection)
+    .await?;
+    let known = rows.into_iter().map(|(tenant, topic, id)| {
+        Ok((Log::new(tenant, topic).map_err(|error| Error::Damaged(error.to_string()))?, id))
+    });
+    known.collect()
+}
+
 /// How many archives there are at all.
 pub async fn archives_count(connection: &mut PgConnection) -> Result<i64, Error> {
     Ok(sqlx::query_scalar("SELECT count(*) FROM archives").fetch_one(connection).await?)
@@ -190,6 +213,92 @@ pub async fn promote_archive(
     .execute(connection)
     .await?;
     Ok(promoted.rows_affected() == 1)
+}
+
+/// The topic of an archive, if there is such an archive.
+pub async fn topic_of_archive(connection: &mut PgConnection, id: Uuid) -> Result<Option<i64>, Error> {
+    Ok(sqlx::query_scalar("SELECT topic_id FROM archives WHERE id = $1").bind(id).fetch_optional(connection).await?)
+}
+
+/// Corrects what is known of an object; when it was archived and rewritten stays. False if another generation of it is
+/// current, or none.
+pub async fn correct_archive(connection: &mut PgConnection, archive: &Archive) -> Result<bool, Error> {
+    let Archive {
+        topic_id,
+        id,
+        generation,
+        write_id,
+        etag,
+        digest,
+        first_position,
+        last_position,
+        count,
+        raised_at_min,
+        raised_at_max,
+        json_bytes,
+        object_bytes,
+        types,
+        type_counts,
+        lookup_runs,
+    } = archive;
+    let corrected = sqlx::query(
+        "UPDATE archives
+         SET write_id = $4, etag = $5, digest = $6, first_position = $7, last_position = $8, count = $9,
+             raised_at_min = $10, raised_at_max = $11, json_bytes = $12, object_bytes = $13, types = $14,
+             type_counts = $15, lookup_runs = $16
+         WHERE topic_id = $1 AND id = $2 AND generation = $3",
+    )
+    .bind(topic_id)
+    .bind(id)
+    .bind(generation)
+    .bind(write_id)
+    .bind(etag)
+    .bind(digest)
+    .bind(first_position)
+    .bind(last_position)
+    .bind(count)
+    .bind(raised_at_min)
+    .bind(raised_at_max)
+    .bind(json_bytes)
+    .bind(object_bytes)
+    .bind(types)
+    .bind(type_counts)
+    .bind(lookup_runs)
+    .execute(connection)
+    .await?;
+    Ok(corrected.rows_affected() == 1)
+}
+
+/// The archive whose last scrub is the longest ago, if that was before this moment, with its topic: the caller's turn.
+pub async fn take_scrub(
+    connection: &mut PgConnection,
+    scrubbed_before: OffsetDateTime,
+) -> Result<Option<(i64, Uuid)>, Error> {
+    Ok(sqlx::query_as(
+        "UPDATE archives SET scrubbed_at = clock_timestamp()
+         WHERE (topic_id, id) = (
+             SELECT topic_id, id FROM archives
+             WHERE scrubbed_at IS NULL OR scrubbed_at < $1
+             ORDER BY scrubbed_at NULLS FIRST, topic_id, id
+             LIMIT 1
+             FOR UPDATE SKIP LOCKED
+         )
+         RETURNING topic_id, id",
+    )
+    .bind(scrubbed_before)
+    .fetch_optional(connection)
+    .await?)
+}
+
+/// False if another generation of it is current, or none.
+pub async fn delete_archive(connection: &mut PgConnection, archive: &Archive) -> Result<bool, Error> {
+    let deleted = sqlx::query("DELETE FROM archives WHERE topic_id = $1 AND id = $2 AND generation = $3")
+        .bind(archive.topic_id)
+        .bind(archive.id)
+        .bind(archive.generation)
+        .execute(connection)
+        .await?;
+    Ok(deleted.rows_affected() == 1)
 }
 
 /// Gives a type another name in every archive that has it, and says which archives those are, with the positions that

@@ -315,11 +315,15 @@ pub async fn settle_edits(
 }
 
 /// Topic, archive and newest sequence of edits that are applied, and whose old values may still be in noncurrent
-/// versions of the object.
+/// versions of the object. Not of an object that an intent is about: whoever settles that purges it.
 pub async fn unpurged_archives(connection: &mut PgConnection) -> Result<Vec<(i64, Uuid, i64)>, Error> {
     let rows = sqlx::query(
         "SELECT topic_id, archive_id, max(sequence) AS sequence FROM edits
          WHERE purged_at IS NULL AND applied_at IS NOT NULL AND archive_id IS NOT NULL
+           AND NOT EXISTS (
+               SELECT FROM intents
+               WHERE intents.topic_id = edits.topic_id AND intents.archive_id = edits.archive_id
+           )
          GROUP BY topic_id, archive_id
          ORDER BY topic_id, archive_id",
     )

@@ -3,6 +3,7 @@ use futures::Stream;
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
 use sqlx::{PgConnection, Postgres, Row};
+use time::OffsetDateTime;
 
 use crate::database::Error;
 use crate::event::{Event, Filter, Instant, Json, Metadata};
@@ -48,14 +49,19 @@ fn raw_bytes(row: &PgRow, column: usize) -> Result<Bytes, Error> {
     Ok(Bytes::copy_from_slice(bytes))
 }
 
-/// Events in order of position, with the positions that they bear.
-pub async fn insert(connection: &mut PgConnection, topic_id: i64, events: &[Event]) -> Result<(), Error> {
+/// Events in order of position, with the positions that they bear. They are not archived before the hold is over.
+pub async fn insert(
+    connection: &mut PgConnection,
+    topic_id: i64,
+    events: &[Event],
+    held_until: Option<OffsetDateTime>,
+) -> Result<(), Error> {
     let gdpr: Vec<Option<String>> = events.iter().map(Event::gdpr_json).collect();
     let longs = |field: fn(&Event) -> i64| events.iter().map(field).collect::<Vec<i64>>();
     sqlx::query(
         "INSERT INTO events (topic_id, position, raised_at, deployment_id, id, stream, type, reason, correlation_id,
-                             causation_id, user_id, payload, gdpr)
-         SELECT $1, new.*
+                             causation_id, user_id, payload, gdpr, held_until)
+         SELECT $1, new.*, $14
          FROM unnest($2::bigint[], $3::bigint[], $4::bigint[], $5::text[], $6::text[], $7::text[], $8::text[],
                      $9::text[], $10::text[], $11::text[], $12::text[], $13::text[]) AS new",
     )
@@ -72,6 +78,7 @@ pub async fn insert(connection: &mut PgConnection, topic_id: i64, events: &[Even
     .bind(texts(events, |event| &event.metadata.user_id))
     .bind(texts(events, |event| event.payload.as_str()))
     .bind(gdpr)
+    .bind(held_until)
     .execute(connection)
     .await?;
     Ok(())
@@ -215,22 +222,31 @@ fn bind_filter<'q>(query: Query<'q, Postgres, PgArguments>, filter: &'q Filter) 
     }
 }
 
-/// The positions that a batch reaches from and to, and how many events it takes: the first `batch_size` old ones in
-/// order of position. `None` if there are fewer.
+/// The positions that a batch reaches from and to: the first `batch_size` old ones in order of position that nothing
+/// holds at this moment. `None` if there are fewer.
 pub async fn eligible_batch(
     connection: &mut PgConnection,
     topic_id: i64,
-    raised_at_max: i64,
+    (raised_at_max, now): (i64, OffsetDateTime),
     batch_size: i64,
 ) -> Result<Option<(i64, i64)>, Error> {
     let enough: bool = sqlx::query_scalar(
-        "SELECT count(*) = $3 FROM (
-             SELECT 1 FROM events WHERE topic_id = $1 AND raised_at <= $2 ORDER BY raised_at LIMIT $3
+        "SELECT count(*) >= $3 FROM (
+             (SELECT 1 FROM events
+              WHERE topic_id = $1 AND held_until IS NULL AND raised_at <= $2
+              ORDER BY raised_at
+              LIMIT $3)
+             UNION ALL
+             (SELECT 1 FROM events
+              WHERE topic_id = $1 AND held_until <= $4 AND raised_at <= $2
+              ORDER BY held_until
+              LIMIT $3)
          ) AS eligible",
     )
     .bind(topic_id)
     .bind(raised_at_max)
     .bind(batch_size)
+    .bind(now)
     .fetch_one(&mut *connection)
     .await?;
     if !enough {
@@ -238,33 +254,41 @@ pub async fn eligible_batch(
     }
     let row = sqlx::query(
         "SELECT min(position) AS first_position, max(position) AS last_position FROM (
-             SELECT position FROM events WHERE topic_id = $1 AND raised_at <= $2 ORDER BY position LIMIT $3
+             SELECT position FROM events
+             WHERE topic_id = $1 AND raised_at <= $2 AND (held_until IS NULL OR held_until <= $4)
+             ORDER BY position
+             LIMIT $3
          ) AS eligible",
     )
     .bind(topic_id)
     .bind(raised_at_max)
     .bind(batch_size)
+    .bind(now)
     .fetch_one(connection)
     .await?;
     let range: (Option<i64>, Option<i64>) = (row.try_get("first_position")?, row.try_get("last_position")?);
     Ok(range.0.zip(range.1))
 }
 
-/// Streams the old events at positions `first..=last`, in order of position, out of one snapshot.
+/// Streams the old events at positions `first..=last` that nothing holds at this moment, in order of position, out of
+/// one snapshot.
 pub fn export(
     connection: &mut PgConnection,
     topic_id: i64,
-    raised_at_max: i64,
+    (raised_at_max, now): (i64, OffsetDateTime),
     (first_position, last_position): (i64, i64),
 ) -> impl Stream<Item = Result<Event, Error>> + Send + '_ {
     use futures::StreamExt;
     sqlx::query(select_events!(
-        "WHERE topic_id = $1 AND position BETWEEN $2 AND $3 AND raised_at <= $4 ORDER BY position"
+        "WHERE topic_id = $1 AND position BETWEEN $2 AND $3 AND raised_at <= $4
+           AND (held_until IS NULL OR held_until <= $5)
+         ORDER BY position"
     ))
     .bind(topic_id)
     .bind(first_position)
     .bind(last_position)
     .bind(raised_at_max)
+    .bind(now)
     .fetch(connection)
     .map(|row| from_row(&row?))
 }
@@ -362,10 +386,15 @@ pub async fn hot_position_ranges(connection: &mut PgConnection, topic_id: i64) -
 }
 
 pub async fn oldest_raised_at(connection: &mut PgConnection, topic_id: i64) -> Result<Option<Instant>, Error> {
-    let nanos: Option<i64> = sqlx::query_scalar("SELECT min(raised_at) FROM events WHERE topic_id = $1")
-        .bind(topic_id)
-        .fetch_one(connection)
-        .await?;
+    let nanos: Option<i64> = sqlx::query_scalar(
+        "SELECT least(
+             (SELECT min(raised_at) FROM events WHERE topic_id = $1 AND held_until IS NULL),
+             (SELECT min(raised_at) FROM events WHERE topic_id = $1 AND held_until IS NOT NULL)
+         )",
+    )
+    .bind(topic_id)
+    .fetch_one(connection)
+    .await?;
     Ok(nanos.map(Instant::from_unix_nanos))
 }
 

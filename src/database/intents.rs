@@ -130,6 +130,14 @@ pub async fn has_intents(connection: &mut PgConnection, topic_id: i64) -> Result
         .await?)
 }
 
+/// Whether an archive is one that somebody set out to write.
+pub async fn is_intended(connection: &mut PgConnection, archive_id: Uuid) -> Result<bool, Error> {
+    Ok(sqlx::query_scalar("SELECT EXISTS (SELECT FROM intents WHERE archive_id = $1)")
+        .bind(archive_id)
+        .fetch_one(connection)
+        .await?)
+}
+
 /// Whether an object is on its way, or an old value still somewhere in the bucket, of any topic.
 pub async fn has_unfinished(connection: &mut PgConnection) -> Result<bool, Error> {
     Ok(sqlx::query_scalar("SELECT EXISTS (SELECT FROM intents) OR EXISTS (SELECT FROM edits WHERE purged_at IS NULL)")

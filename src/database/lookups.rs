@@ -204,29 +204,38 @@ pub async fn insert_run(
     Ok(())
 }
 
-/// Whether the pages of a run are those that its events make. Not those of GDPR ids: fields that were invalidated since
-/// have their entries still.
+/// Whether the pages of a run are those that its events make. Those of GDPR ids may lead to more: fields that were
+/// invalidated since have their entries still.
 pub async fn is_run_stored(
     connection: &mut PgConnection,
     (topic_id, archive_id): (i64, Uuid),
     run: i32,
     lookups: LookupRun,
 ) -> Result<bool, Error> {
+    let gdpr_ids = lookups.gdpr_ids.clone();
     let mut made = lookups.pages();
     made.retain(|(kind, ..)| *kind != KIND_GDPR);
     made.sort_unstable();
-    let stored: Vec<Page> = sqlx::query_as(
+    let mut stored: Vec<Page> = sqlx::query_as(
         "SELECT kind, first_hash, entries FROM lookup_pages
-         WHERE topic_id = $1 AND archive_id = $2 AND run = $3 AND kind <> $4
+         WHERE topic_id = $1 AND archive_id = $2 AND run = $3
          ORDER BY kind, first_hash",
     )
     .bind(topic_id)
     .bind(archive_id)
     .bind(run)
-    .bind(KIND_GDPR)
     .fetch_all(connection)
     .await?;
-    Ok(stored == made)
+    let of_gdpr_ids: Vec<Page> = stored.extract_if(.., |(kind, ..)| *kind == KIND_GDPR).collect();
+    Ok(stored == made && gdpr_ids.into_iter().all(|entry| is_led_to(&of_gdpr_ids, entry)))
+}
+
+/// Whether the page that would be found for the hash leads to the member. What cannot be read leads nowhere.
+fn is_led_to(pages: &[Page], (hash, member): (i64, u16)) -> bool {
+    let behind = pages.partition_point(|(_, first_hash, _)| *first_hash <= hash);
+    let page = behind.checked_sub(1).map(|index| &pages[index].2);
+    let found = page.and_then(|page| members_in_id_page(page, &[hash]).ok());
+    found.is_some_and(|members| members.contains(&i32::from(member)))
 }
 
 pub async fn delete_lookups(connection: &mut PgConnection, (topic_id, archive_id): (i64, Uuid)) -> Result<(), Error> {
@@ -346,6 +355,19 @@ pub async fn insert_introduced_gdpr_id(
         .bind(gdpr_id)
         .bind(archive_id)
         .bind(position)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// An archive's events are elsewhere now, and their GDPR ids are known there.
+pub async fn delete_introduced_gdpr_ids(
+    connection: &mut PgConnection,
+    (topic_id, archive_id): (i64, Uuid),
+) -> Result<(), Error> {
+    sqlx::query("DELETE FROM introduced_gdpr_ids WHERE topic_id = $1 AND archive_id = $2")
+        .bind(topic_id)
+        .bind(archive_id)
         .execute(connection)
         .await?;
     Ok(())

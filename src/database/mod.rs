@@ -12,6 +12,7 @@ mod groups;
 mod intents;
 mod leases;
 mod lookups;
+mod moves;
 mod recovery;
 mod replicas;
 mod runs;
@@ -27,8 +28,9 @@ use sqlx::{ConnectOptions, Connection as _, PgConnection, Postgres};
 
 pub use catalog::{
     Archive, ArchiveExtent, MemberExtent, MemberRow, archive, archive_extents, archives_count, archives_of,
-    delete_members, insert_archive, insert_members, lowest_member_across, member_extents, members_by_key, members_of,
-    promote_archive, rename_archived,
+    correct_archive, delete_archive, delete_members, insert_archive, insert_members, known_archives,
+    lowest_member_across, member_extents, members_by_key, members_of, promote_archive, rename_archived, take_scrub,
+    topic_of_archive,
 };
 pub use consumed::{consumed_positions, delete_consumed, forget_consumed};
 pub use edits::{
@@ -48,13 +50,14 @@ pub use groups::{
 };
 pub use intents::{
     Intent, UploadedFacts, complete_intent, delete_intent, has_intents, has_unfinished, hold_intent, insert_intent,
-    intent_of_archive, intents, topics_with_stale_intents,
+    intent_of_archive, intents, is_intended, topics_with_stale_intents,
 };
 pub use leases::{Lease, check_lease, release_lease, renew_lease, take_lease};
 pub use lookups::{
-    HashKey, LookupRun, delete_lookups, hash_key, insert_introduced_gdpr_id, insert_run, introduced_gdpr_id,
-    is_run_stored, members_with_gdpr_id, members_with_ids, members_with_stream,
+    HashKey, LookupRun, delete_introduced_gdpr_ids, delete_lookups, hash_key, insert_introduced_gdpr_id, insert_run,
+    introduced_gdpr_id, is_run_stored, members_with_gdpr_id, members_with_ids, members_with_stream,
 };
+pub use moves::{Move, announce};
 pub use recovery::{
     KnownObject, add_found, adopt_deployment, deployment_id, hot_edited_since, known_objects, known_objects_of,
     replace_archive, set_etag,
@@ -65,8 +68,8 @@ pub use snapshots::{
     insert_snapshot, lock_snapshots_by_gdpr_id, newest_snapshot, rename_snapshots, replace_snapshot, snapshot,
 };
 pub use topics::{
-    Topic, add_archived, add_deleted, bump_edit_counter, edit_counter, find_topic, lock_topic, make_topic, set_head,
-    topic_by_id, topics, topics_named, topics_with_hot_events,
+    Topic, add_archived, add_deleted, add_restored, bump_edit_counter, edit_counter, find_topic, lock_topic,
+    make_topic, recount_archived, set_head, topic_by_id, topics, topics_named, topics_with_hot_events,
 };
 pub use wakeups::{Listener, broadcast, delete_old_broadcasts, insert_broadcast, notify};
 

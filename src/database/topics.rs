@@ -16,6 +16,8 @@ pub struct Topic {
     pub archived_json_bytes: i64,
     pub archived_object_bytes: i64,
     pub edit_counter: i64,
+    /// Of events that were ever put back from archives: they may be in rows that were looked at before.
+    pub restored_count: i64,
 }
 
 impl Topic {
@@ -28,7 +30,7 @@ macro_rules! select_topics {
     ($rest:literal) => {
         concat!(
             "SELECT id, tenant, topic, head_position, archived_count, deleted_count, archived_json_bytes, ",
-            "archived_object_bytes, edit_counter FROM topics ",
+            "archived_object_bytes, edit_counter, restored_count FROM topics ",
             $rest
         )
     };
@@ -45,6 +47,7 @@ fn from_row(row: &PgRow) -> Result<Topic, Error> {
         archived_json_bytes: row.try_get("archived_json_bytes")?,
         archived_object_bytes: row.try_get("archived_object_bytes")?,
         edit_counter: row.try_get("edit_counter")?,
+        restored_count: row.try_get("restored_count")?,
     })
 }
 
@@ -117,7 +120,7 @@ pub async fn set_head(connection: &mut PgConnection, topic_id: i64, head_positio
     Ok(())
 }
 
-/// Adds what an archive took over, or what a rewrite of it changed.
+/// Adds what an archive took over, or what a rewrite or a restore changed.
 pub async fn add_archived(
     connection: &mut PgConnection,
     topic_id: i64,
@@ -139,6 +142,23 @@ pub async fn add_archived(
     Ok(())
 }
 
+/// Makes the sums those of the topic's archives.
+pub async fn recount_archived(connection: &mut PgConnection, topic_id: i64) -> Result<(), Error> {
+    sqlx::query(
+        "UPDATE topics
+         SET (archived_count, archived_json_bytes, archived_object_bytes) = (
+             SELECT coalesce(sum(count), 0), coalesce(sum(json_bytes), 0), coalesce(sum(object_bytes), 0)
+             FROM archives
+             WHERE topic_id = $1
+         )
+         WHERE id = $1",
+    )
+    .bind(topic_id)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
 /// Counts events that were deleted because they were consumed.
 pub async fn add_deleted(connection: &mut PgConnection, topic_id: i64, count: i64) -> Result<(), Error> {
     sqlx::query("UPDATE topics SET deleted_count = deleted_count + $2 WHERE id = $1")
@@ -149,12 +169,26 @@ pub async fn add_deleted(connection: &mut PgConnection, topic_id: i64, count: i6
     Ok(())
 }
 
-/// The sequence of the edit that this transaction makes.
-pub async fn bump_edit_counter(connection: &mut PgConnection, topic_id: i64) -> Result<i64, Error> {
-    Ok(sqlx::query_scalar("UPDATE topics SET edit_counter = edit_counter + 1 WHERE id = $1 RETURNING edit_counter")
+/// Counts events that went from an archive into rows.
+pub async fn add_restored(connection: &mut PgConnection, topic_id: i64, count: i64) -> Result<(), Error> {
+    sqlx::query("UPDATE topics SET restored_count = restored_count + $2 WHERE id = $1")
         .bind(topic_id)
-        .fetch_one(connection)
-        .await?)
+        .bind(count)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// The sequence of the edit that this transaction makes, which holds the topic from now on. `None` if events were
+/// restored since the topic was read: what was looked for in rows may have been in an archive then.
+pub async fn bump_edit_counter(connection: &mut PgConnection, topic: &Topic) -> Result<Option<i64>, Error> {
+    Ok(sqlx::query_scalar(
+        "UPDATE topics SET edit_counter = edit_counter + 1 WHERE id = $1 AND restored_count = $2 RETURNING edit_counter",
+    )
+    .bind(topic.id)
+    .bind(topic.restored_count)
+    .fetch_optional(connection)
+    .await?)
 }
 
 pub async fn edit_counter(connection: &mut PgConnection, topic_id: i64) -> Result<i64, Error> {

@@ -1,5 +1,7 @@
-//! What happens by itself: archiving, rewriting, sweeping. A job knows when to tick, not what a tick does. If the
+//! What happens by itself: archiving, rewriting, sweeping, scrubbing. A job knows when to tick, not what a tick does. If the
 //! process dies in the middle of a tick, the next one, of this or another replica, makes up for it.
+
+mod pace;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -11,6 +13,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::store::{Error, Store};
 
+pub use pace::Pace;
+
 /// Of the interval, so that replicas do not tick together.
 const JITTER: f64 = 0.2;
 /// After a failure, and twice as long after each further one, up to the interval.
@@ -18,10 +22,21 @@ const BACK_OFF_MIN: Duration = Duration::from_secs(1);
 /// Whoever ticks once a day still notices within minutes that something is back.
 const BACK_OFF_MAX: Duration = Duration::from_secs(5 * 60);
 
+/// What happens how often.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub archives: bool,
+    /// Between two ticks of a job.
+    pub interval: Duration,
+    /// 0 for no scrubs at all.
+    pub scrub_bytes_per_second: u64,
+}
+
 /// Starts the jobs of a process that has a bucket: edits of archived events are rewritten whether or not it archives
 /// more. They end when `shutdown` is cancelled, between two steps or inside one,
 /// which is then as good as dead.
-pub fn start(store: &Arc<Store>, archives: bool, interval: Duration, shutdown: &CancellationToken) -> TaskTracker {
+pub fn start(store: &Arc<Store>, settings: &Settings, shutdown: &CancellationToken) -> TaskTracker {
+    let Settings { archives, interval, scrub_bytes_per_second } = *settings;
     let jobs = TaskTracker::new();
     let archive = Arc::clone(store);
     if archives {
@@ -44,6 +59,16 @@ pub fn start(store: &Arc<Store>, archives: bool, interval: Duration, shutdown: &
         let store = Arc::clone(&sweep);
         async move { store.sweep().await.map(drop) }
     }));
+    if scrub_bytes_per_second > 0 {
+        let scrub = Arc::clone(store);
+        jobs.spawn(run("scrub", interval, shutdown.clone(), std::future::pending, move || {
+            let store = Arc::clone(&scrub);
+            async move {
+                let pace = Pace::new(scrub_bytes_per_second);
+                store.scrub(&|bytes| pace.spend(bytes)).await.map(drop)
+            }
+        }));
+    }
     jobs.close();
     jobs
 }

@@ -11,30 +11,26 @@
 //!
 //! What an intent points at and no archive took over is deleted by [`Store::sweep`].
 
-mod export;
-
 use std::collections::BTreeSet;
 
+use futures::StreamExt;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::bucket::{ObjectMetadata, Scan, decode_member};
-use crate::database::{self, ArchiveRun, Intent, Lease, LookupRun, MemberRow, Topic};
+use crate::bucket::{Scan, decode_member};
+use crate::database::{self, ArchiveRun, Intent, Lease, MemberRow, Move, Topic};
 use crate::event::{Event, Instant, Log};
-use crate::store::contents::{Contents, ContentsReader};
-use crate::store::overlay::Overlay;
+use crate::store::contents::Contents;
+use crate::store::object::{Export, Object};
 use crate::store::{Error, Store};
-
-use export::Export;
 
 /// A batch that was chosen, and whose intent is written.
 pub struct Batch<'a> {
-    store: &'a Store,
-    topic: Topic,
+    object: Object<'a>,
     lease: Lease,
-    intent: Intent,
-    range: (i64, i64),
+    /// What is younger, or held longer, is no part of it.
     raised_at_max: Instant,
+    now: OffsetDateTime,
 }
 
 /// A batch whose object is complete in the bucket.
@@ -70,13 +66,6 @@ impl PositionRanges {
         &self.0
     }
 
-    pub fn push(&mut self, position: i64) {
-        match self.0.last_mut() {
-            Some((_, last)) if *last + 1 == position => *last = position,
-            _ => self.0.push((position, position)),
-        }
-    }
-
     /// From the first to the last.
     pub fn span(&self) -> Option<(i64, i64)> {
         self.0.first().zip(self.0.last()).map(|((first, _), (_, last))| (*first, *last))
@@ -86,6 +75,17 @@ impl PositionRanges {
     pub fn reach_into(&self, first: i64, last: i64) -> bool {
         let index = self.0.partition_point(|(_, end)| *end < first);
         self.0.get(index).is_some_and(|(start, _)| *start <= last)
+    }
+
+    pub fn contains(&self, position: i64) -> bool {
+        self.reach_into(position, position)
+    }
+
+    pub fn push(&mut self, position: i64) {
+        match self.0.last_mut() {
+            Some((_, last)) if *last + 1 == position => *last = position,
+            _ => self.0.push((position, position)),
+        }
     }
 }
 
@@ -161,14 +161,14 @@ impl Store {
         self.bucket()?;
         self.settle_intents(lease).await?;
         let eligibility = &self.settings.eligibility;
-        let now = Instant::from_unix_nanos(OffsetDateTime::now_utc().unix_timestamp_nanos() as i64);
-        let raised_at_max = eligibility.raised_at_max(now);
+        let now = OffsetDateTime::now_utc();
+        let raised_at_max = eligibility.raised_at_max(Instant::from_unix_nanos(now.unix_timestamp_nanos() as i64));
         let mut transaction = self.database.begin_job().await?;
         let topic = database::topic_by_id(&mut transaction, lease.topic_id).await?;
         let batch_size = eligibility.batch_size as i64;
-        let batch =
-            database::eligible_batch(&mut transaction, topic.id, raised_at_max.unix_nanos(), batch_size).await?;
-        let Some(range) = batch else { return Ok(None) };
+        let limits = (raised_at_max.unix_nanos(), now);
+        let batch = database::eligible_batch(&mut transaction, topic.id, limits, batch_size).await?;
+        let Some((first_position, last_position)) = batch else { return Ok(None) };
         // An edit that is under way holds the topic's row: it is counted here, or it sees the intent.
         let Some(edit_counter) = database::check_lease(&mut transaction, &lease).await? else {
             return Err(Error::GaveWay("another writer has taken over the topic's archives".into()));
@@ -183,7 +183,8 @@ impl Store {
         };
         database::insert_intent(&mut transaction, &intent, &lease).await?;
         database::commit(transaction).await?;
-        Ok(Some(Batch { store: self, topic, lease, intent, range, raised_at_max }))
+        let object = Object { store: self, topic, intent, extent: (first_position, last_position, batch_size) };
+        Ok(Some(Batch { object, lease, raised_at_max, now }))
     }
 
     async fn remember_run(
@@ -209,7 +210,7 @@ impl Store {
 impl<'a> Batch<'a> {
     /// All steps; a batch that cannot be taken over is cleaned up at once. Says how many events it moved.
     async fn archive(self) -> Result<i64, Error> {
-        let (store, lease) = (self.store, self.lease);
+        let (store, lease) = (self.object.store, self.lease);
         let outcome = async { self.upload().await?.read_back().await?.commit().await }.await;
         if let Err(error) = &outcome {
             tracing::warn!(%error, topic_id = lease.topic_id, "an archive was not taken over");
@@ -220,85 +221,57 @@ impl<'a> Batch<'a> {
         outcome
     }
 
-    fn metadata(&self) -> ObjectMetadata {
-        ObjectMetadata {
-            generation: self.intent.generation,
-            write_id: self.intent.write_id,
-            first_position: self.range.0,
-            last_position: self.range.1,
-            count: self.store.settings.eligibility.batch_size as i64,
-        }
-    }
-
     /// Streams the rows of one snapshot into an object.
     pub async fn upload(self) -> Result<Exported<'a>, Error> {
-        let export = match export::run(&self).await {
-            Ok(export) => export,
+        match self.export().await {
+            Ok(export) => Ok(Exported { batch: self, export }),
             Err(error) => {
-                // Whoever took the turn over may have settled the intent before there was an upload to abort.
-                if let Err(error) = self.store.bucket()?.abort_uploads(&self.topic.log, self.intent.archive_id).await {
-                    tracing::warn!(%error, topic_id = self.topic.id, "an unfinished upload may remain in the bucket");
-                }
-                return Err(error);
+                self.object.give_up().await;
+                Err(error)
             }
-        };
-        Ok(Exported { batch: self, export })
+        }
     }
 
-    /// They are written as they come, and read by nobody before the archive is live. The intent is held meanwhile:
-    /// whoever settles it deletes what is there then, and nothing comes after.
-    async fn save_lookups(&self, run: i32, lookups: LookupRun) -> Result<(), Error> {
-        let mut transaction = self.store.database.begin_job().await?;
-        if !database::hold_intent(&mut transaction, &self.intent).await? {
-            return Err(Error::GaveWay(format!("{}: the intent was settled by another writer", self.topic.log)));
+    async fn export(&self) -> Result<Export, Error> {
+        let Object { store, topic, extent: (first_position, last_position, _), .. } = &self.object;
+        let mut writer = self.object.begin().await?;
+        let mut connection = store.database.job_connection().await?;
+        let limits = (self.raised_at_max.unix_nanos(), self.now);
+        let range = (*first_position, *last_position);
+        let mut rows = database::export(connection.as_mut(), topic.id, limits, range);
+        while let Some(event) = rows.next().await {
+            writer.push(&event?).await?;
         }
-        let key = (self.topic.id, self.intent.archive_id);
-        database::insert_run(&mut transaction, key, run, lookups).await?;
-        Ok(database::commit(transaction).await?)
+        drop(rows);
+        drop(connection);
+        writer.finish().await
     }
 }
 
 impl<'a> Exported<'a> {
-    /// Reads the object as a reader would, every byte of it: what it is found to hold is what the catalog is to know.
+    /// Reads the object as a reader would, every byte of it.
     pub async fn read_back(self) -> Result<Verified<'a>, Error> {
-        let Exported { batch, export } = self;
-        let Batch { store, topic, intent, .. } = &batch;
-        let scan = store.bucket()?.scan(&topic.log, intent.archive_id).await?;
-        let mut snapshot = store.database.begin_job().await?;
-        let key = store.hash_key(&mut snapshot).await?;
-        drop(snapshot);
-        let damaged = scan.damaged("it does not hold what was uploaded");
-        let mut reader = ContentsReader::new(scan, topic.log.clone(), key, Overlay::default());
-        loop {
-            let is_end = reader.next().await?.is_none();
-            for (run, lookups) in reader.take_runs() {
-                batch.save_lookups(run, lookups).await?;
-            }
-            if is_end {
-                break;
-            }
-        }
-        let contents = reader.finish().await?;
-        if contents.digest != export.digest || contents.positions != export.positions {
-            return Err(damaged.into());
-        }
-        Ok(Verified { batch, contents })
+        let contents = self.batch.object.read_back(&self.export).await?;
+        Ok(Verified { batch: self.batch, contents })
     }
 }
 
 impl Verified<'_> {
     /// The one moment at which the events move. Says how many there were.
     pub async fn commit(self) -> Result<i64, Error> {
-        let Verified { batch: Batch { store, topic, lease, intent, .. }, contents } = self;
+        let Verified { batch, contents } = self;
+        let Batch { object: Object { store, topic, intent, .. }, lease, .. } = batch;
         let gave_way = |why: &str| Error::GaveWay(format!("{}: {why}", topic.log));
         let mut transaction = store.database.begin_job().await?;
-        // Rows first, the topic last: publishers wait for the topic, and only for as long as a commit takes.
-        let deleted = database::delete_ranges(&mut transaction, topic.id, contents.positions.ranges()).await?;
-        if deleted as i64 != contents.count {
-            return Err(gave_way("some of the exported events are not hot any more"));
-        }
         let key = (topic.id, intent.archive_id);
         let archive = contents.archive(key, intent.generation, intent.write_id);
+        let extent = (archive.first_position, archive.last_position, archive.count);
+        database::announce(&mut transaction, Move::Archive, &topic, archive.id, extent).await?;
+        // Rows first, the topic last: publishers wait for the topic, and only for as long as a commit takes.
+        let deleted = database::delete_ranges(&mut transaction, topic.id, contents.positions.ranges()).await?;
+        if deleted as i64 != archive.count {
+            return Err(gave_way("some of the exported events are not hot any more"));
+        }
         database::insert_archive(&mut transaction, &archive).await?;
         database::insert_members(&mut transaction, key, archive.generation, &contents.members).await?;
         match database::check_lease(&mut transaction, &lease).await? {

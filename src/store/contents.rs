@@ -117,7 +117,7 @@ impl ContentsReader {
         }
         events.iter_mut().for_each(|event| self.overlay.apply(event));
         events.iter().for_each(|event| self.tally.add(event, usize::from(member)));
-        let byte_start = self.members.last().map_or(0, |last| last.byte_end);
+        let byte_start = self.bytes();
         self.members.push(MemberRow {
             member: i32::from(member),
             byte_start,
@@ -141,6 +141,11 @@ impl ContentsReader {
         Ok(events)
     }
 
+    /// Of the object, that were read so far.
+    pub fn bytes(&self) -> i64 {
+        self.members.last().map_or(0, |last| last.byte_end)
+    }
+
     fn end_run(&mut self) {
         self.runs.push((self.runs_made, std::mem::replace(&mut self.lookups, LookupRun::new(self.key))));
         self.runs_made += 1;
@@ -153,6 +158,7 @@ impl ContentsReader {
 
     /// Once there is no member left.
     pub async fn finish(self) -> Result<Contents, Error> {
+        let object_bytes = self.bytes();
         let ContentsReader { scan, mut members, tally, runs_made, .. } = self;
         let etag = scan.etag().to_owned();
         let digest = scan.finish().await?;
@@ -169,7 +175,7 @@ impl ContentsReader {
             types,
             type_counts,
             json_bytes: members.iter().map(|member| member.json_bytes).sum(),
-            object_bytes: members.last().map_or(0, |last| last.byte_end),
+            object_bytes,
             members,
             lookup_runs: runs_made,
         })

@@ -100,7 +100,7 @@ impl Store {
         if archive_id.is_none() && !database::replace(&mut transaction, topic.id, old, &event).await? {
             return Ok(None);
         }
-        let sequence = database::bump_edit_counter(&mut transaction, topic.id).await?;
+        let Some(sequence) = database::bump_edit_counter(&mut transaction, topic).await? else { return Ok(None) };
         // Another change came first: what was read is not what is there any more.
         let place = (topic.id, old.position);
         if archive_id.is_some() && database::edited_since(&mut transaction, place, topic.edit_counter).await? {
@@ -161,6 +161,11 @@ pub(super) async fn insert_hot_line(transaction: &mut Transaction, line: Edit) -
     let line = Edit { applied_at, purged_at: applied_at.filter(|_| !is_exported), ..line };
     database::insert_edit(transaction, &line).await?;
     Ok(line)
+}
+
+/// What was looked for in rows was in an archive then.
+pub(super) fn restored_meanwhile(log: &Log) -> Error {
+    Error::GaveWay(format!("{log}: events were restored meanwhile"))
 }
 
 pub(super) fn moved_all_the_time(log: &Log, what: &str) -> Error {

@@ -12,6 +12,8 @@ mod gdpr;
 mod import;
 mod last;
 mod lease;
+mod leftovers;
+mod object;
 mod overlay;
 mod plan;
 mod publish;
@@ -19,10 +21,14 @@ mod read;
 mod reconcile;
 mod recover;
 mod rename;
+mod repair;
 mod replay;
+mod restore;
 mod rewrite;
+mod scrub;
 mod settle;
 mod snapshot;
+mod source;
 mod status;
 mod subscribe;
 mod sweep;
@@ -42,17 +48,20 @@ pub use crate::database::{Archive, ArchiveRun, Edit, Topic};
 pub use archive::{Archived, Batch, Exported, Verified};
 pub use edit::{EditOutcome, EditRequest};
 pub use import::{ImportCounts, Importer};
+pub use leftovers::{Leftover, SweepRequest};
 pub use publish::Published;
 pub use read::{Page, Query};
 pub use reconcile::{Owner, Unreconciled};
 pub use recover::{RecoveredLog, Recovery, Unrecovered};
+pub use repair::Repaired;
+pub use restore::{Parted, Restore, Restored, Selection};
 pub use rewrite::{Prepared, Replaced, Rewrite};
 pub use snapshot::{SnapshotChoice, StreamPage, StreamQuery};
 pub use status::{Status, TopicStatus};
 pub use subscribe::{
     Deliveries, Delivery, ErroneousEvent, Group, RequiredGroups, Subscribing, SubscribingSettings, Subscription,
 };
-pub use verify::Finding;
+pub use verify::{Finding, Pacing};
 
 use subscribe::Subscriptions;
 

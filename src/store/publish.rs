@@ -161,7 +161,7 @@ impl Store {
 
         let (published, new) = place(transaction, &topic, events, (known, consumed), repeated).await?;
         if let Some(last) = new.last() {
-            database::insert(transaction, topic.id, &new).await?;
+            database::insert(transaction, topic.id, &new, None).await?;
             database::set_head(transaction, topic.id, last.position).await?;
         }
         Ok(Placed::Published { topic_id: topic.id, published })

@@ -256,7 +256,7 @@ impl Store {
         Ok((segments, members, needed.skip))
     }
 
-    async fn members_of_stream(
+    pub(super) async fn members_of_stream(
         &self,
         snapshot: &mut Transaction,
         topic_id: i64,

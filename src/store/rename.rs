@@ -5,7 +5,7 @@
 
 use crate::database::{self, Edit, EditKind, Topic};
 use crate::event::{Change, Log, check_type};
-use crate::store::edit::{insert_hot_line, line, moved_all_the_time};
+use crate::store::edit::{insert_hot_line, line, moved_all_the_time, restored_meanwhile};
 use crate::store::{ATTEMPTS, Error, Store};
 
 impl Store {
@@ -38,12 +38,15 @@ impl Store {
 
     async fn try_rename(&self, topic: &Topic, old_type: &str, new_type: &str) -> Result<(), Error> {
         let change = Change::Rename { old_type: old_type.to_owned(), new_type: new_type.to_owned() };
-        let line = || Edit { changed: vec![new_type.to_owned()], ..line(EditKind::Rename, topic, old_type) };
         let mut transaction = self.database.begin().await?;
+        let topic = database::topic_by_id(&mut transaction, topic.id).await?;
+        let line = || Edit { changed: vec![new_type.to_owned()], ..line(EditKind::Rename, &topic, old_type) };
         // Rows before the topic: in the order in which an archive run takes them.
         let mut renamed = database::rename_hot(&mut transaction, topic.id, old_type, new_type).await?;
         renamed += database::rename_snapshots(&mut transaction, topic.id, old_type, new_type).await?;
-        let sequence = database::bump_edit_counter(&mut transaction, topic.id).await?;
+        let Some(sequence) = database::bump_edit_counter(&mut transaction, &topic).await? else {
+            return Err(restored_meanwhile(&topic.log));
+        };
         let archives = database::rename_archived(&mut transaction, topic.id, old_type, new_type).await?;
         if renamed == 0 && archives.is_empty() {
             return Ok(());

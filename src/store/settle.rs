@@ -58,12 +58,13 @@ impl Store {
         Ok(())
     }
 
-    /// The object of an archive that never became live.
+    /// The object of an archive that never became live, or whose events are elsewhere now.
     async fn drop_orphan(&self, topic: &Topic, intent: &Intent) -> Result<(), Error> {
         let bucket = self.bucket()?;
         bucket.delete(&topic.log, intent.archive_id).await?;
         bucket.purge(&topic.log, intent.archive_id).await?;
         let mut transaction = self.database.begin_job().await?;
+        database::mark_purged(&mut transaction, topic.id, intent.archive_id, intent.edit_sequence).await?;
         // The intent first: a writer that holds it is still at its lookup pages.
         database::delete_intent(&mut transaction, intent).await?;
         database::delete_lookups(&mut transaction, (topic.id, intent.archive_id)).await?;

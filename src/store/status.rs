@@ -43,9 +43,9 @@ impl Store {
         Ok(database::archives_of(&mut snapshot, topic.id).await?)
     }
 
-    /// Whether there are archived events at all: then a bucket is needed to read them.
+    /// Whether there are archived events at all, or is something left of them: then a bucket is needed.
     pub async fn has_archives(&self) -> Result<bool, Error> {
         let mut snapshot = self.database.snapshot().await?;
-        Ok(database::archives_count(&mut snapshot).await? > 0)
+        Ok(database::archives_count(&mut snapshot).await? > 0 || database::has_unfinished(&mut snapshot).await?)
     }
 }

@@ -1,10 +1,13 @@
 //! Verifying that every object holds what the catalog says, and that the catalog agrees with itself.
 //!
 //! Objects are read whole, one after the other, a member at a time: memory does not grow with them. The service may go
-//! on meanwhile: what moves is looked at where one snapshot of its log saw it, since archives never lose positions.
+//! on meanwhile: what moves is looked at where one snapshot of its log saw it, since no archive ever loses a position;
+//! one that was restored is gone, and then its log is looked at anew.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
+use futures::future::{BoxFuture, FutureExt};
 use uuid::Uuid;
 
 use crate::bucket;
@@ -13,6 +16,9 @@ use crate::event::{Event, Log};
 use crate::store::archive::{PositionRanges, read_member};
 use crate::store::overlay::Overlay;
 use crate::store::{ATTEMPTS, Error, Store};
+
+/// Is told how many bytes were read of an object, and may take its time.
+pub type Pacing<'a> = &'a (dyn Fn(i64) -> BoxFuture<'static, ()> + Send + Sync + 'a);
 
 /// Something that is not as it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +29,40 @@ pub struct Finding {
     pub what: String,
 }
 
+/// What is wrong with a log, and where.
+#[derive(Debug, Default)]
+pub(super) struct Verified {
+    pub findings: Vec<Finding>,
+    /// Archives that are not what the catalog says, or the catalog not what they are.
+    pub broken: BTreeSet<Uuid>,
+    /// Archives with positions that are hot as well.
+    pub doubled: BTreeSet<Uuid>,
+}
+
+/// What became of an object that was to be read.
+pub(super) enum Seen {
+    /// The positions that it holds, and what is wrong.
+    Read(PositionRanges, Vec<String>),
+    Unreadable(String),
+    /// The archive is in the catalog no more.
+    Gone,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Place {
+    Hot,
+    Archive(Uuid),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Hot => formatter.write_str("hot"),
+            Place::Archive(id) => write!(formatter, "archive {id}"),
+        }
+    }
+}
+
 /// What was found in an object.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Held {
@@ -31,6 +71,7 @@ struct Held {
     raised_at: Option<(i64, i64)>,
     types: BTreeMap<String, i64>,
     json_bytes: i64,
+    object_bytes: i64,
 }
 
 impl Held {
@@ -45,10 +86,7 @@ impl Held {
 
     /// What the catalog says otherwise.
     fn differs_from(&self, archive: &Archive) -> Vec<String> {
-        let mut types: BTreeMap<String, i64> = BTreeMap::new();
-        for (name, count) in archive.types.iter().zip(&archive.type_counts) {
-            *types.entry(name.clone()).or_default() += count;
-        }
+        let types = counted(archive, &archive.type_counts);
         let mut found = Vec::new();
         let mut check = |what: &str, held: String, known: String| {
             if held != known {
@@ -62,6 +100,7 @@ impl Held {
         let raised_at = Some((archive.raised_at_min, archive.raised_at_max));
         check("raised_at", format!("{:?}", self.raised_at), format!("{raised_at:?}"));
         check("bytes of JSON", self.json_bytes.to_string(), archive.json_bytes.to_string());
+        check("bytes", self.object_bytes.to_string(), archive.object_bytes.to_string());
         check("types", format!("{:?}", self.types), format!("{types:?}"));
         found
     }
@@ -72,6 +111,7 @@ enum Unread {
     /// It is another one than the catalog knew when it was asked.
     Stale(String),
     Found(String),
+    Gone,
     Failed(Error),
 }
 
@@ -99,67 +139,126 @@ impl From<bucket::Error> for Unread {
 impl Store {
     /// All that is wrong. `progress` is told after each archive how many events were read so far. What cannot be
     /// verified because Postgres or S3 are away is an error.
-    pub async fn verify(&self, mut progress: impl FnMut(i64)) -> Result<Vec<Finding>, Error> {
-        let mut snapshot = self.database.begin_job().await?;
-        let topics = database::topics(&mut snapshot).await?;
-        drop(snapshot);
+    pub async fn verify(&self, progress: impl FnMut(i64)) -> Result<Vec<Finding>, Error> {
+        self.verify_at(&|_| std::future::ready(()).boxed(), progress).await
+    }
+
+    pub async fn verify_at(&self, pace: Pacing<'_>, mut progress: impl FnMut(i64)) -> Result<Vec<Finding>, Error> {
         let (mut findings, mut events) = (Vec::new(), 0);
-        for topic in topics {
-            let finding = |archive_id, what| Finding { log: topic.log.clone(), archive_id, what };
-            let mut snapshot = self.database.snapshot_for_job().await?;
-            let topic = database::topic_by_id(&mut snapshot, topic.id).await?;
-            let archives = database::archives_of(&mut snapshot, topic.id).await?;
-            let hot = database::hot_position_ranges(&mut snapshot, topic.id).await?;
-            drop(snapshot);
-            let mut places: Vec<(i64, i64, String)> =
-                hot.into_iter().map(|(first, last)| (first, last, "hot".to_owned())).collect();
-            let mut all_are_read = true;
-            for archive in &archives {
-                match self.verify_archive(&topic, archive.id).await? {
-                    Ok((positions, found)) => {
-                        let place = || format!("archive {}", archive.id);
-                        places.extend(positions.ranges().iter().map(|(first, last)| (*first, *last, place())));
-                        findings.extend(found.into_iter().map(|what| finding(Some(archive.id), what)));
-                    }
-                    Err(what) => {
-                        all_are_read = false;
-                        findings.push(finding(Some(archive.id), what));
-                    }
-                }
-                events += archive.count;
+        for topic_id in self.topic_ids().await? {
+            let verified = self.verify_topic(topic_id, pace, |count| {
+                events += count;
                 progress(events);
-            }
-            findings.extend(wrong_sums(&topic, &archives).into_iter().map(|what| finding(None, what)));
-            findings.extend(wrong_places(&topic, places, all_are_read).into_iter().map(|what| finding(None, what)));
+            });
+            findings.extend(verified.await?.findings);
         }
         Ok(findings)
     }
 
-    /// The positions that the object holds, and what is wrong; or why it cannot be read.
-    async fn verify_archive(
+    pub(super) async fn topic_ids(&self) -> Result<Vec<i64>, Error> {
+        let mut snapshot = self.database.snapshot_for_job().await?;
+        Ok(database::topics(&mut snapshot).await?.into_iter().map(|topic| topic.id).collect())
+    }
+
+    pub(super) async fn verify_topic(
+        &self,
+        topic_id: i64,
+        pace: Pacing<'_>,
+        mut progress: impl FnMut(i64),
+    ) -> Result<Verified, Error> {
+        let mut attempts = 1..ATTEMPTS;
+        loop {
+            let (verified, some_are_gone) = self.try_verify_topic(topic_id, pace, &mut progress).await?;
+            if !some_are_gone || attempts.next().is_none() {
+                return Ok(verified);
+            }
+        }
+    }
+
+    /// And whether an archive was restored meanwhile.
+    async fn try_verify_topic(
+        &self,
+        topic_id: i64,
+        pace: Pacing<'_>,
+        mut progress: impl FnMut(i64),
+    ) -> Result<(Verified, bool), Error> {
+        let mut snapshot = self.database.snapshot_for_job().await?;
+        let topic = database::topic_by_id(&mut snapshot, topic_id).await?;
+        let archives = database::archives_of(&mut snapshot, topic.id).await?;
+        let hot = database::hot_position_ranges(&mut snapshot, topic.id).await?;
+        drop(snapshot);
+        let finding = |archive_id, what| Finding { log: topic.log.clone(), archive_id, what };
+        let mut verified = Verified::default();
+        let mut places: Vec<(i64, i64, Place)> =
+            hot.into_iter().map(|(first, last)| (first, last, Place::Hot)).collect();
+        let (mut all_are_read, mut some_are_gone) = (true, false);
+        for archive in &archives {
+            let found = match self.verify_archive(&topic, archive.id, pace).await? {
+                Seen::Read(positions, found) => {
+                    let place = Place::Archive(archive.id);
+                    places.extend(positions.ranges().iter().map(|(first, last)| (*first, *last, place)));
+                    found
+                }
+                Seen::Unreadable(what) => {
+                    all_are_read = false;
+                    vec![what]
+                }
+                Seen::Gone => {
+                    (all_are_read, some_are_gone) = (false, true);
+                    Vec::new()
+                }
+            };
+            if !found.is_empty() {
+                verified.broken.insert(archive.id);
+            }
+            verified.findings.extend(found.into_iter().map(|what| finding(Some(archive.id), what)));
+            progress(archive.count);
+        }
+        let (wrong, doubled) = wrong_places(&topic, places, all_are_read);
+        let of_log = wrong_sums(&topic, &archives).into_iter().chain(wrong);
+        verified.findings.extend(of_log.map(|what| finding(None, what)));
+        verified.doubled = doubled;
+        Ok((verified, some_are_gone))
+    }
+
+    pub(super) async fn verify_archive(
         &self,
         topic: &Topic,
         archive_id: Uuid,
-    ) -> Result<Result<(PositionRanges, Vec<String>), String>, Error> {
+        pace: Pacing<'_>,
+    ) -> Result<Seen, Error> {
         let mut attempts = 1..ATTEMPTS;
         loop {
-            match self.try_verify(topic, archive_id).await {
-                Ok(read) => return Ok(Ok(read)),
+            match self.try_verify(topic, archive_id, pace).await {
+                Ok((positions, found)) if found.is_empty() => return Ok(Seen::Read(positions, found)),
+                // Of an archive that was restored a moment ago, lookup pages and object are gone as well.
+                Ok(_) | Err(Unread::Found(_)) if !self.has_archive(topic, archive_id).await? => return Ok(Seen::Gone),
+                Ok((positions, found)) => return Ok(Seen::Read(positions, found)),
                 Err(Unread::Failed(error)) => return Err(error),
-                Err(Unread::Found(what)) => return Ok(Err(what)),
+                Err(Unread::Gone) => return Ok(Seen::Gone),
+                Err(Unread::Found(what)) => return Ok(Seen::Unreadable(what)),
                 Err(Unread::Stale(what)) => {
                     if attempts.next().is_none() || !self.settle_stale(&topic.log, archive_id).await? {
-                        return Ok(Err(what));
+                        return Ok(Seen::Unreadable(what));
                     }
                 }
             }
         }
     }
 
-    async fn try_verify(&self, topic: &Topic, archive_id: Uuid) -> Result<(PositionRanges, Vec<String>), Unread> {
+    async fn has_archive(&self, topic: &Topic, archive_id: Uuid) -> Result<bool, Error> {
         let mut snapshot = self.database.snapshot_for_job().await?;
-        let archive = database::archive(&mut snapshot, topic.id, archive_id).await?;
-        let archive = archive.ok_or_else(|| Unread::Found("it is in the catalog no more".into()))?;
+        Ok(database::archive(&mut snapshot, topic.id, archive_id).await?.is_some())
+    }
+
+    async fn try_verify(
+        &self,
+        topic: &Topic,
+        archive_id: Uuid,
+        pace: Pacing<'_>,
+    ) -> Result<(PositionRanges, Vec<String>), Unread> {
+        let mut snapshot = self.database.snapshot_for_job().await?;
+        let archive = database::archive(&mut snapshot, topic.id, archive_id).await?.ok_or(Unread::Gone)?;
         let members = database::members_of(&mut snapshot, (topic.id, archive_id), archive.generation).await?;
         let edits = database::pending_edits_of_archive(&mut snapshot, topic.id, archive_id).await?;
         let key = self.hash_key(&mut snapshot).await?;
@@ -172,17 +271,24 @@ impl Store {
         let (mut held, mut found) = (Held::default(), Vec::new());
         let (mut lookups, mut run) = (LookupRun::new(key), 0);
         for row in &members {
+            let mut types: BTreeMap<String, i64> = BTreeMap::new();
             for mut event in read_member(&mut scan, &topic.log, row).await? {
                 lookups.add(&event.id, &event.stream, event.gdpr_ids(), row.member as u16);
                 overlay.apply(&mut event);
                 held.add(&event);
+                *types.entry(event.event_type).or_default() += 1;
                 if lookups.is_full() {
                     let full = std::mem::replace(&mut lookups, LookupRun::new(key));
                     found.extend(self.wrong_lookups((topic.id, archive_id), run, full).await?);
                     run += 1;
                 }
             }
+            if types != counted(&archive, &row.type_counts) {
+                found.push(format!("the types of member {} are not those that the catalog counts", row.member));
+            }
             held.json_bytes += row.json_bytes;
+            held.object_bytes = row.byte_end;
+            pace(row.byte_end - row.byte_start).await;
         }
         if !lookups.is_empty() {
             found.extend(self.wrong_lookups((topic.id, archive_id), run, lookups).await?);
@@ -205,6 +311,15 @@ impl Store {
     }
 }
 
+/// By name: one comes twice where a type was renamed to another.
+fn counted(archive: &Archive, counts: &[i64]) -> BTreeMap<String, i64> {
+    let mut types: BTreeMap<String, i64> = BTreeMap::new();
+    for (name, count) in archive.types.iter().zip(counts).filter(|(_, count)| **count > 0) {
+        *types.entry(name.clone()).or_default() += count;
+    }
+    types
+}
+
 fn wrong_sums(topic: &Topic, archives: &[Archive]) -> Vec<String> {
     let sum = |field: fn(&Archive) -> i64| archives.iter().map(field).sum::<i64>();
     let sums = [
@@ -216,14 +331,23 @@ fn wrong_sums(topic: &Topic, archives: &[Archive]) -> Vec<String> {
     wrong.map(|(what, known, found)| format!("archived {what}: {known} in all, {found} by archive")).collect()
 }
 
-/// Every position is somewhere, once; only positions whose events were deleted are nowhere.
-fn wrong_places(topic: &Topic, mut places: Vec<(i64, i64, String)>, all_are_read: bool) -> Vec<String> {
+/// Every position is somewhere, once; only positions whose events were deleted are nowhere. And which archives hold
+/// something that is hot as well.
+fn wrong_places(
+    topic: &Topic,
+    mut places: Vec<(i64, i64, Place)>,
+    all_are_read: bool,
+) -> (Vec<String>, BTreeSet<Uuid>) {
     places.sort_unstable();
     let (mut reached, mut missing, mut found) = (0, 0, Vec::new());
-    let mut last_place = String::new();
+    let (mut last_place, mut doubled) = (Place::Hot, BTreeSet::new());
     for (first, last, place) in places {
         if first <= reached {
             found.push(format!("positions {first} to {} are in two places: {last_place}, {place}", last.min(reached)));
+            match (last_place, place) {
+                (Place::Hot, Place::Archive(id)) | (Place::Archive(id), Place::Hot) => drop(doubled.insert(id)),
+                _ => {}
+            }
         }
         let gap = first - reached - 1;
         if gap > 0 && all_are_read && topic.deleted_count == 0 {
@@ -238,5 +362,5 @@ fn wrong_places(topic: &Topic, mut places: Vec<(i64, i64, String)>, all_are_read
     if all_are_read && missing != topic.deleted_count {
         found.push(format!("{missing} positions are nowhere, and {} events were deleted", topic.deleted_count));
     }
-    found
+    (found, doubled)
 }

@@ -2,6 +2,7 @@
 //! be had is said in one line.
 
 mod archive;
+mod change_stream;
 mod command_line;
 mod damage;
 mod edit;
@@ -15,6 +16,8 @@ mod process;
 mod publish;
 mod reads;
 mod recover;
+mod restore;
 mod scenarios;
 mod support;
+mod sweep;
 mod verify;

@@ -1,5 +1,7 @@
 //! What is wrong is found, and what is right is not.
 
+mod repair;
+
 use coldstream::store::Finding;
 
 use crate::support::{Program, World, archive, edit, import, old_event, publish, settings, young_event};

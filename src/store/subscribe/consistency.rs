@@ -39,7 +39,8 @@ impl Store {
         let wait_max = self.settings.subscribing.consistency_wait;
         let deadline = Instant::now() + wait_max;
         let late = Ok(Err(format!("not everything was handled within {} s", wait_max.as_secs_f32())));
-        // Archiving moves events from the rows to where this looks, and never back: rows first.
+        // Archiving moves events from the rows to where this looks: rows first. Restores move them back: rows again,
+        // below.
         let hot = self.hot_positions(log, correlation_id).await?;
         let searched = tokio::time::timeout_at(deadline, self.archived_positions(log, correlation_id, groups)).await;
         let Ok(archived) = searched else { return late };

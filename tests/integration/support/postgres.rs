@@ -74,9 +74,12 @@ async fn start() -> Running {
     clear_folders_of_the_dead();
     let prefix = format!("{FOLDER_PREFIX}{}-", std::process::id());
     let folder = tempfile::Builder::new().prefix(&prefix).tempdir().expect("the temporary folder can be written");
-    let postgres = Postgres::start(folder.path(), Durability::None)
+    let mut postgres = Postgres::start(folder.path(), Durability::None)
         .await
         .unwrap_or_else(|error| panic!("the tests need PostgreSQL: {error}"));
+    // What moves is told in the change stream, which takes a restart to be had.
+    execute(&postgres.connection("postgres"), "ALTER SYSTEM SET wal_level = logical".to_owned()).await;
+    postgres.restart().await.expect("postgres starts again");
     execute(&postgres.connection("postgres"), format!("CREATE DATABASE {TEMPLATE}")).await;
     let template = Database::new(&postgres.connection(TEMPLATE), 2).expect("the url is one");
     template.migrate().await.expect("the migrations can be applied");

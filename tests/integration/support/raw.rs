@@ -100,6 +100,20 @@ impl RawBucket {
         texts(&self.listing(&[("uploads", "")]).await, "Key")
     }
 
+    /// Gives no way to complete it.
+    pub async fn begin_upload(&self, key: &str) {
+        self.bucket.initiate_multipart_upload(key, "text/plain").await.expect("the server begins it");
+    }
+
+    pub async fn abort_uploads(&self, key: &str) {
+        let listed = self.listing(&[("uploads", "")]).await;
+        for (found, id) in texts(&listed, "Key").iter().zip(texts(&listed, "UploadId")) {
+            if found == key {
+                self.bucket.abort_upload(key, &id).await.expect("the server aborts it");
+            }
+        }
+    }
+
     pub async fn keep_versions(&self) {
         let body = "<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>";
         self.send_put("/", &[("versioning", "")], HeaderMap::new(), body.into()).await;

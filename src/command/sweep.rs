@@ -1,0 +1,48 @@
+use clap::Args;
+use time::Duration;
+
+use crate::command::wiring;
+use crate::config::Config;
+use crate::store::{Leftover, SweepRequest};
+
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// Only say what there is
+    #[arg(long)]
+    dry_run: bool,
+    /// Leave unknown objects alone that are younger
+    #[arg(long, value_name = "DAYS", default_value_t = 30)]
+    older_than_days: u32,
+    /// Delete objects of ours that neither the catalog nor an intent knows. After the database was put back to an
+    /// earlier time these may be archives that it does not know yet
+    #[arg(long)]
+    delete_unknown: bool,
+}
+
+/// Nobody uploads for so long.
+const UPLOAD_AGE: Duration = Duration::days(1);
+
+/// Prints what there is, a line each.
+pub async fn run(config: &Config, arguments: Arguments) -> anyhow::Result<()> {
+    let Arguments { dry_run, older_than_days, delete_unknown } = arguments;
+    let store = wiring::open_store(config).await?;
+    let request = SweepRequest {
+        is_dry: dry_run,
+        deletes_unknown: delete_unknown,
+        unknown_older_than: Duration::days(older_than_days.into()),
+        uploads_older_than: UPLOAD_AGE,
+    };
+    let settled = store.sweep_bucket(request, |leftover| println!("{}", line(&leftover))).await?;
+    println!("settled {settled} intents of writers that died");
+    Ok(())
+}
+
+fn line(leftover: &Leftover) -> String {
+    match leftover {
+        Leftover::Unknown { key, is_deleted: false } => format!("unknown: {key}"),
+        Leftover::Unknown { key, is_deleted: true } => format!("unknown, deleted: {key}"),
+        Leftover::Upload { key, is_aborted: false } => format!("unfinished upload: {key}"),
+        Leftover::Upload { key, is_aborted: true } => format!("unfinished upload, aborted: {key}"),
+        Leftover::Stranger { key } => format!("not ours: {key}"),
+    }
+}

@@ -1,0 +1,174 @@
+//! Writing an archive's object: from events to an object, streaming, and back. Memory is bounded by a few members and
+//! parts, whatever the batch.
+
+use futures::StreamExt;
+use futures::stream::FuturesOrdered;
+use tokio::task::JoinHandle;
+
+use crate::bucket::{ArchiveWriter, EncodedMember, ObjectMetadata, RawMember, Upload};
+use crate::database::{self, Intent, LookupRun, Topic, UploadedFacts};
+use crate::event::Event;
+use crate::store::archive::PositionRanges;
+use crate::store::contents::{Contents, ContentsReader};
+use crate::store::overlay::Overlay;
+use crate::store::{Error, Store};
+
+/// Members that are compressed at once.
+const COMPRESSIONS_MAX: usize = 2;
+
+/// An object that is to be there, and whose intent is written.
+pub struct Object<'a> {
+    pub store: &'a Store,
+    pub topic: Topic,
+    pub intent: Intent,
+    /// The first and the last position that it is to hold, and how many events.
+    pub extent: (i64, i64, i64),
+}
+
+/// What went into an object.
+pub struct Export {
+    positions: PositionRanges,
+    digest: Vec<u8>,
+}
+
+/// An object on its way, which takes events in the order of their positions.
+pub struct Writer<'a> {
+    object: &'a Object<'a>,
+    pipeline: Pipeline<'a>,
+    writer: ArchiveWriter,
+    positions: PositionRanges,
+}
+
+/// Members on their way into the upload, in order.
+struct Pipeline<'a> {
+    upload: Upload<'a>,
+    compressing: FuturesOrdered<JoinHandle<EncodedMember>>,
+    json_bytes: i64,
+}
+
+impl Pipeline<'_> {
+    async fn push(&mut self, member: RawMember) -> Result<(), Error> {
+        if u16::try_from(member.member).is_err() {
+            return Err(Error::Refused("the batch has more than 65,536 members: lower STREAMS_ARCHIVE_SIZE".into()));
+        }
+        self.compressing.push_back(tokio::task::spawn_blocking(move || member.compress()));
+        while self.compressing.len() >= COMPRESSIONS_MAX {
+            self.write_next().await?;
+        }
+        Ok(())
+    }
+
+    async fn write_next(&mut self) -> Result<(), Error> {
+        let Some(encoded) = self.compressing.next().await else { return Ok(()) };
+        let EncodedMember { json_bytes, bytes, .. } = encoded.expect("compressing does not panic");
+        self.json_bytes += json_bytes;
+        Ok(self.upload.write(&bytes).await?)
+    }
+}
+
+impl<'a> Object<'a> {
+    pub async fn begin(&'a self) -> Result<Writer<'a>, Error> {
+        let Object { store, topic, intent, extent: (first_position, last_position, count) } = self;
+        let metadata = ObjectMetadata {
+            generation: intent.generation,
+            write_id: intent.write_id,
+            first_position: *first_position,
+            last_position: *last_position,
+            count: *count,
+        };
+        let upload = store.bucket()?.upload(&topic.log, intent.archive_id, &metadata).await?;
+        Ok(Writer {
+            object: self,
+            pipeline: Pipeline { upload, compressing: FuturesOrdered::new(), json_bytes: 0 },
+            writer: ArchiveWriter::new(topic.log.clone()),
+            positions: PositionRanges::default(),
+        })
+    }
+
+    /// For a writer that failed: whoever took the turn over may have settled the intent before there was an upload to
+    /// abort.
+    pub async fn give_up(&self) {
+        let aborted = async {
+            Ok::<_, Error>(self.store.bucket()?.abort_uploads(&self.topic.log, self.intent.archive_id).await?)
+        };
+        if let Err(error) = aborted.await {
+            tracing::warn!(%error, topic_id = self.topic.id, "an unfinished upload may remain in the bucket");
+        }
+    }
+
+    /// Reads the object as a reader would, every byte of it: what it is found to hold is what the catalog is to know.
+    pub async fn read_back(&self, export: &Export) -> Result<Contents, Error> {
+        let Object { store, topic, intent, .. } = self;
+        let scan = store.bucket()?.scan(&topic.log, intent.archive_id).await?;
+        let mut transaction = store.database.begin_job().await?;
+        let key = store.hash_key(&mut transaction).await?;
+        drop(transaction);
+        let damaged = scan.damaged("it does not hold what was uploaded");
+        let mut reader = ContentsReader::new(scan, topic.log.clone(), key, Overlay::default());
+        loop {
+            let is_end = reader.next().await?.is_none();
+            for (run, lookups) in reader.take_runs() {
+                self.save_lookups(run, lookups).await?;
+            }
+            if is_end {
+                break;
+            }
+        }
+        let contents = reader.finish().await?;
+        if contents.digest != export.digest || contents.positions != export.positions {
+            return Err(damaged.into());
+        }
+        Ok(contents)
+    }
+
+    /// They are written as they come, and read by nobody before the archive is live. The intent is held meanwhile:
+    /// whoever settles it deletes what is there then, and nothing comes after.
+    async fn save_lookups(&self, run: i32, lookups: LookupRun) -> Result<(), Error> {
+        let mut transaction = self.store.database.begin_job().await?;
+        if !database::hold_intent(&mut transaction, &self.intent).await? {
+            return Err(self.settled_by_another());
+        }
+        database::insert_run(&mut transaction, (self.topic.id, self.intent.archive_id), run, lookups).await?;
+        Ok(database::commit(transaction).await?)
+    }
+
+    async fn record_uploaded(&self, facts: &UploadedFacts) -> Result<(), Error> {
+        let mut transaction = self.store.database.begin_job().await?;
+        if !database::complete_intent(&mut transaction, &self.intent, facts).await? {
+            return Err(self.settled_by_another());
+        }
+        Ok(database::commit(transaction).await?)
+    }
+
+    fn settled_by_another(&self) -> Error {
+        Error::GaveWay(format!("{}: the intent was settled by another writer", self.topic.log))
+    }
+}
+
+impl Writer<'_> {
+    pub async fn push(&mut self, event: &Event) -> Result<(), Error> {
+        self.positions.push(event.position);
+        match self.writer.push(event) {
+            Some(full) => self.pipeline.push(full).await,
+            None => Ok(()),
+        }
+    }
+
+    /// The object becomes complete.
+    pub async fn finish(self) -> Result<Export, Error> {
+        let Writer { object, mut pipeline, writer, positions } = self;
+        let Some(last) = writer.finish() else {
+            return Err(Error::GaveWay(format!("{}: the batch is gone", object.topic.log)));
+        };
+        pipeline.push(last).await?;
+        while !pipeline.compressing.is_empty() {
+            pipeline.write_next().await?;
+        }
+        let Pipeline { upload, json_bytes, .. } = pipeline;
+        let uploaded = upload.finish().await?;
+        let facts = UploadedFacts { digest: uploaded.digest.clone(), json_bytes, object_bytes: uploaded.bytes };
+        object.record_uploaded(&facts).await?;
+        uploaded.complete().await?;
+        Ok(Export { positions, digest: facts.digest })
+    }
+}

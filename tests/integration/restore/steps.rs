@@ -1,0 +1,269 @@
+//! Restorers that die, lose their turn or meet editors and readers, and whose requests get lost.
+
+use coldstream::event::{Event, Gdpr, GdprField, Json, Log, NewEvent};
+use coldstream::store::{Error, Selection, Store};
+use futures::future::join_all;
+use time::OffsetDateTime;
+
+use super::{HOLD_DAYS, archived, hot_positions, restore, seen};
+use crate::support::{Fate, Kind, World, archive, edit, import, old_event, payload, publish, read_all, settings};
+
+/// How far a restorer comes that is stopped on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Begun,
+    RestWritten,
+    Committed,
+}
+
+const STEPS: [Step; 3] = [Step::Begun, Step::RestWritten, Step::Committed];
+
+fn held_until() -> Option<OffsetDateTime> {
+    Some(OffsetDateTime::now_utc() + time::Duration::days(1))
+}
+
+#[tokio::test]
+async fn a_restorer_may_die_after_any_step() {
+    for last in STEPS {
+        for range in [(1, 10), (3, 6)] {
+            let (mut world, dying, log) = archived().await;
+            world.bucket.keep_versions().await;
+            edit(&dying, &log, "event-4", r#"{"name":"NEW-VALUE"}"#).await;
+            let before = seen(&dying, &log).await;
+            let archive_id = dying.archives(&log).await.unwrap()[0].id;
+            let selection = Selection::Range(log.clone(), range);
+            let lease = world.lease(&log).await;
+            let restoring = dying.begin_restore(lease, archive_id, &selection, held_until()).await.unwrap().unwrap();
+            let case = format!("{last:?} {range:?}");
+            let count = range.1 - range.0 + 1;
+            if last != Step::Begun {
+                let parted = restoring.write_rest().await.unwrap();
+                if last == Step::Committed {
+                    assert_eq!(parted.commit().await.unwrap(), count, "{case}");
+                }
+            }
+            drop(dying);
+
+            let next = world.store(settings(10));
+            assert_eq!(next.sweep().await.unwrap(), 0, "{case}: its lease has not expired");
+            assert_eq!(seen(&next, &log).await, before, "{case}");
+            let moved = if last == Step::Committed { count as usize } else { 0 };
+            assert_eq!(hot_positions(&world).await.len(), 5 + moved, "{case}");
+            let unpurged = "SELECT count(*) FROM edits WHERE purged_at IS NULL";
+            assert_eq!(sqlx::query_scalar::<_, i64>(unpurged).fetch_one(&world.sql).await.unwrap(), 1, "{case}");
+            world.recover(&next).await;
+            assert_eq!(seen(&next, &log).await, before, "{case}");
+            assert_eq!(hot_positions(&world).await.len(), 5 + moved, "{case}");
+            world.audit().await;
+            let rest = next.restore(&selection, HOLD_DAYS, |_| {}).await.unwrap();
+            assert_eq!((rest.events, rest.hot), (count - moved as i64, moved as i64), "{case}");
+            assert_eq!(seen(&next, &log).await, before, "{case}");
+            world.audit().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_restorer_that_lost_its_turn_changes_nothing_when_it_wakes() {
+    for last in [Step::Begun, Step::RestWritten] {
+        for range in [(1, 10), (3, 6)] {
+            let (mut world, sleeper, log) = archived().await;
+            let other = world.store(settings(10));
+            let before = seen(&sleeper, &log).await;
+            let archive_id = other.archives(&log).await.unwrap()[0].id;
+            let selection = Selection::Range(log.clone(), range);
+            let lease = world.lease(&log).await;
+            let restoring = sleeper.begin_restore(lease, archive_id, &selection, held_until()).await.unwrap().unwrap();
+            let take_over = async {
+                world.expire_leases().await;
+                assert_eq!(restore(&other, selection.clone()).await.events, range.1 - range.0 + 1);
+            };
+            let outcome = if last == Step::Begun {
+                take_over.await;
+                match restoring.write_rest().await {
+                    Ok(parted) => parted.commit().await.err(),
+                    Err(error) => Some(error),
+                }
+            } else {
+                let parted = restoring.write_rest().await.unwrap();
+                take_over.await;
+                parted.commit().await.err()
+            };
+            assert!(outcome.is_some(), "{last:?} {range:?}");
+            assert_eq!(seen(&other, &log).await, before, "{last:?} {range:?}");
+            world.audit().await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_edit_during_a_restore_is_in_the_rows_and_in_the_rest() {
+    for kind in [Kind::Get, Kind::StartUpload, Kind::CompleteUpload] {
+        let (mut world, store, log) = archived().await;
+        let editor = world.store(settings(10));
+        let gate = world.proxy.hold_first(kind);
+        let selection = Selection::Range(log.clone(), (3, 6));
+        let restoring = tokio::spawn(async move { restore(&store, selection).await });
+        gate.arrival().await;
+        world.proxy.heal();
+        for number in [4, 8, 22] {
+            edit(&editor, &log, &format!("event-{number}"), r#"{"name":"NEW-VALUE"}"#).await;
+        }
+        let before = seen(&editor, &log).await;
+        gate.open();
+        assert_eq!(restoring.await.unwrap().events, 4, "{kind:?}");
+        assert_eq!(seen(&world.store(settings(10)), &log).await, before, "{kind:?}");
+        assert_eq!(before[0][4].payload.as_str(), payload(4, "NEW-VALUE"));
+        world.recover(&editor).await;
+        assert_eq!(seen(&editor, &log).await, before, "{kind:?}");
+        world.audit().await;
+    }
+}
+
+/// Changes of many events look at rows first: what moves there meanwhile must not escape them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_moves_into_rows_escapes_no_change() {
+    for change in ["invalidate", "rename", "edit"] {
+        let mut world = World::new().await;
+        let (store, log) = (world.store(settings(10)), world.log());
+        let gdpr = GdprField::new("ada".into(), Json::text("gone")).unwrap();
+        let personal = |number| NewEvent { gdpr: Gdpr::from([("name".into(), gdpr.clone())]), ..old_event(number) };
+        import(&store, &log, (0..10).map(personal)).await;
+        assert_eq!(archive(&store).await, 10);
+        let archive_id = world.only_archive(&store).await.id;
+        let selection = Selection::Range(log.clone(), (1, 8));
+        let begun = store.begin_restore(world.lease(&log).await, archive_id, &selection, held_until()).await;
+        let parted = begun.unwrap().unwrap().write_rest().await.unwrap();
+        let mut holding = world.sql.begin().await.unwrap();
+        sqlx::query("SELECT FROM topics FOR UPDATE").execute(&mut *holding).await.unwrap();
+        let waiting = async |count: i64| {
+            let waiting = "SELECT count(*) FROM pg_stat_activity
+                           WHERE datname = current_database() AND wait_event_type = 'Lock'";
+            while sqlx::query_scalar::<_, i64>(waiting).fetch_one(&world.sql).await.unwrap() < count {
+                tokio::task::yield_now().await;
+            }
+        };
+        let (moved, ()) = tokio::join!(parted.commit(), async {
+            waiting(1).await;
+            let (changer, log) = (world.store(settings(10)), log.clone());
+            let changing = tokio::spawn(async move {
+                match change {
+                    "invalidate" => changer.invalidate_gdpr(&log, "ada").await.unwrap(),
+                    "rename" => changer.rename_type(log.topic(), "type-1", "begun").await.unwrap(),
+                    _ => drop(edit(&changer, &log, "event-5", r#"{"name":"gone"}"#).await),
+                }
+            });
+            waiting(2).await;
+            holding.rollback().await.unwrap();
+            changing.await.unwrap();
+        });
+        assert_eq!(moved.unwrap(), 8, "{change}");
+        let events = read_all(&world.store(settings(10)), &log).await;
+        match change {
+            "invalidate" => assert!(events.iter().all(|event| event.payload.as_str().contains("gone"))),
+            "rename" => assert!(events.iter().all(|event| event.event_type != "type-1")),
+            _ => assert_eq!(events[5].payload.as_str(), payload(5, "gone")),
+        }
+        assert_eq!(hot_positions(&world).await.len(), 8, "{change}");
+        world.recover(&store).await;
+        assert_eq!(read_all(&store, &log).await, events, "{change}");
+        world.audit().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_that_meets_a_restore_begins_anew() {
+    let (mut world, store, log) = archived().await;
+    let before = read_all(&store, &log).await;
+    let gate = world.proxy.hold_first(Kind::Get);
+    let (reader, of_reader) = (world.store(settings(10)), log.clone());
+    let reading = tokio::spawn(async move { read_all(&reader, &of_reader).await });
+    gate.arrival().await;
+    world.proxy.heal();
+    restore(&store, Selection::Range(log.clone(), (3, 6))).await;
+    gate.open();
+    assert_eq!(reading.await.unwrap(), before);
+    world.audit().await;
+}
+
+/// Reads, publishes and verifies while everything goes back and forth.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_notices_what_goes_back_and_forth() {
+    let (mut world, mover, log) = archived().await;
+    let before = read_all(&mover, &log).await;
+    let moving = tokio::spawn({
+        let (mover, log) = (mover.clone(), log.clone());
+        async move {
+            for stream in ["stream-0", "stream-1", "stream-2", "stream-0", "stream-1"] {
+                mover.restore(&Selection::Stream(log.clone(), stream.into()), 0, |_| {}).await.unwrap();
+                archive(&mover).await;
+            }
+        }
+    });
+    let reader = world.store(settings(10));
+    while !moving.is_finished() {
+        assert_eq!(read_all(&reader, &log).await, before);
+        let published = publish(&reader, &log, vec![old_event(7)]).await;
+        assert_eq!((published[0].position, published[0].is_new), (8, false));
+        assert_eq!(reader.verify(|_| {}).await.unwrap(), []);
+    }
+    moving.await.unwrap();
+    world.recover(&mover).await;
+    assert_eq!(read_all(&reader, &log).await, before);
+    world.audit().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn any_request_and_any_reply_of_a_restore_may_get_lost() {
+    let losses = [(false, false), (false, true), (true, false), (true, true)];
+    join_all(losses.map(|(is_reply, is_for_good)| lose_each(is_reply, is_for_good))).await;
+}
+
+async fn lose_each(is_reply: bool, is_for_good: bool) {
+    let (mut world, store, log) = archived().await;
+    world.bucket.keep_versions().await;
+    let before: Vec<Event> = read_all(&store, &log).await;
+    for k in 1.. {
+        let restorer = world.store(settings(10));
+        let mut count = 0;
+        world.proxy.take_seen();
+        world.proxy.script(move |_| {
+            count += 1;
+            match count {
+                _ if count < k || (count > k && !is_for_good) => Fate::Pass,
+                _ if count == k && is_reply => Fate::LoseReply,
+                _ => Fate::LoseRequest,
+            }
+        });
+        let selection = Selection::Range(log.clone(), (3, 6));
+        let outcome = restorer.restore(&selection, 0, |_| {}).await;
+        let requests = world.proxy.take_seen().len();
+        world.proxy.heal();
+        drop(restorer);
+        let case = format!("reply {is_reply}, for good {is_for_good}, request {k}: {outcome:?}");
+        let next = world.store(settings(10));
+        assert_eq!(read_all(&next, &log).await, before, "{case}");
+        expect_told(&outcome, &world, &case).await;
+        settle(&world, &next, &log).await;
+        assert_eq!(read_all(&next, &log).await, before, "{case}");
+        world.audit().await;
+        if requests < k {
+            assert!(outcome.is_ok() && k > 8, "{case}");
+            break;
+        }
+    }
+}
+
+async fn expect_told(outcome: &Result<coldstream::store::Restored, Error>, world: &World, case: &str) {
+    if outcome.is_ok() {
+        assert_eq!(hot_positions(world).await.len(), 9, "{case}");
+    }
+}
+
+/// Everything is archived again, in batches as before.
+async fn settle(world: &World, next: &Store, log: &Log) {
+    world.expire_leases().await;
+    next.sweep().await.unwrap();
+    next.restore(&Selection::Range(log.clone(), (1, 20)), 0, |_| {}).await.unwrap();
+    assert_eq!(archive(next).await, 20);
+}

@@ -1,0 +1,115 @@
+//! What nobody needs goes, what nobody knows is told, and what is not ours stays.
+
+use coldstream::store::{Leftover, Store, SweepRequest};
+use time::Duration;
+use uuid::Uuid;
+
+use crate::support::{Program, World, archive, import, old_event, settings};
+
+const REQUEST: SweepRequest = SweepRequest {
+    is_dry: false,
+    deletes_unknown: false,
+    unknown_older_than: Duration::ZERO,
+    uploads_older_than: Duration::ZERO,
+};
+
+async fn sweep(store: &Store, request: SweepRequest) -> (usize, Vec<Leftover>) {
+    let mut told = Vec::new();
+    let settled = store.sweep_bucket(request, |leftover| told.push(leftover)).await.unwrap();
+    (settled, told)
+}
+
+/// An archive, and an object of ours whose intent is lost. Gives its key.
+async fn with_unknown(world: &World, store: &Store) -> String {
+    let log = world.log();
+    import(store, &log, (0..8).map(old_event)).await;
+    let lease = world.lease(&log).await;
+    store.claim(lease).await.unwrap().unwrap().upload().await.unwrap();
+    let [key] = world.bucket.keys().await.try_into().unwrap();
+    for lost in ["DELETE FROM intents", "DELETE FROM lookup_pages"] {
+        sqlx::query(lost).execute(&world.sql).await.unwrap();
+    }
+    world.expire_leases().await;
+    assert_eq!(archive(store).await, 8);
+    key
+}
+
+#[tokio::test]
+async fn unknown_objects_are_told_and_go_when_it_is_said() {
+    let mut world = World::new().await;
+    let store = world.store(settings(8));
+    let key = with_unknown(&world, &store).await;
+    let unknown = |is_deleted| vec![Leftover::Unknown { key: key.clone(), is_deleted }];
+    let young = SweepRequest { deletes_unknown: true, unknown_older_than: Duration::days(1), ..REQUEST };
+    assert_eq!(sweep(&store, young).await, (0, vec![]), "it may be on its way");
+    assert_eq!(sweep(&store, REQUEST).await, (0, unknown(false)));
+    let dry = SweepRequest { is_dry: true, deletes_unknown: true, ..REQUEST };
+    assert_eq!(sweep(&store, dry).await, (0, unknown(false)));
+    assert_eq!(world.bucket.keys().await.len(), 2);
+    assert_eq!(sweep(&store, SweepRequest { deletes_unknown: true, ..REQUEST }).await, (0, unknown(true)));
+    assert_eq!(sweep(&store, REQUEST).await, (0, vec![]));
+    world.audit().await;
+}
+
+#[tokio::test]
+async fn what_is_not_ours_stays() {
+    let mut world = World::new().await;
+    let (store, log) = (world.store(settings(8)), world.log());
+    import(&store, &log, (0..8).map(old_event)).await;
+    assert_eq!(archive(&store).await, 8);
+    // The last looks like ours by its name, and does not say so itself.
+    let keys = ["acme/orders/notes.txt", "zzz", &format!("acme/orders/{}.json.gz", Uuid::new_v4())].map(str::to_owned);
+    for key in &keys {
+        world.bucket.put(key, b"mine".to_vec()).await;
+    }
+    let (settled, mut told) = sweep(&store, SweepRequest { deletes_unknown: true, ..REQUEST }).await;
+    told.sort_by_key(|leftover| format!("{leftover:?}"));
+    let mut expected: Vec<_> = keys.iter().map(|key| Leftover::Stranger { key: key.clone() }).collect();
+    expected.sort_by_key(|leftover| format!("{leftover:?}"));
+    assert_eq!((settled, told), (0, expected));
+    for key in &keys {
+        assert_eq!(world.bucket.get(key).await, b"mine");
+        world.bucket.delete(key).await;
+    }
+    world.audit().await;
+}
+
+#[tokio::test]
+async fn uploads_that_were_left_are_aborted() {
+    let mut world = World::new().await;
+    let (store, log) = (world.store(settings(4)), world.log());
+    import(&store, &log, (0..8).map(old_event)).await;
+    assert_eq!(archive(&store).await, 8);
+    import(&store, &log, (8..12).map(old_event)).await;
+    // One of a dead writer, which an intent knows, one that nothing knows, and a stranger's.
+    let claimed = store.claim(world.lease(&log).await).await.unwrap();
+    drop(claimed);
+    let id: Uuid = sqlx::query_scalar("SELECT archive_id FROM intents").fetch_one(&world.sql).await.unwrap();
+    let (known, lost) = (format!("acme/orders/{id}.json.gz"), format!("acme/orders/{}.json.gz", Uuid::new_v4()));
+    for key in [known.as_str(), &lost, "strange"] {
+        world.bucket.begin_upload(key).await;
+    }
+    let upload = |is_aborted| vec![Leftover::Upload { key: lost.clone(), is_aborted }];
+    assert_eq!(sweep(&store, SweepRequest { is_dry: true, ..REQUEST }).await, (0, upload(false)));
+    assert_eq!(sweep(&store, REQUEST).await, (0, upload(true)), "its writer may live");
+    world.expire_leases().await;
+    assert_eq!(sweep(&store, REQUEST).await, (1, vec![]));
+    assert_eq!(world.bucket.unfinished_uploads().await, ["strange"]);
+    world.bucket.abort_uploads("strange").await;
+    assert_eq!(archive(&store).await, 4);
+    world.audit().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_command_prints_a_line_each() {
+    let mut world = World::new().await;
+    let store = world.store(settings(8));
+    let key = with_unknown(&world, &store).await;
+    let program = || Program::new(&world, 8);
+    assert_eq!(program().run(&["sweep"]).await.succeeded(), "settled 0 intents of writers that died\n");
+    let dry = ["sweep", "--dry-run", "--older-than-days", "0", "--delete-unknown"];
+    assert!(program().run(&dry).await.succeeded().starts_with(&format!("unknown: {key}\n")));
+    let said = program().run(&["sweep", "--older-than-days", "0", "--delete-unknown"]).await.succeeded();
+    assert!(said.starts_with(&format!("unknown, deleted: {key}\n")), "{said}");
+    world.audit().await;
+}
