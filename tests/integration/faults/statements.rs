@@ -84,18 +84,19 @@ async fn a_commit_may_give_way_to_another_transaction() {
     disturb_commits(("serialization failure", || StatementFate::Refuse("40001")), false).await;
 }
 
-/// Whoever publishes or edits hears nothing of it.
+/// Whoever publishes or edits hears nothing of it. Reads take no lock that another transaction could wait for.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn any_statement_of_a_caller_may_end_a_deadlock() {
     for verb in [Verb::Publish, Verb::Edit] {
         let mut scene = Scene::new().await;
         let postgres = scene.world.postgres_proxy().await;
         let store = scene.world.store_behind(&postgres, settings(BATCH as u64));
-        for k in 1..8 {
+        for k in 1..5 {
             let mut count = 0;
-            postgres.script(move |_| {
-                count += 1;
-                if count == k { StatementFate::Refuse("40P01") } else { StatementFate::Pass }
+            postgres.script(move |statement| {
+                let is_locking = ["INSERT", "UPDATE", "COMMIT"].iter().any(|word| statement.contains(word));
+                count += i32::from(is_locking);
+                if is_locking && count == k { StatementFate::Refuse("40P01") } else { StatementFate::Pass }
             });
             let outcome = scene.attempt(&store, verb).await;
             postgres.heal();
