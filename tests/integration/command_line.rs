@@ -56,7 +56,8 @@ async fn a_wrong_or_missing_variable_stops_the_start_with_one_line() {
     ];
     cases.push((vec!["archive"], program().unset("STREAMS_ARCHIVE"), vec!["STREAMS_ARCHIVE", "is not true"]));
     cases.push((vec!["archive"], program().set("STREAMS_ARCHIVE", "false"), vec!["STREAMS_ARCHIVE", "is not true"]));
-    cases.push((vec!["recover"], program().unset("S3_BUCKET"), vec!["a bucket is needed", "S3_BUCKET is not set"]));
+    let without_bucket = program().unset("STREAMS_ARCHIVE").unset("S3_BUCKET");
+    cases.push((vec!["recover"], without_bucket, vec!["a bucket is needed", "S3_BUCKET is not set"]));
     for (verb, database) in [("migrate", "postgres://nobody:secret@127.0.0.1:1/nothing"), ("status", "localhost:1")] {
         cases.push((vec![verb], program().set("POSTGRES_CONNECTION", database), vec!["POSTGRES_CONNECTION"]));
     }
