@@ -234,7 +234,7 @@ async fn the_status_counts_what_is_where() {
     import(&world.store(settings(1)), &world.log(), (0..1_234).map(old_event)).await;
     assert!(program.run(&["archive"]).await.succeeded().starts_with("archived 1 000 events in 1 objects"));
     let Ended { output, errors, code } = program.run(&["status"]).await;
-    assert_eq!((code, errors.len()), (Some(0), 0), "{errors:?}");
+    assert!(code == Some(0) && errors.iter().all(|line| line.contains(" INFO ")), "{errors:?}");
     let row = output.lines().find(|line| line.starts_with("acme")).unwrap();
     let cells: Vec<&str> = row.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect();
     assert_eq!((&cells[..4], cells[5]), (&["acme", "orders", "1 234", "234"][..], "1 000"), "{output}");
