@@ -117,10 +117,17 @@ async fn reconcile(store: &Store, config: &Config) -> anyhow::Result<()> {
         }
         tracing::error!("{found}");
     }
-    if owner == Owner::Nobody {
-        refuse_another(name, store.claim_bucket().await?)?;
+    if owner == Owner::Ours {
+        return Ok(());
     }
-    Ok(())
+    match store.claim_bucket().await {
+        Ok(owner) => refuse_another(name, owner),
+        // Whoever may only read is served; the next start tries again.
+        Err(error) => {
+            tracing::warn!(%error, "the bucket could not be marked as this deployment's");
+            Ok(())
+        }
+    }
 }
 
 fn refuse_another(name: &str, owner: Owner) -> anyhow::Result<()> {

@@ -57,7 +57,8 @@ async fn a_wrong_or_missing_variable_stops_the_start_with_one_line() {
     ];
     cases.push((vec!["archive"], program().unset("STREAMS_ARCHIVE"), vec!["STREAMS_ARCHIVE", "is not true"]));
     cases.push((vec!["archive"], program().set("STREAMS_ARCHIVE", "false"), vec!["STREAMS_ARCHIVE", "is not true"]));
-    cases.push((vec!["recover"], program().unset("S3_BUCKET"), vec!["a bucket is needed", "S3_BUCKET is not set"]));
+    let without_bucket = program().unset("STREAMS_ARCHIVE").unset("S3_BUCKET");
+    cases.push((vec!["recover"], without_bucket, vec!["a bucket is needed", "S3_BUCKET is not set"]));
     for (verb, database) in [("migrate", "postgres://nobody:secret@127.0.0.1:1/nothing"), ("status", "localhost:1")] {
         cases.push((vec![verb], program().set("POSTGRES_CONNECTION", database), vec!["POSTGRES_CONNECTION"]));
     }
@@ -234,7 +235,7 @@ async fn the_status_counts_what_is_where() {
     import(&world.store(settings(1)), &world.log(), (0..1_234).map(old_event)).await;
     assert!(program.run(&["archive"]).await.succeeded().starts_with("archived 1 000 events in 1 objects"));
     let Ended { output, errors, code } = program.run(&["status"]).await;
-    assert_eq!((code, errors.len()), (Some(0), 0), "{errors:?}");
+    assert!(code == Some(0) && errors.iter().all(|line| line.contains(" INFO ")), "{errors:?}");
     let row = output.lines().find(|line| line.starts_with("acme")).unwrap();
     let cells: Vec<&str> = row.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect();
     assert_eq!((&cells[..4], cells[5]), (&["acme", "orders", "1 234", "234"][..], "1 000"), "{output}");

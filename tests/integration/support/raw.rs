@@ -12,6 +12,8 @@ use super::s3::Server;
 
 /// Says whose bucket it is; a process leaves it there, a test's own store does not.
 pub const MARKER: &str = "coldstream.json";
+/// A process that is killed while it probes the bucket leaves an object, or an upload of one.
+const PROBE_PREFIX: &str = "coldstream.probe/";
 
 const VALID_SECONDS: u32 = 600;
 
@@ -55,10 +57,10 @@ impl RawBucket {
         self.send_get("/", query).await.text().await.expect("a document")
     }
 
-    /// Of everything but the marker, in their order.
+    /// Of everything but the marker and probes, in their order.
     pub async fn keys(&self) -> Vec<String> {
         let listed = self.listing(&[("list-type", "2")]).await;
-        texts(&listed, "Key").into_iter().filter(|key| key != MARKER).collect()
+        texts(&listed, "Key").into_iter().filter(|key| !is_aside(key)).collect()
     }
 
     pub async fn get(&self, key: &str) -> Vec<u8> {
@@ -97,7 +99,8 @@ impl RawBucket {
 
     /// Keys of uploads that were begun, and neither completed nor aborted.
     pub async fn unfinished_uploads(&self) -> Vec<String> {
-        texts(&self.listing(&[("uploads", "")]).await, "Key")
+        let listed = self.listing(&[("uploads", "")]).await;
+        texts(&listed, "Key").into_iter().filter(|key| !is_aside(key)).collect()
     }
 
     /// Gives no way to complete it.
@@ -150,7 +153,7 @@ impl RawBucket {
         keys
     }
 
-    /// What every version of everything but the marker holds, in no certain order; delete markers hold nothing. A server
+    /// What every version of everything but those holds, in no certain order; delete markers hold nothing. A server
     /// that keeps no versions has the objects alone.
     pub async fn versions(&self) -> Vec<Vec<u8>> {
         let listed = self.try_get("/", &[("versions", "")]).await;
@@ -163,7 +166,7 @@ impl RawBucket {
         }
         let listed = successful(listed).text().await.expect("a document");
         let (keys, ids) = (texts(&listed, "Key"), texts(&listed, "VersionId"));
-        for (key, version) in keys.iter().zip(ids).filter(|(key, _)| *key != MARKER) {
+        for (key, version) in keys.iter().zip(ids).filter(|(key, _)| !is_aside(key)) {
             let response = self.try_get(key, &[("versionId", &version)]).await;
             if response.status() != StatusCode::METHOD_NOT_ALLOWED {
                 contents.push(successful(response).bytes().await.expect("the whole object").to_vec());
@@ -180,6 +183,10 @@ fn owned(query: Query<'_>) -> Option<HashMap<String, String>> {
 fn successful(response: Response) -> Response {
     assert!(response.status().is_success(), "{response:?}");
     response
+}
+
+fn is_aside(key: &str) -> bool {
+    key == MARKER || key.starts_with(PROBE_PREFIX)
 }
 
 /// The text of a gzip file, of all its members.
