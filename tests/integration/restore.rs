@@ -234,7 +234,7 @@ async fn what_cannot_be_restored_is_said() {
 async fn the_command_says_what_it_did() {
     let (mut world, store, log) = archived().await;
     let before = read_all(&store, &log).await;
-    let program = || Program::new(&world, 10);
+    let program = || Program::new(&world, 10).set("LOG_LEVEL", "warn");
     let of_topic = ["restore", "--topic", "orders", "--tenant", "acme"];
     let stream = program().run(&[&of_topic[..], &["--stream", "stream-1"]].concat()).await.succeeded();
     assert!(stream.starts_with("restored 7 events from 2 archives in ") && stream.ends_with("; 1 were hot already\n"));
