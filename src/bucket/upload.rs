@@ -64,14 +64,10 @@ impl Said {
         }
     }
 
-    /// Of an archive in the format of today.
+    /// Of an archive, if it says all that one does.
     pub fn metadata(&self) -> Result<ObjectMetadata, String> {
-        let Said { format, archive_id: _, generation, write_id, first_position, last_position, count } = *self;
-        if format.is_some_and(|format| format != FORMAT_VERSION) {
-            return Err(format!("its format is not version {FORMAT_VERSION}"));
-        }
+        let Said { format: _, archive_id: _, generation, write_id, first_position, last_position, count } = *self;
         let whole = || {
-            let _ = format?;
             let (generation, write_id, count) = (generation?, write_id?, count?);
             let (first_position, last_position) = (first_position?, last_position?);
             Some(ObjectMetadata { generation, write_id, first_position, last_position, count })

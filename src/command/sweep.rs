@@ -25,7 +25,7 @@ const UPLOAD_AGE: Duration = Duration::days(1);
 /// Prints what there is, a line each.
 pub async fn run(config: &Config, arguments: Arguments) -> anyhow::Result<()> {
     let Arguments { dry_run, older_than_days, delete_unknown } = arguments;
-    let store = wiring::open_store(config).await?;
+    let store = wiring::open_unreconciled(config).await?;
     let request = SweepRequest {
         is_dry: dry_run,
         deletes_unknown: delete_unknown,

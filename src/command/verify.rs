@@ -20,7 +20,7 @@ pub struct Arguments {
 /// Prints what is wrong, a line each; any of it is a failure.
 pub async fn run(config: &Config, arguments: Arguments) -> anyhow::Result<()> {
     let Arguments { repair, bytes_per_second } = arguments;
-    let store = wiring::connect(config).await?;
+    let store = wiring::open_unreconciled(config).await?;
     let mut progress = Progress::start("verifying");
     let pace = Pace::new(bytes_per_second);
     let pace = |bytes| pace.spend(bytes);

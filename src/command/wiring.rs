@@ -18,6 +18,15 @@ pub async fn open_store(config: &Config) -> anyhow::Result<Arc<Store>> {
     Ok(store)
 }
 
+/// For what may be done although the database does not know all that is in its bucket, which is no other deployment's.
+pub async fn open_unreconciled(config: &Config) -> anyhow::Result<Arc<Store>> {
+    let store = connect(config).await?;
+    if store.has_bucket() {
+        refuse_another(&config.bucket()?.bucket, store.bucket_owner().await?)?;
+    }
+    Ok(store)
+}
+
 /// Connects to Postgres, brings its tables up to date, and opens the bucket if one is needed: because old events are
 /// archived, or because they have been.
 pub async fn connect(config: &Config) -> anyhow::Result<Arc<Store>> {

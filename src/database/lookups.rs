@@ -4,7 +4,7 @@
 //! its events, so that making one takes bounded memory. A page may say "perhaps" (two ids can share a hash), never a
 //! false "no": the reader compares what it finds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use siphasher::sip128::{Hasher128, SipHasher24};
@@ -371,6 +371,21 @@ pub async fn delete_introduced_gdpr_ids(
         .execute(connection)
         .await?;
     Ok(())
+}
+
+/// Those that were introduced on fields of an archive.
+pub async fn introduced_gdpr_ids(
+    connection: &mut PgConnection,
+    (topic_id, archive_id): (i64, Uuid),
+) -> Result<HashSet<String>, Error> {
+    let ids: Vec<String> = sqlx::query_scalar(
+        "SELECT gdpr_id FROM introduced_gdpr_ids WHERE topic_id = $1 AND archive_id = $2 ORDER BY gdpr_id",
+    )
+    .bind(topic_id)
+    .bind(archive_id)
+    .fetch_all(connection)
+    .await?;
+    Ok(ids.into_iter().collect())
 }
 
 /// The archive and position of the field that this GDPR id was introduced on.

@@ -55,7 +55,8 @@ pub use intents::{
 pub use leases::{Lease, check_lease, release_lease, renew_lease, take_lease};
 pub use lookups::{
     HashKey, LookupRun, delete_introduced_gdpr_ids, delete_lookups, hash_key, insert_introduced_gdpr_id, insert_run,
-    introduced_gdpr_id, is_run_stored, members_with_gdpr_id, members_with_ids, members_with_stream,
+    introduced_gdpr_id, introduced_gdpr_ids, is_run_stored, members_with_gdpr_id, members_with_ids,
+    members_with_stream,
 };
 pub use moves::{Move, announce};
 pub use recovery::{

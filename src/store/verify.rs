@@ -261,6 +261,8 @@ impl Store {
         let archive = database::archive(&mut snapshot, topic.id, archive_id).await?.ok_or(Unread::Gone)?;
         let members = database::members_of(&mut snapshot, (topic.id, archive_id), archive.generation).await?;
         let edits = database::pending_edits_of_archive(&mut snapshot, topic.id, archive_id).await?;
+        // A rewrite has put them into the object, and lookup pages stay as they are.
+        let introduced = database::introduced_gdpr_ids(&mut snapshot, (topic.id, archive_id)).await?;
         let key = self.hash_key(&mut snapshot).await?;
         drop(snapshot);
         let mut scan = self.bucket()?.scan(&topic.log, archive_id).await?;
@@ -273,7 +275,8 @@ impl Store {
         for row in &members {
             let mut types: BTreeMap<String, i64> = BTreeMap::new();
             for mut event in read_member(&mut scan, &topic.log, row).await? {
-                lookups.add(&event.id, &event.stream, event.gdpr_ids(), row.member as u16);
+                let gdpr_ids = event.gdpr_ids().filter(|id| !introduced.contains(*id));
+                lookups.add(&event.id, &event.stream, gdpr_ids, row.member as u16);
                 overlay.apply(&mut event);
                 held.add(&event);
                 *types.entry(event.event_type).or_default() += 1;

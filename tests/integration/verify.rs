@@ -2,6 +2,7 @@
 
 mod repair;
 
+use coldstream::event::Json;
 use coldstream::store::Finding;
 
 use crate::support::{Program, World, archive, edit, import, old_event, publish, settings, young_event};
@@ -76,6 +77,7 @@ async fn what_is_pending_is_no_finding() {
     publish(&store, &log, vec![young_event(8)]).await;
     edit(&store, &log, "event-2", r#"{"name":"x"}"#).await;
     store.rename_type(log.topic(), "type-1", "type-2").await.unwrap();
+    store.introduce_gdpr(&log, "event-3", "name", Json::text("gone")).await.unwrap();
     assert_eq!(store.verify(|_| {}).await.unwrap(), []);
     store.rewrite().await.unwrap();
     let mut told = Vec::new();

@@ -353,5 +353,7 @@ async fn a_service_that_ends_keeps_no_subscriber_waiting() {
     scene.service.terminate();
     let ended = subscriber.next().await;
     assert!(matches!(&ended, Err(status) if status.code() == Code::Unavailable), "{ended:?}");
-    scene.finish().await;
+    let Scene { service, mut world, .. } = scene;
+    assert_eq!(service.end().await.code, Some(0));
+    world.audit().await;
 }

@@ -45,11 +45,12 @@ impl Program {
         Program { variables: BTreeMap::new(), folder, below: "" }
     }
 
-    /// Knows its world, and archives in batches of so many events that are older than 30 days.
+    /// Knows its world, archives in batches of so many events that are older than 30 days, and reads nothing by itself.
     pub fn new(world: &World, batch_size: u64) -> Program {
         let known =
             world.variables().into_iter().fold(Program::bare(), |program, (name, value)| program.set(name, value));
-        known.set("STREAMS_ARCHIVE", "true").set("STREAMS_ARCHIVE_SIZE", batch_size)
+        let known = known.set("STREAMS_ARCHIVE", "true").set("STREAMS_ARCHIVE_SIZE", batch_size);
+        known.set("STREAMS_SCRUB_BYTES_PER_SECOND", 0)
     }
 
     pub fn set(mut self, name: &'static str, value: impl ToString) -> Program {

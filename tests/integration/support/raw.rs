@@ -146,9 +146,10 @@ impl RawBucket {
         self.send_put(key, &[("legal-hold", ""), ("versionId", version)], HeaderMap::new(), body.into()).await;
     }
 
-    /// The key of every version and delete marker, sorted.
+    /// The key of every version and delete marker but those of the marker and of probes, sorted.
     pub async fn version_keys(&self) -> Vec<String> {
         let mut keys = texts(&self.listing(&[("versions", "")]).await, "Key");
+        keys.retain(|key| !is_aside(key));
         keys.sort_unstable();
         keys
     }
