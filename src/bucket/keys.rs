@@ -6,6 +6,8 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+use crate::bucket::marker::MARKER_KEY;
+use crate::bucket::probe::PROBE_PREFIX;
 use crate::event::Log;
 
 /// Servers that keep objects as files take 255 bytes a path segment; S3 takes 1,024 a key.
@@ -26,6 +28,11 @@ pub fn archive_in_key(key: &str) -> Option<Uuid> {
     let archive_id = Uuid::parse_str(id).ok()?;
     let is_written_so = !tenant.is_empty() && !topic.is_empty() && archive_id.to_string() == id;
     is_written_so.then_some(archive_id)
+}
+
+/// Whether it is the marker, or of a probe: ours, and no archive.
+pub fn is_aside(key: &str) -> bool {
+    key == MARKER_KEY || key.starts_with(PROBE_PREFIX)
 }
 
 /// The prefix of every object of a log.

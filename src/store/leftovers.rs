@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
-use crate::bucket::{archive_in_key, object_key};
+use crate::bucket::{archive_in_key, is_aside, object_key};
 use crate::database;
 use crate::store::{Error, Store};
 
@@ -47,7 +47,8 @@ impl Store {
         loop {
             let (objects, next) = bucket.list_page("", from, None).await?;
             let known = self.known_keys(objects.iter().map(|object| object.key.as_str())).await?;
-            for object in objects.into_iter().filter(|object| !known.contains(&object.key)) {
+            let nobody_knows = |key: &String| !known.contains(key) && !is_aside(key);
+            for object in objects.into_iter().filter(|object| nobody_knows(&object.key)) {
                 let is_old = object.modified_at.is_some_and(|at| now - at >= request.unknown_older_than);
                 if archive_in_key(&object.key).is_none() || !bucket.is_ours(&object.key).await? {
                     tell(Leftover::Stranger { key: object.key });

@@ -106,6 +106,7 @@ async fn the_command_prints_a_line_each() {
     let store = world.store(settings(8));
     let key = with_unknown(&world, &store).await;
     let program = || Program::new(&world, 8);
+    store.claim_bucket().await.unwrap();
     assert_eq!(program().run(&["sweep"]).await.succeeded(), "settled 0 intents of writers that died\n");
     let dry = ["sweep", "--dry-run", "--older-than-days", "0", "--delete-unknown"];
     assert!(program().run(&dry).await.succeeded().starts_with(&format!("unknown: {key}\n")));

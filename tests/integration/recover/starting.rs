@@ -54,9 +54,10 @@ async fn another_deployments_bucket_is_not_touched() {
     let before = read_all(&store, &log).await;
     world.lose_database().await;
     let program = || Program::new(&world, 4).set("HTTP_ADDR", "127.0.0.1:0").set("GRPC_ADDR", "127.0.0.1:0");
-    for verb in ["serve", "archive"] {
-        let line = program().set("STREAMS_START_UNRECONCILED", "true").run(&[verb]).await.failed();
-        assert!(line.contains("another deployment") && line.contains("`coldstream recover`"), "{verb}: {line}");
+    let sweep = ["sweep", "--older-than-days", "0", "--delete-unknown"];
+    for words in [&["serve"][..], &["archive"], &["verify", "--repair"], &sweep] {
+        let line = program().set("STREAMS_START_UNRECONCILED", "true").run(words).await.failed();
+        assert!(line.contains("another deployment") && line.contains("`coldstream recover`"), "{words:?}: {line}");
     }
     import(&world.store(settings(4)), &log, (0..4).map(old_event)).await;
     let line = program().run(&["recover"]).await.failed();
