@@ -64,12 +64,9 @@ impl Said {
         }
     }
 
-    /// Of an archive in the format of today.
+    /// Of an archive; a scan has refused other formats than today's.
     pub fn metadata(&self) -> Result<ObjectMetadata, String> {
         let Said { format, archive_id: _, generation, write_id, first_position, last_position, count } = *self;
-        if format.is_some_and(|format| format != FORMAT_VERSION) {
-            return Err(format!("its format is not version {FORMAT_VERSION}"));
-        }
         let whole = || {
             let _ = format?;
             let (generation, write_id, count) = (generation?, write_id?, count?);

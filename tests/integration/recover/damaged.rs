@@ -56,7 +56,7 @@ async fn damaged_and_foreign_objects_are_reported_and_the_rest_is_recovered() {
             "another log",
         ),
         ("an unknown field", gzip(&lines.replace("\"stream\"", "\"streem\"")), said.clone(), "no event"),
-        ("another version", original.clone(), saying("format", "2"), "format is not version 1"),
+        ("another version", original.clone(), saying("format", "2"), "only version 1 is known"),
         ("no generation", original.clone(), saying("generation", "x"), "metadata are not those"),
         (
             "another id",

@@ -13,7 +13,7 @@ use super::s3::Server;
 /// Says whose bucket it is; a process leaves it there, a test's own store does not.
 pub const MARKER: &str = "coldstream.json";
 /// A process that is killed while it probes the bucket leaves an object, or an upload of one.
-const PROBE_PREFIX: &str = "coldstream.probe/";
+pub const PROBE_PREFIX: &str = "coldstream.probe/";
 
 const VALID_SECONDS: u32 = 600;
 
@@ -146,9 +146,10 @@ impl RawBucket {
         self.send_put(key, &[("legal-hold", ""), ("versionId", version)], HeaderMap::new(), body.into()).await;
     }
 
-    /// The key of every version and delete marker, sorted.
+    /// The key of every version and delete marker of everything but those, sorted.
     pub async fn version_keys(&self) -> Vec<String> {
         let mut keys = texts(&self.listing(&[("versions", "")]).await, "Key");
+        keys.retain(|key| !is_aside(key));
         keys.sort_unstable();
         keys
     }
