@@ -12,8 +12,8 @@ use uuid::Uuid;
 
 use crate::bucket::client::Request;
 use crate::bucket::keys::archive_in_key;
-use crate::bucket::marker::MARKER_KEY;
-use crate::bucket::probe::PROBE_PREFIX;
+use crate::bucket::marker::is_marker;
+use crate::bucket::probe::is_probe;
 use crate::bucket::upload::{FORMAT_VERSION, Said};
 use crate::bucket::{Bucket, Error, object_key};
 use crate::event::Log;
@@ -212,7 +212,7 @@ impl Bucket {
                     let folder = key.rsplit_once('/').map_or_else(String::new, |(folder, _)| folder.to_owned());
                     listed.archives.push(ListedArchive { key, folder, archive_id, etag });
                 }
-                None if key == MARKER_KEY || key.starts_with(PROBE_PREFIX) => {}
+                None if is_marker(&key) || is_probe(&key) => {}
                 None => listed.strangers.push(key),
             }
         }

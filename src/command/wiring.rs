@@ -30,11 +30,18 @@ pub async fn connect(config: &Config) -> anyhow::Result<Arc<Store>> {
     with_bucket(config, settings, has_archives).await
 }
 
-/// For what is about the bucket, whatever the database says.
+/// For what is about the bucket, whatever the database says. One that is missing is not made.
 pub async fn connect_to_bucket(config: &Config) -> anyhow::Result<Arc<Store>> {
     let settings = config.bucket().context("a bucket is needed")?;
     migrated(config).await?;
-    with_bucket(config, settings, false).await
+    with_bucket(config, settings, true).await
+}
+
+/// For what looks at a bucket that the database need not know, as long as it is no other deployment's.
+pub async fn connect_to_own_bucket(config: &Config) -> anyhow::Result<Arc<Store>> {
+    let store = connect_to_bucket(config).await?;
+    refuse_another(&config.bucket()?.bucket, store.bucket_owner().await?)?;
+    Ok(store)
 }
 
 async fn migrated(config: &Config) -> anyhow::Result<Store> {
@@ -91,7 +98,7 @@ pub async fn is_reconciled(store: &Store, config: &Config) -> anyhow::Result<boo
     }
 }
 
-fn is_away(error: &anyhow::Error) -> bool {
+pub fn is_away(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(Error::Unavailable(_)))
 }
 
