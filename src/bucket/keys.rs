@@ -29,7 +29,7 @@ pub fn archive_in_key(key: &str) -> Option<Uuid> {
 }
 
 /// The prefix of every object of a log.
-pub fn log_prefix(log: &Log) -> String {
+fn log_prefix(log: &Log) -> String {
     let tenant = if log.tenant().is_empty() { EMPTY_TENANT.to_owned() } else { segment(log.tenant()) };
     format!("{tenant}/{}/", segment(log.topic()))
 }

@@ -21,7 +21,7 @@ mod versions;
 use crate::bucket::client::Client;
 
 pub use format::{ArchiveWriter, EncodedMember, FoundMember, Member, RawMember, decode_member};
-pub use keys::{archive_in_key, log_prefix, object_key};
+pub use keys::{archive_in_key, object_key};
 pub use marker::is_marker;
 pub use members::{MemberAddress, MemberCache};
 pub use objects::{Head, Listed, ListedArchive, ListedObject};
