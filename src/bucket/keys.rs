@@ -6,8 +6,6 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use crate::bucket::marker::MARKER_KEY;
-use crate::bucket::probe::PROBE_PREFIX;
 use crate::event::Log;
 
 /// Servers that keep objects as files take 255 bytes a path segment; S3 takes 1,024 a key.
@@ -30,13 +28,8 @@ pub fn archive_in_key(key: &str) -> Option<Uuid> {
     is_written_so.then_some(archive_id)
 }
 
-/// Whether it is the marker, or of a probe: ours, and no archive.
-pub fn is_aside(key: &str) -> bool {
-    key == MARKER_KEY || key.starts_with(PROBE_PREFIX)
-}
-
 /// The prefix of every object of a log.
-pub fn log_prefix(log: &Log) -> String {
+fn log_prefix(log: &Log) -> String {
     let tenant = if log.tenant().is_empty() { EMPTY_TENANT.to_owned() } else { segment(log.tenant()) };
     format!("{tenant}/{}/", segment(log.topic()))
 }

@@ -6,9 +6,13 @@ use crate::bucket::client::Request;
 use crate::bucket::{Bucket, Error};
 
 /// No archive has such a key: theirs have three segments.
-pub(super) const MARKER_KEY: &str = "coldstream.json";
+const MARKER_KEY: &str = "coldstream.json";
 /// Of the layout of a bucket.
 const FORMAT_VERSION: u32 = 1;
+
+pub fn is_marker(key: &str) -> bool {
+    key == MARKER_KEY
+}
 
 /// Says whose bucket it is.
 #[derive(Serialize, Deserialize)]

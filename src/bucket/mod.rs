@@ -21,10 +21,11 @@ mod versions;
 use crate::bucket::client::Client;
 
 pub use format::{ArchiveWriter, EncodedMember, FoundMember, Member, RawMember, decode_member};
-pub use keys::{archive_in_key, is_aside, log_prefix, object_key};
+pub use keys::{archive_in_key, object_key};
+pub use marker::is_marker;
 pub use members::{MemberAddress, MemberCache};
 pub use objects::{Head, Listed, ListedArchive, ListedObject};
-pub use probe::Abilities;
+pub use probe::{Abilities, is_probe};
 pub use scan::Scan;
 pub use upload::{ObjectMetadata, Said, UnfinishedUpload, Upload, Uploaded};
 

@@ -11,7 +11,9 @@ use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
 use crate::bucket::client::Request;
-use crate::bucket::keys::{archive_in_key, is_aside};
+use crate::bucket::keys::archive_in_key;
+use crate::bucket::marker::is_marker;
+use crate::bucket::probe::is_probe;
 use crate::bucket::upload::{FORMAT_VERSION, Said};
 use crate::bucket::{Bucket, Error, object_key};
 use crate::event::Log;
@@ -210,7 +212,7 @@ impl Bucket {
                     let folder = key.rsplit_once('/').map_or_else(String::new, |(folder, _)| folder.to_owned());
                     listed.archives.push(ListedArchive { key, folder, archive_id, etag });
                 }
-                None if is_aside(&key) => {}
+                None if is_marker(&key) || is_probe(&key) => {}
                 None => listed.strangers.push(key),
             }
         }

@@ -5,9 +5,13 @@ use crate::bucket::client::Request;
 use crate::bucket::{Bucket, Error};
 
 /// Never the key of an archive, which has three segments.
-pub(super) const PROBE_PREFIX: &str = "coldstream.probe/";
+const PROBE_PREFIX: &str = "coldstream.probe/";
 /// No object bears it.
 const NO_ETAG: &str = "\"0\"";
+
+pub fn is_probe(key: &str) -> bool {
+    key.starts_with(PROBE_PREFIX)
+}
 
 /// What a bucket does beyond reading, writing and listing. Nothing rests on it; whoever operates it wants to know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,8 +31,7 @@ impl Bucket {
     pub async fn probe(&self) -> Result<Abilities, Error> {
         let key = format!("{PROBE_PREFIX}{}", Uuid::now_v7());
         let abilities = self.try_abilities(&key).await;
-        self.client.repeat(&Request::new(Method::DELETE, &key)).await?;
-        self.purge_versions(&key).await?;
+        self.delete_whole(&key).await?;
         abilities
     }
 

@@ -47,9 +47,14 @@ impl Bucket {
         if !self.is_ours(key).await? {
             return Ok(false);
         }
-        self.delete_key(key).await?;
-        self.purge_versions(key).await?;
+        self.delete_whole(key).await?;
         Ok(true)
+    }
+
+    /// With all its versions, whether it is there or not.
+    pub async fn delete_whole(&self, key: &str) -> Result<(), Error> {
+        self.delete_key(key).await?;
+        self.purge_versions(key).await.map(drop)
     }
 
     /// Whether an object bears the id of the archive in its key.

@@ -40,7 +40,9 @@ impl Retries {
             .with_jitter();
         attempt
             .retry(waits)
-            .when(|error| error.is_transient() && self.spend())
+            .when(Error::is_transient)
+            // Where nothing is repeated any more, nothing is spent.
+            .adjust(|_, wait| wait.filter(|_| self.spend()))
             .notify(|error, wait| tracing::debug!(%error, wait_ms = wait.as_millis() as u64, "request is repeated"))
             .await
     }

@@ -40,10 +40,14 @@ pub async fn run(config: &Config, shutdown: CancellationToken) -> anyhow::Result
 
 /// Returns once the bucket has told that the database knows what is in it; else the service has to end.
 async fn reconciled(config: &Config, store: &Store) -> anyhow::Result<()> {
-    while !wiring::is_reconciled(store, config).await? {
-        tokio::time::sleep(RECONCILE_INTERVAL).await;
+    loop {
+        match wiring::is_reconciled(store, config).await {
+            Ok(true) => return Ok(()),
+            // By now it may be Postgres that is away.
+            Err(error) if !wiring::is_away(&error) => return Err(error),
+            Ok(false) | Err(_) => tokio::time::sleep(RECONCILE_INTERVAL).await,
+        }
     }
-    Ok(())
 }
 
 /// Bound before a store is opened: clients that come meanwhile wait.

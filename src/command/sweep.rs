@@ -25,7 +25,7 @@ const UPLOAD_AGE: Duration = Duration::days(1);
 /// Prints what there is, a line each.
 pub async fn run(config: &Config, arguments: Arguments) -> anyhow::Result<()> {
     let Arguments { dry_run, older_than_days, delete_unknown } = arguments;
-    let store = wiring::open_unreconciled(config).await?;
+    let store = wiring::connect_to_own_bucket(config).await?;
     let request = SweepRequest {
         is_dry: dry_run,
         deletes_unknown: delete_unknown,
@@ -43,6 +43,8 @@ fn line(leftover: &Leftover) -> String {
         Leftover::Unknown { key, is_deleted: true } => format!("unknown, deleted: {key}"),
         Leftover::Upload { key, is_aborted: false } => format!("unfinished upload: {key}"),
         Leftover::Upload { key, is_aborted: true } => format!("unfinished upload, aborted: {key}"),
+        Leftover::Probe { key, is_deleted: false } => format!("left by a probe: {key}"),
+        Leftover::Probe { key, is_deleted: true } => format!("left by a probe, deleted: {key}"),
         Leftover::Stranger { key } => format!("not ours: {key}"),
     }
 }

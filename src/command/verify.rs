@@ -20,7 +20,10 @@ pub struct Arguments {
 /// Prints what is wrong, a line each; any of it is a failure.
 pub async fn run(config: &Config, arguments: Arguments) -> anyhow::Result<()> {
     let Arguments { repair, bytes_per_second } = arguments;
-    let store = wiring::open_unreconciled(config).await?;
+    let store = wiring::connect(config).await?;
+    if store.has_bucket() {
+        wiring::check_owner(&store, config).await?;
+    }
     let mut progress = Progress::start("verifying");
     let pace = Pace::new(bytes_per_second);
     let pace = |bytes| pace.spend(bytes);

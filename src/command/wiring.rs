@@ -18,15 +18,6 @@ pub async fn open_store(config: &Config) -> anyhow::Result<Arc<Store>> {
     Ok(store)
 }
 
-/// For what may be done although the database does not know all that is in its bucket, which is no other deployment's.
-pub async fn open_unreconciled(config: &Config) -> anyhow::Result<Arc<Store>> {
-    let store = connect(config).await?;
-    if store.has_bucket() {
-        refuse_another(&config.bucket()?.bucket, store.bucket_owner().await?)?;
-    }
-    Ok(store)
-}
-
 /// Connects to Postgres, brings its tables up to date, and opens the bucket if one is needed: because old events are
 /// archived, or because they have been.
 pub async fn connect(config: &Config) -> anyhow::Result<Arc<Store>> {
@@ -39,11 +30,23 @@ pub async fn connect(config: &Config) -> anyhow::Result<Arc<Store>> {
     with_bucket(config, settings, has_archives).await
 }
 
-/// For what is about the bucket, whatever the database says.
+/// For what is about the bucket, whatever the database says. One that is missing is not made.
 pub async fn connect_to_bucket(config: &Config) -> anyhow::Result<Arc<Store>> {
     let settings = config.bucket().context("a bucket is needed")?;
     migrated(config).await?;
-    with_bucket(config, settings, false).await
+    with_bucket(config, settings, true).await
+}
+
+/// For what looks at a bucket that the database need not know, as long as it is no other deployment's.
+pub async fn connect_to_own_bucket(config: &Config) -> anyhow::Result<Arc<Store>> {
+    let store = connect_to_bucket(config).await?;
+    check_owner(&store, config).await?;
+    Ok(store)
+}
+
+/// Refuses a bucket that is another deployment's.
+pub async fn check_owner(store: &Store, config: &Config) -> anyhow::Result<()> {
+    refuse_another(&config.bucket()?.bucket, store.bucket_owner().await?)
 }
 
 async fn migrated(config: &Config) -> anyhow::Result<Store> {
@@ -100,7 +103,7 @@ pub async fn is_reconciled(store: &Store, config: &Config) -> anyhow::Result<boo
     }
 }
 
-fn is_away(error: &anyhow::Error) -> bool {
+pub fn is_away(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(Error::Unavailable(_)))
 }
 

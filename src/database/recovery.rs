@@ -20,7 +20,7 @@ pub struct KnownObject {
 }
 
 /// Every archive; and every intent, but those to rewrite an archive of which nothing was recorded yet: no object bears
-/// their write-id.
+/// their write-id. The intent for an archive that was restored is about the object as it was, whatever its generation.
 macro_rules! select_known_objects {
     ($where:literal) => {
         concat!(
@@ -28,7 +28,9 @@ macro_rules! select_known_objects {
                  SELECT topic_id, id AS archive_id, generation, write_id, etag FROM archives
                  UNION ALL
                  SELECT topic_id, archive_id, generation, write_id, NULL FROM intents
-                 WHERE generation = 1 OR digest IS NOT NULL
+                 WHERE digest IS NOT NULL OR NOT EXISTS (
+                     SELECT FROM archives WHERE archives.topic_id = intents.topic_id AND id = archive_id
+                 )
              ) AS known ON topic_id = id ",
             $where
         )
@@ -78,7 +80,7 @@ pub async fn adopt_deployment(connection: &mut PgConnection, id: Uuid) -> Result
     Ok(adopted.rows_affected() == 1)
 }
 
-/// Whether a hot event was changed since, or may have been.
+/// Whether a hot event was changed since, or may have been: also while it was archived, and before it was restored.
 pub async fn hot_edited_since(
     connection: &mut PgConnection,
     (topic_id, position): (i64, i64),
@@ -87,7 +89,7 @@ pub async fn hot_edited_since(
     Ok(sqlx::query_scalar(
         "SELECT EXISTS (
              SELECT FROM edits
-             WHERE topic_id = $1 AND archive_id IS NULL AND (position = $2 OR position IS NULL) AND accepted_at >= $3
+             WHERE topic_id = $1 AND (position = $2 OR position IS NULL) AND accepted_at >= $3
          )",
     )
     .bind(topic_id)

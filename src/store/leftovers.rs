@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
-use crate::bucket::{archive_in_key, is_aside, object_key};
+use crate::bucket::{archive_in_key, is_marker, is_probe, object_key};
 use crate::database;
 use crate::store::{Error, Store};
 
@@ -22,7 +22,7 @@ pub struct SweepRequest {
     pub deletes_unknown: bool,
     /// Younger ones are not even told.
     pub unknown_older_than: Duration,
-    /// Younger ones may be under way.
+    /// Younger ones may be under way, and so may probes.
     pub uploads_older_than: Duration,
 }
 
@@ -33,6 +33,8 @@ pub enum Leftover {
     Unknown { key: String, is_deleted: bool },
     /// An upload of ours that was begun long ago.
     Upload { key: String, is_aborted: bool },
+    /// What a process that died probed the bucket with.
+    Probe { key: String, is_deleted: bool },
     /// Somebody else's object.
     Stranger { key: String },
 }
@@ -47,12 +49,21 @@ impl Store {
         loop {
             let (objects, next) = bucket.list_page("", from, None).await?;
             let known = self.known_keys(objects.iter().map(|object| object.key.as_str())).await?;
-            let nobody_knows = |key: &String| !known.contains(key) && !is_aside(key);
-            for object in objects.into_iter().filter(|object| nobody_knows(&object.key)) {
-                let is_old = object.modified_at.is_some_and(|at| now - at >= request.unknown_older_than);
-                if archive_in_key(&object.key).is_none() || !bucket.is_ours(&object.key).await? {
+            for object in objects.into_iter().filter(|object| !known.contains(&object.key)) {
+                let is_older = |age| object.modified_at.is_some_and(|at| now - at >= age);
+                if is_marker(&object.key) {
+                    continue;
+                }
+                if is_probe(&object.key) {
+                    if is_older(request.uploads_older_than) {
+                        if !request.is_dry {
+                            bucket.delete_whole(&object.key).await?;
+                        }
+                        tell(Leftover::Probe { key: object.key, is_deleted: !request.is_dry });
+                    }
+                } else if archive_in_key(&object.key).is_none() || !bucket.is_ours(&object.key).await? {
                     tell(Leftover::Stranger { key: object.key });
-                } else if is_old {
+                } else if is_older(request.unknown_older_than) {
                     let may_go = request.deletes_unknown && !request.is_dry;
                     let is_deleted = may_go && bucket.delete_unknown(&object.key).await?;
                     tell(Leftover::Unknown { key: object.key, is_deleted });
@@ -78,7 +89,7 @@ impl Store {
         let mut from = None;
         loop {
             let (mut uploads, next) = bucket.uploads_page("", from).await?;
-            uploads.retain(|upload| archive_in_key(&upload.key).is_some());
+            uploads.retain(|upload| archive_in_key(&upload.key).is_some() || is_probe(&upload.key));
             uploads.retain(|upload| upload.initiated_at.is_some_and(|at| now - at >= uploads_older_than));
             for upload in uploads {
                 if self.has_intent(&upload.key).await? {

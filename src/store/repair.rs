@@ -3,7 +3,7 @@
 //! | found | repaired if | by |
 //! |---|---|---|
 //! | the catalog or the lookup pages say otherwise than an object | the object has the digest that is known of it; or its ETag, write-id, positions and count | making all that is known of it anew |
-//! | an object is missing, or is not the one that was written | a noncurrent version has the digest | putting that version back |
+//! | an object is missing, or is not the one that was written, nor a later one | a noncurrent version has the digest | putting that version back |
 //! | events are hot and archived | both are equal | deleting the rows |
 //! | sums are wrong | always | adding up |
 //!
@@ -13,7 +13,7 @@
 
 use uuid::Uuid;
 
-use crate::bucket::ObjectMetadata;
+use crate::bucket::{self, ObjectMetadata};
 use crate::database::{self, Archive, Lease, Move};
 use crate::event::Event;
 use crate::store::archive::PositionRanges;
@@ -86,11 +86,23 @@ impl Store {
             last_position: archive.last_position,
             count: archive.count,
         };
-        if !self.bucket()?.put_back(&topic.log, archive_id, &metadata, &archive.digest).await? {
+        if self.is_later(&source).await?
+            || !self.bucket()?.put_back(&topic.log, archive_id, &metadata, &archive.digest).await?
+        {
             return Err(Error::Damaged(unsound));
         }
         tracing::warn!(log = %topic.log, %archive_id, "a noncurrent version of an object was put back");
         source.correct(&lease, pace).await
+    }
+
+    /// Whether the object is of a generation that the catalog does not know: it holds edits that this database has
+    /// forgotten, and taking it up is for [`Store::recover`].
+    async fn is_later(&self, Source { topic, archive, .. }: &Source<'_>) -> Result<bool, Error> {
+        let said = match self.bucket()?.head(&topic.log, archive.id).await {
+            Err(bucket::Error::NotFound { .. }) => return Ok(false),
+            head => head?.said,
+        };
+        Ok(said.generation >= Some(archive.generation) && said.write_id != Some(archive.write_id))
     }
 
     /// Deletes rows whose events an archive holds as well, where the two are equal.

@@ -93,8 +93,7 @@ impl Held {
                 found.push(format!("{what} in the object: {held}, in the catalog: {known}"));
             }
         };
-        let ranges = self.positions.ranges();
-        let span = ranges.first().zip(ranges.last()).map(|((first, _), (_, last))| (*first, *last));
+        let span = self.positions.span();
         check("events", self.count.to_string(), archive.count.to_string());
         check("positions", format!("{span:?}"), format!("{:?}", Some((archive.first_position, archive.last_position))));
         let raised_at = Some((archive.raised_at_min, archive.raised_at_max));

@@ -4,7 +4,7 @@ use coldstream::store::{Leftover, Store, SweepRequest};
 use time::Duration;
 use uuid::Uuid;
 
-use crate::support::{Program, World, archive, import, old_event, settings};
+use crate::support::{MARKER, PROBE_PREFIX, Program, World, archive, import, old_event, settings};
 
 const REQUEST: SweepRequest = SweepRequest {
     is_dry: false,
@@ -100,6 +100,27 @@ async fn uploads_that_were_left_are_aborted() {
     world.audit().await;
 }
 
+#[tokio::test]
+async fn what_a_probe_left_goes_and_the_marker_stays() {
+    let mut world = World::new().await;
+    let store = world.store(settings(8));
+    let (probe, probed_upload) = (format!("{PROBE_PREFIX}1"), format!("{PROBE_PREFIX}2"));
+    world.bucket.put(MARKER, b"mine".to_vec()).await;
+    world.bucket.put(&probe, b"probe".to_vec()).await;
+    let young = SweepRequest { uploads_older_than: Duration::days(1), ..REQUEST };
+    assert_eq!(sweep(&store, young).await, (0, vec![]), "its process may live");
+    world.bucket.begin_upload(&probed_upload).await;
+    let told = |is_gone| {
+        let upload = Leftover::Upload { key: probed_upload.clone(), is_aborted: is_gone };
+        (0, vec![Leftover::Probe { key: probe.clone(), is_deleted: is_gone }, upload])
+    };
+    assert_eq!(sweep(&store, SweepRequest { is_dry: true, ..REQUEST }).await, told(false));
+    assert_eq!(sweep(&store, REQUEST).await, told(true));
+    assert_eq!(sweep(&store, REQUEST).await, (0, vec![]));
+    assert_eq!(world.bucket.get(MARKER).await, b"mine");
+    world.audit().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_command_prints_a_line_each() {
     let mut world = World::new().await;
@@ -112,5 +133,10 @@ async fn the_command_prints_a_line_each() {
     assert!(program().run(&dry).await.succeeded().starts_with(&format!("unknown: {key}\n")));
     let said = program().run(&["sweep", "--older-than-days", "0", "--delete-unknown"]).await.succeeded();
     assert!(said.starts_with(&format!("unknown, deleted: {key}\n")), "{said}");
+    let another = br#"{"format":1,"deployment_id":"00000000-0000-0000-0000-000000000000"}"#;
+    world.bucket.put(MARKER, another.to_vec()).await;
+    let said = program().run(&["sweep", "--older-than-days", "0", "--delete-unknown"]).await.failed();
+    assert!(said.contains("is of another deployment"), "{said}");
+    world.bucket.delete(MARKER).await;
     world.audit().await;
 }

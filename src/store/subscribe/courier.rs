@@ -158,11 +158,12 @@ impl Courier {
             if subscribers.is_empty() {
                 return End::Deserted { refusal: self.window.refusal().unwrap_or(self.refusal) };
             }
-            if self.wake.resends.swap(false, Ordering::AcqRel)
-                && let Err(error) = self.load_resends().await
-            {
-                self.failed_reading(error);
-                self.wake.resends.store(true, Ordering::Release);
+            if self.wake.resends.swap(false, Ordering::AcqRel) {
+                if let Err(error) = self.load_resends().await {
+                    self.failed_reading(error);
+                    self.wake.resends.store(true, Ordering::Release);
+                }
+                self.is_edit_counter_fresh = false;
             }
             self.read_ahead(&subscribers);
             if !self.session.is_live() {
@@ -258,7 +259,9 @@ impl Courier {
             return false;
         };
         self.heard_of_edits(edit_counter);
-        store.delete_consumed(&self.turn, &self.log).await;
+        if store.delete_consumed(&self.turn, &self.log).await {
+            self.is_edit_counter_fresh = false;
+        }
         true
     }
 

@@ -94,8 +94,8 @@ impl Store {
     }
 
     /// Deletes what every required group has handled, if the topic is one whose events go then. What is not deleted now
-    /// is when the next event is handled.
-    pub(super) async fn delete_consumed(&self, turn: &Turn, log: &Log) {
+    /// is when the next event is handled. Says whether that took its time.
+    pub(super) async fn delete_consumed(&self, turn: &Turn, log: &Log) -> bool {
         let required = &self.settings.subscribing.required_groups;
         let of_mode = |is_parallel: bool, topics: &BTreeMap<String, Vec<String>>| {
             let names = topics.get(log.topic()).cloned().unwrap_or_default();
@@ -103,11 +103,12 @@ impl Store {
         };
         let groups: Vec<Group> = of_mode(false, &required.normal).chain(of_mode(true, &required.parallel)).collect();
         if !groups.contains(&turn.group) {
-            return;
+            return false;
         }
         if let Err(error) = self.try_delete_consumed(turn.topic_id, &groups).await {
             tracing::warn!(%error, %log, "consumed events were not deleted and will be");
         }
+        true
     }
 
     /// Rows first, the topic last, as the archiver does.

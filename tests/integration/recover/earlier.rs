@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use coldstream::event::{Event, Log};
-use coldstream::store::{RecoveredLog, Store};
+use coldstream::store::{RecoveredLog, Selection, Store};
 
 use crate::recover::{check_reads, recover};
 use crate::support::{
@@ -160,6 +160,39 @@ async fn a_rewrite_that_was_intended_then() {
         // What was recorded is known, and promoted by whoever comes next.
         assert_eq!(unreconciled(&store).await, usize::from(!is_recorded));
         assert_eq!(recover(&store).await.archives, i64::from(!is_recorded));
+        check_reads(&store, &log, &later).await;
+        world.recover(&store).await;
+        check_reads(&store, &log, &later).await;
+        world.audit().await;
+    }
+}
+
+/// A restorer that died left its object behind: the rows count.
+#[tokio::test]
+async fn what_a_restore_has_left_is_not_taken_back() {
+    for is_intended in [true, false] {
+        let (mut world, store, log) = archived_in_part().await;
+        edit(&store, &log, "event-1", r#"{"name":"first"}"#).await;
+        store.rewrite().await.unwrap();
+        edit(&store, &log, "event-2", r#"{"name":"erased"}"#).await;
+        let later = read_all(&store, &log).await;
+        let archive = world.only_archive(&store).await;
+        let (lease, selection) = (world.lease(&log).await, Selection::Archive(archive.id));
+        let restoring = store.begin_restore(lease, archive.id, &selection, None).await.unwrap().unwrap();
+        assert_eq!(restoring.write_rest().await.unwrap().commit().await.unwrap(), 4);
+        world.expire_leases().await;
+        let store = world.store(settings(4));
+        if is_intended {
+            assert_eq!(unreconciled(&store).await, 0);
+            assert_eq!(recover(&store).await.archives, 0);
+        } else {
+            // As it is where the object came back, out of a copy of the bucket.
+            sqlx::query("DELETE FROM intents").execute(&world.sql).await.unwrap();
+            assert_eq!(unreconciled(&store).await, 1);
+            let [left] = store.recover(|_| {}).await.unwrap().unrecovered.try_into().unwrap();
+            assert!(left.why.contains("position 3: the hot event was edited"), "{}", left.why);
+            world.bucket.delete(&world.key(&archive)).await;
+        }
         check_reads(&store, &log, &later).await;
         world.recover(&store).await;
         check_reads(&store, &log, &later).await;

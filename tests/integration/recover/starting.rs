@@ -73,6 +73,8 @@ async fn another_deployments_bucket_is_not_touched() {
     assert!(line.contains("is older than the bucket"), "without a marker the archives tell: {line}");
     assert!(Program::new(&world, 4).run(&["recover"]).await.succeeded().starts_with("recovered 4 events"));
     check_reads(&world.store(settings(4)), &log, &before).await;
+    let line = Program::new(&world, 4).set("S3_BUCKET", "mistyped").run(&["recover"]).await.failed();
+    assert!(line.contains("S3_BUCKET mistyped") && line.contains("is not there"), "it is not made: {line}");
     world.audit().await;
 }
 

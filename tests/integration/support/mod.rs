@@ -18,7 +18,7 @@ pub use events::{DAY_NANOS, event, now, old_event, payload, young_event};
 pub use postgres_proxy::{PostgresProxy, StatementFate};
 pub use program::{Ended, Program};
 pub use proxy::{Fate, Gate, Kind, Proxy};
-pub use raw::{MARKER, RawBucket, unzip};
+pub use raw::{MARKER, PROBE_PREFIX, RawBucket, unzip};
 pub use service::Service;
 pub use subscriber::{Role, Subscriber, retry_number};
 pub use world::{World, archive, edit, edit_request, everything, import, older_than, publish, read_all, settings};

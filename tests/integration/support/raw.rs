@@ -13,7 +13,7 @@ use super::s3::Server;
 /// Says whose bucket it is; a process leaves it there, a test's own store does not.
 pub const MARKER: &str = "coldstream.json";
 /// A process that is killed while it probes the bucket leaves an object, or an upload of one.
-const PROBE_PREFIX: &str = "coldstream.probe/";
+pub const PROBE_PREFIX: &str = "coldstream.probe/";
 
 const VALID_SECONDS: u32 = 600;
 

@@ -131,6 +131,34 @@ async fn a_version_with_the_right_bytes_is_put_back() {
     }
 }
 
+/// The database was restored to an earlier time, and what it knows was not purged: nothing goes back to it.
+#[tokio::test]
+async fn an_older_database_puts_no_older_version_back() {
+    let (mut world, store, log, _) = archived().await;
+    world.bucket.keep_versions().await;
+    let key = world.key(&world.only_archive(&store).await);
+    let object = async || (world.bucket.get(&key).await, world.bucket.said(&key).await);
+    let (known, known_said) = object().await;
+    let backup = world.backup().await;
+    edit(&store, &log, "event-2", r#"{"name":"erased"}"#).await;
+    store.rewrite().await.unwrap();
+    let expected = read_all(&store, &log).await;
+    let (later, later_said) = object().await;
+    world.bucket.put_saying(&key, known, &known_said).await;
+    world.bucket.put_saying(&key, later.clone(), &later_said).await;
+
+    world.restore(&backup).await;
+    let store = world.store(settings(4));
+    let outcome = repair(&store).await;
+    assert_eq!((outcome.repaired.len(), outcome.left.len()), (0, 1), "{outcome:?}");
+    assert_eq!(world.bucket.get(&key).await, later);
+    assert_eq!(store.recover(|_| {}).await.unwrap().archives, 1);
+    assert_eq!(read_all(&store, &log).await, expected);
+    edit(&store, &log, "event-2", r#"{"name":"erased again"}"#).await;
+    store.rewrite().await.unwrap();
+    world.audit().await;
+}
+
 const HOT_COPY: &str = "INSERT INTO events
      SELECT topic_id, $1, $2, deployment_id, $3, $4, $5, '', $6, '', '', $7, NULL FROM events WHERE position = 5";
 

@@ -69,14 +69,18 @@ impl Courier {
         let Some(item) = self.window.get(position) else { return Ok(Offer::Later) };
         let mut event = match item.event.take() {
             Some(event) => event,
-            None => match self.session.store.event_at(&self.log, position).await? {
-                Some(event) => Box::new(event),
-                None => {
-                    // It was deleted meanwhile: there is nothing to handle.
-                    self.window.done(position);
-                    return Ok(Offer::Later);
+            None => {
+                // Others may have been edited before this one is read.
+                self.is_edit_counter_fresh = false;
+                match self.session.store.event_at(&self.log, position).await? {
+                    Some(event) => Box::new(event),
+                    None => {
+                        // It was deleted meanwhile: there is nothing to handle.
+                        self.window.done(position);
+                        return Ok(Offer::Later);
+                    }
                 }
-            },
+            }
         };
         for subscriber in able {
             if !self.session.is_live() {
