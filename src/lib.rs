@@ -10,7 +10,7 @@
 //!             /   |   \
 //!          api   jobs  config            gRPC, HTTP │ ticks │ the only reader of the environment
 //!             \   |   /
-//!               store                    publish · read · archive · edit · rewrite · sweep
+//!               store                    publish · read · subscribe · archive · edit · rewrite · restore · recover · verify
 //!              /     \
 //!        database   bucket               all SQL │ all S3, and the archive format
 //!              \     /
