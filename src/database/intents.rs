@@ -69,7 +69,8 @@ pub async fn insert_intent(connection: &mut PgConnection, intent: &Intent, lease
     Ok(())
 }
 
-/// Records what was uploaded. False if the intent has been settled by somebody else.
+/// Records what was uploaded. False if the intent has been settled by somebody else, or is about to be: whoever took the
+/// lease since aborts the uploads that there are, and none may be completed behind that.
 pub async fn complete_intent(
     connection: &mut PgConnection,
     intent: &Intent,
@@ -78,7 +79,8 @@ pub async fn complete_intent(
     let UploadedFacts { digest, json_bytes, object_bytes } = uploaded;
     let completed = sqlx::query(
         "UPDATE intents SET digest = $4, json_bytes = $5, object_bytes = $6
-         WHERE topic_id = $1 AND archive_id = $2 AND write_id = $3",
+         FROM topics
+         WHERE topic_id = $1 AND archive_id = $2 AND write_id = $3 AND topics.id = $1 AND lease_epoch = epoch",
     )
     .bind(intent.topic_id)
     .bind(intent.archive_id)

@@ -106,6 +106,24 @@ async fn an_archiver_may_die_after_any_step() {
     }
 }
 
+/// Whoever takes a turn over looks for uploads to abort, and then for the object: what is completed behind that is known
+/// to nobody.
+#[tokio::test]
+async fn an_archiver_whose_turn_is_being_taken_over_completes_no_upload() {
+    let mut world = World::new().await;
+    let (store, log) = (world.store(settings(4)), world.log());
+    import(&store, &log, (0..4).map(old_event)).await;
+    let batch = store.claim(world.lease(&log).await).await.unwrap().unwrap();
+    world.expire_leases().await;
+    world.lease(&log).await;
+    let outcome = batch.upload().await.err();
+    assert!(matches!(outcome, Some(Error::GaveWay(_))), "{outcome:?}");
+    assert_eq!(world.bucket.keys().await, Vec::<String>::new());
+    assert_eq!(world.bucket.unfinished_uploads().await, Vec::<String>::new());
+    world.recover(&store).await;
+    world.audit().await;
+}
+
 #[tokio::test]
 async fn an_archiver_that_lost_its_turn_changes_nothing_when_it_wakes() {
     for last in [Step::Claimed, Step::Uploaded, Step::ReadBack] {
