@@ -26,7 +26,6 @@ pub struct Archive {
     pub object_bytes: i64,
     pub types: Vec<String>,
     pub type_counts: Vec<i64>,
-    pub lookup_runs: i32,
 }
 
 /// A member as the catalog knows it.
@@ -72,7 +71,7 @@ macro_rules! select_archives {
     ($rest:literal) => {
         concat!(
             "SELECT topic_id, id, generation, write_id, etag, digest, first_position, last_position, count, ",
-            "raised_at_min, raised_at_max, json_bytes, object_bytes, types, type_counts, lookup_runs FROM archives ",
+            "raised_at_min, raised_at_max, json_bytes, object_bytes, types, type_counts FROM archives ",
             $rest
         )
     };
@@ -95,7 +94,6 @@ fn archive_from_row(row: &PgRow) -> Result<Archive, Error> {
         object_bytes: row.try_get("object_bytes")?,
         types: row.try_get("types")?,
         type_counts: row.try_get("type_counts")?,
-        lookup_runs: row.try_get("lookup_runs")?,
     })
 }
 
@@ -160,12 +158,11 @@ pub async fn insert_archive(connection: &mut PgConnection, archive: &Archive) ->
         object_bytes,
         types,
         type_counts,
-        lookup_runs,
     } = archive;
     sqlx::query(
         "INSERT INTO archives (topic_id, id, generation, write_id, etag, digest, first_position, last_position, count,
-                               raised_at_min, raised_at_max, json_bytes, object_bytes, types, type_counts, lookup_runs)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
+                               raised_at_min, raised_at_max, json_bytes, object_bytes, types, type_counts)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
     )
     .bind(topic_id)
     .bind(id)
@@ -182,7 +179,6 @@ pub async fn insert_archive(connection: &mut PgConnection, archive: &Archive) ->
     .bind(object_bytes)
     .bind(types)
     .bind(type_counts)
-    .bind(lookup_runs)
     .execute(connection)
     .await?;
     Ok(())
@@ -239,13 +235,12 @@ pub async fn correct_archive(connection: &mut PgConnection, archive: &Archive) -
         object_bytes,
         types,
         type_counts,
-        lookup_runs,
     } = archive;
     let corrected = sqlx::query(
         "UPDATE archives
          SET write_id = $4, etag = $5, digest = $6, first_position = $7, last_position = $8, count = $9,
              raised_at_min = $10, raised_at_max = $11, json_bytes = $12, object_bytes = $13, types = $14,
-             type_counts = $15, lookup_runs = $16
+             type_counts = $15
          WHERE topic_id = $1 AND id = $2 AND generation = $3",
     )
     .bind(topic_id)
@@ -263,7 +258,6 @@ pub async fn correct_archive(connection: &mut PgConnection, archive: &Archive) -
     .bind(object_bytes)
     .bind(types)
     .bind(type_counts)
-    .bind(lookup_runs)
     .execute(connection)
     .await?;
     Ok(corrected.rows_affected() == 1)

@@ -12,6 +12,7 @@ mod erroneous;
 mod events;
 mod groups;
 mod intents;
+mod introduced;
 mod leases;
 mod lookups;
 mod moves;
@@ -56,11 +57,11 @@ pub use intents::{
     Intent, UploadedFacts, complete_intent, delete_intent, has_intents, has_unfinished, hold_intent, insert_intent,
     intent_of_archive, intents, is_intended, topics_with_stale_intents,
 };
+pub use introduced::{delete_introduced_gdpr_ids, insert_introduced_gdpr_id, introduced_gdpr_id, introduced_gdpr_ids};
 pub use leases::{Lease, check_lease, release_lease, renew_lease, take_lease};
 pub use lookups::{
-    HashKey, LookupRun, delete_introduced_gdpr_ids, delete_lookups, hash_key, insert_introduced_gdpr_id, insert_run,
-    introduced_gdpr_id, introduced_gdpr_ids, is_run_stored, members_with_gdpr_id, members_with_ids,
-    members_with_stream,
+    HashKey, LookupRun, Merge, delete_lookups, due_merge, hash_key, insert_run, leads_to, members_with_gdpr_id,
+    members_with_ids, members_with_stream, merge_lookups, topics_with_due_merges,
 };
 pub use moves::{Move, announce};
 pub use recovery::{

@@ -12,6 +12,7 @@ use std::collections::HashSet;
 use crate::bucket::{self, ListedArchive, object_key};
 use crate::database::{self, Topic};
 use crate::event::Log;
+use crate::store::lease::another_writer;
 use crate::store::reconcile::{Owner, Standing};
 use crate::store::{Error, Store};
 
@@ -158,8 +159,4 @@ impl Store {
         });
         Ok(gaps.collect())
     }
-}
-
-fn another_writer() -> Error {
-    Error::GaveWay("another writer is at work on the topic's archives".into())
 }

@@ -6,10 +6,10 @@ use crate::database::{self, Lease, Topic, Transaction};
 use crate::event::Event;
 use crate::store::archive::PositionRanges;
 use crate::store::contents::{Contents, ContentsReader};
+use crate::store::lease::another_writer;
 use crate::store::overlay::Overlay;
 use crate::store::read::Interrupted;
 use crate::store::reconcile::{Standing, standing};
-use crate::store::recover::another_writer;
 use crate::store::{Error, Store};
 
 /// One object on its way into the catalog.
