@@ -136,9 +136,9 @@ pub async fn known_archives(connection: &mut PgConnection, ids: &[Uuid]) -> Resu
     known.collect()
 }
 
-/// How many archives there are at all.
-pub async fn archives_count(connection: &mut PgConnection) -> Result<i64, Error> {
-    Ok(sqlx::query_scalar("SELECT count(*) FROM archives").fetch_one(connection).await?)
+/// Whether there are archives at all.
+pub async fn has_archives(connection: &mut PgConnection) -> Result<bool, Error> {
+    Ok(sqlx::query_scalar("SELECT EXISTS (SELECT FROM archives)").fetch_one(connection).await?)
 }
 
 pub async fn insert_archive(connection: &mut PgConnection, archive: &Archive) -> Result<(), Error> {
@@ -396,32 +396,72 @@ pub async fn delete_members(
     Ok(())
 }
 
+/// Those that begin before position `$2` and reach across it. What is of some magnitude begins close to it, so that this
+/// is a look at a few rows for each.
+macro_rules! archives_across {
+    () => {
+        "SELECT across.*
+         FROM generate_series(0, 62) AS reach (magnitude)
+         CROSS JOIN LATERAL (
+             SELECT * FROM archives
+             WHERE topic_id = $1 AND magnitude(last_position - first_position) = reach.magnitude
+               AND first_position > $2 - (1::bigint << reach.magnitude) AND first_position < $2
+               AND last_position >= $2
+             OFFSET 0
+         ) AS across"
+    };
+}
+
+macro_rules! archives_within {
+    ($and:literal) => {
+        concat!(
+            "(",
+            archives_across!(),
+            " WHERE first_position < $3 ",
+            $and,
+            ") UNION ALL (
+             SELECT * FROM archives WHERE topic_id = $1 AND first_position >= $2 AND first_position < $3 ",
+            $and,
+            " ORDER BY first_position, id
+             LIMIT $4)"
+        )
+    };
+}
+
 /// Archives that reach into positions `start..end` and hold something that matches, in the order of their first
-/// positions. What a stream has in which archive is said by the lookup pages, see [`super::members_with_stream`].
+/// positions: those that reach across `start`, and the first `limit` of the others. What a stream has in which archive is
+/// said by the lookup pages, see [`super::members_with_stream`].
 pub async fn archive_extents(
     connection: &mut PgConnection,
     topic_id: i64,
     types: Option<&[String]>,
     (start, end): (i64, i64),
+    limit: i64,
 ) -> Result<Vec<ArchiveExtent>, Error> {
-    let rows = sqlx::query(
-        "SELECT id, first_position, last_position, matching
-         FROM archives
-         CROSS JOIN LATERAL (
-             SELECT CASE WHEN $4::text[] IS NULL THEN count ELSE (
-                 SELECT coalesce(sum(held.count), 0)::bigint FROM unnest(types, type_counts) AS held (type, count)
-                 WHERE held.type = ANY($4)
-             ) END AS matching
-         ) AS counted
-         WHERE topic_id = $1 AND last_position >= $2 AND first_position < $3 AND matching > 0
-         ORDER BY first_position, id",
-    )
-    .bind(topic_id)
-    .bind(start)
-    .bind(end)
-    .bind(types)
-    .fetch_all(connection)
-    .await?;
+    let query = match types {
+        None => sqlx::query(concat!(
+            "SELECT id, first_position, last_position, count AS matching
+             FROM (",
+            archives_within!(""),
+            ") AS archives
+             ORDER BY first_position, id"
+        )),
+        Some(_) => sqlx::query(concat!(
+            "SELECT id, first_position, last_position, sum(count)::bigint AS matching
+             FROM (
+                 SELECT id, first_position, last_position, unnest(types) AS type, unnest(type_counts) AS count
+                 FROM (",
+            archives_within!("AND types && $5"),
+            ") AS archives
+             ) AS held
+             WHERE type = ANY($5)
+             GROUP BY id, first_position, last_position
+             ORDER BY first_position, id"
+        )),
+    };
+    let query = query.bind(topic_id).bind(start).bind(end).bind(limit);
+    let query = if types.is_some() { query.bind(types) } else { query };
+    let rows = query.fetch_all(connection).await?;
     let extents = rows.iter().map(|row| {
         Ok(ArchiveExtent {
             id: row.try_get("id")?,
@@ -431,6 +471,25 @@ pub async fn archive_extents(
         })
     });
     extents.collect()
+}
+
+/// Where the archive begins that begins last of those that hold something that matches: the last event that does is not
+/// before that.
+pub async fn last_archive_from(
+    connection: &mut PgConnection,
+    topic_id: i64,
+    types: Option<&[String]>,
+) -> Result<Option<i64>, Error> {
+    Ok(sqlx::query_scalar(
+        "SELECT first_position FROM archives
+         WHERE topic_id = $1 AND ($2::text[] IS NULL OR types && $2)
+         ORDER BY first_position DESC
+         LIMIT 1",
+    )
+    .bind(topic_id)
+    .bind(types)
+    .fetch_optional(connection)
+    .await?)
 }
 
 macro_rules! select_members {
@@ -522,14 +581,18 @@ pub async fn lowest_member_across(
     topic_id: i64,
     position: i64,
 ) -> Result<Option<i64>, Error> {
-    Ok(sqlx::query_scalar(
-        "SELECT min(members.first_position)
-         FROM archives JOIN members
-           ON members.topic_id = archives.topic_id AND archive_id = id AND members.generation = archives.generation
-         WHERE archives.topic_id = $1
-           AND archives.first_position < $2 AND archives.last_position >= $2
-           AND members.first_position < $2 AND members.last_position >= $2",
-    )
+    Ok(sqlx::query_scalar(concat!(
+        "SELECT min(lowest.first_position)
+         FROM (",
+        archives_across!(),
+        ") AS archives
+         CROSS JOIN LATERAL (
+             SELECT first_position FROM members
+             WHERE topic_id = $1 AND archive_id = archives.id AND generation = archives.generation
+               AND first_position < $2 AND last_position >= $2
+             OFFSET 0
+         ) AS lowest"
+    ))
     .bind(topic_id)
     .bind(position)
     .fetch_one(connection)

@@ -31,8 +31,8 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection as _, PgConnection, Postgres};
 
 pub use catalog::{
-    Archive, ArchiveExtent, MemberExtent, MemberRow, archive, archive_extents, archives_count, archives_of,
-    correct_archive, delete_archive, delete_members, insert_archive, insert_members, known_archives,
+    Archive, ArchiveExtent, MemberExtent, MemberRow, archive, archive_extents, archives_of, correct_archive,
+    delete_archive, delete_members, has_archives, insert_archive, insert_members, known_archives, last_archive_from,
     lowest_member_across, member_extents, members_by_key, members_of, promote_archive, rename_archived, take_scrub,
     topic_of_archive,
 };

@@ -152,7 +152,7 @@ impl TakeOver<'_> {
     ) -> Result<Option<i64>, Error> {
         let (topic_id, archive_id) = self.key();
         let Some((first, last)) = positions.span() else { return Ok(None) };
-        let others = database::archive_extents(transaction, topic_id, None, (first, last + 1)).await?;
+        let others = database::archive_extents(transaction, topic_id, None, (first, last + 1), i64::MAX).await?;
         let others: Vec<Uuid> = others.iter().map(|other| other.id).filter(|id| *id != archive_id).collect();
         if others.is_empty() {
             return Ok(None);
