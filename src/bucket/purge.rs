@@ -76,8 +76,8 @@ impl Bucket {
     }
 
     /// The newest first, as servers list them.
-    pub(super) async fn noncurrent_versions(&self, key: &str) -> Result<Vec<String>, Error> {
-        let superseded = self.superseded(key).await?.into_iter();
+    pub async fn noncurrent_versions(&self, log: &Log, archive_id: Uuid) -> Result<Vec<String>, Error> {
+        let superseded = self.superseded(&object_key(log, archive_id)).await?.into_iter();
         Ok(superseded.filter(|(_, is_marker)| !is_marker).map(|(version, _)| version).collect())
     }
 

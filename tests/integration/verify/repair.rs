@@ -26,7 +26,7 @@ const DAMAGES: [&str; 14] = [
     "UPDATE lookup_pages SET entries = set_byte(entries, 3, get_byte(entries, 3) # 1) WHERE kind = 2",
 ];
 
-async fn repair(store: &Store) -> Repaired {
+pub async fn repair(store: &Store) -> Repaired {
     store.repair(&|_| std::future::ready(()).boxed(), |_| {}).await.unwrap()
 }
 
