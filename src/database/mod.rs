@@ -60,8 +60,8 @@ pub use lookups::{
 };
 pub use moves::{Move, announce};
 pub use recovery::{
-    KnownObject, add_found, adopt_deployment, deployment_id, hot_edited_since, known_objects, known_objects_of,
-    replace_archive, set_etag,
+    KnownObject, add_found, adopt_deployment, deployment_id, forget_archive, has_pending_since, hot_edited_since,
+    known_objects, known_objects_of, replace_archive, set_etag,
 };
 pub use replicas::{GroupNames, delete_dead_replicas, delete_replica, insert_replica, others_subscribe, renew_replica};
 pub use runs::{ArchiveRun, insert_archive_run, last_archive_run};
