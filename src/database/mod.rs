@@ -49,8 +49,8 @@ pub use groups::{
     release_all, release_progress, take_progress, unhandled, update_progress,
 };
 pub use intents::{
-    Intent, UploadedFacts, complete_intent, delete_intent, has_intents, has_unfinished, hold_intent, insert_intent,
-    intent_of_archive, intents, is_intended, topics_with_stale_intents,
+    Intent, UploadedFacts, complete_intent, delete_intent, delete_intents_of, has_intents, has_unfinished,
+    hold_intent, insert_intent, intent_of_archive, intents, is_intended, topics_with_stale_intents,
 };
 pub use leases::{Lease, check_lease, release_lease, renew_lease, take_lease};
 pub use lookups::{

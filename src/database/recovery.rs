@@ -163,11 +163,10 @@ async fn delete_what_is_known(
     for statement in [
         "DELETE FROM archives WHERE topic_id = $1 AND id = $2",
         "DELETE FROM members WHERE topic_id = $1 AND archive_id = $2",
-        "DELETE FROM intents WHERE topic_id = $1 AND archive_id = $2",
     ] {
         sqlx::query(statement).bind(topic_id).bind(archive_id).execute(&mut *connection).await?;
     }
-    Ok(())
+    super::delete_intents_of(connection, (topic_id, archive_id)).await
 }
 
 /// The same object under another ETag.

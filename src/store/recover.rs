@@ -72,7 +72,7 @@ impl Store {
         let mut put_off = HashSet::new();
         for (listed, standing) in doubtful {
             let outcome = match standing {
-                Standing::Known => continue,
+                Standing::Known | Standing::Intended => continue,
                 _ if put_off.contains(&listed.folder) => Err(another_writer()),
                 _ => self.recover_object(&listed).await,
             };

@@ -37,15 +37,21 @@ impl Store {
         let head = bucket.head(&topic.log, intent.archive_id).await;
         let Some(archive) = archive else {
             // One of a time that this database does not know may hold what nothing else does.
-            let is_own = match head {
-                Err(bucket::Error::NotFound { .. }) => true,
-                head => head?.said.write_id == Some(intent.write_id),
-            };
-            if is_own {
-                return self.drop_orphan(topic, intent).await;
-            }
             let (id, log) = (intent.archive_id, &topic.log);
-            return Err(Error::Damaged(format!("the object of archive {id} of {log} was written by somebody else")));
+            let kept = |why: String| Err(Error::Damaged(format!("the object of archive {id} of {log} {why}")));
+            match head {
+                Err(bucket::Error::NotFound { .. }) => {}
+                head => {
+                    let said = head?.said;
+                    if said.write_id != Some(intent.write_id) {
+                        return kept("was written by somebody else".into());
+                    }
+                    if let Some(missing) = self.stands_in_for(log, id, &said).await? {
+                        return kept(format!("may be all that is left of archive {missing}: recover it"));
+                    }
+                }
+            }
+            return self.drop_orphan(topic, intent).await;
         };
         match head {
             Ok(head) if head.said.write_id == Some(intent.write_id) => {

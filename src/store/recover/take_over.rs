@@ -1,7 +1,7 @@
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
-use crate::bucket::{ListedArchive, ObjectMetadata, Scan};
+use crate::bucket::{ListedArchive, ObjectMetadata, Said, Scan};
 use crate::database::{self, Archive, ArchiveExtent, Lease, Topic, Transaction};
 use crate::event::Event;
 use crate::store::archive::PositionRanges;
@@ -37,6 +37,7 @@ impl TakeOver<'_> {
         let mut transaction = self.store.database.begin_job().await?;
         let (topic_id, archive_id) = self.key();
         let known = database::known_objects_of(&mut transaction, topic_id, archive_id).await?;
+        let said = scan.head().said.clone();
         let taken = match standing(archive_id, scan.head(), &known) {
             Standing::Known | Standing::Stranger => return Ok(None),
             Standing::Older => {
@@ -48,12 +49,17 @@ impl TakeOver<'_> {
                 let why = format!("another database wrote generation {} of it", self.metadata.generation);
                 return Err(scan.damaged(why).into());
             }
-            Standing::Unknown => self.adopt(&mut transaction, scan).await?,
+            Standing::Intended if !self.stands_in(&said).await? => return Ok(None),
+            Standing::Unknown | Standing::Intended => self.adopt(&mut transaction, scan).await?,
             Standing::Newer => Taken { events: self.renew(&mut transaction, scan).await?, superseded: Vec::new() },
             Standing::Moved => Taken { events: self.follow(&mut transaction, scan).await?, superseded: Vec::new() },
         };
         database::commit(transaction).await?;
         Ok(Some(taken))
+    }
+
+    async fn stands_in(&self, said: &Said) -> Result<bool, Error> {
+        Ok(self.store.stands_in_for(&self.topic.log, self.listed.archive_id, said).await?.is_some())
     }
 
     /// Reads the object to its end, and writes its lookup pages. `hot` is told of what it holds and is hot, too, where
@@ -108,6 +114,7 @@ impl TakeOver<'_> {
         let archive = contents.archive(self.key(), self.metadata.generation, self.metadata.write_id);
         // Rows first, the topic last: in the order in which an archive run takes them.
         let left = database::delete_ranges(transaction, self.topic.id, hot.ranges()).await? as i64;
+        database::delete_intents_of(transaction, self.key()).await?;
         database::insert_archive(transaction, &archive).await?;
         database::insert_members(transaction, self.key(), archive.generation, &contents.members).await?;
         self.check_lease(transaction).await?;

@@ -7,7 +7,9 @@ use coldstream::event::{Event, Log};
 use coldstream::store::{RecoveredLog, Selection, Store, Superseded};
 
 use crate::recover::{check_reads, recover};
-use crate::support::{Program, World, archive, edit, import, old_event, payload, publish, read_all, settings};
+use crate::support::{
+    Program, World, archive, edit, import, old_event, older_than, payload, publish, read_all, settings, young_event,
+};
 
 /// Ten events in one archive.
 async fn archived() -> (World, Arc<Store>, Log, Archive) {
@@ -87,6 +89,66 @@ async fn what_was_archived_anew_takes_its_place() {
     assert_eq!(recovery.superseded, [superseded(&log, &old)]);
     assert_eq!(store.nowhere(&log, (1, 10)).await.unwrap(), [(9, 10)]);
     check_reads(&store, &log, &without(&later, 9..=10)).await;
+    world.audit().await;
+}
+
+/// Where a restorer was when the database was as it is now again: what it wrote is known by its intent alone.
+#[tokio::test]
+async fn what_was_intended_then_is_kept_while_it_is_all_that_is_left() {
+    for is_written in [false, true] {
+        let (mut world, store, log, old) = archived().await;
+        let (lease, selection) = (world.lease(&log).await, Selection::Range(log.clone(), (3, 6)));
+        let restoring = store.begin_restore(lease, old.id, &selection, None).await.unwrap().unwrap();
+        let (backup, parted) = match is_written {
+            false => (world.backup().await, restoring.write_rest().await.unwrap()),
+            true => {
+                let parted = restoring.write_rest().await.unwrap();
+                (world.backup().await, parted)
+            }
+        };
+        assert_eq!(parted.commit().await.unwrap(), 4);
+        world.expire_leases().await;
+        assert_eq!(store.sweep().await.unwrap(), 1);
+        let later = read_all(&store, &log).await;
+        let keys = world.bucket.keys().await;
+
+        world.restore(&backup).await;
+        world.expire_leases().await;
+        let store = world.store(settings(10));
+        let refused = store.sweep().await.unwrap_err().to_string();
+        assert!(refused.contains(&format!("all that is left of archive {}", old.id)), "{refused}");
+        assert_eq!(world.bucket.keys().await, keys);
+        assert_eq!(store.unreconciled().await.unwrap().archives, keys);
+        world.expire_leases().await;
+        let recovery = recover(&store).await;
+        assert_eq!((recovery.archives, recovery.events), (1, 6));
+        assert_eq!(recovery.superseded, [superseded(&log, &old)]);
+        assert_eq!(store.nowhere(&log, (1, 10)).await.unwrap(), [(3, 6)]);
+        check_reads(&store, &log, &without(&later, 3..=6)).await;
+        assert_eq!(store.sweep().await.unwrap(), 0);
+        world.audit().await;
+    }
+}
+
+/// An archive that is missing keeps nothing from being deleted whose events are elsewhere.
+#[tokio::test]
+async fn an_orphan_whose_events_are_hot_goes_whatever_is_missing() {
+    let mut world = World::new().await;
+    let (store, log) = (world.store(settings(5)), world.log());
+    import(&store, &log, (0..10).map(|number| if number % 2 == 0 { old_event(number) } else { young_event(number) })).await;
+    assert_eq!(archive(&store).await, 5);
+    let (before, key) = (read_all(&store, &log).await, world.key(&world.only_archive(&store).await));
+    let of_all = world.store(older_than(0, 5));
+    let orphan = of_all.claim(world.lease(&log).await).await.unwrap().unwrap().upload().await.unwrap();
+    drop(orphan);
+    let (object, said) = (world.bucket.get(&key).await, world.bucket.said(&key).await);
+    world.bucket.delete(&key).await;
+    world.expire_leases().await;
+    assert_eq!(store.sweep().await.unwrap(), 1);
+    assert_eq!(world.bucket.keys().await, Vec::<String>::new());
+    world.bucket.put_saying(&key, object, &said).await;
+    assert_eq!(recover(&store).await.archives, 1);
+    assert_eq!(read_all(&store, &log).await, before);
     world.audit().await;
 }
 
