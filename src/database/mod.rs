@@ -28,9 +28,9 @@ use sqlx::{ConnectOptions, Connection as _, PgConnection, Postgres};
 
 pub use catalog::{
     Archive, ArchiveExtent, MemberExtent, MemberRow, archive, archive_extents, archives_count, archives_of,
-    correct_archive, delete_archive, delete_members, insert_archive, insert_members, known_archives,
-    lowest_member_across, member_extents, members_by_key, members_of, promote_archive, rename_archived, take_scrub,
-    topic_of_archive,
+    begin_scrub, correct_archive, delete_archive, delete_members, end_scrub, insert_archive, insert_members,
+    known_archives, lowest_member_across, member_extents, members_by_key, members_of, promote_archive,
+    rename_archived, topic_of_archive,
 };
 pub use consumed::{consumed_positions, delete_consumed, forget_consumed};
 pub use edits::{
