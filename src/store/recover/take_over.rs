@@ -34,6 +34,11 @@ impl TakeOver<'_> {
 
     /// `None` if there was nothing to do.
     pub async fn run(self, scan: Scan) -> Result<Option<Taken>, Error> {
+        // It may have been deleted or replaced while another one had the lease, and still be read to its end.
+        let etag = scan.etag().to_owned();
+        if self.store.bucket()?.head_of(&self.listed.key).await?.etag != etag {
+            return Err(Error::GaveWay(format!("the object {} was replaced", self.listed.key)));
+        }
         let mut transaction = self.store.database.begin_job().await?;
         let (topic_id, archive_id) = self.key();
         let known = database::known_objects_of(&mut transaction, topic_id, archive_id).await?;
