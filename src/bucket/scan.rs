@@ -43,7 +43,15 @@ impl Bucket {
     async fn scan_at(&self, request: &Request) -> Result<Scan, Error> {
         let (head, body) = self.get(request).await?;
         let (buffer, digest) = (BytesMut::new(), Sha256::new());
-        Ok(Scan { key: request.key().to_owned(), head, body: body.boxed(), has_ended: false, buffer, digest, found: None })
+        Ok(Scan {
+            key: request.key().to_owned(),
+            head,
+            body: body.boxed(),
+            has_ended: false,
+            buffer,
+            digest,
+            found: None,
+        })
     }
 }
 

@@ -156,10 +156,7 @@ pub async fn forget_archive(connection: &mut PgConnection, key: (i64, Uuid)) -> 
     super::settle_edits(connection, topic_id, archive_id, i64::MAX).await
 }
 
-async fn delete_what_is_known(
-    connection: &mut PgConnection,
-    (topic_id, archive_id): (i64, Uuid),
-) -> Result<(), Error> {
+async fn delete_what_is_known(connection: &mut PgConnection, (topic_id, archive_id): (i64, Uuid)) -> Result<(), Error> {
     for statement in [
         "DELETE FROM archives WHERE topic_id = $1 AND id = $2",
         "DELETE FROM members WHERE topic_id = $1 AND archive_id = $2",

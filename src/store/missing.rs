@@ -26,12 +26,7 @@ impl Store {
     /// An archive of the catalog whose object is missing, and of whose events this object, which is not the catalog's,
     /// may be all that is left: it holds positions in its reach that are nowhere else. The object is read only where
     /// there is such an archive.
-    pub(super) async fn stands_in_for(
-        &self,
-        log: &Log,
-        archive_id: Uuid,
-        said: &Said,
-    ) -> Result<Option<Uuid>, Error> {
+    pub(super) async fn stands_in_for(&self, log: &Log, archive_id: Uuid, said: &Said) -> Result<Option<Uuid>, Error> {
         let (Some(first), Some(last)) = (said.first_position, said.last_position) else { return Ok(None) };
         let mut snapshot = self.database.snapshot_for_job().await?;
         let Some(topic) = database::find_topic(&mut snapshot, log).await? else { return Ok(None) };

@@ -9,8 +9,8 @@ use coldstream::store::{Error, Query, Store};
 use futures::StreamExt;
 
 use crate::support::{
-    Fate, Kind, World, archive, edit, edit_request, everything, import, old_event, payload, publish, read_all, settings,
-    unzip,
+    Fate, Kind, World, archive, edit, edit_request, everything, import, old_event, payload, publish, read_all,
+    settings, unzip,
 };
 
 /// Positions 1 to 10, of a type of their own, are in the archive that is to be damaged; 11 to 20 in another one; 21 to

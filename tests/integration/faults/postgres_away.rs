@@ -8,8 +8,8 @@ use tonic::Code;
 use super::{published, until};
 use crate::grpc::{self, TENANT, TOPIC, ids};
 use crate::support::{
-    OwnPostgres, PostgresProxy, Program, Role, StatementFate, Subscriber, World, archive, event, import, old_event, publish,
-    read_all, settings,
+    OwnPostgres, PostgresProxy, Program, Role, StatementFate, Subscriber, World, archive, event, import, old_event,
+    publish, read_all, settings,
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -135,7 +135,8 @@ async fn what_was_intended_then_is_kept_while_it_is_all_that_is_left() {
 async fn an_orphan_whose_events_are_hot_goes_whatever_is_missing() {
     let mut world = World::new().await;
     let (store, log) = (world.store(settings(5)), world.log());
-    import(&store, &log, (0..10).map(|number| if number % 2 == 0 { old_event(number) } else { young_event(number) })).await;
+    import(&store, &log, (0..10).map(|number| if number % 2 == 0 { old_event(number) } else { young_event(number) }))
+        .await;
     assert_eq!(archive(&store).await, 5);
     let (before, key) = (read_all(&store, &log).await, world.key(&world.only_archive(&store).await));
     let of_all = world.store(older_than(0, 5));

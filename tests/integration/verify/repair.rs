@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use coldstream::event::{Event, Json, Log};
 use coldstream::database::Archive;
+use coldstream::event::{Event, Json, Log};
 use coldstream::store::{Error, Repaired, Store};
 use futures::future::FutureExt;
 
