@@ -5,19 +5,22 @@ use sqlx::query::Query;
 use sqlx::{PgConnection, Postgres, Row};
 use time::OffsetDateTime;
 
-use crate::database::Error;
+use crate::database::{Error, Topic};
 use crate::event::{Event, Filter, Instant, Json, Metadata};
 
 /// In one statement.
 const POSITIONS_AT_ONCE: usize = 10_000;
 
+/// Those of an event but for its position.
+macro_rules! columns {
+    () => {
+        "raised_at, deployment_id, id, stream, type, reason, correlation_id, causation_id, user_id, payload, gdpr"
+    };
+}
+
 macro_rules! select_events {
     ($rest:literal) => {
-        concat!(
-            "SELECT position, raised_at, deployment_id, id, stream, type, reason, correlation_id, causation_id, ",
-            "user_id, payload, gdpr FROM events ",
-            $rest
-        )
+        concat!("SELECT position, ", columns!(), " FROM events ", $rest)
     };
 }
 
@@ -49,6 +52,18 @@ fn raw_bytes(row: &PgRow, column: usize) -> Result<Bytes, Error> {
     Ok(Bytes::copy_from_slice(bytes))
 }
 
+/// The first twelve parameters, which `bind_events` binds, as rows.
+macro_rules! bound_events {
+    () => {
+        concat!(
+            "unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[], ",
+            "$8::text[], $9::text[], $10::text[], $11::text[], $12::text[]) AS new (position, ",
+            columns!(),
+            ")"
+        )
+    };
+}
+
 /// Events in order of position, with the positions that they bear. They are not archived before the hold is over.
 pub async fn insert(
     connection: &mut PgConnection,
@@ -56,32 +71,64 @@ pub async fn insert(
     events: &[Event],
     held_until: Option<OffsetDateTime>,
 ) -> Result<(), Error> {
+    let insert = sqlx::query(concat!(
+        "INSERT INTO events (topic_id, held_until, position, ",
+        columns!(),
+        ") SELECT $13, $14, new.* FROM ",
+        bound_events!()
+    ));
+    bind_events(insert, events).bind(topic_id).bind(held_until).execute(connection).await?;
+    Ok(())
+}
+
+/// Puts events behind the end of their log, which bear the positions from 1 on until then, and says where that end
+/// was. One statement, and a transaction by itself. `None`, and nothing happened, if an id is hot already, or if events
+/// of the topic left their rows or came back into them since it was read.
+pub async fn append(connection: &mut PgConnection, topic: &Topic, events: &[Event]) -> Result<Option<i64>, Error> {
+    // The update waits for the row and looks at it as it is then, however old the snapshot of the statement is. Ids are
+    // looked for all the same: inserting one that an archiver is deleting would wait for it with the topic locked.
+    let append = sqlx::query(concat!(
+        "WITH topic AS (
+             UPDATE topics SET head_position = head_position + $13
+             WHERE id = $14 AND archived_count = $15 AND restored_count = $16 AND deleted_count = $17
+               AND NOT EXISTS (SELECT FROM events WHERE events.topic_id = $14 AND events.id = ANY($4))
+             RETURNING id AS topic_id, head_position - $13 AS end_position
+         ), appended AS (
+             INSERT INTO events (topic_id, position, ",
+        columns!(),
+        ") SELECT topic_id, end_position + position, ",
+        columns!(),
+        " FROM topic, ",
+        bound_events!(),
+        ")
+         SELECT end_position FROM topic"
+    ));
+    let append = bind_events(append, events).bind(events.len() as i64).bind(topic.id);
+    let append = append.bind(topic.archived_count).bind(topic.restored_count).bind(topic.deleted_count);
+    match append.fetch_optional(connection).await {
+        Ok(row) => Ok(row.map(|row| row.try_get("end_position")).transpose()?),
+        Err(sqlx::Error::Database(error)) if error.is_unique_violation() => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Binds the parameters of `bound_events!`.
+fn bind_events<'q>(query: Query<'q, Postgres, PgArguments>, events: &'q [Event]) -> Query<'q, Postgres, PgArguments> {
     let gdpr: Vec<Option<String>> = events.iter().map(Event::gdpr_json).collect();
     let longs = |field: fn(&Event) -> i64| events.iter().map(field).collect::<Vec<i64>>();
-    sqlx::query(
-        "INSERT INTO events (topic_id, position, raised_at, deployment_id, id, stream, type, reason, correlation_id,
-                             causation_id, user_id, payload, gdpr, held_until)
-         SELECT $1, new.*, $14
-         FROM unnest($2::bigint[], $3::bigint[], $4::bigint[], $5::text[], $6::text[], $7::text[], $8::text[],
-                     $9::text[], $10::text[], $11::text[], $12::text[], $13::text[]) AS new",
-    )
-    .bind(topic_id)
-    .bind(longs(|event| event.position))
-    .bind(longs(|event| event.raised_at.unix_nanos()))
-    .bind(longs(|event| event.metadata.deployment_id))
-    .bind(texts(events, |event| &event.id))
-    .bind(texts(events, |event| &event.stream))
-    .bind(texts(events, |event| &event.event_type))
-    .bind(texts(events, |event| &event.reason))
-    .bind(texts(events, |event| &event.metadata.correlation_id))
-    .bind(texts(events, |event| &event.metadata.causation_id))
-    .bind(texts(events, |event| &event.metadata.user_id))
-    .bind(texts(events, |event| event.payload.as_str()))
-    .bind(gdpr)
-    .bind(held_until)
-    .execute(connection)
-    .await?;
-    Ok(())
+    query
+        .bind(longs(|event| event.position))
+        .bind(longs(|event| event.raised_at.unix_nanos()))
+        .bind(longs(|event| event.metadata.deployment_id))
+        .bind(texts(events, |event| &event.id))
+        .bind(texts(events, |event| &event.stream))
+        .bind(texts(events, |event| &event.event_type))
+        .bind(texts(events, |event| &event.reason))
+        .bind(texts(events, |event| &event.metadata.correlation_id))
+        .bind(texts(events, |event| &event.metadata.causation_id))
+        .bind(texts(events, |event| &event.metadata.user_id))
+        .bind(texts(events, |event| event.payload.as_str()))
+        .bind(gdpr)
 }
 
 fn texts(events: &[Event], field: fn(&Event) -> &str) -> Vec<&str> {
@@ -91,8 +138,9 @@ fn texts(events: &[Event], field: fn(&Event) -> &str) -> Vec<&str> {
 macro_rules! select_events_within {
     ($where:literal) => {
         concat!(
-            "SELECT position, raised_at, deployment_id, id, stream, type, reason, correlation_id, causation_id, ",
-            "user_id, payload, gdpr FROM (
+            "SELECT position, ",
+            columns!(),
+            " FROM (
                  SELECT *, sum(octet_length(payload)) OVER (ORDER BY position ROWS UNBOUNDED PRECEDING) AS reached
                  FROM events
                  WHERE topic_id = $1 AND position >= $2 AND position < $3 ",

@@ -1,9 +1,11 @@
 //! All SQL. What is asked, in the words of the product; why it is asked, the callers know.
 //!
-//! Every statement runs in a transaction that the caller opens: a [`Database::snapshot`] to read one moment, a
-//! [`Database::begin`] to change something. If the process dies, Postgres rolls back what was not committed.
+//! Statements run in a transaction that the caller opens: a [`Database::snapshot`] to read one moment, a
+//! [`Database::begin`] to change something; those for which each one is a transaction by itself, on a
+//! [`Database::connection`]. If the process dies, Postgres rolls back what was not committed.
 
 mod catalog;
+mod connections;
 mod consumed;
 mod edits;
 mod erroneous;
@@ -23,6 +25,7 @@ mod topics;
 mod wakeups;
 
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
@@ -32,6 +35,7 @@ pub use catalog::{
     Archive, ArchiveExtent, archive, archive_extents, archives_count, archives_of, correct_archive, delete_archive,
     insert_archive, known_archives, promote_archive, rename_archived, topic_of_archive,
 };
+pub use connections::SingleConnection;
 pub use consumed::{consumed_positions, delete_consumed, forget_consumed};
 pub use edits::{
     Edit, EditKind, PendingEdit, archives_invalidated, archives_with_pending_edits, edit, edited_since, edits_of,
@@ -40,7 +44,7 @@ pub use edits::{
 };
 pub use erroneous::{Erroneous, delete_resend, erroneous_after, insert_erroneous, resend, resends, unsettled};
 pub use events::{
-    average_row_bytes, count_between, delete_ranges, eligible_batch, export, hot_by_ids, hot_position_ranges,
+    append, average_row_bytes, count_between, delete_ranges, eligible_batch, export, hot_by_ids, hot_position_ranges,
     hot_range, insert, last_hot, lock_hot, lock_hot_by_gdpr_id, oldest_raised_at, positions_of_correlation, rename_hot,
     replace, table_bytes,
 };
@@ -78,6 +82,8 @@ pub use topics::{
     make_topic, recount_archived, set_head, topic_by_id, topics, topics_named, topics_with_hot_events,
 };
 pub use wakeups::{Listener, broadcast, delete_old_broadcasts, insert_broadcast, notify};
+
+use connections::Connections;
 
 pub type Connection = PgConnection;
 pub type Transaction = sqlx::Transaction<'static, Postgres>;
@@ -140,6 +146,7 @@ pub struct Database {
     pool: PgPool,
     jobs_pool: PgPool,
     groups_pool: PgPool,
+    connections: Arc<Connections>,
     /// For what concerns a session: migrations hold a lock in it, and notifications come to it.
     direct: PgConnectOptions,
 }
@@ -167,6 +174,7 @@ impl Database {
             pool: pool(connections_max),
             jobs_pool: pool(connections_max.div_ceil(4).max(JOBS_CONNECTIONS_MIN)),
             groups_pool: pool(GROUPS_CONNECTIONS),
+            connections: Arc::new(Connections::new(options.clone(), connections_max.div_ceil(4) as usize)),
             direct,
         })
     }
@@ -201,6 +209,11 @@ impl Database {
         begun(async move { pool.begin().await }).await
     }
 
+    /// For single statements: nobody asks it first whether it is alive.
+    pub async fn connection(&self) -> Result<SingleConnection, Error> {
+        Connections::take(&self.connections).await
+    }
+
     /// For background jobs.
     pub async fn begin_job(&self) -> Result<Transaction, Error> {
         let pool = self.jobs_pool.clone();
@@ -226,6 +239,7 @@ impl Database {
         self.pool.close().await;
         self.jobs_pool.close().await;
         self.groups_pool.close().await;
+        self.connections.close();
     }
 }
 

@@ -146,6 +146,7 @@ pub struct Store {
     /// Signals that an archived event was edited.
     rewrite_wanted: Notify,
     subscriptions: Arc<Subscriptions>,
+    queues: publish::Queues,
 }
 
 impl Store {
@@ -153,7 +154,8 @@ impl Store {
     pub fn new(database: Database, bucket: Option<Arc<Bucket>>, settings: Settings) -> Store {
         let (hash_key, leases, rewrite_wanted) = (OnceCell::new(), Mutex::default(), Notify::new());
         let subscriptions = Arc::new(Subscriptions::new());
-        Store { database, bucket, settings, hash_key, leases, rewrite_wanted, subscriptions }
+        let queues = publish::Queues::default();
+        Store { database, bucket, settings, hash_key, leases, rewrite_wanted, subscriptions, queues }
     }
 
     /// Brings the tables up to date.

@@ -4,7 +4,10 @@
 //! it. If the process dies before the commit, nothing happened; if the answer is lost, publishing the same ids again
 //! changes nothing.
 
+mod joined;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -12,6 +15,8 @@ use uuid::Uuid;
 use crate::database::{self, Topic, Transaction};
 use crate::event::{Event, Instant, Invalid, Log, NewEvent};
 use crate::store::{ATTEMPTS, Error, Store};
+
+pub(super) use joined::Queues;
 
 /// What became of one event of a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,30 +55,38 @@ struct LookFor {
 }
 
 enum Outcome {
-    /// And the topics that have something new.
-    Published(Results, Vec<(i64, Log)>),
+    /// And the topics, as they were before.
+    Published(Results, Vec<Topic>),
     LookFor(Vec<(Log, LookFor)>),
 }
 
-/// What becomes of the events of one log.
+/// What becomes of the calls that publish to one log.
 enum Placed {
-    Published { topic_id: i64, published: Vec<Published> },
+    /// The results of each, in their order.
+    Published(Topic, Vec<Result<Vec<Published>, Error>>),
     LookFor(LookFor),
 }
 
 impl Store {
     /// The results are in the order of the events.
-    pub async fn publish(&self, log: &Log, events: Vec<NewEvent>) -> Result<Vec<Published>, Error> {
+    pub async fn publish(self: &Arc<Self>, log: &Log, events: Vec<NewEvent>) -> Result<Vec<Published>, Error> {
         let results = self.publish_all(BTreeMap::from([(log.clone(), events)])).await?;
         Ok(results.into_values().flatten().collect())
     }
 
     /// Of any number of logs, and all of it or nothing.
-    pub async fn publish_all(&self, batches: Batches) -> Result<Results, Error> {
+    pub async fn publish_all(self: &Arc<Self>, batches: Batches) -> Result<Results, Error> {
         let checked = batches
             .into_iter()
+            .filter(|(_, events)| !events.is_empty())
             .map(|(log, events)| Ok((log, events.into_iter().map(NewEvent::check).collect::<Result<_, Invalid>>()?)));
-        self.publish_checked(&checked.collect::<Result<_, Error>>()?, Repeated::Compare).await
+        let mut checked = checked.collect::<Result<Batches, Error>>()?;
+        if checked.len() > 1 {
+            return self.publish_checked(&checked, Repeated::Compare).await;
+        }
+        let Some((log, events)) = checked.pop_first() else { return Ok(Results::new()) };
+        let published = self.publish_joined(log.clone(), events).await?;
+        Ok(Results::from([(log, published)]))
     }
 
     pub(super) async fn publish_checked(&self, batches: &Batches, repeated: Repeated) -> Result<Results, Error> {
@@ -81,9 +94,7 @@ impl Store {
         for _ in 0..ATTEMPTS {
             match self.try_publish(batches, repeated, &archived).await {
                 Ok(Outcome::Published(results, topics)) => {
-                    self.published(topics);
-                    let new = results.values().flatten().filter(|published| published.is_new).count();
-                    metrics::counter!("coldstream_events_published_total").increment(new as u64);
+                    self.tell_published(&topics, results.values().flatten());
                     return Ok(results);
                 }
                 // Outside of the transaction: nobody waits for S3 with a topic locked.
@@ -112,13 +123,13 @@ impl Store {
         let nothing = Archived::default();
         let mut transaction = self.database.begin().await?;
         let (mut results, mut topics, mut wanted) = (Results::new(), Vec::new(), Vec::new());
-        for (log, events) in batches.iter().filter(|(_, events)| !events.is_empty()) {
+        for (log, events) in batches {
             let archived = archived.get(log).unwrap_or(&nothing);
-            match self.publish_to(&mut transaction, log, events, repeated, archived).await? {
-                Placed::Published { topic_id, published } => {
-                    // What is not new may be what a caller gave up on before anybody was told.
-                    topics.push((topic_id, log.clone()));
-                    results.insert(log.clone(), published);
+            match self.publish_to(&mut transaction, log, &[events], repeated, archived).await? {
+                Placed::Published(topic, published) => {
+                    let published: Vec<Vec<Published>> = published.into_iter().collect::<Result<_, Error>>()?;
+                    results.insert(log.clone(), published.into_iter().flatten().collect());
+                    topics.push(topic);
                 }
                 Placed::LookFor(look_for) => wanted.push((log.clone(), look_for)),
             }
@@ -130,16 +141,18 @@ impl Store {
         Ok(Outcome::Published(results, topics))
     }
 
+    /// Places the events of some calls behind each other. A call that conflicts with what is there leaves the others
+    /// alone.
     async fn publish_to(
         &self,
         transaction: &mut Transaction,
         log: &Log,
-        events: &[NewEvent],
+        calls: &[&[NewEvent]],
         repeated: Repeated,
         archived: &Archived,
     ) -> Result<Placed, Error> {
         let topic = lock_or_make(transaction, log).await?;
-        let ids: Vec<String> = events.iter().map(|event| event.id.clone()).collect();
+        let ids: Vec<String> = calls.iter().copied().flatten().map(|event| event.id.clone()).collect();
         let mut known = archived.events.clone();
         let hot = database::hot_by_ids(transaction, topic.id, &ids).await?;
         known.extend(hot.into_iter().map(|event| (event.id.clone(), event)));
@@ -159,12 +172,24 @@ impl Store {
             _ => database::consumed_positions(transaction, topic.id, &unknown).await?,
         };
 
-        let (published, new) = place(transaction, &topic, events, (known, consumed), repeated).await?;
+        let mut places = Places { topic: &topic, repeated, known, consumed, new: Vec::new() };
+        let mut results = Vec::with_capacity(calls.len());
+        for events in calls {
+            results.push(places.take(transaction, events).await);
+        }
+        let new = places.new;
         if let Some(last) = new.last() {
             database::insert(transaction, topic.id, &new, None).await?;
             database::set_head(transaction, topic.id, last.position).await?;
         }
-        Ok(Placed::Published { topic_id: topic.id, published })
+        Ok(Placed::Published(topic, results))
+    }
+
+    /// What is not new may be what a caller gave up on before anybody was told: the topics are woken all the same.
+    fn tell_published<'a>(&self, topics: &[Topic], published: impl Iterator<Item = &'a Published>) {
+        self.wake(topics);
+        let new = published.filter(|published| published.is_new).count();
+        metrics::counter!("coldstream_events_published_total").increment(new as u64);
     }
 }
 
@@ -179,34 +204,58 @@ async fn lock_or_make(transaction: &mut Transaction, log: &Log) -> Result<Topic,
 
 /// Gives each new event its place behind the head, and each repeated one the place that it has, or had before it was
 /// consumed.
-async fn place(
-    transaction: &mut Transaction,
-    &Topic { id: topic_id, head_position, .. }: &Topic,
-    events: &[NewEvent],
-    (mut known, consumed): (HashMap<String, Event>, HashMap<String, i64>),
+struct Places<'a> {
+    topic: &'a Topic,
     repeated: Repeated,
-) -> Result<(Vec<Published>, Vec<Event>), Error> {
-    let now = Instant::from_unix_nanos(OffsetDateTime::now_utc().unix_timestamp_nanos() as i64);
-    let (mut published, mut new) = (Vec::with_capacity(events.len()), Vec::new());
-    for event in events {
-        let (position, is_new) = match (known.get(&event.id), consumed.get(&event.id)) {
+    /// By id; those that are new are among them.
+    known: HashMap<String, Event>,
+    consumed: HashMap<String, i64>,
+    new: Vec<Event>,
+}
+
+impl Places<'_> {
+    /// All the events of a call, or none.
+    async fn take(&mut self, transaction: &mut Transaction, events: &[NewEvent]) -> Result<Vec<Published>, Error> {
+        let taken = self.new.len();
+        let mut published = Vec::with_capacity(events.len());
+        for event in events {
+            match self.place(transaction, event).await {
+                Ok(placed) => published.push(placed),
+                Err(error) => {
+                    for given_back in self.new.drain(taken..) {
+                        self.known.remove(&given_back.id);
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        Ok(published)
+    }
+
+    async fn place(&mut self, transaction: &mut Transaction, event: &NewEvent) -> Result<Published, Error> {
+        let topic = self.topic;
+        let (position, is_new) = match (self.known.get(&event.id), self.consumed.get(&event.id)) {
             (Some(there), _) => {
-                if repeated == Repeated::Compare && !is_same(transaction, topic_id, event, there).await? {
+                if self.repeated == Repeated::Compare && !is_same(transaction, topic.id, event, there).await? {
                     return Err(Error::Conflict { id: event.id.clone() });
                 }
                 (there.position, false)
             }
             (None, Some(position)) => (*position, false),
             (None, None) => {
-                let event = event.clone().at(head_position + 1 + new.len() as i64, now);
-                known.insert(event.id.clone(), event.clone());
-                new.push(event);
-                (head_position + new.len() as i64, true)
+                let position = topic.head_position + 1 + self.new.len() as i64;
+                let event = event.clone().at(position, now());
+                self.known.insert(event.id.clone(), event.clone());
+                self.new.push(event);
+                (position, true)
             }
         };
-        published.push(Published { id: event.id.clone(), position, is_new });
+        Ok(Published { id: event.id.clone(), position, is_new })
     }
-    Ok((published, new))
+}
+
+fn now() -> Instant {
+    Instant::from_unix_nanos(OffsetDateTime::now_utc().unix_timestamp_nanos() as i64)
 }
 
 /// Whether an event was there before, whatever edits have made of it since.

@@ -89,12 +89,12 @@ impl Scene {
         store.edit(&self.edited, &format!("event-{EDITED}"), &request).await.map(drop)
     }
 
-    async fn publish(&self, store: &Store) -> Result<(), Error> {
+    async fn publish(&self, store: &Arc<Store>) -> Result<(), Error> {
         let events = (self.grown..self.grown + BATCH).map(old_event).collect();
         store.publish(&self.growing, events).await.map(drop)
     }
 
-    async fn attempt(&mut self, store: &Store, verb: Verb) -> Result<(), Error> {
+    async fn attempt(&mut self, store: &Arc<Store>, verb: Verb) -> Result<(), Error> {
         match verb {
             Verb::Publish => self.publish(store).await,
             Verb::Edit => {

@@ -1,5 +1,7 @@
 //! All or nothing, positions without gaps, and the same batch twice is published once.
 
+mod joined;
+
 use coldstream::bucket::object_key;
 use coldstream::event::{Json, Log, Metadata, NewEvent};
 use coldstream::store::{Error, Published};

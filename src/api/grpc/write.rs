@@ -14,7 +14,7 @@ use crate::event::{Invalid, Log, NewEvent};
 use crate::store::Store;
 
 /// One topic a call; the tenants of a batch may be many. Broadcasts go out once what is to be kept is kept.
-pub async fn publish(store: &Store, request: PublishRequest) -> Result<PublishResponse, Status> {
+pub async fn publish(store: &Arc<Store>, request: PublishRequest) -> Result<PublishResponse, Status> {
     let bytes = request.encoded_len();
     if bytes > PUBLISHED_BYTES_MAX {
         let why = format!("the request has {bytes} bytes, at most {PUBLISHED_BYTES_MAX} are taken");

@@ -26,7 +26,7 @@ use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use crate::database::{self, Database};
+use crate::database::{self, Database, Topic};
 use crate::event::Log;
 use crate::store::subscribe::courier::Ack;
 use crate::store::subscribe::session::{Cause, Session};
@@ -171,18 +171,18 @@ impl Store {
     }
 
     /// Wakes those who wait for these topics, here at once and elsewhere soon.
-    pub(super) fn published(&self, topics: Vec<(i64, Log)>) {
+    pub(super) fn wake(&self, topics: &[Topic]) {
         if topics.is_empty() {
             return;
         }
         if let Some(session) = self.subscriptions.session() {
-            for (topic_id, log) in &topics {
-                session.wake(*topic_id, Some(log), Cause::Published);
+            for topic in topics {
+                session.wake(topic.id, Some(&topic.log), Cause::Published);
             }
         }
         let mut untold = self.subscriptions.untold.lock().unwrap_or_else(PoisonError::into_inner);
         let is_first = untold.is_empty();
-        untold.extend(topics.iter().map(|(topic_id, _)| *topic_id));
+        untold.extend(topics.iter().map(|topic| topic.id));
         if is_first {
             let (database, subscriptions) = (self.database.clone(), Arc::clone(&self.subscriptions));
             tokio::spawn(async move {

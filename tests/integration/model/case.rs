@@ -126,7 +126,7 @@ impl Case {
         }
     }
 
-    async fn run(&mut self, store: &Store, job: Job) {
+    async fn run(&mut self, store: &Arc<Store>, job: Job) {
         let outcome = held::run(store, job).await;
         let is_alone = self.held.iter().all(Option::is_none);
         assert!(outcome.is_ok() || self.outage.is_some() || !is_alone, "{job:?}: {outcome:?}");

@@ -1,6 +1,7 @@
 //! Operations that change what readers see: on the service, and on the model.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use coldstream::event::{Change, Event, GdprField, Instant, Json, Log, NewEvent};
@@ -26,7 +27,7 @@ pub fn stream_name(number: u8) -> String {
 }
 
 impl Case {
-    pub async fn change(&mut self, store: &Store, operation: &Operation) {
+    pub async fn change(&mut self, store: &Arc<Store>, operation: &Operation) {
         match operation {
             Operation::Publish(drafts) => {
                 let mut batches: BTreeMap<usize, Vec<NewEvent>> = BTreeMap::new();
@@ -107,7 +108,7 @@ impl Case {
         }
     }
 
-    async fn publish(&mut self, store: &Store, batches: BTreeMap<usize, Vec<NewEvent>>) {
+    async fn publish(&mut self, store: &Arc<Store>, batches: BTreeMap<usize, Vec<NewEvent>>) {
         let by_log: BTreeMap<Log, Vec<NewEvent>> =
             batches.iter().map(|(log, batch)| (self.logs[*log].log.clone(), batch.clone())).collect();
         let outcome = store.publish_all(by_log).await;

@@ -256,7 +256,7 @@ pub async fn archive(store: &Store) -> i64 {
     store.archive(|_, _| {}).await.unwrap().events
 }
 
-pub async fn publish(store: &Store, log: &Log, events: Vec<NewEvent>) -> Vec<Published> {
+pub async fn publish(store: &Arc<Store>, log: &Log, events: Vec<NewEvent>) -> Vec<Published> {
     store.publish(log, events).await.unwrap()
 }
 

@@ -1,0 +1,163 @@
+//! One batch out of Postgres and into an object: ourselves, the least that it could cost, and what people do by hand.
+
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use coldstream::embedded::Durability;
+use futures::TryStreamExt;
+use sha2::{Digest, Sha256};
+use sqlx::PgConnection;
+
+use crate::report::{Report, median, ratio};
+use crate::servers::{self, Servers, bucket};
+use crate::{Mode, events, usage};
+
+/// What one way of doing it cost.
+#[derive(Debug, Clone, Copy)]
+struct Cost {
+    seconds: f64,
+    cpu_seconds: f64,
+}
+
+/// Members of this size are compressed one by one, as archives have them.
+const MEMBER_BYTES: usize = 256 * 1024;
+const TEMPLATE: &str = "loaded";
+
+pub async fn run(mode: Mode) -> Report {
+    let (batch_size, rounds) = (mode.pick(100_000, 1_000), mode.pick(5, 1));
+    let servers = Servers::start(mode.pick(Durability::Full, Durability::None)).await;
+    events::import(&servers, TEMPLATE, batch_size).await;
+    let (mut ours, mut floors, mut by_hands) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 0..rounds {
+        let (first, second, third) = (format!("ours_{round}"), format!("floor_{round}"), format!("by_hand_{round}"));
+        for copy in [&first, &second, &third] {
+            servers.copy_database(TEMPLATE, copy).await;
+        }
+        ours.push(coldstream(&servers, &first, batch_size).await);
+        floors.push(floor(&servers, &second).await);
+        by_hands.push(by_hand(&servers, &third).await);
+        for copy in [&first, &second, &third] {
+            servers.execute("postgres", &format!("DROP DATABASE {copy} WITH (FORCE)")).await;
+        }
+    }
+
+    let mut report = Report::new("An archive run");
+    report.paragraph(format!(
+        "One batch of {batch_size} events (840 bytes of JSON each) moves from Postgres to S3. Medians of {rounds} \
+         interleaved rounds; CPU is that of Postgres and of every client process, without the S3 server's. *Floor* is the \
+         least that has to be done, in one process and with nothing made safe: `COPY (FORMAT binary)` out, libdeflate at \
+         level 6, SHA-256, DELETE by range. *By hand* is `psql COPY (row_to_json) | gzip -6`, `curl`, DELETE. Coldstream \
+         also reads back and compares what it has written before it deletes, and makes the catalog and the lookups."
+    ));
+    let cpu = |costs: &[Cost]| median(costs.iter().map(|cost| cost.cpu_seconds).collect());
+    let wall = |costs: &[Cost]| median(costs.iter().map(|cost| cost.seconds).collect());
+    report.table(
+        ["", "CPU", "time", "CPU against the floor", "as fast as by hand"],
+        [("Coldstream", &ours), ("floor", &floors), ("by hand", &by_hands)].map(|(name, costs)| {
+            [
+                name.to_owned(),
+                format!("{:.2} s", cpu(costs)),
+                format!("{:.2} s", wall(costs)),
+                ratio(cpu(costs) / cpu(&floors)),
+                ratio(wall(&by_hands) / wall(costs)),
+            ]
+        }),
+    );
+    report
+}
+
+async fn coldstream(servers: &Servers, database: &str, batch_size: u64) -> Cost {
+    // Makes the bucket, so that the run is one.
+    let mut migrate = servers.coldstream(database, &["archive"]);
+    servers::run({
+        migrate.env("STREAMS_ARCHIVE_SIZE", (batch_size + 1).to_string());
+        migrate
+    })
+    .await;
+    let before = servers.postgres_cpu_seconds();
+    let mut archive = servers.coldstream(database, &["archive"]);
+    archive.env("STREAMS_ARCHIVE_SIZE", batch_size.to_string());
+    let usage = servers::run(archive).await;
+    assert_eq!(hot_count(&mut servers.connect(database).await).await, 0, "all was archived");
+    Cost { seconds: usage.seconds, cpu_seconds: usage.cpu_seconds + servers.postgres_cpu_seconds() - before }
+}
+
+async fn floor(servers: &Servers, database: &str) -> Cost {
+    let json = json_of(&mut servers.connect(database).await).await;
+    let mut connection = servers.connect(database).await;
+    let (started, before) = (Instant::now(), servers.postgres_cpu_seconds() + usage::own_cpu_seconds());
+
+    let mut copied = 0;
+    let mut copy = connection.copy_out_raw("COPY events TO STDOUT (FORMAT binary)").await.expect("COPY begins");
+    while let Some(chunk) = copy.try_next().await.expect("COPY goes on") {
+        copied += chunk.len();
+    }
+    drop(copy);
+    assert!(copied > 0);
+    let mut compressor = libdeflater::Compressor::new(libdeflater::CompressionLvl::new(6).expect("there is a level 6"));
+    let (mut digest, mut compressed) = (Sha256::new(), vec![0; compressor.gzip_compress_bound(MEMBER_BYTES)]);
+    for member in json.chunks(MEMBER_BYTES) {
+        let length = compressor.gzip_compress(member, &mut compressed).expect("there is room");
+        digest.update(&compressed[..length]);
+    }
+    std::hint::black_box(digest.finalize());
+    let delete = "DELETE FROM events WHERE topic_id = 1 AND position BETWEEN 1 AND 1000000000";
+    sqlx::query(delete).execute(&mut connection).await.expect("the rows can be deleted");
+
+    Cost {
+        seconds: started.elapsed().as_secs_f64(),
+        cpu_seconds: servers.postgres_cpu_seconds() + usage::own_cpu_seconds() - before,
+    }
+}
+
+/// The lines of the batch, as an archive has them, about.
+async fn json_of(connection: &mut PgConnection) -> Vec<u8> {
+    let lines: Vec<String> = sqlx::query_scalar("SELECT row_to_json(events)::text FROM events ORDER BY position")
+        .fetch_all(connection)
+        .await
+        .expect("the events can be read");
+    lines.join(",\n").into_bytes()
+}
+
+async fn by_hand(servers: &Servers, database: &str) -> Cost {
+    let file = servers.folder.path().join("by-hand.json.gz");
+    // Whoever does this has a bucket.
+    let mut make = curl(servers, database, "");
+    make.args(["-X", "PUT"]);
+    servers::run(make).await;
+
+    let (started, before) = (Instant::now(), servers.postgres_cpu_seconds());
+    let mut pipeline = Command::new("sh");
+    pipeline.arg("-c").arg(
+        "psql --quiet --no-psqlrc --dbname \"$URL\" --command 'COPY (SELECT row_to_json(events) FROM events \
+         ORDER BY position) TO STDOUT' | gzip -6 > \"$FILE\"",
+    );
+    pipeline.env("URL", servers.postgres.connection(database)).env("FILE", &file);
+    let exported = servers::run(pipeline).await;
+    let mut put = curl(servers, database, "/by-hand.json.gz");
+    put.arg("--upload-file").arg(&file);
+    let put = servers::run(put).await;
+    let mut delete = Command::new("psql");
+    delete.args(["--quiet", "--no-psqlrc", "--dbname", &servers.postgres.connection(database)]);
+    let deleted = servers::run({
+        delete.args(["--command", "DELETE FROM events"]);
+        delete
+    })
+    .await;
+    let clients = exported.cpu_seconds + put.cpu_seconds + deleted.cpu_seconds;
+    Cost { seconds: started.elapsed().as_secs_f64(), cpu_seconds: clients + servers.postgres_cpu_seconds() - before }
+}
+
+fn curl(servers: &Servers, database: &str, path: &str) -> Command {
+    let mut curl = Command::new("curl");
+    curl.args(["--silent", "--fail", "--show-error", "--aws-sigv4", "aws:amz:us-east-1:s3"])
+        .args(["--user", &format!("{}:{}", servers::ACCESS_KEY, servers::SECRET_KEY)])
+        .args(["--header", "x-amz-content-sha256: UNSIGNED-PAYLOAD"])
+        .arg(format!("http://{}/{}{path}", servers.s3_endpoint, bucket(database)))
+        .stdout(Stdio::null());
+    curl
+}
+
+async fn hot_count(connection: &mut PgConnection) -> i64 {
+    sqlx::query_scalar("SELECT count(*) FROM events").fetch_one(connection).await.expect("rows can be counted")
+}

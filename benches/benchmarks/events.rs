@@ -1,0 +1,56 @@
+//! What is measured with.
+
+use std::io::{BufWriter, Write};
+use std::process::Stdio;
+
+use crate::servers::Servers;
+
+/// So that an event has about 840 bytes of JSON.
+const PADDING_BYTES: usize = 640;
+
+/// Loads old events into a database, which is made.
+pub async fn import(servers: &Servers, database: &str, events: u64) {
+    servers.execute("postgres", &format!("CREATE DATABASE {database}")).await;
+    let mut import = servers.coldstream(database, &["import", "-"]);
+    let mut import = import.stdin(Stdio::piped()).spawn().expect("the program can be started");
+    let stdin = import.stdin.take().expect("it is piped");
+    let written = tokio::task::spawn_blocking(move || {
+        write(BufWriter::new(stdin), events).expect("the import reads to the end");
+        import.wait().expect("the import can be waited for")
+    });
+    assert!(written.await.expect("writing does not panic").success());
+}
+
+fn write(mut out: impl Write, events: u64) -> std::io::Result<()> {
+    for number in 0..events {
+        writeln!(
+            out,
+            "{{\"id\":\"{}\",\"tenant_id\":\"acme\",\"topic\":\"orders\",\"stream\":\"order-{}\",\
+             \"type\":\"order.placed\",\"raised_at\":\"2020-01-01T00:00:00Z\",\"payload\":{}}}",
+            uuid::Uuid::from_u64_pair(splitmix(2 * number), splitmix(2 * number + 1)),
+            number % 50_000,
+            payload(number),
+        )?;
+    }
+    out.flush()
+}
+
+/// The JSON of a payload that compresses about as well as real ones do.
+pub fn payload(number: u64) -> String {
+    let mut state = number;
+    let padding: String = (0..PADDING_BYTES / 32)
+        .map(|_| {
+            state = splitmix(state);
+            format!("{:032}", state >> 40)
+        })
+        .collect();
+    format!("{{\"number\":{number},\"text\":\"{padding}\"}}")
+}
+
+/// A number that looks random, the same for the same seed.
+pub fn splitmix(seed: u64) -> u64 {
+    let mut mixed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
+}

@@ -1,0 +1,79 @@
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use crate::plot::Plot;
+use crate::usage;
+
+/// What one section found, as a page of Markdown with its plots.
+pub struct Report {
+    text: String,
+    plots: Vec<Plot>,
+}
+
+impl Report {
+    pub fn new(title: &str) -> Report {
+        Report { text: format!("# {title}\n"), plots: Vec::new() }
+    }
+
+    pub fn paragraph(&mut self, text: impl AsRef<str>) {
+        let _ = write!(self.text, "\n{}\n", text.as_ref());
+    }
+
+    /// The first column is text, the others are figures.
+    pub fn table<const N: usize>(&mut self, heads: [&str; N], rows: impl IntoIterator<Item = [String; N]>) {
+        let _ = writeln!(self.text, "\n| {} |", heads.join(" | "));
+        let _ = writeln!(self.text, "|---|{}", "--:|".repeat(N - 1));
+        for row in rows {
+            let _ = writeln!(self.text, "| {} |", row.join(" | "));
+        }
+    }
+
+    pub fn plot(&mut self, plot: Plot) {
+        let _ = write!(self.text, "\n![{}]({}.svg)\n", plot.title, plot.name);
+        self.plots.push(plot);
+    }
+
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    pub fn write(&self, folder: &Path, name: &str) {
+        fs::create_dir_all(folder).expect("the folder of the results can be made");
+        let command = format!("`cargo bench --bench benchmarks -- {name}`");
+        let text = format!("{}\n{command} on {}.\n", self.text, usage::machine());
+        fs::write(folder.join(format!("{name}.md")), text).expect("the results can be written");
+        for plot in &self.plots {
+            plot.write(folder);
+        }
+    }
+}
+
+/// The middle one: half of the others are no larger.
+pub fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// So many per cent of the values are no larger.
+pub fn percentile(values: &mut [f64], per_cent: usize) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[((values.len() * per_cent).div_ceil(100)).saturating_sub(1)]
+}
+
+pub fn ratio(value: f64) -> String {
+    format!("{value:.2} ×")
+}
+
+/// With a comma after every third digit.
+pub fn count(value: f64) -> String {
+    let digits = format!("{value:.0}");
+    let mut grouped = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index) % 3 == 0 {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped
+}

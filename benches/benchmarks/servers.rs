@@ -1,0 +1,117 @@
+//! A Postgres and an S3 server for one section, each a process of its own, so that what they cost can be told from what
+//! the measured program costs.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+use coldstream::embedded::{Durability, Postgres, S3Server, keeper};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use tempfile::TempDir;
+
+use crate::usage::{self, Usage};
+
+pub const SERVE_S3: &str = "--serve-s3";
+const BUCKET: &str = "events";
+pub const ACCESS_KEY: &str = "access";
+pub const SECRET_KEY: &str = "secret";
+const COLDSTREAM: &str = env!("CARGO_BIN_EXE_coldstream");
+
+pub struct Servers {
+    pub folder: TempDir,
+    pub postgres: Postgres,
+    postmaster: u32,
+    s3: Child,
+    pub s3_endpoint: String,
+}
+
+impl Servers {
+    pub async fn start(durability: Durability) -> Servers {
+        let folder = tempfile::Builder::new().prefix("coldstream-bench-").tempdir().expect("a folder can be made");
+        let postgres = Postgres::start(folder.path(), durability).await.expect("Postgres starts");
+        let objects = folder.path().join("objects");
+        std::fs::create_dir(&objects).expect("a folder can be made");
+        let mut command = Command::new(std::env::current_exe().expect("this program knows where it is"));
+        command.arg(SERVE_S3).arg(&objects).stdout(Stdio::piped());
+        let mut s3 = keeper::spawn(command).expect("this program can be started");
+        let mut s3_endpoint = String::new();
+        let said = BufReader::new(s3.stdout.take().expect("it is piped")).read_line(&mut s3_endpoint);
+        said.expect("the S3 server says where it is");
+        let mut servers = Servers { folder, postgres, postmaster: 0, s3, s3_endpoint: s3_endpoint.trim().to_owned() };
+        let pid_file: String = sqlx::query_scalar("SELECT pg_read_file('postmaster.pid')")
+            .fetch_one(&mut servers.connect("postgres").await)
+            .await
+            .expect("Postgres knows its process");
+        servers.postmaster = pid_file.lines().next().and_then(|line| line.parse().ok()).expect("a number");
+        servers
+    }
+
+    pub async fn connect(&self, database: &str) -> PgConnection {
+        PgConnection::connect(&self.postgres.connection(database)).await.expect("Postgres can be reached")
+    }
+
+    pub async fn execute(&self, database: &str, sql: &str) {
+        let mut connection = self.connect(database).await;
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.expect("the statement is right");
+        connection.close().await.expect("the connection can be closed");
+    }
+
+    /// A copy of a database, with nothing left to be written to disk.
+    pub async fn copy_database(&self, template: &str, copy: &str) {
+        self.execute("postgres", &format!("CREATE DATABASE {copy} TEMPLATE {template}")).await;
+        self.execute(copy, "VACUUM ANALYZE").await;
+        self.execute("postgres", "CHECKPOINT").await;
+    }
+
+    /// Of Postgres, with all its processes, so far.
+    pub fn postgres_cpu_seconds(&self) -> f64 {
+        usage::cpu_seconds(self.postmaster)
+    }
+
+    /// The binary, with this database and bucket for its environment.
+    pub fn coldstream(&self, database: &str, arguments: &[&str]) -> Command {
+        let mut command = Command::new(COLDSTREAM);
+        command.args(arguments).env_clear().current_dir(self.folder.path()).stdout(Stdio::null()).envs([
+            ("POSTGRES_CONNECTION", self.postgres.connection(database).as_str()),
+            ("LOG_LEVEL", "warn"),
+            ("STREAMS_ARCHIVE", "true"),
+            ("S3_ENDPOINT", &self.s3_endpoint),
+            ("S3_SSL", "false"),
+            ("S3_ACCESS_KEY", ACCESS_KEY),
+            ("S3_SECRET_KEY", SECRET_KEY),
+            // A bucket belongs to one database.
+            ("S3_BUCKET", &bucket(database)),
+        ]);
+        command
+    }
+}
+
+impl Drop for Servers {
+    fn drop(&mut self) {
+        // One that has ended by itself is as good.
+        let _ = self.s3.kill();
+        let _ = self.s3.wait();
+    }
+}
+
+/// The bucket of a database.
+pub fn bucket(database: &str) -> String {
+    format!("{BUCKET}-{}", database.replace('_', "-"))
+}
+
+/// Runs a command to its end, which has to be a good one.
+pub async fn run(mut command: Command) -> Usage {
+    let started = Instant::now();
+    usage::wait(command.spawn().expect("the program can be started"), started).await
+}
+
+/// Serves until the process is killed.
+pub fn serve_s3(folder: &Path) {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime can be started");
+    runtime.block_on(async {
+        let server = S3Server::start(folder, ACCESS_KEY, SECRET_KEY, Durability::None).await.expect("S3 starts");
+        println!("{}", server.endpoint());
+        std::future::pending::<()>().await;
+    });
+}

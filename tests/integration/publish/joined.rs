@@ -1,0 +1,143 @@
+//! Calls that publish to one log at the same time share transactions, and nothing else.
+
+use coldstream::event::NewEvent;
+use coldstream::store::{Error, Published, Selection};
+use futures::FutureExt;
+use futures::future::join_all;
+
+use super::positions;
+use crate::support::{Kind, World, archive, event, old_event, publish, read_all, settings};
+
+/// Keeps the log from growing until it is rolled back.
+async fn hold(world: &World) -> sqlx::Transaction<'static, sqlx::Postgres> {
+    let mut holding = world.sql.begin().await.unwrap();
+    sqlx::query("SELECT FROM topics FOR UPDATE").execute(&mut *holding).await.unwrap();
+    holding
+}
+
+/// What becomes of calls that all wait while the log is held.
+async fn together(world: &World, calls: Vec<Vec<NewEvent>>) -> Vec<Result<Vec<Published>, Error>> {
+    let (store, log) = (world.store(settings(2)), world.log());
+    // So that the first of them can append to a topic that it knows.
+    publish(&store, &log, vec![event(1_000)]).await;
+    let holding = hold(world).await;
+    let mut waiting = Box::pin(join_all(calls.into_iter().map(|events| store.publish(&log, events))));
+    assert!((&mut waiting).now_or_never().is_none(), "the log is held");
+    holding.rollback().await.unwrap();
+    waiting.await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_that_wait_for_each_other_share_a_transaction() {
+    let mut world = World::new().await;
+    let published =
+        together(&world, (0..64).map(|number| vec![event(2 * number), event(2 * number + 1)]).collect()).await;
+    for (published, first) in published.into_iter().zip((2..).step_by(2)) {
+        assert_eq!(positions(&published.unwrap()), [first, first + 1], "in the order in which they were called");
+    }
+    let transactions: i64 =
+        sqlx::query_scalar("SELECT count(DISTINCT xmin::text) FROM events").fetch_one(&world.sql).await.unwrap();
+    // One is older; the leader may have begun with the first calls before the last one was there.
+    assert!(transactions <= 4, "{transactions}");
+    world.audit().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_is_refused_leaves_the_others_alone() {
+    let mut world = World::new().await;
+    let other = NewEvent { reason: "another".into(), ..event(1_000) };
+    let calls = vec![
+        vec![event(0)],
+        vec![event(1), other.clone(), event(2)],
+        vec![event(1_000), event(3)],
+        vec![event(3)],
+        vec![NewEvent { reason: "another".into(), ..event(3) }],
+        vec![event(1)],
+    ];
+    let published = together(&world, calls).await;
+    let places: Vec<_> =
+        published.iter().map(|published| published.as_ref().ok().map(|published| positions(published))).collect();
+    assert_eq!(places, [Some(vec![2]), None, Some(vec![1, 3]), Some(vec![3]), None, Some(vec![4])]);
+    for refused in [&published[1], &published[4]] {
+        assert!(matches!(refused, Err(Error::Conflict { .. })), "{refused:?}");
+    }
+    let ids: Vec<String> =
+        read_all(&world.store(settings(2)), &world.log()).await.into_iter().map(|it| it.id).collect();
+    assert_eq!(ids, ["event-1000", "event-0", "event-3", "event-1"]);
+    world.audit().await;
+}
+
+/// What one publisher saw of a topic is out of date as soon as another process archives or restores.
+#[tokio::test]
+async fn what_left_its_row_since_is_not_published_again() {
+    let mut world = World::new().await;
+    let (publisher, other, log) = (world.store(settings(1)), world.store(settings(1)), world.log());
+    publish(&publisher, &log, vec![old_event(0)]).await;
+    publish(&publisher, &log, vec![old_event(1)]).await;
+    assert_eq!(archive(&other).await, 2);
+    let again = publish(&publisher, &log, vec![old_event(0)]).await;
+    assert!(positions(&again) == [1] && !again[0].is_new, "{again:?}");
+
+    // The same number of events is archived, and they are others: two come back, two others go.
+    assert_eq!(positions(&publish(&publisher, &log, vec![old_event(2), old_event(3)]).await), [3, 4]);
+    assert_eq!(positions(&publish(&publisher, &log, vec![event(4)]).await), [5], "with a topic that it knows");
+    let restored = other.restore(&Selection::Range(log.clone(), (1, 2)), 30, |_| {}).await.unwrap();
+    assert_eq!(restored.events, 2);
+    assert_eq!(archive(&other).await, 2);
+    let again = publish(&publisher, &log, vec![old_event(2), old_event(1)]).await;
+    assert!(positions(&again) == [3, 2] && again.iter().all(|it| !it.is_new), "{again:?}");
+    world.audit().await;
+}
+
+/// Nobody waits for S3 behind somebody who has to.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_looks_into_archives_holds_up_no_other() {
+    let mut world = World::new().await;
+    let (store, log) = (world.store(settings(1)), world.log());
+    publish(&store, &log, vec![old_event(0)]).await;
+    assert_eq!(archive(&store).await, 1);
+    let gate = world.proxy.hold_first(Kind::Get);
+    let looking = tokio::spawn({
+        let (store, log) = (world.store(settings(1)), log.clone());
+        async move { publish(&store, &log, vec![old_event(0)]).await }
+    });
+    gate.arrival().await;
+    assert_eq!(positions(&publish(&store, &log, vec![event(1)]).await), [2]);
+    gate.open();
+    assert_eq!(positions(&looking.await.unwrap()), [1]);
+    world.audit().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_gives_up_takes_nobody_along() {
+    let mut world = World::new().await;
+    let (store, log) = (world.store(settings(2)), world.log());
+    publish(&store, &log, vec![event(0)]).await;
+    let holding = hold(&world).await;
+    let mut waiting: Vec<_> = (1..9).map(|number| Box::pin(store.publish(&log, vec![event(number)]))).collect();
+    for call in &mut waiting {
+        assert!(call.now_or_never().is_none(), "the log is held");
+    }
+    // The first leads, if anybody does.
+    waiting.remove(0);
+    holding.rollback().await.unwrap();
+    for published in join_all(waiting).await {
+        assert!(published.unwrap()[0].is_new);
+    }
+    assert_eq!(positions(&publish(&store, &log, vec![event(1)]).await), [2], "it was published for nobody");
+    world.audit().await;
+}
+
+/// An append that waited for the archiver with the topic locked, which the archiver wants next, would cost it its run.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_that_is_being_archived_is_published_again_without_waiting() {
+    let mut world = World::new().await;
+    let (store, log) = (world.store(settings(1)), world.log());
+    publish(&store, &log, vec![old_event(0)]).await;
+    let mut archiving = world.sql.begin().await.unwrap();
+    sqlx::query("DELETE FROM events").execute(&mut *archiving).await.unwrap();
+    let again = publish(&store, &log, vec![old_event(0)]).await;
+    assert!(!again[0].is_new, "{again:?}");
+    archiving.rollback().await.unwrap();
+    world.audit().await;
+}
