@@ -3,6 +3,9 @@
 use std::io::{BufWriter, Write};
 use std::process::Stdio;
 
+use coldstream::event::{Gdpr, Json, Log, Metadata, NewEvent};
+use uuid::Uuid;
+
 use crate::servers::Servers;
 
 /// So that an event has about 840 bytes of JSON.
@@ -27,12 +30,36 @@ fn write(mut out: impl Write, events: u64) -> std::io::Result<()> {
             out,
             "{{\"id\":\"{}\",\"tenant_id\":\"acme\",\"topic\":\"orders\",\"stream\":\"order-{}\",\
              \"type\":\"order.placed\",\"raised_at\":\"2020-01-01T00:00:00Z\",\"payload\":{}}}",
-            uuid::Uuid::from_u64_pair(splitmix(2 * number), splitmix(2 * number + 1)),
+            id(number),
             number % 50_000,
             payload(number),
         )?;
     }
     out.flush()
+}
+
+/// Of the loaded events, whose positions are one more than their numbers.
+pub fn id(number: u64) -> String {
+    Uuid::from_u64_pair(splitmix(2 * number), splitmix(2 * number + 1)).to_string()
+}
+
+/// The log that events are loaded into.
+pub fn log() -> Log {
+    Log::new("acme", "orders").expect("the names are good")
+}
+
+/// One that is raised when it is published.
+pub fn event(id: String, number: u64) -> NewEvent {
+    NewEvent {
+        id,
+        stream: format!("order-{}", number % 50_000),
+        event_type: "order.placed".into(),
+        reason: String::new(),
+        raised_at: None,
+        metadata: Metadata::default(),
+        payload: Json::parse_object(&payload(number)).expect("it is an object"),
+        gdpr: Gdpr::default(),
+    }
 }
 
 /// The JSON of a payload that compresses about as well as real ones do.

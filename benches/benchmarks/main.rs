@@ -8,11 +8,13 @@
 
 mod archive_memory;
 mod archive_run;
+mod edits;
 mod events;
 mod plot;
 mod publish;
 mod report;
 mod servers;
+mod steady_state;
 mod usage;
 
 use std::path::PathBuf;
@@ -36,10 +38,12 @@ impl Mode {
 
 type Section = (&'static str, fn(Mode) -> LocalBoxFuture<'static, Report>);
 
-const SECTIONS: [Section; 3] = [
+const SECTIONS: [Section; 5] = [
     ("archive_run", |mode| archive_run::run(mode).boxed_local()),
     ("archive_memory", |mode| archive_memory::run(mode).boxed_local()),
     ("publish", |mode| publish::run(mode).boxed_local()),
+    ("edits", |mode| edits::run(mode).boxed_local()),
+    ("steady_state", |mode| steady_state::run(mode).boxed_local()),
 ];
 
 fn main() {

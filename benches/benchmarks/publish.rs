@@ -6,10 +6,8 @@ use std::time::{Duration, Instant};
 
 use coldstream::api::proto::service_client::ServiceClient;
 use coldstream::api::proto::{PublishEvent, PublishEventPayload, PublishRequest};
-use coldstream::config::Config;
-use coldstream::database::Database;
 use coldstream::embedded::{Durability, keeper};
-use coldstream::event::{Json, Log, Metadata, NewEvent};
+use coldstream::event::Log;
 use coldstream::store::Store;
 use sqlx::PgConnection;
 use tonic::transport::{Channel, Endpoint};
@@ -74,7 +72,8 @@ pub async fn run(mode: Mode) -> Report {
          a file with its SQL. Medians of interleaved rounds.",
     );
     let service = Service::start(&servers).await;
-    let store = library(&servers).await;
+    servers.execute("postgres", "CREATE DATABASE library").await;
+    let store = servers.store("library", 100_000).await;
     servers.execute("postgres", "CREATE DATABASE by_hand").await;
     servers.execute("by_hand", BY_HAND).await;
     let message_db = std::env::var_os("MESSAGE_DB");
@@ -96,7 +95,7 @@ pub async fn run(mode: Mode) -> Report {
                     all.push(match *name {
                         "by hand" => Publisher::ByHand(servers.connect("by_hand").await),
                         "Message DB" => Publisher::MessageDb(servers.connect("message_db").await),
-                        "Coldstream, library" => Publisher::Library(Arc::clone(&store), log()),
+                        "Coldstream, library" => Publisher::Library(Arc::clone(&store), events::log()),
                         _ => Publisher::Grpc(service.connect().await),
                     });
                 }
@@ -146,29 +145,20 @@ impl Publisher {
                 write.execute(connection).await.expect("it can be written");
             }
             Publisher::Library(store, log) => {
-                let event = NewEvent {
-                    id: id.to_string(),
-                    stream,
-                    event_type: event_type.into(),
-                    raised_at: None,
-                    reason: String::new(),
-                    metadata: Metadata::default(),
-                    payload: Json::parse(&payload).expect("it is JSON"),
-                    gdpr: Default::default(),
-                };
-                store.publish(log, vec![event]).await.map(drop).expect("it can be published");
+                let event = events::event(id.to_string(), number);
+                store.publish(log, vec![event]).await.expect("it can be published");
             }
             Publisher::Grpc(client) => {
                 let value = PublishEventPayload { value: payload, gdpr: None };
                 let event = PublishEvent {
                     id: id.to_string(),
-                    tenant_id: log().tenant().into(),
+                    tenant_id: events::log().tenant().into(),
                     r#type: event_type.into(),
                     stream,
                     payload: [("order".to_owned(), value)].into(),
                     ..PublishEvent::default()
                 };
-                let request = PublishRequest { topic: log().topic().into(), events: vec![event] };
+                let request = PublishRequest { topic: events::log().topic().into(), events: vec![event] };
                 client.publish(request).await.map(drop).expect("it can be published");
             }
         }
@@ -197,10 +187,6 @@ async fn measure(publishers: Vec<Publisher>, length: Duration) -> Rate {
     }
     let per_second = took.len() as f64 / started.elapsed().as_secs_f64();
     Rate { per_second, p50_ms: percentile(&mut took, 50), p99_ms: percentile(&mut took, 99) }
-}
-
-fn log() -> Log {
-    Log::new("acme", "orders").expect("the names are good")
 }
 
 /// `coldstream serve`, a process of its own.
@@ -236,16 +222,6 @@ impl Drop for Service {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-async fn library(servers: &Servers) -> Arc<Store> {
-    servers.execute("postgres", "CREATE DATABASE library").await;
-    let connection = ("POSTGRES_CONNECTION".to_owned(), servers.postgres.connection("library"));
-    let config = Config::from_variables([connection]).expect("the variables are good");
-    let database = Database::new(&config.postgres_connection, config.postgres_connections_max);
-    let store = Store::new(database.expect("it is a url"), None, config.store);
-    store.migrate().await.expect("the database can be migrated");
-    Arc::new(store)
 }
 
 /// A log that is there already: `coldstream import` beside `COPY` into the same table.

@@ -4,9 +4,14 @@
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::Instant;
 
+use coldstream::bucket::Bucket;
+use coldstream::config::Config;
+use coldstream::database::Database;
 use coldstream::embedded::{Durability, Postgres, S3Server, keeper};
+use coldstream::store::Store;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tempfile::TempDir;
 
@@ -69,21 +74,39 @@ impl Servers {
         usage::cpu_seconds(self.postmaster)
     }
 
+    fn variables(&self, database: &str) -> [(&'static str, String); 8] {
+        [
+            ("POSTGRES_CONNECTION", self.postgres.connection(database)),
+            ("LOG_LEVEL", "warn".to_owned()),
+            ("STREAMS_ARCHIVE", "true".to_owned()),
+            ("S3_ENDPOINT", self.s3_endpoint.clone()),
+            ("S3_SSL", "false".to_owned()),
+            ("S3_ACCESS_KEY", ACCESS_KEY.to_owned()),
+            ("S3_SECRET_KEY", SECRET_KEY.to_owned()),
+            // A bucket belongs to one database.
+            ("S3_BUCKET", bucket(database)),
+        ]
+    }
+
     /// The binary, with this database and bucket for its environment.
     pub fn coldstream(&self, database: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new(COLDSTREAM);
-        command.args(arguments).env_clear().current_dir(self.folder.path()).stdout(Stdio::null()).envs([
-            ("POSTGRES_CONNECTION", self.postgres.connection(database).as_str()),
-            ("LOG_LEVEL", "warn"),
-            ("STREAMS_ARCHIVE", "true"),
-            ("S3_ENDPOINT", &self.s3_endpoint),
-            ("S3_SSL", "false"),
-            ("S3_ACCESS_KEY", ACCESS_KEY),
-            ("S3_SECRET_KEY", SECRET_KEY),
-            // A bucket belongs to one database.
-            ("S3_BUCKET", &bucket(database)),
-        ]);
+        command.args(arguments).env_clear().envs(self.variables(database));
+        command.current_dir(self.folder.path()).stdout(Stdio::null());
         command
+    }
+
+    /// The same in this process.
+    pub async fn store(&self, database: &str, batch_size: u64) -> Arc<Store> {
+        let variables = self.variables(database).into_iter().chain([("STREAMS_ARCHIVE_SIZE", batch_size.to_string())]);
+        let config = Config::from_variables(variables.map(|(name, value)| (name.to_owned(), value)));
+        let config = config.expect("the variables are good");
+        let bucket = Bucket::new(config.bucket().expect("there is one")).expect("its address is good");
+        bucket.ensure().await.expect("the bucket can be made");
+        let database = Database::new(&config.postgres_connection, config.postgres_connections_max);
+        let store = Store::new(database.expect("it is a url"), Some(Arc::new(bucket)), config.store);
+        store.migrate().await.expect("the database can be migrated");
+        Arc::new(store)
     }
 }
 

@@ -16,7 +16,6 @@ mod purge;
 mod retries;
 mod scan;
 mod upload;
-mod versions;
 
 use crate::bucket::client::Client;
 

@@ -124,23 +124,15 @@ impl Bucket {
         head(key, self.client.repeat(&Request::new(Method::HEAD, key)).await?.headers())
     }
 
-    /// The whole object as it comes. What breaks off in the middle is an error, never an early end.
+    /// The whole object as it comes, or a version of it. What breaks off in the middle is an error, never an early end.
     pub(super) async fn get(
         &self,
-        key: &str,
+        request: &Request,
     ) -> Result<(Head, impl Stream<Item = Result<Bytes, Error>> + Send + Unpin + use<>), Error> {
-        let response = self.client.repeat(&Request::new(Method::GET, key)).await?;
+        let (key, response) = (request.key(), self.client.repeat(request).await?);
         let head = head(key, response.headers())?;
         check_format(key, &head.said)?;
         Ok((head, body_of(key.to_owned(), response)))
-    }
-
-    /// What a request answers, as it comes.
-    pub(super) async fn body(
-        &self,
-        request: &Request,
-    ) -> Result<impl Stream<Item = Result<Bytes, Error>> + Send + Unpin + use<>, Error> {
-        Ok(body_of(request.key().to_owned(), self.client.repeat(request).await?))
     }
 
     /// Bytes `start..end` of the object that bears `expected_etag`, which is `object_bytes` long.

@@ -4,7 +4,7 @@ use uuid::Uuid;
 
 use crate::bucket::client::Request;
 use crate::bucket::objects::parse_xml;
-use crate::bucket::{Bucket, Error, archive_in_key, object_key};
+use crate::bucket::{Bucket, Error, object_key};
 use crate::event::Log;
 
 #[derive(Deserialize)]
@@ -41,29 +41,10 @@ impl Bucket {
         self.purge_versions(&object_key(log, archive_id)).await
     }
 
-    /// Deletes an object that bears the id of the archive in its key, with all its versions. False if it is not there,
-    /// or does not bear it: then it is somebody else's.
-    pub async fn delete_unknown(&self, key: &str) -> Result<bool, Error> {
-        if !self.is_ours(key).await? {
-            return Ok(false);
-        }
-        self.delete_whole(key).await?;
-        Ok(true)
-    }
-
     /// With all its versions, whether it is there or not.
     pub async fn delete_whole(&self, key: &str) -> Result<(), Error> {
         self.delete_key(key).await?;
         self.purge_versions(key).await.map(drop)
-    }
-
-    /// Whether an object bears the id of the archive in its key.
-    pub async fn is_ours(&self, key: &str) -> Result<bool, Error> {
-        match self.head_of(key).await {
-            Ok(head) => Ok(head.said.archive_id.is_some() && head.said.archive_id == archive_in_key(key)),
-            Err(Error::NotFound { .. }) => Ok(false),
-            Err(error) => Err(error),
-        }
     }
 
     pub(super) async fn purge_versions(&self, key: &str) -> Result<usize, Error> {
@@ -76,8 +57,8 @@ impl Bucket {
     }
 
     /// The newest first, as servers list them.
-    pub(super) async fn noncurrent_versions(&self, key: &str) -> Result<Vec<String>, Error> {
-        let superseded = self.superseded(key).await?.into_iter();
+    pub async fn noncurrent_versions(&self, log: &Log, archive_id: Uuid) -> Result<Vec<String>, Error> {
+        let superseded = self.superseded(&object_key(log, archive_id)).await?.into_iter();
         Ok(superseded.filter(|(_, is_marker)| !is_marker).map(|(version, _)| version).collect())
     }
 

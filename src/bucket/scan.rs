@@ -1,9 +1,11 @@
 use bytes::{Buf, Bytes, BytesMut};
 use futures::StreamExt;
 use futures::stream::BoxStream;
+use http::Method;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+use crate::bucket::client::Request;
 use crate::bucket::format::find_member;
 use crate::bucket::{Bucket, Error, FoundMember, Head, object_key};
 use crate::event::Log;
@@ -29,9 +31,27 @@ impl Bucket {
     }
 
     pub async fn scan_of(&self, key: &str) -> Result<Scan, Error> {
-        let (head, body) = self.get(key).await?;
+        self.scan_at(&Request::new(Method::GET, key)).await
+    }
+
+    /// A noncurrent version of an object.
+    pub async fn scan_version(&self, log: &Log, archive_id: Uuid, version: &str) -> Result<Scan, Error> {
+        let request = Request::new(Method::GET, object_key(log, archive_id));
+        self.scan_at(&request.query("versionId", version)).await
+    }
+
+    async fn scan_at(&self, request: &Request) -> Result<Scan, Error> {
+        let (head, body) = self.get(request).await?;
         let (buffer, digest) = (BytesMut::new(), Sha256::new());
-        Ok(Scan { key: key.to_owned(), head, body: body.boxed(), has_ended: false, buffer, digest, found: None })
+        Ok(Scan {
+            key: request.key().to_owned(),
+            head,
+            body: body.boxed(),
+            has_ended: false,
+            buffer,
+            digest,
+            found: None,
+        })
     }
 }
 

@@ -5,7 +5,7 @@ use anyhow::bail;
 use crate::command::progress::Progress;
 use crate::command::{report, wiring};
 use crate::config::Config;
-use crate::store::{RecoveredLog, Recovery, Unrecovered};
+use crate::store::{RecoveredLog, Recovery, Superseded, Unrecovered};
 
 /// While another writer has its turn: one that died, until its lease expires.
 const LOOK_AGAIN_DELAY: Duration = Duration::from_secs(1);
@@ -14,9 +14,10 @@ const LOOK_AGAIN_DELAY: Duration = Duration::from_secs(1);
 pub async fn run(config: &Config) -> anyhow::Result<()> {
     let store = wiring::connect_to_bucket(config).await?;
     let mut progress = Progress::start("recovering");
-    let (mut archives, mut events) = (0, 0);
+    let (mut archives, mut events, mut superseded) = (0, 0, Vec::new());
     let Recovery { gaps, unrecovered, strangers, .. } = loop {
-        let recovery = store.recover(|recovered| progress.set((events + recovered) as u64)).await?;
+        let mut recovery = store.recover(|recovered| progress.set((events + recovered) as u64)).await?;
+        superseded.append(&mut recovery.superseded);
         archives += recovery.archives;
         events += recovery.events;
         if recovery.put_off == 0 {
@@ -27,6 +28,11 @@ pub async fn run(config: &Config) -> anyhow::Result<()> {
     let seconds = progress.finish();
     for RecoveredLog { log, head_position, gone } in &gaps {
         println!("{log}: {} of {} positions are gone", report::count(*gone), report::count(*head_position));
+    }
+    for Superseded { log, first_position, last_position, .. } in &superseded {
+        for (first, last) in store.nowhere(log, (*first_position, *last_position)).await? {
+            println!("{log}: positions {first} to {last} went from an archive into rows, and are lost with them");
+        }
     }
     for Unrecovered { object, why } in &unrecovered {
         println!("{object}: {why}");

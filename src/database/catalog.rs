@@ -1,6 +1,6 @@
-use sqlx::postgres::PgRow;
-use sqlx::{PgConnection, Row};
-use time::OffsetDateTime;
+use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::query::Query;
+use sqlx::{PgConnection, Postgres, Row};
 use uuid::Uuid;
 
 use crate::database::Error;
@@ -28,42 +28,12 @@ pub struct Archive {
     pub type_counts: Vec<i64>,
 }
 
-/// A member as the catalog knows it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MemberRow {
-    pub member: i32,
-    pub byte_start: i64,
-    pub byte_end: i64,
-    pub json_bytes: i64,
-    pub first_position: i64,
-    pub last_position: i64,
-    pub count: i64,
-    /// In the order of the archive's types; may be shorter.
-    pub type_counts: Vec<i64>,
-}
-
 /// How far an archive reaches, and how many of its events match a filter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ArchiveExtent {
     pub id: Uuid,
     pub first_position: i64,
     pub last_position: i64,
-    pub matching: i64,
-}
-
-/// Where a member is, how far it reaches, and how many of its events match a filter.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MemberExtent {
-    pub archive_id: Uuid,
-    pub etag: String,
-    pub object_bytes: i64,
-    pub member: i32,
-    pub byte_start: i64,
-    pub byte_end: i64,
-    pub json_bytes: i64,
-    pub first_position: i64,
-    pub last_position: i64,
-    pub count: i64,
     pub matching: i64,
 }
 
@@ -95,6 +65,46 @@ fn archive_from_row(row: &PgRow) -> Result<Archive, Error> {
         types: row.try_get("types")?,
         type_counts: row.try_get("type_counts")?,
     })
+}
+
+/// Every column, in the order in which they are selected.
+fn with_columns<'a>(
+    statement: Query<'a, Postgres, PgArguments>,
+    archive: &'a Archive,
+) -> Query<'a, Postgres, PgArguments> {
+    let Archive {
+        topic_id,
+        id,
+        generation,
+        write_id,
+        etag,
+        digest,
+        first_position,
+        last_position,
+        count,
+        raised_at_min,
+        raised_at_max,
+        json_bytes,
+        object_bytes,
+        types,
+        type_counts,
+    } = archive;
+    statement
+        .bind(topic_id)
+        .bind(id)
+        .bind(generation)
+        .bind(write_id)
+        .bind(etag)
+        .bind(digest)
+        .bind(first_position)
+        .bind(last_position)
+        .bind(count)
+        .bind(raised_at_min)
+        .bind(raised_at_max)
+        .bind(json_bytes)
+        .bind(object_bytes)
+        .bind(types)
+        .bind(type_counts)
 }
 
 pub async fn archive(connection: &mut PgConnection, topic_id: i64, id: Uuid) -> Result<Option<Archive>, Error> {
@@ -142,45 +152,12 @@ pub async fn has_archives(connection: &mut PgConnection) -> Result<bool, Error> 
 }
 
 pub async fn insert_archive(connection: &mut PgConnection, archive: &Archive) -> Result<(), Error> {
-    let Archive {
-        topic_id,
-        id,
-        generation,
-        write_id,
-        etag,
-        digest,
-        first_position,
-        last_position,
-        count,
-        raised_at_min,
-        raised_at_max,
-        json_bytes,
-        object_bytes,
-        types,
-        type_counts,
-    } = archive;
-    sqlx::query(
+    let insert = sqlx::query(
         "INSERT INTO archives (topic_id, id, generation, write_id, etag, digest, first_position, last_position, count,
                                raised_at_min, raised_at_max, json_bytes, object_bytes, types, type_counts)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
-    )
-    .bind(topic_id)
-    .bind(id)
-    .bind(generation)
-    .bind(write_id)
-    .bind(etag)
-    .bind(digest)
-    .bind(first_position)
-    .bind(last_position)
-    .bind(count)
-    .bind(raised_at_min)
-    .bind(raised_at_max)
-    .bind(json_bytes)
-    .bind(object_bytes)
-    .bind(types)
-    .bind(type_counts)
-    .execute(connection)
-    .await?;
+    );
+    with_columns(insert, archive).execute(connection).await?;
     Ok(())
 }
 
@@ -219,69 +196,15 @@ pub async fn topic_of_archive(connection: &mut PgConnection, id: Uuid) -> Result
 /// Corrects what is known of an object; when it was archived and rewritten stays. False if another generation of it is
 /// current, or none.
 pub async fn correct_archive(connection: &mut PgConnection, archive: &Archive) -> Result<bool, Error> {
-    let Archive {
-        topic_id,
-        id,
-        generation,
-        write_id,
-        etag,
-        digest,
-        first_position,
-        last_position,
-        count,
-        raised_at_min,
-        raised_at_max,
-        json_bytes,
-        object_bytes,
-        types,
-        type_counts,
-    } = archive;
-    let corrected = sqlx::query(
+    let correct = sqlx::query(
         "UPDATE archives
          SET write_id = $4, etag = $5, digest = $6, first_position = $7, last_position = $8, count = $9,
              raised_at_min = $10, raised_at_max = $11, json_bytes = $12, object_bytes = $13, types = $14,
              type_counts = $15
          WHERE topic_id = $1 AND id = $2 AND generation = $3",
-    )
-    .bind(topic_id)
-    .bind(id)
-    .bind(generation)
-    .bind(write_id)
-    .bind(etag)
-    .bind(digest)
-    .bind(first_position)
-    .bind(last_position)
-    .bind(count)
-    .bind(raised_at_min)
-    .bind(raised_at_max)
-    .bind(json_bytes)
-    .bind(object_bytes)
-    .bind(types)
-    .bind(type_counts)
-    .execute(connection)
-    .await?;
+    );
+    let corrected = with_columns(correct, archive).execute(connection).await?;
     Ok(corrected.rows_affected() == 1)
-}
-
-/// The archive whose last scrub is the longest ago, if that was before this moment, with its topic: the caller's turn.
-pub async fn take_scrub(
-    connection: &mut PgConnection,
-    scrubbed_before: OffsetDateTime,
-) -> Result<Option<(i64, Uuid)>, Error> {
-    Ok(sqlx::query_as(
-        "UPDATE archives SET scrubbed_at = clock_timestamp()
-         WHERE (topic_id, id) = (
-             SELECT topic_id, id FROM archives
-             WHERE scrubbed_at IS NULL OR scrubbed_at < $1
-             ORDER BY scrubbed_at NULLS FIRST, topic_id, id
-             LIMIT 1
-             FOR UPDATE SKIP LOCKED
-         )
-         RETURNING topic_id, id",
-    )
-    .bind(scrubbed_before)
-    .fetch_optional(connection)
-    .await?)
 }
 
 /// False if another generation of it is current, or none.
@@ -319,83 +242,6 @@ pub async fn rename_archived(
     archives.collect()
 }
 
-/// The members of one generation, in order.
-pub async fn members_of(
-    connection: &mut PgConnection,
-    (topic_id, archive_id): (i64, Uuid),
-    generation: i64,
-) -> Result<Vec<MemberRow>, Error> {
-    let rows = sqlx::query(
-        "SELECT member, byte_start, byte_end, json_bytes, first_position, last_position, count, type_counts
-         FROM members
-         WHERE topic_id = $1 AND archive_id = $2 AND generation = $3
-         ORDER BY member",
-    )
-    .bind(topic_id)
-    .bind(archive_id)
-    .bind(generation)
-    .fetch_all(connection)
-    .await?;
-    let members = rows.iter().map(|row| {
-        Ok(MemberRow {
-            member: row.try_get("member")?,
-            byte_start: row.try_get("byte_start")?,
-            byte_end: row.try_get("byte_end")?,
-            json_bytes: row.try_get("json_bytes")?,
-            first_position: row.try_get("first_position")?,
-            last_position: row.try_get("last_position")?,
-            count: row.try_get("count")?,
-            type_counts: row.try_get("type_counts")?,
-        })
-    });
-    members.collect()
-}
-
-pub async fn insert_members(
-    connection: &mut PgConnection,
-    (topic_id, archive_id): (i64, Uuid),
-    generation: i64,
-    members: &[MemberRow],
-) -> Result<(), Error> {
-    for member in members {
-        let MemberRow { member, byte_start, byte_end, json_bytes, first_position, last_position, count, type_counts } =
-            member;
-        sqlx::query(
-            "INSERT INTO members (topic_id, archive_id, generation, member, byte_start, byte_end, json_bytes,
-                                  first_position, last_position, count, type_counts)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
-        )
-        .bind(topic_id)
-        .bind(archive_id)
-        .bind(generation)
-        .bind(member)
-        .bind(byte_start)
-        .bind(byte_end)
-        .bind(json_bytes)
-        .bind(first_position)
-        .bind(last_position)
-        .bind(count)
-        .bind(type_counts)
-        .execute(&mut *connection)
-        .await?;
-    }
-    Ok(())
-}
-
-pub async fn delete_members(
-    connection: &mut PgConnection,
-    (topic_id, archive_id): (i64, Uuid),
-    generation: i64,
-) -> Result<(), Error> {
-    sqlx::query("DELETE FROM members WHERE topic_id = $1 AND archive_id = $2 AND generation = $3")
-        .bind(topic_id)
-        .bind(archive_id)
-        .bind(generation)
-        .execute(connection)
-        .await?;
-    Ok(())
-}
-
 /// Those that begin before position `$2` and reach across it. What is of some magnitude begins close to it, so that this
 /// is a look at a few rows for each.
 macro_rules! archives_across {
@@ -411,6 +257,8 @@ macro_rules! archives_across {
          ) AS across"
     };
 }
+
+pub(super) use archives_across;
 
 macro_rules! archives_within {
     ($and:literal) => {
@@ -489,112 +337,5 @@ pub async fn last_archive_from(
     .bind(topic_id)
     .bind(types)
     .fetch_optional(connection)
-    .await?)
-}
-
-macro_rules! select_members {
-    ($matching:literal, $rest:literal) => {
-        concat!(
-            "SELECT archive_id, etag, object_bytes, member, byte_start, byte_end, members.json_bytes, ",
-            "members.first_position, members.last_position, members.count, ",
-            $matching,
-            " AS matching FROM archives JOIN members ",
-            "ON members.topic_id = archives.topic_id AND archive_id = id AND members.generation = archives.generation ",
-            $rest
-        )
-    };
-}
-
-fn member_from_row(row: &PgRow) -> Result<MemberExtent, Error> {
-    Ok(MemberExtent {
-        archive_id: row.try_get("archive_id")?,
-        etag: row.try_get("etag")?,
-        object_bytes: row.try_get("object_bytes")?,
-        member: row.try_get("member")?,
-        byte_start: row.try_get("byte_start")?,
-        byte_end: row.try_get("byte_end")?,
-        json_bytes: row.try_get("json_bytes")?,
-        first_position: row.try_get("first_position")?,
-        last_position: row.try_get("last_position")?,
-        count: row.try_get("count")?,
-        matching: row.try_get("matching")?,
-    })
-}
-
-/// Members of these archives that reach into positions `start..end` and hold something that matches.
-pub async fn member_extents(
-    connection: &mut PgConnection,
-    topic_id: i64,
-    archive_ids: &[Uuid],
-    types: Option<&[String]>,
-    (start, end): (i64, i64),
-) -> Result<Vec<MemberExtent>, Error> {
-    let query = match types {
-        None => sqlx::query(select_members!(
-            "members.count",
-            "WHERE archives.topic_id = $1 AND id = ANY($2) AND members.last_position >= $3
-               AND members.first_position < $4
-             ORDER BY members.first_position, archive_id"
-        )),
-        Some(_) => sqlx::query(select_members!(
-            "matching",
-            "CROSS JOIN LATERAL (
-                 SELECT coalesce(sum(held.count), 0)::bigint AS matching
-                 FROM unnest(types, members.type_counts) AS held (type, count)
-                 WHERE held.type = ANY($5)
-             ) AS counted
-             WHERE archives.topic_id = $1 AND id = ANY($2) AND members.last_position >= $3
-               AND members.first_position < $4 AND matching > 0
-             ORDER BY members.first_position, archive_id"
-        )),
-    };
-    let query = query.bind(topic_id).bind(archive_ids).bind(start).bind(end);
-    let query = if types.is_some() { query.bind(types) } else { query };
-    query.fetch_all(connection).await?.iter().map(member_from_row).collect()
-}
-
-/// These members of these archives; how many of their events match is for the caller to say, who has it from the
-/// lookup pages.
-pub async fn members_by_key(
-    connection: &mut PgConnection,
-    topic_id: i64,
-    keys: &[(Uuid, i32)],
-) -> Result<Vec<MemberExtent>, Error> {
-    let (archive_ids, members): (Vec<Uuid>, Vec<i32>) = keys.iter().copied().unzip();
-    let rows = sqlx::query(select_members!(
-        "0::bigint",
-        "JOIN unnest($2::uuid[], $3::integer[]) AS wanted (archive_id, member) USING (archive_id, member)
-         WHERE archives.topic_id = $1
-         ORDER BY members.first_position, archive_id"
-    ))
-    .bind(topic_id)
-    .bind(archive_ids)
-    .bind(members)
-    .fetch_all(connection)
-    .await?;
-    rows.iter().map(member_from_row).collect()
-}
-
-/// The first position of the lowest member that reaches across `position`, if one begins before it.
-pub async fn lowest_member_across(
-    connection: &mut PgConnection,
-    topic_id: i64,
-    position: i64,
-) -> Result<Option<i64>, Error> {
-    Ok(sqlx::query_scalar(concat!(
-        "SELECT min(lowest.first_position)
-         FROM (",
-        archives_across!(),
-        ") AS archives
-         CROSS JOIN LATERAL (
-             SELECT first_position FROM members
-             WHERE topic_id = $1 AND archive_id = archives.id AND generation = archives.generation
-               AND first_position < $2 AND last_position >= $2
-             OFFSET 0
-         ) AS lowest"
-    ))
-    .bind(topic_id)
-    .bind(position)
-    .fetch_one(connection)
     .await?)
 }

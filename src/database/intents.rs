@@ -116,6 +116,19 @@ pub async fn delete_intent(connection: &mut PgConnection, intent: &Intent) -> Re
     Ok(deleted.rows_affected() == 1)
 }
 
+/// Whoever wrote them down finds out when it comes to an end.
+pub async fn delete_intents_of(
+    connection: &mut PgConnection,
+    (topic_id, archive_id): (i64, Uuid),
+) -> Result<(), Error> {
+    sqlx::query("DELETE FROM intents WHERE topic_id = $1 AND archive_id = $2")
+        .bind(topic_id)
+        .bind(archive_id)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
 /// The intents of a topic, oldest first.
 pub async fn intents(connection: &mut PgConnection, topic_id: i64) -> Result<Vec<Intent>, Error> {
     let rows = sqlx::query(select_intents!("WHERE topic_id = $1 ORDER BY intended_at, archive_id"))

@@ -15,10 +15,12 @@ mod intents;
 mod introduced;
 mod leases;
 mod lookups;
+mod members;
 mod moves;
 mod recovery;
 mod replicas;
 mod runs;
+mod scrubs;
 mod snapshots;
 mod topics;
 mod wakeups;
@@ -31,10 +33,8 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection as _, PgConnection, Postgres};
 
 pub use catalog::{
-    Archive, ArchiveExtent, MemberExtent, MemberRow, archive, archive_extents, archives_of, correct_archive,
-    delete_archive, delete_members, has_archives, insert_archive, insert_members, known_archives, last_archive_from,
-    lowest_member_across, member_extents, members_by_key, members_of, promote_archive, rename_archived, take_scrub,
-    topic_of_archive,
+    Archive, ArchiveExtent, archive, archive_extents, archives_of, correct_archive, delete_archive, has_archives,
+    insert_archive, known_archives, last_archive_from, promote_archive, rename_archived, topic_of_archive,
 };
 pub use connections::SingleConnection;
 pub use consumed::{consumed_positions, delete_consumed, forget_consumed};
@@ -54,8 +54,8 @@ pub use groups::{
     release_all, release_progress, take_progress, unhandled, update_progress,
 };
 pub use intents::{
-    Intent, UploadedFacts, complete_intent, delete_intent, has_intents, has_unfinished, hold_intent, insert_intent,
-    intent_of_archive, intents, is_intended, topics_with_stale_intents,
+    Intent, UploadedFacts, complete_intent, delete_intent, delete_intents_of, has_intents, has_unfinished, hold_intent,
+    insert_intent, intent_of_archive, intents, is_intended, topics_with_stale_intents,
 };
 pub use introduced::{delete_introduced_gdpr_ids, insert_introduced_gdpr_id, introduced_gdpr_id, introduced_gdpr_ids};
 pub use leases::{Lease, check_lease, release_lease, renew_lease, take_lease};
@@ -63,13 +63,18 @@ pub use lookups::{
     HashKey, LookupRun, Merge, delete_lookups, due_merge, hash_key, insert_run, leads_to, members_with_gdpr_id,
     members_with_ids, members_with_stream, merge_lookups, topics_with_due_merges,
 };
+pub use members::{
+    MemberExtent, MemberRow, delete_members, insert_members, lowest_member_across, member_extents, members_by_key,
+    members_of,
+};
 pub use moves::{Move, announce};
 pub use recovery::{
-    KnownObject, add_found, adopt_deployment, deployment_id, hot_edited_since, known_objects, known_objects_of,
-    replace_archive, set_etag,
+    KnownObject, add_found, adopt_deployment, deployment_id, forget_archive, has_pending_since, hot_edited_since,
+    known_objects, known_objects_of, replace_archive, set_etag,
 };
 pub use replicas::{GroupNames, delete_dead_replicas, delete_replica, insert_replica, others_subscribe, renew_replica};
 pub use runs::{ArchiveRun, insert_archive_run, last_archive_run};
+pub use scrubs::{begin_scrub, end_scrub};
 pub use snapshots::{
     insert_snapshot, lock_snapshots_by_gdpr_id, newest_snapshot, rename_snapshots, replace_snapshot, snapshot,
 };

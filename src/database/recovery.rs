@@ -99,6 +99,25 @@ pub async fn hot_edited_since(
     .await?)
 }
 
+/// Whether an edit that was made since is pending for an archive.
+pub async fn has_pending_since(
+    connection: &mut PgConnection,
+    (topic_id, archive_id): (i64, Uuid),
+    since: OffsetDateTime,
+) -> Result<bool, Error> {
+    Ok(sqlx::query_scalar(
+        "SELECT EXISTS (
+             SELECT FROM pending_edits JOIN edits ON edits.id = edit_id
+             WHERE pending_edits.topic_id = $1 AND pending_edits.archive_id = $2 AND accepted_at >= $3
+         )",
+    )
+    .bind(topic_id)
+    .bind(archive_id)
+    .bind(since)
+    .fetch_one(connection)
+    .await?)
+}
+
 /// Counts in an archive that was found: so many of its events were nowhere until now. The head moves to its last
 /// position; what lies in between and is nowhere counts as deleted. Gives what does then; less than none is nonsense.
 pub async fn add_found(
@@ -124,15 +143,27 @@ pub async fn add_found(
 /// Makes an archive what its object turned out to be. Members, lookup pages and intents of what it was are gone: all
 /// are to be written anew.
 pub async fn replace_archive(connection: &mut PgConnection, archive: &Archive) -> Result<(), Error> {
-    let Archive { topic_id, id, .. } = archive;
+    delete_what_is_known(connection, (archive.topic_id, archive.id)).await?;
+    super::insert_archive(connection, archive).await
+}
+
+/// Takes an archive out of the catalog whose events are elsewhere, or nowhere. What is pending for it counts as done.
+pub async fn forget_archive(connection: &mut PgConnection, key: (i64, Uuid)) -> Result<(), Error> {
+    delete_what_is_known(connection, key).await?;
+    super::delete_lookups(connection, key).await?;
+    super::delete_introduced_gdpr_ids(connection, key).await?;
+    let (topic_id, archive_id) = key;
+    super::settle_edits(connection, topic_id, archive_id, i64::MAX).await
+}
+
+async fn delete_what_is_known(connection: &mut PgConnection, (topic_id, archive_id): (i64, Uuid)) -> Result<(), Error> {
     for statement in [
         "DELETE FROM archives WHERE topic_id = $1 AND id = $2",
         "DELETE FROM members WHERE topic_id = $1 AND archive_id = $2",
-        "DELETE FROM intents WHERE topic_id = $1 AND archive_id = $2",
     ] {
-        sqlx::query(statement).bind(topic_id).bind(id).execute(&mut *connection).await?;
+        sqlx::query(statement).bind(topic_id).bind(archive_id).execute(&mut *connection).await?;
     }
-    super::insert_archive(connection, archive).await
+    super::delete_intents_of(connection, (topic_id, archive_id)).await
 }
 
 /// The same object under another ETag.

@@ -72,10 +72,15 @@ impl PositionRanges {
         self.0.first().zip(self.0.last()).map(|((first, _), (_, last))| (*first, *last))
     }
 
+    /// The first of the positions from `first` to `last` that is in it.
+    pub fn first_of(&self, first: i64, last: i64) -> Option<i64> {
+        let index = self.0.partition_point(|(_, end)| *end < first);
+        self.0.get(index).map(|(start, _)| first.max(*start)).filter(|position| *position <= last)
+    }
+
     /// Whether some of the positions from `first` to `last` are in it.
     pub fn reach_into(&self, first: i64, last: i64) -> bool {
-        let index = self.0.partition_point(|(_, end)| *end < first);
-        self.0.get(index).is_some_and(|(start, _)| *start <= last)
+        self.first_of(first, last).is_some()
     }
 
     pub fn contains(&self, position: i64) -> bool {

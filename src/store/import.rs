@@ -63,7 +63,14 @@ impl Importer<'_> {
     }
 
     async fn flush(&mut self) -> Result<(), Error> {
-        let results = self.store.publish_checked(&std::mem::take(&mut self.waiting), Repeated::Keep).await?;
+        let mut looked_at = BTreeMap::new();
+        for (log, events) in std::mem::take(&mut self.waiting) {
+            match self.store.append(&log, &events.iter().collect::<Vec<_>>()).await {
+                Some(_) => self.counts.imported += events.len() as u64,
+                None => drop(looked_at.insert(log, events)),
+            }
+        }
+        let results = self.store.publish_checked(&looked_at, Repeated::Keep).await?;
         for published in results.into_values().flatten() {
             match published.is_new {
                 true => self.counts.imported += 1,

@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
-use crate::bucket::{archive_in_key, is_marker, is_probe, object_key};
+use crate::bucket::{self, ListedObject, Said, archive_in_key, is_marker, is_probe, object_key};
 use crate::database;
 use crate::store::{Error, Store};
 
@@ -50,24 +50,7 @@ impl Store {
             let (objects, next) = bucket.list_page("", from, None).await?;
             let known = self.known_keys(objects.iter().map(|object| object.key.as_str())).await?;
             for object in objects.into_iter().filter(|object| !known.contains(&object.key)) {
-                let is_older = |age| object.modified_at.is_some_and(|at| now - at >= age);
-                if is_marker(&object.key) {
-                    continue;
-                }
-                if is_probe(&object.key) {
-                    if is_older(request.uploads_older_than) {
-                        if !request.is_dry {
-                            bucket.delete_whole(&object.key).await?;
-                        }
-                        tell(Leftover::Probe { key: object.key, is_deleted: !request.is_dry });
-                    }
-                } else if archive_in_key(&object.key).is_none() || !bucket.is_ours(&object.key).await? {
-                    tell(Leftover::Stranger { key: object.key });
-                } else if is_older(request.unknown_older_than) {
-                    let may_go = request.deletes_unknown && !request.is_dry;
-                    let is_deleted = may_go && bucket.delete_unknown(&object.key).await?;
-                    tell(Leftover::Unknown { key: object.key, is_deleted });
-                }
+                self.sweep_object(object, request, now).await?.into_iter().for_each(&mut tell);
             }
             if next.is_none() {
                 break;
@@ -76,6 +59,75 @@ impl Store {
         }
         self.sweep_uploads(request, now, tell).await?;
         Ok(settled)
+    }
+
+    /// What is to be told of an object that neither the catalog nor an intent knew when it was listed.
+    async fn sweep_object(
+        &self,
+        object: ListedObject,
+        request: SweepRequest,
+        now: OffsetDateTime,
+    ) -> Result<Option<Leftover>, Error> {
+        let (bucket, key) = (self.bucket()?, object.key);
+        let is_older = |age| object.modified_at.is_some_and(|at| now - at >= age);
+        if is_marker(&key) {
+            return Ok(None);
+        }
+        if is_probe(&key) {
+            if !is_older(request.uploads_older_than) {
+                return Ok(None);
+            }
+            if !request.is_dry {
+                bucket.delete_whole(&key).await?;
+            }
+            return Ok(Some(Leftover::Probe { key, is_deleted: !request.is_dry }));
+        }
+        let Some(archive_id) = archive_in_key(&key) else { return Ok(Some(Leftover::Stranger { key })) };
+        let said = match bucket.head_of(&key).await {
+            // Whoever it belonged to has deleted it since.
+            Err(bucket::Error::NotFound { .. }) => return Ok(None),
+            head => head?.said,
+        };
+        if said.archive_id != Some(archive_id) {
+            return Ok(Some(Leftover::Stranger { key }));
+        }
+        if !is_older(request.unknown_older_than) {
+            return Ok(None);
+        }
+        let may_go = request.deletes_unknown && !request.is_dry;
+        let is_deleted = may_go && self.delete_unknown(&key, archive_id, &said).await?;
+        Ok(Some(Leftover::Unknown { key, is_deleted }))
+    }
+
+    /// Under the lease of its topic: whoever takes it over meanwhile has that, too, and what was taken over since it was
+    /// listed is known by then. False where that is so, or it may be needed.
+    async fn delete_unknown(&self, key: &str, archive_id: Uuid, said: &Said) -> Result<bool, Error> {
+        let mut snapshot = self.database.snapshot_for_job().await?;
+        let topics = database::topics(&mut snapshot).await?;
+        drop(snapshot);
+        let kept = |why: String| {
+            tracing::warn!(object = key, why, "an unknown object was not deleted");
+            Ok(false)
+        };
+        let Some(topic) = topics.into_iter().find(|topic| object_key(&topic.log, archive_id) == key) else {
+            return kept("its topic is unknown as well".into());
+        };
+        let deleting = async |_| {
+            if self.known_keys(std::iter::once(key)).await?.contains(key) {
+                return kept("it has been taken over".into());
+            }
+            if let Some(missing) = self.stands_in_for(&topic.log, archive_id, said).await? {
+                return kept(format!("it may be all that is left of archive {missing}"));
+            }
+            self.bucket()?.delete_whole(key).await?;
+            Ok(true)
+        };
+        match self.with_lease(topic.id, deleting).await {
+            Ok(Some(is_deleted)) => Ok(is_deleted),
+            Ok(None) => kept("another writer is at work on the topic's archives".into()),
+            Err(Error::Damaged(why)) => kept(why),
+            Err(error) => Err(error),
+        }
     }
 
     /// Those that an intent knows are its writer's, or whoever's settles it.

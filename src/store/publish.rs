@@ -94,7 +94,8 @@ impl Store {
         for _ in 0..ATTEMPTS {
             match self.try_publish(batches, repeated, &archived).await {
                 Ok(Outcome::Published(results, topics)) => {
-                    self.tell_published(&topics, results.values().flatten());
+                    self.tell_published(&topics, count_new(results.values().flatten()));
+                    topics.into_iter().for_each(|topic| self.queues.remember(topic));
                     return Ok(results);
                 }
                 // Outside of the transaction: nobody waits for S3 with a topic locked.
@@ -185,12 +186,15 @@ impl Store {
         Ok(Placed::Published(topic, results))
     }
 
-    /// What is not new may be what a caller gave up on before anybody was told: the topics are woken all the same.
-    fn tell_published<'a>(&self, topics: &[Topic], published: impl Iterator<Item = &'a Published>) {
+    /// The topics are woken even if nothing is new: it may be what a caller gave up on before anybody was told.
+    fn tell_published(&self, topics: &[Topic], new: usize) {
         self.wake(topics);
-        let new = published.filter(|published| published.is_new).count();
         metrics::counter!("coldstream_events_published_total").increment(new as u64);
     }
+}
+
+fn count_new<'a>(published: impl Iterator<Item = &'a Published>) -> usize {
+    published.filter(|published| published.is_new).count()
 }
 
 async fn lock_or_make(transaction: &mut Transaction, log: &Log) -> Result<Topic, Error> {

@@ -40,6 +40,8 @@ pub struct Unreconciled {
 pub(super) enum Standing {
     /// It is expected.
     Known,
+    /// Somebody set out to write it, or to delete it, and it is no archive now.
+    Intended,
     /// No archive of ours says such things of itself.
     Stranger,
     /// Nothing is known of it.
@@ -62,7 +64,8 @@ pub(super) fn standing(archive_id: Uuid, head: &Head, known: &[KnownObject]) -> 
     let writer = known.iter().find(|known| Some(known.write_id) == head.said.write_id);
     let current = known.iter().find(|known| known.etag.is_some());
     match (writer, current) {
-        (Some(KnownObject { etag: None, .. }), _) => Standing::Known,
+        (Some(KnownObject { etag: None, .. }), None) => Standing::Intended,
+        (Some(KnownObject { etag: None, .. }), Some(_)) => Standing::Known,
         (Some(KnownObject { etag: Some(etag), .. }), _) if *etag == head.etag => Standing::Known,
         (Some(_), _) => Standing::Moved,
         (None, None) => Standing::Unknown,
@@ -100,7 +103,7 @@ impl Store {
             let mut unexplained = Vec::new();
             for (listed, standing) in self.standings_of(archives).await? {
                 match standing {
-                    Standing::Known => {}
+                    Standing::Known | Standing::Intended => {}
                     Standing::Stranger => strangers.push(listed.key),
                     // It is damaged, and no sign of another time.
                     Standing::Older => tracing::warn!(object = listed.key, "an older generation of it was put back"),
@@ -141,12 +144,21 @@ impl Store {
         let heads: Vec<_> = futures::stream::iter(heads).buffered(HEADS_AT_ONCE).try_collect().await?;
         // Afterwards: whoever writes an object has said so before.
         let known = self.known_objects().await?;
-        let seen = heads.into_iter().flatten().map(|(listed, head)| {
+        let mut standings = Vec::new();
+        for (listed, head) in heads.into_iter().flatten() {
             let known = known.get(&listed.key).map_or(&[][..], Vec::as_slice);
-            let standing = standing(listed.archive_id, &head, known);
-            (listed, standing)
-        });
-        Ok(seen.collect())
+            let standing = match (standing(listed.archive_id, &head, known), known) {
+                // An archive of another time, unless its intent is all there is to it.
+                (Standing::Intended, [intent, ..])
+                    if self.stands_in_for(&intent.log, listed.archive_id, &head.said).await?.is_some() =>
+                {
+                    Standing::Unknown
+                }
+                (standing, _) => standing,
+            };
+            standings.push((listed, standing));
+        }
+        Ok(standings)
     }
 
     /// By key.
@@ -196,7 +208,7 @@ mod tests {
         let current = known(2, one, Some("\"e\""));
         let cases = [
             (head(1, one), vec![], Standing::Unknown),
-            (head(1, one), vec![known(1, one, None)], Standing::Known),
+            (head(1, one), vec![known(1, one, None)], Standing::Intended),
             (head(2, other), vec![known(1, one, None)], Standing::Unknown),
             (head(2, one), vec![current.clone()], Standing::Known),
             (head(2, one), vec![known(2, one, Some("\"f\""))], Standing::Moved),

@@ -9,14 +9,16 @@ mod take_over;
 
 use std::collections::HashSet;
 
+use uuid::Uuid;
+
 use crate::bucket::{self, ListedArchive, object_key};
-use crate::database::{self, Topic};
+use crate::database::{self, Archive, Topic};
 use crate::event::Log;
 use crate::store::lease::another_writer;
 use crate::store::reconcile::{Owner, Standing};
 use crate::store::{Error, Store};
 
-use take_over::TakeOver;
+use take_over::{TakeOver, Taken};
 
 /// What a run has done, and what it could not do.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -25,6 +27,8 @@ pub struct Recovery {
     pub events: i64,
     /// Logs that have positions whose events are nowhere any more, in the order of their names.
     pub gaps: Vec<RecoveredLog>,
+    /// Archives whose objects are gone, and that left the catalog for one that was taken over.
+    pub superseded: Vec<Superseded>,
     pub unrecovered: Vec<Unrecovered>,
     /// Keys of what cannot be an archive.
     pub strangers: Vec<String>,
@@ -38,6 +42,16 @@ pub struct RecoveredLog {
     pub head_position: i64,
     /// Of events that were deleted once they were consumed, or lost with the database.
     pub gone: i64,
+}
+
+/// An archive that was restored, in part or whole, after what the database knows. Events of it that are nowhere now went
+/// into rows, and are lost with them: [`Store::nowhere`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Superseded {
+    pub log: Log,
+    pub archive_id: Uuid,
+    pub first_position: i64,
+    pub last_position: i64,
 }
 
 /// An object that was not recovered.
@@ -59,14 +73,18 @@ impl Store {
         let mut put_off = HashSet::new();
         for (listed, standing) in doubtful {
             let outcome = match standing {
-                Standing::Known => continue,
+                Standing::Known | Standing::Intended => continue,
                 _ if put_off.contains(&listed.folder) => Err(another_writer()),
                 _ => self.recover_object(&listed).await,
             };
             match outcome {
-                Ok(Some(count)) => {
+                Ok(Some((log, Taken { events, superseded }))) => {
                     recovery.archives += 1;
-                    recovery.events += count;
+                    recovery.events += events;
+                    recovery.superseded.extend(superseded.into_iter().map(|archive| {
+                        let Archive { id: archive_id, first_position, last_position, .. } = archive;
+                        Superseded { log: log.clone(), archive_id, first_position, last_position }
+                    }));
                     progress(recovery.events);
                 }
                 Ok(None) => {}
@@ -100,8 +118,8 @@ impl Store {
         Ok(database::commit(transaction).await?)
     }
 
-    /// How many events it holds, or `None` if there was nothing to do.
-    async fn recover_object(&self, listed: &ListedArchive) -> Result<Option<i64>, Error> {
+    /// `None` if there was nothing to do.
+    async fn recover_object(&self, listed: &ListedArchive) -> Result<Option<(Log, Taken)>, Error> {
         let mut scan = self.bucket()?.scan_of(&listed.key).await?;
         let said = &scan.head().said;
         if said.archive_id != Some(listed.archive_id) {
@@ -116,7 +134,7 @@ impl Store {
         let taking =
             async |lease| TakeOver { store: self, topic: &topic, listed, metadata: &metadata, lease }.run(scan).await;
         let taken = self.with_lease(topic.id, taking).await?;
-        taken.ok_or_else(another_writer)
+        Ok(taken.ok_or_else(another_writer)?.map(|taken| (log, taken)))
     }
 
     async fn topic(&self, log: &Log) -> Result<Topic, Error> {

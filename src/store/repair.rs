@@ -3,17 +3,17 @@
 //! | found | repaired if | by |
 //! |---|---|---|
 //! | the catalog or the lookup pages say otherwise than an object | the object has the digest that is known of it; or its ETag, write-id, positions and count | making all that is known of it anew |
-//! | an object is missing, or is not the one that was written, nor a later one | a noncurrent version has the digest | putting that version back |
+//! | an object is missing, or is not the one that was written, nor a later one | a noncurrent version is | rewriting the archive from it |
 //! | events are hot and archived | both are equal | deleting the rows |
 //! | sums are wrong | always | adding up |
 //!
 //! Each is one transaction under the topic's lease, and is verified afterwards. An older generation is never taken for
-//! the current one: its events bear what was edited away. If the process dies, what it repaired is repaired; a version
-//! that was put back is taken up by the next repair, by its digest.
+//! the current one: its events bear what was edited away. If the process dies, what it repaired is repaired; a rewrite is
+//! settled like any other.
 
 use uuid::Uuid;
 
-use crate::bucket::{self, ObjectMetadata};
+use crate::bucket::{self, Said, Scan};
 use crate::database::{self, Archive, Lease, Move};
 use crate::event::Event;
 use crate::store::archive::PositionRanges;
@@ -74,35 +74,43 @@ impl Store {
 
     async fn repair_archive(&self, lease: Lease, archive_id: Uuid, pace: Pacing<'_>) -> Result<(), Error> {
         let Some(source) = self.source(lease, archive_id).await? else { return Ok(()) };
-        let Source { topic, archive, .. } = &source;
-        let unsound = match source.correct(&lease, pace).await {
-            Err(Error::Damaged(why)) => why,
-            outcome => return outcome,
-        };
-        let metadata = ObjectMetadata {
-            generation: archive.generation,
-            write_id: archive.write_id,
-            first_position: archive.first_position,
-            last_position: archive.last_position,
-            count: archive.count,
-        };
-        if self.is_later(&source).await?
-            || !self.bucket()?.put_back(&topic.log, archive_id, &metadata, &archive.digest).await?
-        {
-            return Err(Error::Damaged(unsound));
+        let current =
+            async { source.correct(self.bucket()?.scan(&source.topic.log, archive_id).await?, &lease, pace).await };
+        match current.await {
+            Err(unsound @ Error::Damaged(_)) => match self.put_back(&source, lease, pace).await? {
+                true => Ok(()),
+                false => Err(unsound),
+            },
+            outcome => outcome,
         }
-        tracing::warn!(log = %topic.log, %archive_id, "a noncurrent version of an object was put back");
-        source.correct(&lease, pace).await
     }
 
-    /// Whether the object is of a generation that the catalog does not know: it holds edits that this database has
-    /// forgotten, and taking it up is for [`Store::recover`].
-    async fn is_later(&self, Source { topic, archive, .. }: &Source<'_>) -> Result<bool, Error> {
-        let said = match self.bucket()?.head(&topic.log, archive.id).await {
-            Err(bucket::Error::NotFound { .. }) => return Ok(false),
-            head => head?.said,
-        };
-        Ok(said.generation >= Some(archive.generation) && said.write_id != Some(archive.write_id))
+    /// False if no noncurrent version is the object that was written; or if there is a later one.
+    async fn put_back(&self, source: &Source<'_>, lease: Lease, pace: Pacing<'_>) -> Result<bool, Error> {
+        let (bucket, archive, log) = (self.bucket()?, &source.archive, &source.topic.log);
+        match bucket.head(log, archive.id).await {
+            Err(bucket::Error::NotFound { .. }) => {}
+            head => {
+                if is_later(&head?.said, archive) {
+                    return Ok(false);
+                }
+            }
+        }
+        for version in bucket.noncurrent_versions(log, archive.id).await? {
+            let scan = bucket.scan_version(log, archive.id, &version).await?;
+            if is_later(&scan.head().said, archive) {
+                return Ok(false);
+            }
+            match source.correct(scan, &lease, pace).await {
+                Err(Error::Damaged(_)) => continue,
+                outcome => outcome?,
+            }
+            let Some(rewrite) = self.begin_put_back(lease, archive.id, version).await? else { return Ok(false) };
+            rewrite.upload().await?.replace().await?.promote().await?;
+            tracing::warn!(%log, archive_id = %archive.id, "a noncurrent version of an object was put back");
+            return Ok(true);
+        }
+        Ok(false)
     }
 
     /// Deletes rows whose events an archive holds as well, where the two are equal.
@@ -147,10 +155,9 @@ impl Store {
 }
 
 impl Source<'_> {
-    /// Makes all that is known of the object anew, from its bytes. [`Error::Damaged`] if they are not what was written.
-    async fn correct(&self, lease: &Lease, pace: Pacing<'_>) -> Result<(), Error> {
+    /// Makes all that is known of the object anew, from its bytes or a version's. [`Error::Damaged`] if they are not what was written.
+    async fn correct(&self, scan: Scan, lease: &Lease, pace: Pacing<'_>) -> Result<(), Error> {
         let Source { store, topic, archive, .. } = self;
-        let scan = store.bucket()?.scan(&topic.log, archive.id).await?;
         let write_id = scan.head().said.write_id;
         let damaged = scan.damaged("it is not the one that was written");
         let key = (topic.id, archive.id);
@@ -188,6 +195,12 @@ impl Source<'_> {
         tracing::warn!(log = %topic.log, archive_id = %archive.id, "what is known of an archive was made anew");
         Ok(())
     }
+}
+
+/// Whether an object is of a generation that the catalog does not know: it holds edits that this database has forgotten,
+/// and taking it up is for [`Store::recover`].
+fn is_later(said: &Said, archive: &Archive) -> bool {
+    said.generation >= Some(archive.generation) && said.write_id != Some(archive.write_id)
 }
 
 /// Whether what was found is what was written: the digest says so; or the server, which gave the object its ETag when it

@@ -3,6 +3,8 @@
 //! The next generation is written down before the object is replaced: its write-id, its members, its digest. If the
 //! process dies before the object is replaced, the intent is dropped; if after, whoever looks next, a reader even,
 //! finds the new write-id in the object and promotes. All pending edits of an archive are one rewrite.
+//!
+//! Where the object is gone or damaged, a noncurrent version of it can be what is copied.
 
 use std::sync::Arc;
 
@@ -22,6 +24,8 @@ pub struct Rewrite<'a> {
     archive: Archive,
     members: Vec<MemberRow>,
     edits: Vec<PendingEdit>,
+    /// What is copied, where it is not the object.
+    version: Option<String>,
     lease: Lease,
     intent: Intent,
 }
@@ -67,27 +71,45 @@ impl Store {
 
     /// Writes down that an archive is to be rewritten. `None` if nothing is pending for it.
     pub async fn begin_rewrite(&self, lease: Lease, archive_id: Uuid) -> Result<Option<Rewrite<'_>>, Error> {
+        self.begin_copy(lease, archive_id, None).await
+    }
+
+    /// Writes down that a noncurrent version is to be the object again, with what is pending for its archive. `None` if
+    /// that is in the catalog no more.
+    pub(super) async fn begin_put_back(
+        &self,
+        lease: Lease,
+        archive_id: Uuid,
+        version: String,
+    ) -> Result<Option<Rewrite<'_>>, Error> {
+        self.begin_copy(lease, archive_id, Some(version)).await
+    }
+
+    async fn begin_copy(
+        &self,
+        lease: Lease,
+        archive_id: Uuid,
+        version: Option<String>,
+    ) -> Result<Option<Rewrite<'_>>, Error> {
         let bucket = self.bucket()?;
         self.settle_intents(lease).await?;
         let mut transaction = self.database.begin_job().await?;
         let topic = database::topic_by_id(&mut transaction, lease.topic_id).await?;
         let edits = database::pending_edits_of_archive(&mut transaction, topic.id, archive_id).await?;
         let archive = database::archive(&mut transaction, topic.id, archive_id).await?;
-        let (Some(archive), Some(edit_sequence)) = (archive, edits.iter().map(|edit| edit.sequence).max()) else {
-            return Ok(None);
-        };
+        let Some(archive) = archive.filter(|_| version.is_some() || !edits.is_empty()) else { return Ok(None) };
         let members = database::members_of(&mut transaction, (topic.id, archive_id), archive.generation).await?;
         let intent = Intent {
             topic_id: topic.id,
             archive_id,
             generation: archive.generation + 1,
             write_id: Uuid::new_v4(),
-            edit_sequence,
+            edit_sequence: edits.iter().map(|edit| edit.sequence).max().unwrap_or_default(),
             uploaded: None,
         };
         database::insert_intent(&mut transaction, &intent, &lease).await?;
         database::commit(transaction).await?;
-        Ok(Some(Rewrite { store: self, bucket, topic, archive, members, edits, lease, intent }))
+        Ok(Some(Rewrite { store: self, bucket, topic, archive, members, edits, version, lease, intent }))
     }
 }
 
@@ -101,11 +123,15 @@ impl<'a> Rewrite<'a> {
             last_position: self.archive.last_position,
             count: self.archive.count,
         };
-        let mut scan = self.bucket.scan(&self.topic.log, self.archive.id).await?;
+        let (log, archive_id) = (&self.topic.log, self.archive.id);
+        let mut scan = match &self.version {
+            None => self.bucket.scan(log, archive_id).await?,
+            Some(version) => self.bucket.scan_version(log, archive_id, version).await?,
+        };
         if scan.etag() != self.archive.etag {
             return Err(scan.damaged("it is not the one that the catalog knows").into());
         }
-        let mut upload = self.bucket.upload(&self.topic.log, self.archive.id, &metadata).await?;
+        let mut upload = self.bucket.upload(log, archive_id, &metadata).await?;
         let members = self.copy(&mut scan, &mut upload).await?;
         let damaged = scan.damaged("its digest is not the one that the catalog knows");
         if scan.finish().await? != self.archive.digest {

@@ -35,27 +35,33 @@ impl Store {
         let archive = database::archive(&mut transaction, topic.id, intent.archive_id).await?;
         drop(transaction);
         let head = bucket.head(&topic.log, intent.archive_id).await;
-        let written_by_another = || {
-            let (id, log) = (intent.archive_id, &topic.log);
-            Error::Damaged(format!("the object of archive {id} of {log} was written by somebody else"))
-        };
         let Some(archive) = archive else {
             // One of a time that this database does not know may hold what nothing else does.
-            let is_own = match head {
-                Err(bucket::Error::NotFound { .. }) => true,
-                head => head?.said.write_id == Some(intent.write_id),
-            };
-            return if is_own { self.drop_orphan(topic, intent).await } else { Err(written_by_another()) };
+            let (id, log) = (intent.archive_id, &topic.log);
+            let kept = |why: String| Err(Error::Damaged(format!("the object of archive {id} of {log} {why}")));
+            match head {
+                Err(bucket::Error::NotFound { .. }) => {}
+                head => {
+                    let said = head?.said;
+                    if said.write_id != Some(intent.write_id) {
+                        return kept("was written by somebody else".into());
+                    }
+                    if let Some(missing) = self.stands_in_for(log, id, &said).await? {
+                        return kept(format!("may be all that is left of archive {missing}: recover it"));
+                    }
+                }
+            }
+            return self.drop_orphan(topic, intent).await;
         };
-        let head = head?;
-        if head.said.write_id == Some(intent.write_id) {
-            self.promote(topic, &archive, intent, &head.etag).await?;
-        } else if head.said.write_id == Some(archive.write_id) {
-            self.drop_rewrite(topic, intent).await?;
-        } else {
-            return Err(written_by_another());
+        match head {
+            Ok(head) if head.said.write_id == Some(intent.write_id) => {
+                self.promote(topic, &archive, intent, &head.etag).await
+            }
+            // It did not happen, and never will. What became of the object that was to be replaced is for readers and
+            // for verifying to say.
+            Ok(_) | Err(bucket::Error::NotFound { .. }) => self.drop_rewrite(topic, intent).await,
+            Err(error) => Err(error.into()),
         }
-        Ok(())
     }
 
     /// The object of an archive that never became live, or whose events are elsewhere now.

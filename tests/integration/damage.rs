@@ -9,7 +9,8 @@ use coldstream::store::{Error, Query, Store};
 use futures::StreamExt;
 
 use crate::support::{
-    Fate, Kind, World, archive, edit, edit_request, everything, import, old_event, publish, read_all, settings, unzip,
+    Fate, Kind, World, archive, edit, edit_request, everything, import, old_event, payload, publish, read_all,
+    settings, unzip,
 };
 
 /// Positions 1 to 10, of a type of their own, are in the archive that is to be damaged; 11 to 20 in another one; 21 to
@@ -20,6 +21,7 @@ struct Scene {
     victim: Archive,
     key: String,
     original: Vec<u8>,
+    said: Vec<(String, String)>,
     before: Vec<Event>,
 }
 
@@ -36,8 +38,8 @@ impl Scene {
         assert_eq!(archive(&store).await, 20);
         let victim = store.archives(&log).await.unwrap().remove(0);
         let key = world.key(&victim);
-        let original = world.bucket.get(&key).await;
-        Scene { world, log, victim, key, original, before }
+        let (original, said) = (world.bucket.get(&key).await, world.bucket.said(&key).await);
+        Scene { world, log, victim, key, original, said, before }
     }
 
     fn store(&self) -> Arc<Store> {
@@ -109,6 +111,36 @@ async fn a_deleted_object() {
     scene.world.bucket.delete(&scene.key).await;
     scene.check("deleted").await;
     scene.restore().await;
+}
+
+/// Its rewriter died: what it set out to do is given up, and keeps no later event from being archived.
+#[tokio::test]
+async fn an_object_that_is_gone_or_another_one_while_its_rewrite_is_left() {
+    for is_deleted in [true, false] {
+        let scene = Scene::new().await;
+        let (store, log) = (scene.store(), &scene.log);
+        let lease = scene.world.lease(log).await;
+        edit(&store, log, "event-5", r#"{"name":"NEW-VALUE"}"#).await;
+        drop(store.begin_rewrite(lease, scene.victim.id).await.unwrap().unwrap().upload().await.unwrap());
+        match is_deleted {
+            true => scene.world.bucket.delete(&scene.key).await,
+            false => drop(scene.world.bucket.put_saying(&scene.key, b"mine".to_vec(), &[]).await),
+        }
+        scene.world.expire_leases().await;
+        import(&store, log, (25..35).map(old_event)).await;
+        assert_eq!(archive(&store).await, 10);
+        let findings = store.verify(|_| {}).await.unwrap();
+        assert_eq!(findings.len(), 1, "{findings:?}");
+        assert_eq!(findings[0].archive_id, Some(scene.victim.id));
+
+        let said = scene.said.clone();
+        let etag = scene.world.bucket.put_saying(&scene.key, scene.original.clone(), &said).await;
+        scene.know(&etag).await;
+        assert_eq!(store.rewrite().await.unwrap(), 1);
+        assert_eq!(read_all(&scene.store(), log).await[5].payload.as_str(), payload(5, "NEW-VALUE"));
+        let mut world = scene.world;
+        world.audit().await;
+    }
 }
 
 #[tokio::test]

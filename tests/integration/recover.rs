@@ -4,6 +4,7 @@ mod damaged;
 mod earlier;
 mod empty;
 mod killed;
+mod restored;
 mod starting;
 
 use coldstream::event::{Event, Filter, Log};

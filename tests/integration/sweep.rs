@@ -1,10 +1,12 @@
 //! What nobody needs goes, what nobody knows is told, and what is not ours stays.
 
-use coldstream::store::{Leftover, Store, SweepRequest};
+use coldstream::store::{Leftover, Selection, Store, SweepRequest};
 use time::Duration;
 use uuid::Uuid;
 
-use crate::support::{MARKER, PROBE_PREFIX, Program, World, archive, import, old_event, settings};
+use crate::support::{
+    Fate, Gate, Kind, MARKER, PROBE_PREFIX, Program, World, archive, import, old_event, read_all, settings,
+};
 
 const REQUEST: SweepRequest = SweepRequest {
     is_dry: false,
@@ -48,6 +50,104 @@ async fn unknown_objects_are_told_and_go_when_it_is_said() {
     assert_eq!(world.bucket.keys().await.len(), 2);
     assert_eq!(sweep(&store, SweepRequest { deletes_unknown: true, ..REQUEST }).await, (0, unknown(true)));
     assert_eq!(sweep(&store, REQUEST).await, (0, vec![]));
+    world.audit().await;
+}
+
+/// Listed, and gone or taken over before its turn has come.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_vanishes_or_is_recovered_meanwhile_is_neither_told_nor_deleted() {
+    for is_recovered in [false, true] {
+        let mut world = World::new().await;
+        let (store, log) = (world.store(settings(8)), world.log());
+        import(&store, &log, (0..8).map(old_event)).await;
+        let backup = world.backup().await;
+        assert_eq!(archive(&store).await, 8);
+        let before = read_all(&store, &log).await;
+        let key = world.key(&world.only_archive(&store).await);
+        world.restore(&backup).await;
+        let (store, other) = (world.store(settings(8)), world.store(settings(8)));
+        // It has been listed; asking for its head waits, or what follows the answer.
+        let gate = Gate::new();
+        let mut held = Some(gate.clone());
+        world.proxy.script(move |request| match held.take_if(|_| request.kind == Kind::Head) {
+            Some(gate) if is_recovered => Fate::HoldReply(gate),
+            Some(gate) => Fate::Hold(gate),
+            None => Fate::Pass,
+        });
+        let request = SweepRequest { deletes_unknown: true, ..REQUEST };
+        let sweeping = tokio::spawn(async move { sweep(&store, request).await });
+        gate.arrival().await;
+        world.proxy.heal();
+        let expected = match is_recovered {
+            true => {
+                assert_eq!(other.recover(|_| {}).await.unwrap().archives, 1);
+                vec![Leftover::Unknown { key, is_deleted: false }]
+            }
+            false => {
+                world.bucket.delete(&key).await;
+                vec![]
+            }
+        };
+        gate.open();
+        assert_eq!(sweeping.await.unwrap(), (0, expected));
+        assert_eq!(read_all(&other, &log).await, before);
+        world.audit().await;
+    }
+}
+
+/// The lease keeps the two apart.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_being_recovered_is_not_deleted_and_what_is_deleted_is_not_recovered() {
+    for is_deleted_first in [true, false] {
+        let mut world = World::new().await;
+        let (store, log) = (world.store(settings(8)), world.log());
+        import(&store, &log, (0..8).map(old_event)).await;
+        let backup = world.backup().await;
+        assert_eq!(archive(&store).await, 8);
+        let key = world.key(&world.only_archive(&store).await);
+        world.restore(&backup).await;
+        let (store, other) = (world.store(settings(8)), world.store(settings(8)));
+        let before = read_all(&store, &log).await;
+        // Recovering reads the object; then, with the lease, it looks whether the object is still there.
+        let gate = Gate::new();
+        let (mut held, mut is_read) = (Some(gate.clone()), false);
+        world.proxy.script(move |request| {
+            let is_get = request.kind == Kind::Get && request.target.contains(".json.gz");
+            let is_held = if is_deleted_first { is_get } else { is_read && request.kind == Kind::Head };
+            is_read |= is_get;
+            match held.take_if(|_| is_held) {
+                Some(gate) => Fate::HoldReply(gate),
+                None => Fate::Pass,
+            }
+        });
+        let recovering = tokio::spawn(async move { other.recover(|_| {}).await.unwrap() });
+        gate.arrival().await;
+        world.proxy.heal();
+        let swept = sweep(&store, SweepRequest { deletes_unknown: true, ..REQUEST }).await;
+        assert_eq!(swept, (0, vec![Leftover::Unknown { key: key.clone(), is_deleted: is_deleted_first }]));
+        gate.open();
+        let recovery = recovering.await.unwrap();
+        assert_eq!((recovery.archives, recovery.unrecovered.len()), if is_deleted_first { (0, 1) } else { (1, 0) });
+        assert_eq!(read_all(&world.store(settings(8)), &log).await, before);
+        world.audit().await;
+    }
+}
+
+#[tokio::test]
+async fn an_object_that_may_be_all_that_is_left_stays() {
+    let mut world = World::new().await;
+    let (store, log) = (world.store(settings(8)), world.log());
+    import(&store, &log, (0..8).map(old_event)).await;
+    assert_eq!(archive(&store).await, 8);
+    let backup = world.backup().await;
+    store.restore(&Selection::Range(log.clone(), (3, 4)), 0, |_| {}).await.unwrap();
+    let key = world.key(&world.only_archive(&store).await);
+    world.restore(&backup).await;
+    let store = world.store(settings(8));
+    let request = SweepRequest { deletes_unknown: true, ..REQUEST };
+    assert_eq!(sweep(&store, request).await, (0, vec![Leftover::Unknown { key, is_deleted: false }]));
+    assert_eq!(store.recover(|_| {}).await.unwrap().events, 6);
+    assert_eq!(read_all(&store, &log).await.len(), 6);
     world.audit().await;
 }
 

@@ -1,5 +1,6 @@
 //! What is wrong is found, and what is right is not.
 
+mod putting_back;
 mod repair;
 
 use coldstream::event::Json;

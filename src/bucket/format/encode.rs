@@ -1,14 +1,11 @@
-use std::io::Write;
-
-use flate2::Compression;
-use flate2::write::GzEncoder;
+use libdeflater::{CompressionLvl, Compressor};
 
 use crate::bucket::format::line;
 use crate::event::{Event, Log};
 
 /// JSON of a member, about: larger ones compress better, smaller ones cost less to fetch (docs/format.md, The members).
 const MEMBER_JSON_BYTES: usize = 256 * 1024;
-const COMPRESSION_LEVEL: u32 = 6;
+const COMPRESSION_LEVEL: i32 = 6;
 
 /// Writes events, in the order of their positions, as the members of one archive.
 pub struct ArchiveWriter {
@@ -97,11 +94,12 @@ impl RawMember {
 
     pub fn compress(self) -> EncodedMember {
         let RawMember { member, first_position, last_position, count, json } = self;
-        let mut encoder = GzEncoder::new(Vec::with_capacity(json.len() / 3), Compression::new(COMPRESSION_LEVEL));
-        let bytes = encoder
-            .write_all(&json)
-            .and_then(|()| encoder.finish())
-            .expect("compressing from memory into memory cannot fail");
+        let level = CompressionLvl::new(COMPRESSION_LEVEL).expect("there is such a level");
+        let mut compressor = Compressor::new(level);
+        let mut bytes = vec![0; compressor.gzip_compress_bound(json.len())];
+        let length = compressor.gzip_compress(&json, &mut bytes).expect("what is bounded fits");
+        bytes.truncate(length);
+        bytes.shrink_to_fit();
         EncodedMember { member, first_position, last_position, count, json_bytes: json.len() as i64, bytes }
     }
 }

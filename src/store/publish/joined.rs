@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 use crate::database::{self, Topic};
 use crate::event::{Event, Log, NewEvent};
-use crate::store::publish::{Archived, Placed, Published, Repeated, now};
+use crate::store::publish::{Archived, Placed, Published, Repeated, count_new, now};
 use crate::store::{Error, Store};
 
 /// In one transaction, unless a single call brings more.
@@ -63,7 +63,7 @@ impl Queues {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn remember(&self, topic: Topic) {
+    pub fn remember(&self, topic: Topic) {
         let mut seen = self.seen();
         if seen.len() >= TOPICS_MAX {
             seen.clear();
@@ -150,59 +150,61 @@ impl Leader {
         let placed = store.publish_to(&mut transaction, log, &events, Repeated::Compare, &Archived::default()).await?;
         let Placed::Published(topic, results) = placed else { return Ok(None) };
         database::commit(transaction).await?;
-        store.tell_published(std::slice::from_ref(&topic), results.iter().flatten().flatten());
+        store.tell_published(std::slice::from_ref(&topic), count_new(results.iter().flatten().flatten()));
         store.queues.remember(topic);
         Ok(Some(results))
     }
 
-    /// With one statement, if everything is new as far as can be told without looking.
+    /// Without a look at what is there, if that can be.
     async fn append(&self, calls: &[Call]) -> Option<Vec<Vec<Published>>> {
-        let store = &self.store;
-        let topic = store.queues.seen().get(&self.log).cloned()?;
-        // What was consumed is remembered in rows that come and go.
-        if topic.deleted_count > 0 {
-            return None;
-        }
-        let head_position = match self.try_append(&topic, calls).await {
-            Ok(head_position) => head_position,
-            Err(error) => {
-                tracing::debug!(%error, log = %self.log, "events are published with a look at what is there");
-                None
-            }
-        };
-        let Some(head_position) = head_position else {
-            store.queues.seen().remove(&self.log);
-            return None;
-        };
-        let mut positions = head_position + 1..;
+        let events: Vec<&NewEvent> = calls.iter().flat_map(|call| &call.events).collect();
+        let mut positions = self.store.append(&self.log, &events).await?..;
         let mut place = |event: &NewEvent| {
             let position = positions.next().expect("positions do not end");
             Published { id: event.id.clone(), position, is_new: true }
         };
-        let results: Vec<Vec<Published>> =
-            calls.iter().map(|call| call.events.iter().map(&mut place).collect()).collect();
-        store.tell_published(&[topic], results.iter().flatten());
-        Some(results)
+        Some(calls.iter().map(|call| call.events.iter().map(&mut place).collect()).collect())
+    }
+}
+
+impl Store {
+    /// Publishes events with one statement if all of them are new, as far as can be told without looking, and says
+    /// which position the first one was given.
+    pub(in crate::store) async fn append(&self, log: &Log, events: &[&NewEvent]) -> Option<i64> {
+        let topic = self.queues.seen().get(log).cloned()?;
+        // What was consumed is remembered in rows that come and go.
+        if topic.deleted_count > 0 {
+            return None;
+        }
+        let end_position = self.try_append(&topic, events).await.unwrap_or_else(|error| {
+            tracing::debug!(%error, %log, "events are published with a look at what is there");
+            None
+        });
+        let Some(end_position) = end_position else {
+            self.queues.seen().remove(log);
+            return None;
+        };
+        self.tell_published(&[topic], events.len());
+        Some(end_position + 1)
     }
 
-    /// Where the log ended before, if the events could be appended. What is archived after the look at archives changes
-    /// the topic, and then nothing is appended.
-    async fn try_append(&self, topic: &Topic, calls: &[Call]) -> Result<Option<i64>, Error> {
-        let new = || calls.iter().flat_map(|call| &call.events);
-        let mut connection = self.store.database.connection().await?;
+    /// What is archived after the look at archives changes the topic, and then nothing is appended.
+    async fn try_append(&self, topic: &Topic, events: &[&NewEvent]) -> Result<Option<i64>, Error> {
+        let mut connection = self.database.connection().await?;
         if topic.archived_count > 0 {
-            let ids: Vec<String> = new().map(|event| event.id.clone()).collect();
-            let key = self.store.hash_key(&mut connection).await?;
+            let ids: Vec<String> = events.iter().map(|event| event.id.clone()).collect();
+            let key = self.hash_key(&mut connection).await?;
             if !database::members_with_ids(&mut connection, topic.id, key, &ids).await?.is_empty() {
                 connection.keep();
                 return Ok(None);
             }
         }
         let now = now();
-        let events: Vec<Event> = new().zip(1..).map(|(event, offset)| event.clone().at(offset, now)).collect();
-        let head_position = database::append(&mut connection, topic, &events).await?;
+        let events: Vec<Event> =
+            events.iter().copied().zip(1..).map(|(event, offset)| event.clone().at(offset, now)).collect();
+        let end_position = database::append(&mut connection, topic, &events).await?;
         connection.keep();
-        Ok(head_position)
+        Ok(end_position)
     }
 }
 

@@ -1,14 +1,13 @@
-use time::OffsetDateTime;
+use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
-use crate::bucket::{ListedArchive, ObjectMetadata, Scan};
-use crate::database::{self, Lease, Topic, Transaction};
+use crate::bucket::{ListedArchive, ObjectMetadata, Said, Scan};
+use crate::database::{self, Archive, ArchiveExtent, Lease, Topic, Transaction};
 use crate::event::Event;
 use crate::store::archive::PositionRanges;
 use crate::store::contents::{Contents, ContentsReader};
 use crate::store::lease::another_writer;
 use crate::store::overlay::Overlay;
-use crate::store::read::Interrupted;
 use crate::store::reconcile::{Standing, standing};
 use crate::store::{Error, Store};
 
@@ -21,17 +20,30 @@ pub struct TakeOver<'a> {
     pub lease: Lease,
 }
 
+/// What became of it.
+pub struct Taken {
+    pub events: i64,
+    /// Archives that left the catalog for it.
+    pub superseded: Vec<Archive>,
+}
+
 impl TakeOver<'_> {
     fn key(&self) -> (i64, Uuid) {
         (self.topic.id, self.listed.archive_id)
     }
 
-    /// How many events it holds, or `None` if there was nothing to do.
-    pub async fn run(self, scan: Scan) -> Result<Option<i64>, Error> {
+    /// `None` if there was nothing to do.
+    pub async fn run(self, scan: Scan) -> Result<Option<Taken>, Error> {
+        // It may have been deleted or replaced while another one had the lease, and still be read to its end.
+        let etag = scan.etag().to_owned();
+        if self.store.bucket()?.head_of(&self.listed.key).await?.etag != etag {
+            return Err(Error::GaveWay(format!("the object {} was replaced", self.listed.key)));
+        }
         let mut transaction = self.store.database.begin_job().await?;
         let (topic_id, archive_id) = self.key();
         let known = database::known_objects_of(&mut transaction, topic_id, archive_id).await?;
-        let count = match standing(archive_id, scan.head(), &known) {
+        let said = scan.head().said.clone();
+        let taken = match standing(archive_id, scan.head(), &known) {
             Standing::Known | Standing::Stranger => return Ok(None),
             Standing::Older => {
                 let why =
@@ -42,12 +54,17 @@ impl TakeOver<'_> {
                 let why = format!("another database wrote generation {} of it", self.metadata.generation);
                 return Err(scan.damaged(why).into());
             }
-            Standing::Unknown => self.adopt(&mut transaction, scan).await?,
-            Standing::Newer => self.renew(&mut transaction, scan).await?,
-            Standing::Moved => self.follow(&mut transaction, scan).await?,
+            Standing::Intended if !self.stands_in(&said).await? => return Ok(None),
+            Standing::Unknown | Standing::Intended => self.adopt(&mut transaction, scan).await?,
+            Standing::Newer => Taken { events: self.renew(&mut transaction, scan).await?, superseded: Vec::new() },
+            Standing::Moved => Taken { events: self.follow(&mut transaction, scan).await?, superseded: Vec::new() },
         };
         database::commit(transaction).await?;
-        Ok(Some(count))
+        Ok(Some(taken))
+    }
+
+    async fn stands_in(&self, said: &Said) -> Result<bool, Error> {
+        Ok(self.store.stands_in_for(&self.topic.log, self.listed.archive_id, said).await?.is_some())
     }
 
     /// Reads the object to its end, and writes its lookup pages. `hot` is told of what it holds and is hot, too, where
@@ -89,18 +106,29 @@ impl TakeOver<'_> {
     }
 
     /// An archive that is not in the catalog. What of it is hot, too, leaves.
-    async fn adopt(&self, transaction: &mut Transaction, scan: Scan) -> Result<i64, Error> {
+    async fn adopt(&self, transaction: &mut Transaction, scan: Scan) -> Result<Taken, Error> {
         let mut hot = PositionRanges::default();
         let contents = self.read(transaction, scan, Some(&mut hot)).await?;
+        let superseded = self.superseded(transaction, &contents.positions).await?;
+        for old in &superseded {
+            database::forget_archive(transaction, (old.topic_id, old.id)).await?;
+        }
         if let Some(position) = self.held_elsewhere(transaction, &contents.positions).await? {
             return Err(self.conflict(position, "another archive holds that, too"));
         }
         let archive = contents.archive(self.key(), self.metadata.generation, self.metadata.write_id);
         // Rows first, the topic last: in the order in which an archive run takes them.
         let left = database::delete_ranges(transaction, self.topic.id, hot.ranges()).await? as i64;
+        database::delete_intents_of(transaction, self.key()).await?;
         database::insert_archive(transaction, &archive).await?;
         database::insert_members(transaction, self.key(), archive.generation, &contents.members).await?;
         self.check_lease(transaction).await?;
+        for old in &superseded {
+            let left = (-old.count, -old.json_bytes, -old.object_bytes);
+            database::add_archived(transaction, self.topic.id, left).await?;
+            // Until an archive that is taken over takes its own back from that count.
+            database::add_deleted(transaction, self.topic.id, old.count).await?;
+        }
         let added = (archive.count, archive.json_bytes, archive.object_bytes);
         database::add_archived(transaction, self.topic.id, added).await?;
         let nowhere = archive.count - left;
@@ -108,7 +136,50 @@ impl TakeOver<'_> {
             return Err(self.conflict(archive.last_position, "the log has no room for so many events"));
         }
         tracing::info!(log = %self.topic.log, archive_id = %archive.id, events = archive.count, "an archive was recovered");
-        Ok(archive.count)
+        Ok(Taken { events: archive.count, superseded })
+    }
+
+    /// Archives of the catalog that this one has come in place of: each is older, reaches into its positions, and has no
+    /// object any more, as a restore leaves it. What was pending for it then is in what came afterwards.
+    async fn superseded(
+        &self,
+        transaction: &mut Transaction,
+        positions: &PositionRanges,
+    ) -> Result<Vec<Archive>, Error> {
+        let (topic_id, archive_id) = self.key();
+        let log = &self.topic.log;
+        let mut superseded = Vec::new();
+        for other in self.others(transaction, positions).await? {
+            let Some(position) = positions.first_of(other.first_position, other.last_position) else { continue };
+            if !self.store.is_missing(log, other.id).await? {
+                continue;
+            }
+            let conflict = |why| self.conflict(position, &format!("archive {}, whose object is gone, {why}", other.id));
+            if other.id > archive_id {
+                return Err(conflict("is younger, and held that, too"));
+            }
+            if !self.store.bucket()?.noncurrent_versions(log, other.id).await?.is_empty() {
+                return Err(conflict("held that, too, and there is a version of it to be put back"));
+            }
+            if database::has_pending_since(transaction, (topic_id, other.id), made_at(archive_id)).await? {
+                return Err(conflict("held that, too, and was edited after this one was made"));
+            }
+            superseded.extend(database::archive(transaction, topic_id, other.id).await?);
+        }
+        Ok(superseded)
+    }
+
+    /// Archives of the catalog that reach into these positions.
+    async fn others(
+        &self,
+        transaction: &mut Transaction,
+        positions: &PositionRanges,
+    ) -> Result<Vec<ArchiveExtent>, Error> {
+        let (topic_id, archive_id) = self.key();
+        let Some((first, last)) = positions.span() else { return Ok(Vec::new()) };
+        let mut others = database::archive_extents(transaction, topic_id, None, (first, last + 1), i64::MAX).await?;
+        others.retain(|other| other.id != archive_id);
+        Ok(others)
     }
 
     /// Remembers those that are hot as well. They agree, or the archived one was edited later: an archive is made of
@@ -150,24 +221,16 @@ impl TakeOver<'_> {
         transaction: &mut Transaction,
         positions: &PositionRanges,
     ) -> Result<Option<i64>, Error> {
-        let (topic_id, archive_id) = self.key();
-        let Some((first, last)) = positions.span() else { return Ok(None) };
-        let others = database::archive_extents(transaction, topic_id, None, (first, last + 1), i64::MAX).await?;
-        let others: Vec<Uuid> = others.iter().map(|other| other.id).filter(|id| *id != archive_id).collect();
-        if others.is_empty() {
-            return Ok(None);
-        }
-        for member in database::member_extents(transaction, topic_id, &others, None, (first, last + 1)).await? {
+        let others: Vec<Uuid> = self.others(transaction, positions).await?.iter().map(|other| other.id).collect();
+        let Some((first, last)) = positions.span().filter(|_| !others.is_empty()) else { return Ok(None) };
+        for member in database::member_extents(transaction, self.topic.id, &others, None, (first, last + 1)).await? {
             if !positions.reach_into(member.first_position, member.last_position) {
                 continue;
             }
-            let fetched = self.store.fetch(&self.topic.log, &member).await.map_err(|error| match error {
-                Interrupted::Stale(_, error) => error.into(),
-                Interrupted::Failed(error) => error,
-            })?;
-            let both = fetched.events.iter().find(|event| positions.reach_into(event.position, event.position));
-            if let Some(event) = both {
-                return Ok(Some(event.position));
+            let held = self.store.positions_of(&self.topic.log, &member).await?;
+            let both = held.into_iter().find_map(|(first, last)| positions.first_of(first, last));
+            if both.is_some() {
+                return Ok(both);
             }
         }
         Ok(None)
@@ -204,7 +267,7 @@ impl TakeOver<'_> {
         Ok(old.count)
     }
 
-    async fn known(&self, transaction: &mut Transaction) -> Result<database::Archive, Error> {
+    async fn known(&self, transaction: &mut Transaction) -> Result<Archive, Error> {
         let (topic_id, archive_id) = self.key();
         let archive = database::archive(transaction, topic_id, archive_id).await?;
         archive.ok_or_else(|| Error::GaveWay(format!("archive {archive_id} is in the catalog no more")))
@@ -213,6 +276,7 @@ impl TakeOver<'_> {
 
 /// When the batch of an archive was chosen, which its id says.
 fn made_at(archive_id: Uuid) -> OffsetDateTime {
-    let (seconds, _) = archive_id.get_timestamp().map_or((0, 0), |timestamp| timestamp.to_unix());
-    OffsetDateTime::from_unix_timestamp(seconds as i64).unwrap_or(OffsetDateTime::UNIX_EPOCH)
+    let (seconds, nanos) = archive_id.get_timestamp().map_or((0, 0), |timestamp| timestamp.to_unix());
+    let at = OffsetDateTime::from_unix_timestamp(seconds as i64).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    at + Duration::nanoseconds(i64::from(nanos))
 }

@@ -4,13 +4,14 @@ use std::cell::Cell;
 
 use coldstream::store::Error;
 use tokio::sync::mpsc::unbounded_channel;
+use tokio::sync::watch;
 use tonic::Code;
 
 use super::{published, until};
 use crate::grpc::{self, TENANT, TOPIC, ids};
 use crate::support::{
-    PostgresProxy, Program, Role, StatementFate, Subscriber, World, archive, event, import, old_event, publish,
-    read_all, settings,
+    OwnPostgres, PostgresProxy, Program, Role, StatementFate, Subscriber, World, archive, event, import, old_event,
+    publish, read_all, settings,
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -53,6 +54,58 @@ async fn postgres_goes_away_and_the_service_comes_back_with_it() {
         }
     }
     assert_eq!(ids(&scene.page(&[], (0, 10)).await.unwrap()), ["event-0", "event-1", "event-2"]);
+    scene.finish().await;
+}
+
+/// The server itself is killed in the middle of everything, and comes back; the service is not told.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn postgres_crashes_again_and_again_under_a_service() {
+    const EVENTS: usize = 80;
+    let mut postgres = OwnPostgres::start().await;
+    let world = World::over(postgres.database()).await;
+    let program = Program::new(&world, 10).set("STREAMS_ARCHIVE_OLDER_THAN_DAYS", 0);
+    let program = program.set("STREAMS_ARCHIVE_INTERVAL_SECONDS", 1).set("STREAMS_ARCHIVE_LEASE_SECONDS", 3);
+    let scene = grpc::Scene::start(world, program).await;
+    let (said, mut published) = watch::channel(0);
+    let publishing = async {
+        let mut failures = 0;
+        for number in 0..EVENTS {
+            while let Err(status) = scene.publish(vec![grpc::event(number)]).await {
+                assert_eq!(status.code(), Code::Unavailable, "{status}");
+                failures += 1;
+            }
+            said.send_replace(number);
+        }
+        failures
+    };
+    let subscribing = async {
+        let (mut next, mut deliveries) = (0, 0);
+        while next < EVENTS {
+            let Ok(mut subscriber) = Subscriber::try_start(&scene.client, Role::of("group")).await else { continue };
+            while next < EVENTS
+                && let Some(event) = subscriber.event_or_end().await
+            {
+                subscriber.ack(&event);
+                let number: usize = event.id.trim_start_matches("event-").parse().unwrap();
+                assert!(number <= next, "event-{next} is passed over");
+                next = next.max(number + 1);
+                deliveries += 1;
+            }
+        }
+        deliveries
+    };
+    let crashing = async {
+        for number in [20, 40, 60] {
+            published.wait_for(|published| *published >= number).await.unwrap();
+            postgres.crash().await;
+        }
+    };
+    let (failures, deliveries, ()) = tokio::join!(publishing, subscribing, crashing);
+    assert!(failures > 0, "nobody noticed");
+    assert!((EVENTS..EVENTS + 20).contains(&deliveries), "{deliveries}");
+    until(&scene.world, "SELECT count(*) = 8 FROM archives").await;
+    let expected: Vec<String> = (0..EVENTS).map(|number| format!("event-{number}")).collect();
+    assert_eq!(ids(&scene.page(&[], (0, EVENTS as i64)).await.unwrap()), expected);
     scene.finish().await;
 }
 

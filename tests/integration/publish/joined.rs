@@ -119,7 +119,7 @@ async fn whoever_gives_up_takes_nobody_along() {
         assert!(call.now_or_never().is_none(), "the log is held");
     }
     // The first leads, if anybody does.
-    waiting.remove(0);
+    drop(waiting.remove(0));
     holding.rollback().await.unwrap();
     for published in join_all(waiting).await {
         assert!(published.unwrap()[0].is_new);

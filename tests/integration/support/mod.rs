@@ -15,6 +15,7 @@ mod subscriber;
 mod world;
 
 pub use events::{DAY_NANOS, event, now, old_event, payload, young_event};
+pub use postgres::OwnPostgres;
 pub use postgres_proxy::{PostgresProxy, StatementFate};
 pub use program::{Ended, Program};
 pub use proxy::{Fate, Gate, Kind, Proxy};

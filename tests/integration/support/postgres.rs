@@ -23,6 +23,37 @@ struct Running {
 
 static RUNNING: Mutex<Option<Running>> = Mutex::const_new(None);
 
+/// A server that one test has to itself, and that keeps what it has acknowledged whatever becomes of it.
+pub struct OwnPostgres(Running);
+
+impl OwnPostgres {
+    pub async fn start() -> OwnPostgres {
+        OwnPostgres(boot(Durability::Full).await)
+    }
+
+    /// The url of a new database that has been migrated.
+    pub async fn database(&self) -> String {
+        self.0.migrated("test").await
+    }
+
+    /// Kills the server and all its connections in the middle of whatever they do, and returns once another one has
+    /// made of the log what there was.
+    pub async fn crash(&mut self) {
+        self.0.postgres.restart().await.expect("postgres starts again");
+    }
+}
+
+impl Running {
+    async fn migrated(&self, name: &str) -> String {
+        execute(&self.postgres.connection("postgres"), format!("CREATE DATABASE {name}")).await;
+        let url = self.postgres.connection(name);
+        let database = Database::new(&url, 2).expect("the url is one");
+        database.migrate().await.expect("the migrations can be applied");
+        database.close().await;
+        url
+    }
+}
+
 /// The url of a new database that has been migrated.
 pub async fn database() -> String {
     copy_of(TEMPLATE).await
@@ -72,18 +103,20 @@ pub fn stop() {
 async fn start() -> Running {
     exit::register();
     clear_folders_of_the_dead();
+    let mut running = boot(Durability::None).await;
+    // What moves is told in the change stream, which takes a restart to be had.
+    execute(&running.postgres.connection("postgres"), "ALTER SYSTEM SET wal_level = logical".to_owned()).await;
+    running.postgres.restart().await.expect("postgres starts again");
+    running.migrated(TEMPLATE).await;
+    running
+}
+
+async fn boot(durability: Durability) -> Running {
     let prefix = format!("{FOLDER_PREFIX}{}-", std::process::id());
     let folder = tempfile::Builder::new().prefix(&prefix).tempdir().expect("the temporary folder can be written");
-    let mut postgres = Postgres::start(folder.path(), Durability::None)
+    let postgres = Postgres::start(folder.path(), durability)
         .await
         .unwrap_or_else(|error| panic!("the tests need PostgreSQL: {error}"));
-    // What moves is told in the change stream, which takes a restart to be had.
-    execute(&postgres.connection("postgres"), "ALTER SYSTEM SET wal_level = logical".to_owned()).await;
-    postgres.restart().await.expect("postgres starts again");
-    execute(&postgres.connection("postgres"), format!("CREATE DATABASE {TEMPLATE}")).await;
-    let template = Database::new(&postgres.connection(TEMPLATE), 2).expect("the url is one");
-    template.migrate().await.expect("the migrations can be applied");
-    template.close().await;
     Running { postgres, _folder: folder }
 }
 

@@ -54,8 +54,13 @@ pub struct Subscriber {
 
 impl Subscriber {
     pub async fn start(client: &ServiceClient<Channel>, role: Role) -> Subscriber {
+        Subscriber::try_start(client, role).await.unwrap_or_else(|status| panic!("not subscribed: {status}"))
+    }
+
+    /// An error if the service cannot do it now.
+    pub async fn try_start(client: &ServiceClient<Channel>, role: Role) -> Result<Subscriber, Status> {
         let started = Instant::now();
-        let mut subscriber = Subscriber::silent(client).await;
+        let mut subscriber = Subscriber::try_silent(client).await?;
         let Role { group, topics, deployment_id, is_parallel } = role;
         let metadata = SubscribeMetadata {
             group,
@@ -65,20 +70,24 @@ impl Subscriber {
         };
         let payload = subscribe_request::Payload::Subscribe(Subscribe { metadata: Some(metadata), topics });
         subscriber.say(payload);
-        match subscriber.next().await {
-            Ok(Some(subscribe_response::Payload::Subscribed(subscribed))) => assert_eq!(subscribed.error, ""),
+        match subscriber.next().await? {
+            Some(subscribe_response::Payload::Subscribed(subscribed)) => assert_eq!(subscribed.error, ""),
             other => panic!("not subscribed: {other:?}"),
         }
         (subscriber.subscribed_at, subscriber.subscribed_after) = (Instant::now(), started.elapsed());
-        subscriber
+        Ok(subscriber)
     }
 
     /// One that says nothing.
     pub async fn silent(client: &ServiceClient<Channel>) -> Subscriber {
+        Subscriber::try_silent(client).await.unwrap()
+    }
+
+    async fn try_silent(client: &ServiceClient<Channel>) -> Result<Subscriber, Status> {
         let (requests, mut receiver) = mpsc::unbounded_channel();
         let stream = futures::stream::poll_fn(move |context| receiver.poll_recv(context));
-        let responses = client.clone().subscribe(Request::new(stream)).await.unwrap().into_inner();
-        Subscriber { requests, responses, subscribed_at: Instant::now(), subscribed_after: Duration::ZERO }
+        let responses = client.clone().subscribe(Request::new(stream)).await?.into_inner();
+        Ok(Subscriber { requests, responses, subscribed_at: Instant::now(), subscribed_after: Duration::ZERO })
     }
 
     pub fn say(&self, payload: subscribe_request::Payload) {

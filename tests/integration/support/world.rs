@@ -60,8 +60,13 @@ pub fn older_than(days: u32, batch_size: u64) -> Settings {
 
 impl World {
     pub async fn new() -> World {
+        World::over(postgres::database()).await
+    }
+
+    /// Over a database that somebody else has made.
+    pub async fn over(database: impl Future<Output = String>) -> World {
         let permit = WORLDS.acquire().await.expect("it is never closed");
-        let (server, database_url) = tokio::join!(s3::server(), postgres::database());
+        let (server, database_url) = tokio::join!(s3::server(), database);
         let bucket_name = format!("test-{}", Uuid::new_v4().simple());
         World {
             bucket: RawBucket::create(&server, &bucket_name).await,

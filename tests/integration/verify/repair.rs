@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
+use coldstream::database::Archive;
 use coldstream::event::{Event, Json, Log};
-use coldstream::store::{Repaired, Store};
+use coldstream::store::{Error, Repaired, Store};
 use futures::future::FutureExt;
 
-use crate::support::{Program, World, archive, edit, import, old_event, publish, read_all, settings, young_event};
+use crate::support::{
+    Fate, Kind, Program, World, archive, edit, import, old_event, publish, read_all, settings, young_event,
+};
 
 /// What somebody does to the catalog by hand, while the object is what it was.
 const DAMAGES: [&str; 16] = [
@@ -28,7 +31,7 @@ const DAMAGES: [&str; 16] = [
     "UPDATE lookup_pages SET entries = set_byte(entries, 3, get_byte(entries, 3) # 1) WHERE kind = 2",
 ];
 
-async fn repair(store: &Store) -> Repaired {
+pub async fn repair(store: &Store) -> Repaired {
     store.repair(&|_| std::future::ready(()).boxed(), |_| {}).await.unwrap()
 }
 
@@ -245,5 +248,56 @@ async fn a_scrub_goes_through_all_archives() {
     assert!(store.scrub(&count).await.unwrap());
     assert!(world.proxy.take_seen().iter().all(|request| request.target.contains(&oldest.to_string())));
     assert!(!store.scrub(&count).await.unwrap());
+    world.audit().await;
+}
+
+/// What was not read has not had its turn; what somebody is reading, nobody else reads.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_scrub_that_is_broken_off_has_its_turn_again() {
+    let mut world = World::new().await;
+    let (store, log) = (world.store(settings(4)), world.log());
+    import(&store, &log, (0..8).map(old_event)).await;
+    assert_eq!(archive(&store).await, 8);
+    let scrub = async || world.store(settings(4)).scrub(&|_| std::future::ready(()).boxed()).await;
+    let [first, second] = store.archives(&log).await.unwrap().try_into().unwrap();
+    let only_read = |archive: &Archive| {
+        let seen = world.proxy.take_seen();
+        assert!(!seen.is_empty() && seen.iter().all(|request| request.target.contains(&archive.id.to_string())));
+    };
+    world.proxy.script(|_| Fate::LoseRequest);
+    assert!(matches!(scrub().await, Err(Error::Unavailable(_))));
+    world.proxy.heal();
+
+    let gate = world.proxy.hold_first(Kind::Get);
+    world.proxy.take_seen();
+    let scrubbing = tokio::spawn({
+        let store = store.clone();
+        async move { store.scrub(&|_| std::future::ready(()).boxed()).await.unwrap() }
+    });
+    gate.arrival().await;
+    only_read(&first);
+    world.proxy.heal();
+    assert!(scrub().await.unwrap());
+    only_read(&second);
+    assert!(!scrub().await.unwrap(), "one has had its turn, the other is being read");
+    gate.open();
+    assert!(scrubbing.await.unwrap());
+
+    // A process died in the middle of the first one, yesterday.
+    for (id, scrubbed, begun) in [(first.id, "8 days", "25 hours"), (second.id, "9 days", "23 hours")] {
+        sqlx::query(
+            "UPDATE archives SET scrubbed_at = now() - $2::interval, scrub_begun_at = now() - $3::interval WHERE id = $1",
+        )
+        .bind(id)
+        .bind(scrubbed)
+        .bind(begun)
+        .execute(&world.sql)
+        .await
+        .unwrap();
+    }
+    world.proxy.take_seen();
+    assert!(scrub().await.unwrap());
+    only_read(&first);
+    assert!(!scrub().await.unwrap());
     world.audit().await;
 }

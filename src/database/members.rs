@@ -1,0 +1,220 @@
+use sqlx::postgres::PgRow;
+use sqlx::{PgConnection, Row};
+use uuid::Uuid;
+
+use crate::database::Error;
+use crate::database::catalog::archives_across;
+
+/// A member as the catalog knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberRow {
+    pub member: i32,
+    pub byte_start: i64,
+    pub byte_end: i64,
+    pub json_bytes: i64,
+    pub first_position: i64,
+    pub last_position: i64,
+    pub count: i64,
+    /// In the order of the archive's types; may be shorter.
+    pub type_counts: Vec<i64>,
+}
+
+/// Where a member is, how far it reaches, and how many of its events match a filter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberExtent {
+    pub archive_id: Uuid,
+    pub etag: String,
+    pub object_bytes: i64,
+    pub member: i32,
+    pub byte_start: i64,
+    pub byte_end: i64,
+    pub json_bytes: i64,
+    pub first_position: i64,
+    pub last_position: i64,
+    pub count: i64,
+    pub matching: i64,
+}
+
+/// The members of one generation, in order.
+pub async fn members_of(
+    connection: &mut PgConnection,
+    (topic_id, archive_id): (i64, Uuid),
+    generation: i64,
+) -> Result<Vec<MemberRow>, Error> {
+    let rows = sqlx::query(
+        "SELECT member, byte_start, byte_end, json_bytes, first_position, last_position, count, type_counts
+         FROM members
+         WHERE topic_id = $1 AND archive_id = $2 AND generation = $3
+         ORDER BY member",
+    )
+    .bind(topic_id)
+    .bind(archive_id)
+    .bind(generation)
+    .fetch_all(connection)
+    .await?;
+    let members = rows.iter().map(|row| {
+        Ok(MemberRow {
+            member: row.try_get("member")?,
+            byte_start: row.try_get("byte_start")?,
+            byte_end: row.try_get("byte_end")?,
+            json_bytes: row.try_get("json_bytes")?,
+            first_position: row.try_get("first_position")?,
+            last_position: row.try_get("last_position")?,
+            count: row.try_get("count")?,
+            type_counts: row.try_get("type_counts")?,
+        })
+    });
+    members.collect()
+}
+
+pub async fn insert_members(
+    connection: &mut PgConnection,
+    (topic_id, archive_id): (i64, Uuid),
+    generation: i64,
+    members: &[MemberRow],
+) -> Result<(), Error> {
+    for member in members {
+        let MemberRow { member, byte_start, byte_end, json_bytes, first_position, last_position, count, type_counts } =
+            member;
+        sqlx::query(
+            "INSERT INTO members (topic_id, archive_id, generation, member, byte_start, byte_end, json_bytes,
+                                  first_position, last_position, count, type_counts)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+        )
+        .bind(topic_id)
+        .bind(archive_id)
+        .bind(generation)
+        .bind(member)
+        .bind(byte_start)
+        .bind(byte_end)
+        .bind(json_bytes)
+        .bind(first_position)
+        .bind(last_position)
+        .bind(count)
+        .bind(type_counts)
+        .execute(&mut *connection)
+        .await?;
+    }
+    Ok(())
+}
+
+pub async fn delete_members(
+    connection: &mut PgConnection,
+    (topic_id, archive_id): (i64, Uuid),
+    generation: i64,
+) -> Result<(), Error> {
+    sqlx::query("DELETE FROM members WHERE topic_id = $1 AND archive_id = $2 AND generation = $3")
+        .bind(topic_id)
+        .bind(archive_id)
+        .bind(generation)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+macro_rules! select_members {
+    ($matching:literal, $rest:literal) => {
+        concat!(
+            "SELECT archive_id, etag, object_bytes, member, byte_start, byte_end, members.json_bytes, ",
+            "members.first_position, members.last_position, members.count, ",
+            $matching,
+            " AS matching FROM archives JOIN members ",
+            "ON members.topic_id = archives.topic_id AND archive_id = id AND members.generation = archives.generation ",
+            $rest
+        )
+    };
+}
+
+fn member_from_row(row: &PgRow) -> Result<MemberExtent, Error> {
+    Ok(MemberExtent {
+        archive_id: row.try_get("archive_id")?,
+        etag: row.try_get("etag")?,
+        object_bytes: row.try_get("object_bytes")?,
+        member: row.try_get("member")?,
+        byte_start: row.try_get("byte_start")?,
+        byte_end: row.try_get("byte_end")?,
+        json_bytes: row.try_get("json_bytes")?,
+        first_position: row.try_get("first_position")?,
+        last_position: row.try_get("last_position")?,
+        count: row.try_get("count")?,
+        matching: row.try_get("matching")?,
+    })
+}
+
+/// Members of these archives that reach into positions `start..end` and hold something that matches.
+pub async fn member_extents(
+    connection: &mut PgConnection,
+    topic_id: i64,
+    archive_ids: &[Uuid],
+    types: Option<&[String]>,
+    (start, end): (i64, i64),
+) -> Result<Vec<MemberExtent>, Error> {
+    let query = match types {
+        None => sqlx::query(select_members!(
+            "members.count",
+            "WHERE archives.topic_id = $1 AND id = ANY($2) AND members.last_position >= $3
+               AND members.first_position < $4
+             ORDER BY members.first_position, archive_id"
+        )),
+        Some(_) => sqlx::query(select_members!(
+            "matching",
+            "CROSS JOIN LATERAL (
+                 SELECT coalesce(sum(held.count), 0)::bigint AS matching
+                 FROM unnest(types, members.type_counts) AS held (type, count)
+                 WHERE held.type = ANY($5)
+             ) AS counted
+             WHERE archives.topic_id = $1 AND id = ANY($2) AND members.last_position >= $3
+               AND members.first_position < $4 AND matching > 0
+             ORDER BY members.first_position, archive_id"
+        )),
+    };
+    let query = query.bind(topic_id).bind(archive_ids).bind(start).bind(end);
+    let query = if types.is_some() { query.bind(types) } else { query };
+    query.fetch_all(connection).await?.iter().map(member_from_row).collect()
+}
+
+/// These members of these archives; how many of their events match is for the caller to say, who has it from the
+/// lookup pages.
+pub async fn members_by_key(
+    connection: &mut PgConnection,
+    topic_id: i64,
+    keys: &[(Uuid, i32)],
+) -> Result<Vec<MemberExtent>, Error> {
+    let (archive_ids, members): (Vec<Uuid>, Vec<i32>) = keys.iter().copied().unzip();
+    let rows = sqlx::query(select_members!(
+        "0::bigint",
+        "JOIN unnest($2::uuid[], $3::integer[]) AS wanted (archive_id, member) USING (archive_id, member)
+         WHERE archives.topic_id = $1
+         ORDER BY members.first_position, archive_id"
+    ))
+    .bind(topic_id)
+    .bind(archive_ids)
+    .bind(members)
+    .fetch_all(connection)
+    .await?;
+    rows.iter().map(member_from_row).collect()
+}
+
+/// The first position of the lowest member that reaches across `position`, if one begins before it.
+pub async fn lowest_member_across(
+    connection: &mut PgConnection,
+    topic_id: i64,
+    position: i64,
+) -> Result<Option<i64>, Error> {
+    Ok(sqlx::query_scalar(concat!(
+        "SELECT min(lowest.first_position)
+         FROM (",
+        archives_across!(),
+        ") AS archives
+         CROSS JOIN LATERAL (
+             SELECT first_position FROM members
+             WHERE topic_id = $1 AND archive_id = archives.id AND generation = archives.generation
+               AND first_position < $2 AND last_position >= $2
+             OFFSET 0
+         ) AS lowest"
+    ))
+    .bind(topic_id)
+    .bind(position)
+    .fetch_one(connection)
+    .await?)
+}
