@@ -8,8 +8,10 @@
 
 mod archive_memory;
 mod archive_run;
+mod cold_reads;
 mod edits;
 mod events;
+mod growth;
 mod plot;
 mod publish;
 mod report;
@@ -38,12 +40,14 @@ impl Mode {
 
 type Section = (&'static str, fn(Mode) -> LocalBoxFuture<'static, Report>);
 
-const SECTIONS: [Section; 5] = [
+const SECTIONS: [Section; 7] = [
     ("archive_run", |mode| archive_run::run(mode).boxed_local()),
     ("archive_memory", |mode| archive_memory::run(mode).boxed_local()),
     ("publish", |mode| publish::run(mode).boxed_local()),
     ("edits", |mode| edits::run(mode).boxed_local()),
     ("steady_state", |mode| steady_state::run(mode).boxed_local()),
+    ("cold_reads", |mode| cold_reads::run(mode).boxed_local()),
+    ("growth", |mode| growth::run(mode).boxed_local()),
 ];
 
 fn main() {

@@ -98,7 +98,16 @@ impl Servers {
 
     /// The same in this process.
     pub async fn store(&self, database: &str, batch_size: u64) -> Arc<Store> {
-        let variables = self.variables(database).into_iter().chain([("STREAMS_ARCHIVE_SIZE", batch_size.to_string())]);
+        self.store_with(database, ("STREAMS_ARCHIVE_SIZE", batch_size.to_string())).await
+    }
+
+    /// One that keeps nothing of what it has read.
+    pub async fn forgetful_store(&self, database: &str) -> Arc<Store> {
+        self.store_with(database, ("S3_CACHE_BYTES", "0".to_owned())).await
+    }
+
+    async fn store_with(&self, database: &str, variable: (&'static str, String)) -> Arc<Store> {
+        let variables = self.variables(database).into_iter().chain([variable]);
         let config = Config::from_variables(variables.map(|(name, value)| (name.to_owned(), value)));
         let config = config.expect("the variables are good");
         let bucket = Bucket::new(config.bucket().expect("there is one")).expect("its address is good");
