@@ -26,7 +26,6 @@ pub struct Archive {
     pub object_bytes: i64,
     pub types: Vec<String>,
     pub type_counts: Vec<i64>,
-    pub lookup_runs: i32,
 }
 
 /// How far an archive reaches, and how many of its events match a filter.
@@ -42,7 +41,7 @@ macro_rules! select_archives {
     ($rest:literal) => {
         concat!(
             "SELECT topic_id, id, generation, write_id, etag, digest, first_position, last_position, count, ",
-            "raised_at_min, raised_at_max, json_bytes, object_bytes, types, type_counts, lookup_runs FROM archives ",
+            "raised_at_min, raised_at_max, json_bytes, object_bytes, types, type_counts FROM archives ",
             $rest
         )
     };
@@ -65,7 +64,6 @@ fn archive_from_row(row: &PgRow) -> Result<Archive, Error> {
         object_bytes: row.try_get("object_bytes")?,
         types: row.try_get("types")?,
         type_counts: row.try_get("type_counts")?,
-        lookup_runs: row.try_get("lookup_runs")?,
     })
 }
 
@@ -90,7 +88,6 @@ fn with_columns<'a>(
         object_bytes,
         types,
         type_counts,
-        lookup_runs,
     } = archive;
     statement
         .bind(topic_id)
@@ -108,7 +105,6 @@ fn with_columns<'a>(
         .bind(object_bytes)
         .bind(types)
         .bind(type_counts)
-        .bind(lookup_runs)
 }
 
 pub async fn archive(connection: &mut PgConnection, topic_id: i64, id: Uuid) -> Result<Option<Archive>, Error> {
@@ -150,16 +146,16 @@ pub async fn known_archives(connection: &mut PgConnection, ids: &[Uuid]) -> Resu
     known.collect()
 }
 
-/// How many archives there are at all.
-pub async fn archives_count(connection: &mut PgConnection) -> Result<i64, Error> {
-    Ok(sqlx::query_scalar("SELECT count(*) FROM archives").fetch_one(connection).await?)
+/// Whether there are archives at all.
+pub async fn has_archives(connection: &mut PgConnection) -> Result<bool, Error> {
+    Ok(sqlx::query_scalar("SELECT EXISTS (SELECT FROM archives)").fetch_one(connection).await?)
 }
 
 pub async fn insert_archive(connection: &mut PgConnection, archive: &Archive) -> Result<(), Error> {
     let insert = sqlx::query(
         "INSERT INTO archives (topic_id, id, generation, write_id, etag, digest, first_position, last_position, count,
-                               raised_at_min, raised_at_max, json_bytes, object_bytes, types, type_counts, lookup_runs)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
+                               raised_at_min, raised_at_max, json_bytes, object_bytes, types, type_counts)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
     );
     with_columns(insert, archive).execute(connection).await?;
     Ok(())
@@ -204,7 +200,7 @@ pub async fn correct_archive(connection: &mut PgConnection, archive: &Archive) -
         "UPDATE archives
          SET write_id = $4, etag = $5, digest = $6, first_position = $7, last_position = $8, count = $9,
              raised_at_min = $10, raised_at_max = $11, json_bytes = $12, object_bytes = $13, types = $14,
-             type_counts = $15, lookup_runs = $16
+             type_counts = $15
          WHERE topic_id = $1 AND id = $2 AND generation = $3",
     );
     let corrected = with_columns(correct, archive).execute(connection).await?;
@@ -246,32 +242,73 @@ pub async fn rename_archived(
     archives.collect()
 }
 
+/// Those that begin before position `$2` and reach across it. What is of some magnitude begins close to it, so that this
+/// is a look at a few rows for each.
+macro_rules! archives_across {
+    () => {
+        "SELECT across.*
+         FROM generate_series(0, 62) AS reach (magnitude)
+         CROSS JOIN LATERAL (
+             SELECT * FROM archives
+             WHERE topic_id = $1 AND magnitude(last_position - first_position) = reach.magnitude
+               AND first_position > $2 - (1::bigint << reach.magnitude) AND first_position < $2
+               AND last_position >= $2
+             OFFSET 0
+         ) AS across"
+    };
+}
+pub(super) use archives_across;
+
+macro_rules! archives_within {
+    ($and:literal) => {
+        concat!(
+            "(",
+            archives_across!(),
+            " WHERE first_position < $3 ",
+            $and,
+            ") UNION ALL (
+             SELECT * FROM archives WHERE topic_id = $1 AND first_position >= $2 AND first_position < $3 ",
+            $and,
+            " ORDER BY first_position, id
+             LIMIT $4)"
+        )
+    };
+}
+
 /// Archives that reach into positions `start..end` and hold something that matches, in the order of their first
-/// positions. What a stream has in which archive is said by the lookup pages, see [`super::members_with_stream`].
+/// positions: those that reach across `start`, and the first `limit` of the others. What a stream has in which archive is
+/// said by the lookup pages, see [`super::members_with_stream`].
 pub async fn archive_extents(
     connection: &mut PgConnection,
     topic_id: i64,
     types: Option<&[String]>,
     (start, end): (i64, i64),
+    limit: i64,
 ) -> Result<Vec<ArchiveExtent>, Error> {
-    let rows = sqlx::query(
-        "SELECT id, first_position, last_position, matching
-         FROM archives
-         CROSS JOIN LATERAL (
-             SELECT CASE WHEN $4::text[] IS NULL THEN count ELSE (
-                 SELECT coalesce(sum(held.count), 0)::bigint FROM unnest(types, type_counts) AS held (type, count)
-                 WHERE held.type = ANY($4)
-             ) END AS matching
-         ) AS counted
-         WHERE topic_id = $1 AND last_position >= $2 AND first_position < $3 AND matching > 0
-         ORDER BY first_position, id",
-    )
-    .bind(topic_id)
-    .bind(start)
-    .bind(end)
-    .bind(types)
-    .fetch_all(connection)
-    .await?;
+    let query = match types {
+        None => sqlx::query(concat!(
+            "SELECT id, first_position, last_position, count AS matching
+             FROM (",
+            archives_within!(""),
+            ") AS archives
+             ORDER BY first_position, id"
+        )),
+        Some(_) => sqlx::query(concat!(
+            "SELECT id, first_position, last_position, sum(count)::bigint AS matching
+             FROM (
+                 SELECT id, first_position, last_position, unnest(types) AS type, unnest(type_counts) AS count
+                 FROM (",
+            archives_within!("AND types && $5"),
+            ") AS archives
+             ) AS held
+             WHERE type = ANY($5)
+             GROUP BY id, first_position, last_position
+             ORDER BY first_position, id"
+        )),
+    };
+    let query = query.bind(topic_id).bind(start).bind(end).bind(limit);
+    let query = if types.is_some() { query.bind(types) } else { query };
+    let rows = query.fetch_all(connection).await?;
     let extents = rows.iter().map(|row| {
         Ok(ArchiveExtent {
             id: row.try_get("id")?,
@@ -281,4 +318,23 @@ pub async fn archive_extents(
         })
     });
     extents.collect()
+}
+
+/// Where the archive begins that begins last of those that hold something that matches: the last event that does is not
+/// before that.
+pub async fn last_archive_from(
+    connection: &mut PgConnection,
+    topic_id: i64,
+    types: Option<&[String]>,
+) -> Result<Option<i64>, Error> {
+    Ok(sqlx::query_scalar(
+        "SELECT first_position FROM archives
+         WHERE topic_id = $1 AND ($2::text[] IS NULL OR types && $2)
+         ORDER BY first_position DESC
+         LIMIT 1",
+    )
+    .bind(topic_id)
+    .bind(types)
+    .fetch_optional(connection)
+    .await?)
 }

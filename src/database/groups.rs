@@ -83,19 +83,18 @@ pub async fn take_progress(
     topic_ids: Option<&[i64]>,
 ) -> Result<Vec<Taken>, Error> {
     let rows = sqlx::query(
-        "WITH wanted AS (
-             SELECT DISTINCT wanted.group_name, wanted.is_parallel, topics.id AS topic_id, topics.head_position
+        "WITH pending AS (
+             SELECT DISTINCT wanted.group_name, wanted.is_parallel, topics.id AS topic_id
              FROM unnest($2::text[], $3::boolean[], $4::text[]) AS wanted (group_name, is_parallel, topic)
              JOIN topics ON wanted.topic IS NULL OR topics.topic = wanted.topic
-             WHERE $5::bigint[] IS NULL OR topics.id = ANY($5)
-         ), pending AS (
-             SELECT wanted.*
-             FROM wanted
-             LEFT JOIN group_progress AS progress USING (group_name, is_parallel, topic_id)
-             WHERE (wanted.head_position > coalesce(progress.position, 0)
-                    OR EXISTS (SELECT FROM resends
-                               WHERE resends.topic_id = wanted.topic_id AND resends.is_parallel = wanted.is_parallel
-                                 AND resends.group_name = wanted.group_name))
+             LEFT JOIN group_progress AS progress
+               ON progress.group_name = wanted.group_name AND progress.is_parallel = wanted.is_parallel
+              AND progress.topic_id = topics.id
+             WHERE ($5::bigint[] IS NULL OR topics.id = ANY($5))
+               AND (topics.head_position > coalesce(progress.position, 0)
+                    OR (topics.id, wanted.is_parallel, wanted.group_name) IN (
+                        SELECT topic_id, is_parallel, group_name FROM resends
+                    ))
                AND (progress.refused_by IS DISTINCT FROM $1 OR progress.refused_until < clock_timestamp())
                AND NOT EXISTS (SELECT FROM replicas WHERE id = progress.owner AND expires_at > clock_timestamp())
          ), taken AS (

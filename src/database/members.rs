@@ -3,6 +3,7 @@ use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
 use crate::database::Error;
+use crate::database::catalog::archives_across;
 
 /// A member as the catalog knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -200,14 +201,18 @@ pub async fn lowest_member_across(
     topic_id: i64,
     position: i64,
 ) -> Result<Option<i64>, Error> {
-    Ok(sqlx::query_scalar(
-        "SELECT min(members.first_position)
-         FROM archives JOIN members
-           ON members.topic_id = archives.topic_id AND archive_id = id AND members.generation = archives.generation
-         WHERE archives.topic_id = $1
-           AND archives.first_position < $2 AND archives.last_position >= $2
-           AND members.first_position < $2 AND members.last_position >= $2",
-    )
+    Ok(sqlx::query_scalar(concat!(
+        "SELECT min(lowest.first_position)
+         FROM (",
+        archives_across!(),
+        ") AS archives
+         CROSS JOIN LATERAL (
+             SELECT first_position FROM members
+             WHERE topic_id = $1 AND archive_id = archives.id AND generation = archives.generation
+               AND first_position < $2 AND last_position >= $2
+             OFFSET 0
+         ) AS lowest"
+    ))
     .bind(topic_id)
     .bind(position)
     .fetch_one(connection)

@@ -12,6 +12,7 @@ mod erroneous;
 mod events;
 mod groups;
 mod intents;
+mod introduced;
 mod leases;
 mod lookups;
 mod members;
@@ -32,8 +33,8 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection as _, PgConnection, Postgres};
 
 pub use catalog::{
-    Archive, ArchiveExtent, archive, archive_extents, archives_count, archives_of, correct_archive, delete_archive,
-    insert_archive, known_archives, promote_archive, rename_archived, topic_of_archive,
+    Archive, ArchiveExtent, archive, archive_extents, archives_of, correct_archive, delete_archive, has_archives,
+    insert_archive, known_archives, last_archive_from, promote_archive, rename_archived, topic_of_archive,
 };
 pub use connections::SingleConnection;
 pub use consumed::{consumed_positions, delete_consumed, forget_consumed};
@@ -56,11 +57,11 @@ pub use intents::{
     Intent, UploadedFacts, complete_intent, delete_intent, delete_intents_of, has_intents, has_unfinished, hold_intent,
     insert_intent, intent_of_archive, intents, is_intended, topics_with_stale_intents,
 };
+pub use introduced::{delete_introduced_gdpr_ids, insert_introduced_gdpr_id, introduced_gdpr_id, introduced_gdpr_ids};
 pub use leases::{Lease, check_lease, release_lease, renew_lease, take_lease};
 pub use lookups::{
-    HashKey, LookupRun, delete_introduced_gdpr_ids, delete_lookups, hash_key, insert_introduced_gdpr_id, insert_run,
-    introduced_gdpr_id, introduced_gdpr_ids, is_run_stored, members_with_gdpr_id, members_with_ids,
-    members_with_stream,
+    HashKey, LookupRun, Merge, delete_lookups, due_merge, hash_key, insert_run, leads_to, members_with_gdpr_id,
+    members_with_ids, members_with_stream, merge_lookups, topics_with_due_merges,
 };
 pub use members::{
     MemberExtent, MemberRow, delete_members, insert_members, lowest_member_across, member_extents, members_by_key,

@@ -72,8 +72,9 @@ pub async fn topics(connection: &mut PgConnection) -> Result<Vec<Topic>, Error> 
 
 /// Topics with at least so many hot events, those with most first.
 pub async fn topics_with_hot_events(connection: &mut PgConnection, hot_count_min: i64) -> Result<Vec<Topic>, Error> {
+    // The magnitude is in an index, the count is not.
     let rows = sqlx::query(select_topics!(
-        "WHERE head_position - archived_count - deleted_count >= $1
+        "WHERE hot_magnitude >= magnitude($1) AND head_position - archived_count - deleted_count >= $1
          ORDER BY head_position - archived_count - deleted_count DESC, id"
     ))
     .bind(hot_count_min)

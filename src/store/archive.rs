@@ -21,6 +21,7 @@ use crate::bucket::{Scan, decode_member};
 use crate::database::{self, ArchiveRun, Intent, Lease, MemberRow, Move, Topic};
 use crate::event::{Event, Instant, Log};
 use crate::store::contents::Contents;
+use crate::store::lease::another_writer;
 use crate::store::object::{Export, Object};
 use crate::store::{Error, Store};
 
@@ -109,7 +110,10 @@ impl Store {
     pub async fn archive(&self, mut progress: impl FnMut(&Topic, Archived)) -> Result<Archived, Error> {
         let started_at = OffsetDateTime::now_utc();
         let mut done = Archived::default();
-        let mut failure = None;
+        let mut failure = match self.catch_up_on_merges().await {
+            Ok(()) | Err(Error::GaveWay(_)) => None,
+            Err(error) => Some(error),
+        };
         for topic in self.topics_to_archive().await? {
             let outcome = self.archive_topic(&topic, &mut done, &mut progress).await;
             match outcome {
@@ -147,18 +151,20 @@ impl Store {
         progress: &mut impl FnMut(&Topic, Archived),
     ) -> Result<(), Error> {
         let held = self.with_lease(topic.id, async |lease| {
+            let mut merged = Ok(());
             while let Some(batch) = self.claim(lease).await? {
                 let count = batch.archive().await?;
                 done.archives += 1;
                 done.events += count;
                 progress(topic, *done);
+                // What cannot be merged keeps nothing from being archived.
+                if merged.is_ok() {
+                    merged = self.merge_lookups(lease).await;
+                }
             }
-            Ok(())
+            merged
         });
-        if held.await?.is_none() {
-            return Err(Error::GaveWay("another writer is at work on the topic's archives".into()));
-        }
-        Ok(())
+        held.await?.ok_or_else(another_writer)
     }
 
     /// Chooses the oldest eligible events, and writes down what is to become of them. `None` if there are too few.

@@ -25,7 +25,6 @@ pub(super) struct Contents {
     type_counts: Vec<i64>,
     json_bytes: i64,
     object_bytes: i64,
-    lookup_runs: i32,
 }
 
 impl Contents {
@@ -48,7 +47,6 @@ impl Contents {
             object_bytes: self.object_bytes,
             types: self.types.clone(),
             type_counts: self.type_counts.clone(),
-            lookup_runs: self.lookup_runs,
         }
     }
 
@@ -159,7 +157,7 @@ impl ContentsReader {
     /// Once there is no member left.
     pub async fn finish(self) -> Result<Contents, Error> {
         let object_bytes = self.bytes();
-        let ContentsReader { scan, mut members, tally, runs_made, .. } = self;
+        let ContentsReader { scan, mut members, tally, .. } = self;
         let etag = scan.etag().to_owned();
         let digest = scan.finish().await?;
         let (types, type_counts) = (tally.types(), tally.total());
@@ -177,7 +175,6 @@ impl ContentsReader {
             json_bytes: members.iter().map(|member| member.json_bytes).sum(),
             object_bytes,
             members,
-            lookup_runs: runs_made,
         })
     }
 }

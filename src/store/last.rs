@@ -24,9 +24,11 @@ impl Store {
         if topic.archived_count == 0 || after == topic.head_position {
             return Ok(hot);
         }
-        let range = (after + 1, topic.head_position + 1);
         let wanted = (!types.is_empty()).then_some(types);
-        let archives = database::archive_extents(&mut snapshot, topic.id, wanted, range).await.map_err(Error::from)?;
+        let from = database::last_archive_from(&mut snapshot, topic.id, wanted).await.map_err(Error::from)?;
+        let range = (from.unwrap_or_default().max(after + 1), topic.head_position + 1);
+        let archives = database::archive_extents(&mut snapshot, topic.id, wanted, range, i64::MAX).await;
+        let archives = archives.map_err(Error::from)?;
         let ids: Vec<Uuid> = archives.iter().map(|archive| archive.id).collect();
         let mut members =
             database::member_extents(&mut snapshot, topic.id, &ids, wanted, range).await.map_err(Error::from)?;

@@ -12,6 +12,10 @@ use uuid::Uuid;
 use crate::database::{self, Lease};
 use crate::store::{Error, Store};
 
+pub(super) fn another_writer() -> Error {
+    Error::GaveWay("another writer is at work on the topic's archives".into())
+}
+
 impl Store {
     /// Calls `work` with the lease on a topic, and renews it meanwhile. `None` if another writer has it.
     pub(super) async fn with_lease<T>(
@@ -46,9 +50,7 @@ impl Store {
     async fn while_held<T>(&self, lease: &Lease, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         tokio::select! {
             outcome = work => outcome,
-            () = self.until_lost(lease) => {
-                Err(Error::GaveWay("another writer has taken over the topic's archives".into()))
-            }
+            () = self.until_lost(lease) => Err(another_writer()),
         }
     }
 

@@ -30,7 +30,7 @@ impl Store {
         let (Some(first), Some(last)) = (said.first_position, said.last_position) else { return Ok(None) };
         let mut snapshot = self.database.snapshot_for_job().await?;
         let Some(topic) = database::find_topic(&mut snapshot, log).await? else { return Ok(None) };
-        let others = database::archive_extents(&mut snapshot, topic.id, None, (first, last + 1)).await?;
+        let others = database::archive_extents(&mut snapshot, topic.id, None, (first, last + 1), i64::MAX).await?;
         drop(snapshot);
         let (mut missing, mut present) = (None, Vec::new());
         for other in others.iter().map(|other| other.id).filter(|id| *id != archive_id) {
@@ -53,7 +53,7 @@ impl Store {
     pub async fn nowhere(&self, log: &Log, (first, last): (i64, i64)) -> Result<Vec<(i64, i64)>, Error> {
         let mut snapshot = self.database.snapshot_for_job().await?;
         let Some(topic) = database::find_topic(&mut snapshot, log).await? else { return Ok(vec![(first, last)]) };
-        let archives = database::archive_extents(&mut snapshot, topic.id, None, (first, last + 1)).await?;
+        let archives = database::archive_extents(&mut snapshot, topic.id, None, (first, last + 1), i64::MAX).await?;
         let archive_ids: Vec<Uuid> = archives.iter().map(|archive| archive.id).collect();
         self.outside(snapshot, &topic, &archive_ids, (first, last)).await
     }

@@ -13,6 +13,7 @@ mod import;
 mod last;
 mod lease;
 mod leftovers;
+mod merge;
 mod missing;
 mod object;
 mod overlay;
@@ -141,6 +142,7 @@ pub struct Store {
     bucket: Option<Arc<Bucket>>,
     settings: Settings,
     hash_key: OnceCell<HashKey>,
+    merges_caught_up: OnceCell<()>,
     /// Those that this process has, by topic.
     leases: Mutex<HashMap<i64, Lease>>,
     /// Signals that an archived event was edited.
@@ -152,10 +154,11 @@ pub struct Store {
 impl Store {
     /// Without a bucket nothing is archived, and archived events cannot be read.
     pub fn new(database: Database, bucket: Option<Arc<Bucket>>, settings: Settings) -> Store {
-        let (hash_key, leases, rewrite_wanted) = (OnceCell::new(), Mutex::default(), Notify::new());
+        let (hash_key, merges_caught_up) = (OnceCell::new(), OnceCell::new());
+        let (leases, rewrite_wanted) = (Mutex::default(), Notify::new());
         let subscriptions = Arc::new(Subscriptions::new());
         let queues = publish::Queues::default();
-        Store { database, bucket, settings, hash_key, leases, rewrite_wanted, subscriptions, queues }
+        Store { database, bucket, settings, hash_key, merges_caught_up, leases, rewrite_wanted, subscriptions, queues }
     }
 
     /// Brings the tables up to date.

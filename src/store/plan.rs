@@ -57,18 +57,29 @@ pub fn segments(extents: &[Extent], start: i64, end: i64) -> Vec<Segment> {
     segments
 }
 
+/// How many archived events that match are certain to be in these segments.
+pub fn archived(segments: &[Segment], extents: &[Extent]) -> i64 {
+    let begins_at = segments.first().map_or(0, |first| first.start);
+    let is_whole = |segment: &&Segment| is_whole(segment, extents, begins_at);
+    segments.iter().filter(is_whole).map(|segment| matching(segment, extents)).sum()
+}
+
+fn matching(segment: &Segment, extents: &[Extent]) -> i64 {
+    segment.extents.iter().map(|extent| extents[*extent].matching).sum()
+}
+
+/// An extent that begins before the first segment does is counted with events that are not wanted.
+fn is_whole(segment: &Segment, extents: &[Extent], begins_at: i64) -> bool {
+    segment.extents.iter().all(|extent| extents[*extent].first_position >= begins_at)
+}
+
 /// Passes over whole segments while `skip` allows, and goes on until `limit` events that match are certain. `hot` says
 /// how many hot rows match in each segment; where it is not known, `None`, nothing can be passed over, and nothing hot
 /// is relied upon.
 pub fn seek(segments: &[Segment], extents: &[Extent], hot: Option<&[i64]>, skip: i64, limit: i64) -> Seek {
-    let matching = |index: usize| {
-        let archived: i64 = segments[index].extents.iter().map(|extent| extents[*extent].matching).sum();
-        archived + hot.map_or(0, |hot| hot[index])
-    };
-    // An extent that begins before the first segment does is counted with events that are not wanted.
+    let matching = |index: usize| matching(&segments[index], extents) + hot.map_or(0, |hot| hot[index]);
     let begins_at = segments.first().map_or(0, |first| first.start);
-    let is_whole =
-        |index: usize| segments[index].extents.iter().all(|extent| extents[*extent].first_position >= begins_at);
+    let is_whole = |index: usize| is_whole(&segments[index], extents, begins_at);
     let end_of_all = segments.last().map_or(0, |last| last.end);
     let (mut index, mut left) = (0, skip);
     while hot.is_some() && index < segments.len() && is_whole(index) && matching(index) <= left {

@@ -16,6 +16,9 @@ use crate::store::overlay::Overlays;
 use crate::store::plan::{self, Extent, Seek, Segment};
 use crate::store::{ATTEMPTS, Error, Store};
 
+/// Archives that a read looks at first, and how many times as many if these are not enough.
+const ARCHIVES_AT_ONCE: i64 = 64;
+const ARCHIVES_MORE: i64 = 8;
 /// Members that are fetched ahead for one read.
 const MEMBERS_AHEAD: usize = 4;
 
@@ -193,7 +196,7 @@ impl Store {
         Ok(Plan { topic, segments, members, hot, end, overlays: Overlays::new(edits), skip })
     }
 
-    /// Looks at whole archives first, then at the members of those that are needed.
+    /// Looks at whole archives first, at as many as it takes, then at the members of those that are needed.
     async fn plan_archived(
         &self,
         snapshot: &mut Transaction,
@@ -211,16 +214,28 @@ impl Store {
                 return self.cut(snapshot, topic_id, query, members, everything).await;
             }
         };
-        let archives = database::archive_extents(snapshot, topic_id, types, (*from, end)).await?;
-        let extents: Vec<Extent> = archives
-            .iter()
-            .map(|archive| Extent {
-                first_position: archive.first_position,
-                last_position: archive.last_position,
-                matching: archive.matching,
-            })
-            .collect();
-        let segments = plan::segments(&extents, *from, end);
+        let mut archives_max = ARCHIVES_AT_ONCE;
+        let (archives, extents, segments) = loop {
+            let archives = database::archive_extents(snapshot, topic_id, types, (*from, end), archives_max).await?;
+            let extents: Vec<Extent> = archives
+                .iter()
+                .map(|archive| Extent {
+                    first_position: archive.first_position,
+                    last_position: archive.last_position,
+                    matching: archive.matching,
+                })
+                .collect();
+            let mut segments = plan::segments(&extents, *from, end);
+            let Some(last) = archives.last().filter(|_| archives.len() as i64 >= archives_max) else {
+                break (archives, extents, segments);
+            };
+            // What begins behind the last one that was asked for is not known.
+            segments.retain(|segment| segment.end <= last.first_position + 1);
+            if plan::archived(&segments, &extents) >= skip.saturating_add(*limit) {
+                break (archives, extents, segments);
+            }
+            archives_max *= ARCHIVES_MORE;
+        };
         let hot = hot_counts(snapshot, topic_id, filter, &segments, *skip).await?;
         let needed = plan::seek(&segments, &extents, hot.as_deref(), *skip, *limit);
         let ids: Vec<Uuid> = archives

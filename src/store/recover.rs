@@ -14,6 +14,7 @@ use uuid::Uuid;
 use crate::bucket::{self, ListedArchive, object_key};
 use crate::database::{self, Archive, Topic};
 use crate::event::Log;
+use crate::store::lease::another_writer;
 use crate::store::reconcile::{Owner, Standing};
 use crate::store::{Error, Store};
 
@@ -176,8 +177,4 @@ impl Store {
         });
         Ok(gaps.collect())
     }
-}
-
-fn another_writer() -> Error {
-    Error::GaveWay("another writer is at work on the topic's archives".into())
 }

@@ -131,7 +131,7 @@ impl Store {
         let topic = database::find_topic(&mut snapshot, log).await?;
         let topic = topic.ok_or_else(|| Error::Refused(format!("nothing was ever published to {log}")))?;
         let hot = database::count_between(&mut snapshot, topic.id, &filter, &[start, end]).await?.iter().sum();
-        let mut archives = database::archive_extents(&mut snapshot, topic.id, None, (start, end)).await?;
+        let mut archives = database::archive_extents(&mut snapshot, topic.id, None, (start, end), i64::MAX).await?;
         if let Filter::Stream(stream) = &filter {
             let members = self.members_of_stream(&mut snapshot, topic.id, stream, (start, end)).await?;
             archives.retain(|archive| members.iter().any(|member| member.archive_id == archive.id));

@@ -46,6 +46,6 @@ impl Store {
     /// Whether there are archived events at all, or is something left of them: then a bucket is needed.
     pub async fn has_archives(&self) -> Result<bool, Error> {
         let mut snapshot = self.database.snapshot().await?;
-        Ok(database::archives_count(&mut snapshot).await? > 0 || database::has_unfinished(&mut snapshot).await?)
+        Ok(database::has_archives(&mut snapshot).await? || database::has_unfinished(&mut snapshot).await?)
     }
 }

@@ -10,6 +10,7 @@ mod faults;
 mod grpc;
 mod http;
 mod loan_applications;
+mod merges;
 mod model;
 mod probe;
 mod process;

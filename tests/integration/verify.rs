@@ -43,7 +43,7 @@ const DAMAGES: [(&str, &str, &str); 9] = [
     ),
     (
         "UPDATE lookup_pages SET entries = set_byte(entries, 3, get_byte(entries, 3) # 1) WHERE kind = 1",
-        "the lookup pages of run 0 do not lead to its events",
+        "the lookup pages do not lead to its events",
         "UPDATE lookup_pages SET entries = set_byte(entries, 3, get_byte(entries, 3) # 1) WHERE kind = 1",
     ),
     (

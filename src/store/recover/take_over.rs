@@ -6,9 +6,9 @@ use crate::database::{self, Archive, ArchiveExtent, Lease, Topic, Transaction};
 use crate::event::Event;
 use crate::store::archive::PositionRanges;
 use crate::store::contents::{Contents, ContentsReader};
+use crate::store::lease::another_writer;
 use crate::store::overlay::Overlay;
 use crate::store::reconcile::{Standing, standing};
-use crate::store::recover::another_writer;
 use crate::store::{Error, Store};
 
 /// One object on its way into the catalog.
@@ -177,7 +177,7 @@ impl TakeOver<'_> {
     ) -> Result<Vec<ArchiveExtent>, Error> {
         let (topic_id, archive_id) = self.key();
         let Some((first, last)) = positions.span() else { return Ok(Vec::new()) };
-        let mut others = database::archive_extents(transaction, topic_id, None, (first, last + 1)).await?;
+        let mut others = database::archive_extents(transaction, topic_id, None, (first, last + 1), i64::MAX).await?;
         others.retain(|other| other.id != archive_id);
         Ok(others)
     }

@@ -86,7 +86,7 @@ impl Store {
             passed.extend(database::unsettled(&mut snapshot, group, topic.id).await?);
         }
         let range = (handled + 1, topic.head_position + 1);
-        let archives = database::archive_extents(&mut snapshot, topic.id, None, range).await?;
+        let archives = database::archive_extents(&mut snapshot, topic.id, None, range, i64::MAX).await?;
         drop(snapshot);
         let mut positions = Vec::new();
         for position in passed.range(..=handled) {

@@ -74,7 +74,7 @@ async fn damaged_and_foreign_objects_are_reported_and_the_rest_is_recovered() {
         assert!(found.object == key && found.why.contains(expected), "{case}: {found:?}");
         assert_eq!((recovery.archives, recovery.gaps[0].gone), (1, 4), "{case}");
         check_reads(&store, &log, &before[4..]).await;
-        let left = "SELECT count(*) FROM lookup_pages WHERE archive_id = $1";
+        let left = "SELECT count(*) FROM lookup_pages WHERE lookup_id = $1";
         let left: i64 = sqlx::query_scalar(left).bind(victim.id).fetch_one(&world.sql).await.unwrap();
         assert_eq!(left, 0, "{case}");
         let unreconciled = store.unreconciled().await.unwrap();

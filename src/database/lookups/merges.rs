@@ -1,0 +1,226 @@
+//! Merging lookups, so that looking for something costs the same however many archives there are: ten archives' own
+//! become one, ten of those one of a hundred archives.
+//!
+//! Every run is read once from front to back, some pages at a time, and what comes out is written as it comes. Entries of
+//! archives that are kept elsewhere by now are left out.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::pages::{Entry, Kind, PageWriter, combine, entries_of};
+use super::{delete_pages, insert_pages};
+use crate::database::Error;
+
+/// Lookups of a level that become one of the next.
+const MERGED_AT_ONCE: i64 = 10;
+/// Those of a hundred archives stay.
+const LEVEL_MAX: i16 = 2;
+/// That are read ahead of all runs together, and written at once.
+const PAGES_AT_ONCE: usize = 512;
+
+/// Lookups that are to be one.
+#[derive(Debug)]
+pub struct Merge {
+    topic_id: i64,
+    level: i16,
+    sources: Vec<Source>,
+}
+
+#[derive(Debug, sqlx::FromRow)]
+struct Source {
+    id: Uuid,
+    runs: i32,
+    archive_ids: Vec<Option<Uuid>>,
+}
+
+impl Merge {
+    /// Those that are kept together afterwards.
+    fn archive_ids(&self) -> Vec<Uuid> {
+        self.sources.iter().flat_map(|source| source.archive_ids.iter().copied().flatten()).collect()
+    }
+}
+
+/// The next merge of a topic, if there are enough lookups of a level.
+pub async fn due_merge(connection: &mut PgConnection, topic_id: i64) -> Result<Option<Merge>, Error> {
+    for level in 0..LEVEL_MAX {
+        // Those of an archive that is not live yet are still written.
+        let sources: Vec<Source> = sqlx::query_as(
+            "SELECT id, runs, archive_ids FROM lookups
+             WHERE topic_id = $1 AND level = $2
+               AND EXISTS (SELECT FROM archives WHERE archives.topic_id = $1 AND archives.id = ANY(archive_ids))
+             ORDER BY id
+             LIMIT $3",
+        )
+        .bind(topic_id)
+        .bind(level)
+        .bind(MERGED_AT_ONCE)
+        .fetch_all(&mut *connection)
+        .await?;
+        if sources.len() as i64 == MERGED_AT_ONCE {
+            return Ok(Some(Merge { topic_id, level: level + 1, sources }));
+        }
+    }
+    Ok(None)
+}
+
+/// Topics that perhaps have something to merge. Looks at all lookups of all topics.
+pub async fn topics_with_due_merges(connection: &mut PgConnection) -> Result<Vec<i64>, Error> {
+    Ok(sqlx::query_scalar(
+        "SELECT DISTINCT topic_id FROM (
+             SELECT topic_id FROM lookups WHERE level < $1 GROUP BY topic_id, level HAVING count(*) >= $2
+         ) AS due
+         ORDER BY topic_id",
+    )
+    .bind(LEVEL_MAX)
+    .bind(MERGED_AT_ONCE)
+    .fetch_all(connection)
+    .await?)
+}
+
+/// Writes one in the place of its sources. Says of how many archives it is.
+pub async fn merge_lookups(connection: &mut PgConnection, merge: &Merge) -> Result<usize, Error> {
+    let Merge { topic_id, level, sources } = merge;
+    let (id, archive_ids) = (Uuid::now_v7(), merge.archive_ids());
+    let stride = members_max(connection, *topic_id, &archive_ids).await?;
+    for kind in Kind::ALL {
+        merge_kind(connection, merge, kind, (id, stride)).await?;
+    }
+    let source_ids: Vec<Uuid> = sources.iter().map(|source| source.id).collect();
+    delete_pages(connection, *topic_id, &source_ids).await?;
+    sqlx::query("INSERT INTO lookups (topic_id, id, level, runs, archive_ids) VALUES ($1, $2, $3, 1, $4)")
+        .bind(topic_id)
+        .bind(id)
+        .bind(level)
+        .bind(&archive_ids)
+        .execute(connection)
+        .await?;
+    Ok(archive_ids.len())
+}
+
+/// The greatest number of members that one of these archives has.
+async fn members_max(connection: &mut PgConnection, topic_id: i64, archive_ids: &[Uuid]) -> Result<u32, Error> {
+    let members: i32 = sqlx::query_scalar(
+        "SELECT coalesce(max(last.member) + 1, 1)
+         FROM unnest($2::uuid[]) AS merged (archive_id)
+         CROSS JOIN LATERAL (
+             SELECT max(member) AS member FROM members WHERE topic_id = $1 AND members.archive_id = merged.archive_id
+         ) AS last",
+    )
+    .bind(topic_id)
+    .bind(archive_ids)
+    .fetch_one(connection)
+    .await?;
+    Ok(members.max(1) as u32)
+}
+
+async fn merge_kind(
+    connection: &mut PgConnection,
+    merge: &Merge,
+    kind: Kind,
+    (id, stride): (Uuid, u32),
+) -> Result<(), Error> {
+    let mut runs = Runs::open(connection, merge, kind).await?;
+    let mut writer = PageWriter::new(kind, stride);
+    while let Some(mut entries) = runs.next(connection).await? {
+        combine(kind, &mut entries);
+        writer.push(&entries)?;
+        let full = writer.take_full(PAGES_AT_ONCE);
+        if !full.is_empty() {
+            insert_pages(connection, (merge.topic_id, id), 0, full).await?;
+        }
+    }
+    insert_pages(connection, (merge.topic_id, id), 0, writer.finish()).await
+}
+
+/// All runs of a merge's sources, side by side.
+struct Runs {
+    topic_id: i64,
+    kind: Kind,
+    runs: Vec<Run>,
+    /// The next head of each run that has one.
+    heads: BinaryHeap<Reverse<(u64, usize)>>,
+    pages_at_once: i64,
+}
+
+/// One of them, read up to some page.
+struct Run {
+    lookup_id: Uuid,
+    run: i32,
+    /// By the ordinals of its source, those of the merge.
+    ordinals: Vec<Option<u32>>,
+    ahead: VecDeque<Entry>,
+    read_to: i64,
+}
+
+impl Runs {
+    async fn open(connection: &mut PgConnection, merge: &Merge, kind: Kind) -> Result<Runs, Error> {
+        let (mut runs, mut next) = (Vec::new(), 0..);
+        for Source { id, runs: count, archive_ids } in &merge.sources {
+            let ordinals: Vec<Option<u32>> =
+                archive_ids.iter().map(|archive_id| archive_id.and_then(|_| next.next())).collect();
+            runs.extend((0..*count).map(|run| Run {
+                lookup_id: *id,
+                run,
+                ordinals: ordinals.clone(),
+                ahead: VecDeque::new(),
+                read_to: -1,
+            }));
+        }
+        let pages_at_once = (PAGES_AT_ONCE / runs.len().max(1)).max(1) as i64;
+        let mut opened = Runs { topic_id: merge.topic_id, kind, runs, heads: BinaryHeap::new(), pages_at_once };
+        for index in 0..opened.runs.len() {
+            opened.advance(connection, index).await?;
+        }
+        Ok(opened)
+    }
+
+    /// All entries of the next head.
+    async fn next(&mut self, connection: &mut PgConnection) -> Result<Option<Vec<Entry>>, Error> {
+        let Some(&Reverse((head, _))) = self.heads.peek() else { return Ok(None) };
+        let mut entries = Vec::new();
+        while let Some(&Reverse((next, index))) = self.heads.peek()
+            && next == head
+        {
+            self.heads.pop();
+            let run = &mut self.runs[index];
+            while let Some(entry) = run.ahead.pop_front_if(|entry| entry.head == head) {
+                let ordinal = run.ordinals.get(entry.ordinal as usize).copied().flatten();
+                entries.extend(ordinal.map(|ordinal| Entry { ordinal, ..entry }));
+            }
+            self.advance(connection, index).await?;
+        }
+        Ok(Some(entries))
+    }
+
+    /// Reads on where a run has nothing ahead, and remembers its next head.
+    async fn advance(&mut self, connection: &mut PgConnection, index: usize) -> Result<(), Error> {
+        let run = &mut self.runs[index];
+        if run.ahead.is_empty() {
+            let pages: Vec<(i64, Vec<u8>)> = sqlx::query_as(
+                "SELECT first_hash, entries FROM lookup_pages
+                 WHERE topic_id = $1 AND lookup_id = $2 AND kind = $3 AND run = $4 AND first_hash > $5
+                 ORDER BY first_hash
+                 LIMIT $6",
+            )
+            .bind(self.topic_id)
+            .bind(run.lookup_id)
+            .bind(self.kind as i16)
+            .bind(run.run)
+            .bind(run.read_to)
+            .bind(self.pages_at_once)
+            .fetch_all(connection)
+            .await?;
+            for (first_hash, page) in pages {
+                run.ahead.extend(entries_of(self.kind, &page)?);
+                run.read_to = first_hash;
+            }
+        }
+        if let Some(entry) = run.ahead.front() {
+            self.heads.push(Reverse((entry.head, index)));
+        }
+        Ok(())
+    }
+}

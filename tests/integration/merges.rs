@@ -1,0 +1,345 @@
+//! Lookups that are merged say what those of each archive said, whatever happens to the archives meanwhile.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use coldstream::database::{self, HashKey, LookupRun, MemberRow, commit};
+use coldstream::event::{Filter, Gdpr, GdprField, Json, Log, NewEvent};
+use coldstream::store::{Error, Query, Selection, Store};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use uuid::Uuid;
+
+use crate::support::{
+    Gate, StatementFate, World, archive, edit, everything, import, old_event, publish, read_all, settings,
+};
+
+const TOPIC: i64 = 7;
+/// Of so many ids one.
+const ASKED_ALONE: usize = 100;
+
+/// Level and number of archives of all lookups, sorted.
+async fn lookups(world: &World) -> Vec<(i16, i32)> {
+    sqlx::query_as("SELECT level, cardinality(array_remove(archive_ids, NULL)) FROM lookups ORDER BY 1, 2")
+        .fetch_all(&world.sql)
+        .await
+        .unwrap()
+}
+
+/// What all lookups and pages are, in a few bytes.
+async fn fingerprint(world: &World) -> String {
+    sqlx::query_scalar(
+        "SELECT (SELECT md5(string_agg(lookups::text, '' ORDER BY id)) FROM lookups)
+             || (SELECT md5(string_agg(lookup_pages::text, '' ORDER BY lookup_id, kind, run, first_hash)) FROM lookup_pages)",
+    )
+    .fetch_one(&world.sql)
+    .await
+    .unwrap()
+}
+
+/// An archive of the catalog without an object.
+async fn insert_archive(world: &World, id: Uuid, members: u16) {
+    sqlx::query(
+        "INSERT INTO archives (topic_id, id, generation, write_id, etag, digest, first_position, last_position, count,
+                               raised_at_min, raised_at_max, json_bytes, object_bytes, types, type_counts)
+         VALUES ($1, $2, 1, $2, '', '', 1, 1, 1, 1, 1, 1, 1, '{}', '{}')",
+    )
+    .bind(TOPIC)
+    .bind(id)
+    .execute(&world.sql)
+    .await
+    .unwrap();
+    let member = |member| MemberRow {
+        member,
+        byte_start: 0,
+        byte_end: 1,
+        json_bytes: 1,
+        first_position: 1,
+        last_position: 1,
+        count: 1,
+        type_counts: Vec::new(),
+    };
+    let rows: Vec<MemberRow> = (0..i32::from(members)).map(member).collect();
+    let mut transaction = world.database().begin_job().await.unwrap();
+    database::insert_members(&mut transaction, (TOPIC, id), 1, &rows).await.unwrap();
+    commit(transaction).await.unwrap();
+}
+
+#[derive(Debug, Default, PartialEq)]
+struct Answers {
+    /// Of all ids, asked for together.
+    all: BTreeSet<(Uuid, i32)>,
+    /// Of some of them.
+    ids: BTreeMap<String, Vec<(Uuid, i32)>>,
+    streams: BTreeMap<String, BTreeMap<(Uuid, i32), i64>>,
+    gdpr_ids: BTreeMap<String, Vec<(Uuid, i32)>>,
+}
+
+impl Answers {
+    async fn asked(world: &World, key: HashKey, ids: &[String]) -> Answers {
+        let mut snapshot = world.database().snapshot().await.unwrap();
+        let mut answers = Answers::default();
+        answers.all.extend(database::members_with_ids(&mut snapshot, TOPIC, key, ids).await.unwrap());
+        for id in ids.iter().step_by(ASKED_ALONE) {
+            let of_id = std::slice::from_ref(id);
+            let members = database::members_with_ids(&mut snapshot, TOPIC, key, of_id).await.unwrap();
+            answers.ids.insert(id.clone(), members);
+        }
+        for name in (0..12).map(|number| format!("name-{number}")) {
+            let streams = database::members_with_stream(&mut snapshot, TOPIC, key, &name).await.unwrap();
+            let members = database::members_with_gdpr_id(&mut snapshot, TOPIC, key, &name).await.unwrap();
+            answers.streams.insert(name.clone(), streams);
+            answers.gdpr_ids.insert(name, members);
+        }
+        answers
+    }
+
+    fn forget(&mut self, archive: Uuid) {
+        self.all.retain(|(id, _)| *id != archive);
+        self.ids.values_mut().for_each(|members| members.retain(|(id, _)| *id != archive));
+        self.streams.values_mut().for_each(|members| members.retain(|(id, _), _| *id != archive));
+        self.gdpr_ids.values_mut().for_each(|members| members.retain(|(id, _)| *id != archive));
+    }
+}
+
+/// Archives at random, of up to three runs each, of which some go before and between the merges.
+#[tokio::test]
+async fn merged_answers_are_those_of_all_archives() {
+    for seed in 0..2 {
+        let mut world = World::new().await;
+        let mut random = StdRng::seed_from_u64(seed);
+        let key = HashKey::new(Uuid::from_u128(random.random()));
+        let (mut expected, mut ids, mut archives) = (Answers::default(), Vec::new(), Vec::new());
+        (0..12).for_each(|number| {
+            expected.streams.insert(format!("name-{number}"), BTreeMap::new());
+            expected.gdpr_ids.insert(format!("name-{number}"), Vec::new());
+        });
+        let mut transaction = world.database().begin_job().await.unwrap();
+        for _ in 0..random.random_range(100..125) {
+            let (archive_id, members) = (Uuid::now_v7(), random.random_range(1..40_u16));
+            for run in 0..random.random_range(1..4) {
+                let mut lookups = LookupRun::new(key);
+                for _ in 0..random.random_range(1..12) {
+                    let id = format!("event-{}", ids.len());
+                    let member = random.random_range(0..members);
+                    let stream = format!("name-{}", random.random_range(0..10));
+                    let person = format!("name-{}", random.random_range(0..10));
+                    lookups.add(&id, &stream, std::iter::once(person.as_str()), member);
+                    let place = (archive_id, i32::from(member));
+                    expected.all.insert(place);
+                    if ids.len() % ASKED_ALONE == 0 {
+                        expected.ids.insert(id.clone(), vec![place]);
+                    }
+                    *expected.streams.get_mut(&stream).unwrap().entry(place).or_default() += 1;
+                    expected.gdpr_ids.get_mut(&person).unwrap().push(place);
+                    ids.push(id);
+                }
+                database::insert_run(&mut transaction, (TOPIC, archive_id), run, lookups).await.unwrap();
+            }
+            archives.push((archive_id, members));
+        }
+        commit(transaction).await.unwrap();
+        expected.gdpr_ids.values_mut().for_each(|members| {
+            members.sort_unstable();
+            members.dedup();
+        });
+        for (archive_id, members) in &archives {
+            insert_archive(&world, *archive_id, *members).await;
+        }
+        assert_eq!(Answers::asked(&world, key, &ids).await, expected, "seed {seed}");
+        let mut merges = 0;
+        loop {
+            let (gone, _) = archives.swap_remove(random.random_range(0..archives.len()));
+            let mut transaction = world.database().begin_job().await.unwrap();
+            database::delete_lookups(&mut transaction, (TOPIC, gone)).await.unwrap();
+            commit(transaction).await.unwrap();
+            expected.forget(gone);
+            assert_eq!(Answers::asked(&world, key, &ids).await, expected, "seed {seed}, merge {merges}");
+            let mut transaction = world.database().begin_job().await.unwrap();
+            let Some(merge) = database::due_merge(&mut transaction, TOPIC).await.unwrap() else { break };
+            database::merge_lookups(&mut transaction, &merge).await.unwrap();
+            commit(transaction).await.unwrap();
+            merges += 1;
+        }
+        assert!(merges >= 9, "seed {seed}: {merges}");
+        for (archive_id, _) in archives {
+            let mut transaction = world.database().begin_job().await.unwrap();
+            database::delete_lookups(&mut transaction, (TOPIC, archive_id)).await.unwrap();
+            commit(transaction).await.unwrap();
+        }
+        for statement in ["DELETE FROM archives", "DELETE FROM members"] {
+            sqlx::query(statement).execute(&world.sql).await.unwrap();
+        }
+        // Nothing is left of lookups whose archives are all gone.
+        world.audit().await;
+    }
+}
+
+fn personal_event(number: usize) -> NewEvent {
+    let name = GdprField::new(format!("person-{}", number % 5), Json::text("gone")).unwrap();
+    NewEvent { gdpr: Gdpr::from([("name".to_owned(), name)]), ..old_event(number) }
+}
+
+/// Archives of two events each, none of them merged yet.
+async fn unmerged(archives: usize) -> (World, Arc<Store>, Log) {
+    let world = World::new().await;
+    let (store, log) = (world.store(settings(2)), world.log());
+    import(&store, &log, (0..archives * 2).map(personal_event)).await;
+    let lease = world.lease(&log).await;
+    while let Some(batch) = store.claim(lease).await.unwrap() {
+        batch.upload().await.unwrap().read_back().await.unwrap().commit().await.unwrap();
+    }
+    assert_eq!(lookups(&world).await, vec![(0, 1); archives]);
+    world.expire_leases().await;
+    (world, store, log)
+}
+
+/// All that lookups are for.
+async fn check(world: &World, log: &Log) {
+    let store = world.store(settings(2));
+    let events = read_all(&store, log).await;
+    for event in &events {
+        assert_eq!(store.event(log, &event.id).await.unwrap().as_ref(), Some(event));
+        let number = event.id["event-".len()..].parse().unwrap();
+        let published = publish(&store, log, vec![personal_event(number)]).await;
+        assert_eq!((published[0].position, published[0].is_new), (event.position, false));
+    }
+    for stream in 0..3 {
+        let stream = format!("stream-{stream}");
+        let filter = Filter::Stream(stream.clone());
+        let query = Query { filter, ..everything() };
+        let of_stream: Vec<_> = events.iter().filter(|event| event.stream == stream).cloned().collect();
+        assert_eq!(store.read(log, &query).await.unwrap().events, of_stream);
+    }
+}
+
+#[tokio::test]
+async fn the_archives_of_a_merge_may_change_and_leave() {
+    let (mut world, store, log) = unmerged(12).await;
+    // The first pass of a process merges what one before it left.
+    assert_eq!(archive(&store).await, 0);
+    assert_eq!(lookups(&world).await, [(0, 1), (0, 1), (1, 10)]);
+    check(&world, &log).await;
+
+    edit(&store, &log, "event-3", r#"{"number":1000}"#).await;
+    store.invalidate_gdpr(&log, "person-2").await.unwrap();
+    store.rewrite().await.unwrap();
+    let events = read_all(&store, &log).await;
+    let invalidated = events.iter().filter(|event| event.gdpr["name"].is_invalidated).count();
+    assert_eq!(invalidated, events.len().div_ceil(5), "every archive's");
+    check(&world, &log).await;
+
+    // Whole, and in part: what stays is an archive of its own.
+    let archives = store.archives(&log).await.unwrap();
+    store.restore(&Selection::Archive(archives[2].id), 0, |_| {}).await.unwrap();
+    store.restore(&Selection::Range(log.clone(), (8, 8)), 0, |_| {}).await.unwrap();
+    assert_eq!(lookups(&world).await, [(0, 1), (0, 1), (0, 1), (1, 8)]);
+    check(&world, &log).await;
+    assert_eq!(archive(&store).await, 2);
+    check(&world, &log).await;
+
+    // What is known of an archive is made anew, its lookups too.
+    sqlx::query(
+        "UPDATE lookup_pages SET entries = '\\x80' FROM lookups WHERE id = lookup_id AND level = 1 AND kind = 1",
+    )
+    .execute(&world.sql)
+    .await
+    .unwrap();
+    assert_eq!(store.verify(|_| {}).await.unwrap().len(), 8);
+    let pace = |_| -> futures::future::BoxFuture<'static, ()> { Box::pin(std::future::ready(())) };
+    let repaired = store.repair(&pace, |_| {}).await.unwrap();
+    assert_eq!((repaired.repaired.len(), repaired.left), (8, Vec::new()));
+    assert_eq!(lookups(&world).await, vec![(0, 1); 12]);
+    check(&world, &log).await;
+    archive(&world.store(settings(2))).await;
+    assert_eq!(lookups(&world).await, [(0, 1), (0, 1), (1, 10)]);
+    check(&world, &log).await;
+
+    let whole = Selection::Range(log.clone(), (1, 24));
+    store.restore(&whole, 30, |_| {}).await.unwrap();
+    assert_eq!(lookups(&world).await, []);
+    world.audit().await;
+}
+
+#[tokio::test]
+async fn what_is_recovered_is_merged_by_the_next_pass() {
+    let (mut world, store, log) = unmerged(11).await;
+    assert_eq!(archive(&store).await, 0);
+    world.lose_database().await;
+    let store = world.store(settings(2));
+    store.recover(|_| {}).await.unwrap();
+    assert_eq!(lookups(&world).await, vec![(0, 1); 11]);
+    assert_eq!(archive(&store).await, 0);
+    assert_eq!(lookups(&world).await, [(0, 1), (1, 10)]);
+    check(&world, &log).await;
+    world.audit().await;
+}
+
+#[tokio::test]
+async fn archives_are_merged_while_they_are_made() {
+    let mut world = World::new().await;
+    let (store, log) = (world.store(settings(1)), world.log());
+    import(&store, &log, (0..113).map(personal_event)).await;
+    assert_eq!(archive(&store).await, 113);
+    assert_eq!(lookups(&world).await, [(0, 1), (0, 1), (0, 1), (1, 10), (2, 100)]);
+    check(&world, &log).await;
+    world.audit().await;
+}
+
+#[tokio::test]
+async fn a_merger_that_lost_its_turn_changes_nothing() {
+    let (mut world, store, log) = unmerged(10).await;
+    let postgres = world.postgres_proxy().await;
+    let sleeper = world.store_behind(&postgres, settings(2));
+    let older = world.lease(&log).await;
+    let (gate, held) = (Gate::new(), Arc::new(AtomicBool::new(false)));
+    let at = gate.clone();
+    postgres.script(move |statement| {
+        match statement.contains("INSERT INTO lookups") && !held.swap(true, Ordering::SeqCst) {
+            true => StatementFate::Hold(at.clone()),
+            false => StatementFate::Pass,
+        }
+    });
+    let sleeping = tokio::spawn(async move { sleeper.merge_lookups(older).await });
+    gate.arrival().await;
+    world.expire_leases().await;
+    let newer = world.lease(&log).await;
+    let before = fingerprint(&world).await;
+    gate.open();
+    assert!(matches!(sleeping.await.unwrap(), Err(Error::GaveWay(_))));
+    assert_eq!(fingerprint(&world).await, before);
+    store.merge_lookups(newer).await.unwrap();
+    assert_eq!(lookups(&world).await, [(1, 10)]);
+    world.expire_leases().await;
+    check(&world, &log).await;
+    world.audit().await;
+}
+
+#[tokio::test]
+async fn a_merger_may_die_at_any_statement() {
+    let (mut world, _, log) = unmerged(10).await;
+    let postgres = world.postgres_proxy().await;
+    let store = world.store_behind(&postgres, settings(2));
+    let lease = world.lease(&log).await;
+    let before = fingerprint(&world).await;
+    for last in 1.. {
+        let mut count = 0;
+        postgres.script(move |statement| {
+            // Nobody waits for the end of what is given up.
+            count += i32::from(statement != "ROLLBACK");
+            if count == last && statement != "ROLLBACK" { StatementFate::LoseStatement } else { StatementFate::Pass }
+        });
+        store.merge_lookups(lease).await.unwrap_err();
+        if fingerprint(&world).await != before {
+            // The one that was lost came behind the commit.
+            assert!(last > 40, "{last}");
+            break;
+        }
+    }
+    postgres.heal();
+    assert_eq!(lookups(&world).await, [(1, 10)]);
+    world.expire_leases().await;
+    check(&world, &log).await;
+    world.audit().await;
+}
