@@ -68,6 +68,12 @@ impl Request {
         self
     }
 
+    /// Has the server take some bytes, the last one included, from an object of this bucket.
+    pub fn copying(self, bucket: &str, key: &str, (first, last): (i64, i64)) -> Request {
+        self.header("x-amz-copy-source", format!("/{bucket}/{}", signing::uri_encode(key, false)))
+            .header("x-amz-copy-source-range", format!("bytes={first}-{last}"))
+    }
+
     pub fn body(mut self, body: impl Into<Bytes>) -> Request {
         self.body = body.into();
         self

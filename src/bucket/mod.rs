@@ -17,6 +17,8 @@ mod retries;
 mod scan;
 mod upload;
 
+use std::sync::atomic::AtomicBool;
+
 use crate::bucket::client::Client;
 
 pub use format::{ArchiveWriter, EncodedMember, FoundMember, Member, RawMember, decode_member};
@@ -74,6 +76,8 @@ pub struct Bucket {
     name: String,
     region: String,
     members: MemberCache,
+    /// Known once it was probed, and unlearned when a copy is refused.
+    range_copies: AtomicBool,
 }
 
 impl Bucket {
@@ -84,6 +88,7 @@ impl Bucket {
             name: settings.bucket.clone(),
             region: settings.region.clone(),
             members: MemberCache::new(settings.cache_bytes_max, settings.reads_max),
+            range_copies: AtomicBool::new(false),
         })
     }
 

@@ -1,3 +1,5 @@
+use std::sync::atomic::Ordering;
+
 use http::Method;
 use uuid::Uuid;
 
@@ -13,7 +15,8 @@ pub fn is_probe(key: &str) -> bool {
     key.starts_with(PROBE_PREFIX)
 }
 
-/// What a bucket does beyond reading, writing and listing. Nothing rests on it; whoever operates it wants to know.
+/// What a bucket does beyond reading, writing and listing. Nothing rests on it: whoever operates it wants to know, and
+/// rewrites copy where they can.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Abilities {
     /// A read is refused if the object is not the expected one. The ETag of the answer is compared all the same.
@@ -32,6 +35,9 @@ impl Bucket {
         let key = format!("{PROBE_PREFIX}{}", Uuid::now_v7());
         let abilities = self.try_abilities(&key).await;
         self.delete_whole(&key).await?;
+        if let Ok(Abilities { range_copies, .. }) = &abilities {
+            self.range_copies.store(*range_copies, Ordering::Relaxed);
+        }
         abilities
     }
 
@@ -56,11 +62,11 @@ impl Bucket {
 
     async fn copies_ranges(&self, key: &str) -> Result<bool, Error> {
         let upload_id = self.upload_id(&Request::new(Method::POST, key).query("uploads", "")).await?;
-        let copy = Request::new(Method::PUT, key)
-            .query("partNumber", "1")
-            .query("uploadId", &upload_id)
-            .header("x-amz-copy-source", format!("/{}/{key}", self.name))
-            .header("x-amz-copy-source-range", "bytes=1-3");
+        let copy = Request::new(Method::PUT, key).query("partNumber", "1").query("uploadId", &upload_id).copying(
+            &self.name,
+            key,
+            (1, 3),
+        );
         let copied = self.client.repeat_whole(&copy).await;
         self.abort_upload(key, &upload_id).await?;
         match copied {

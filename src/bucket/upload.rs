@@ -1,4 +1,5 @@
 use std::str::FromStr;
+use std::sync::atomic::Ordering;
 
 use bytes::{Bytes, BytesMut};
 use futures::stream::{FuturesUnordered, StreamExt};
@@ -14,8 +15,12 @@ use crate::bucket::objects::{etag, parse_instant, parse_xml};
 use crate::bucket::{Bucket, Error, keys, object_key};
 use crate::event::Log;
 
-/// The least that S3 takes for a part that is not the last, and some more: 10,000 parts make 80 GB.
+/// The least that S3 takes for a part that is not the last.
+const PART_BYTES_MIN: usize = 5 * 1024 * 1024;
+/// 10,000 parts make 80 GB.
 const PART_BYTES: usize = 8 * 1024 * 1024;
+/// S3 copies 5 GB at once, and says nothing until it has.
+const COPY_BYTES_MAX: i64 = 256 * 1024 * 1024;
 const PARTS_IN_FLIGHT_MAX: usize = 2;
 /// S3 takes 2 KB of user metadata. Names that would not fit are left out; every event carries them.
 const METADATA_NAME_BYTES_MAX: usize = 700;
@@ -87,11 +92,21 @@ pub struct Upload<'a> {
     upload_id: String,
     write_id: Uuid,
     buffer: BytesMut,
+    /// What is to be copied before anything else is written.
+    copied: Option<Copied>,
+    has_copies: bool,
     parts_started: usize,
     in_flight: FuturesUnordered<futures::future::BoxFuture<'a, Result<Part, Error>>>,
     parts: Vec<Part>,
     digest: Sha256,
     bytes: i64,
+}
+
+/// A range of bytes of the object that is to be replaced.
+struct Copied {
+    etag: String,
+    start: i64,
+    end: i64,
 }
 
 struct Part {
@@ -106,6 +121,7 @@ pub struct Uploaded<'a> {
     upload_id: String,
     write_id: Uuid,
     parts: Vec<Part>,
+    has_copies: bool,
     /// SHA-256.
     pub digest: Vec<u8>,
     pub bytes: i64,
@@ -115,6 +131,12 @@ pub struct Uploaded<'a> {
 #[serde(rename_all = "PascalCase")]
 struct Initiated {
     upload_id: String,
+}
+
+#[derive(Deserialize)]
+struct CopyPartResult {
+    #[serde(rename = "ETag")]
+    etag: String,
 }
 
 #[derive(Deserialize)]
@@ -174,6 +196,8 @@ impl Bucket {
             upload_id,
             write_id: *write_id,
             buffer: BytesMut::with_capacity(PART_BYTES),
+            copied: None,
+            has_copies: false,
             parts_started: 0,
             in_flight: FuturesUnordered::new(),
             parts: Vec::new(),
@@ -251,6 +275,13 @@ impl Bucket {
         self.abort_upload(&upload.key, &upload.upload_id).await
     }
 
+    /// A server that takes copies may still refuse some, or parts of different sizes: from then on all is sent.
+    fn unlearn(&self, error: &Error) {
+        if matches!(error, Error::Refused { .. }) && self.range_copies.swap(false, Ordering::Relaxed) {
+            tracing::warn!(%error, "rewrites copy nothing on the server any more");
+        }
+    }
+
     pub(super) async fn abort_upload(&self, key: &str, upload_id: &str) -> Result<(), Error> {
         match self.client.repeat_empty(&Request::new(Method::DELETE, key).query("uploadId", upload_id)).await {
             Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
@@ -260,13 +291,34 @@ impl Bucket {
 }
 
 impl<'a> Upload<'a> {
+    /// Whether the next bytes, so many at least, may be copied from the object that is there instead of being sent.
+    pub fn can_copy(&self, bytes: i64) -> bool {
+        let is_between_parts = self.buffer.is_empty() || self.buffer.len() >= PART_BYTES_MIN;
+        is_between_parts && bytes >= PART_BYTES_MIN as i64 && self.bucket.range_copies.load(Ordering::Relaxed)
+    }
+
+    /// Takes the bytes that follow, which the server has: from `start` on in the object with this ETag. Not to be begun
+    /// unless [`Upload::can_copy`] says so.
+    pub async fn copy(&mut self, bytes: &[u8], etag: &str, start: i64) -> Result<(), Error> {
+        if self.copied.is_none() && !self.buffer.is_empty() {
+            let part = std::mem::replace(&mut self.buffer, BytesMut::with_capacity(PART_BYTES));
+            self.send(part.freeze()).await?;
+        }
+        self.digest.update(bytes);
+        self.bytes += bytes.len() as i64;
+        let copied = self.copied.get_or_insert_with(|| Copied { etag: etag.to_owned(), start, end: start });
+        copied.end += bytes.len() as i64;
+        Ok(())
+    }
+
     /// Takes the bytes that follow. Waits while as many parts are on their way as may be.
     pub async fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.send_copied().await?;
         self.digest.update(bytes);
         self.bytes += bytes.len() as i64;
         let mut rest = bytes;
         while !rest.is_empty() {
-            // All parts but the last have the same size, which some servers ask for.
+            // Where nothing is copied, all parts but the last have the same size, which some servers ask for.
             let (fitting, behind) = rest.split_at(rest.len().min(PART_BYTES - self.buffer.len()));
             self.buffer.extend_from_slice(fitting);
             rest = behind;
@@ -279,32 +331,61 @@ impl<'a> Upload<'a> {
     }
 
     pub async fn finish(mut self) -> Result<Uploaded<'a>, Error> {
+        self.send_copied().await?;
         let rest = std::mem::take(&mut self.buffer).freeze();
-        self.send(rest).await?;
+        if !rest.is_empty() || self.parts_started == 0 {
+            self.send(rest).await?;
+        }
         while !self.in_flight.is_empty() {
             self.await_one().await?;
         }
-        let Upload { bucket, key, upload_id, write_id, mut parts, digest, bytes, .. } = self;
+        let Upload { bucket, key, upload_id, write_id, mut parts, has_copies, digest, bytes, .. } = self;
         parts.sort_by_key(|part| part.number);
-        Ok(Uploaded { bucket, key, upload_id, write_id, parts, digest: digest.finalize().to_vec(), bytes })
+        Ok(Uploaded { bucket, key, upload_id, write_id, parts, has_copies, digest: digest.finalize().to_vec(), bytes })
     }
 
     async fn send(&mut self, body: Bytes) -> Result<(), Error> {
-        while self.in_flight.len() >= PARTS_IN_FLIGHT_MAX {
-            self.await_one().await?;
-        }
-        self.parts_started += 1;
-        let (bucket, number) = (self.bucket, self.parts_started);
-        let key = self.key.clone();
-        let request = Request::new(Method::PUT, &key)
-            .query("partNumber", number.to_string())
-            .query("uploadId", &self.upload_id)
-            .body(body);
+        let (number, request) = self.next_part().await?;
+        let (bucket, key, request) = (self.bucket, self.key.clone(), request.body(body));
         self.in_flight.push(Box::pin(async move {
             let (headers, _) = bucket.client.repeat_whole(&request).await?;
             Ok(Part { number, etag: etag(&key, &headers)? })
         }));
         Ok(())
+    }
+
+    /// Has the server copy what it is to copy, in parts of about the same size.
+    async fn send_copied(&mut self) -> Result<(), Error> {
+        let Some(Copied { etag, start, end }) = self.copied.take() else { return Ok(()) };
+        self.has_copies = true;
+        let parts = (end - start + COPY_BYTES_MAX - 1) / COPY_BYTES_MAX;
+        let boundary = |part: i64| start + (end - start) * part / parts;
+        for part in 0..parts {
+            let (number, request) = self.next_part().await?;
+            let request = request
+                .copying(&self.bucket.name, &self.key, (boundary(part), boundary(part + 1) - 1))
+                .header("x-amz-copy-source-if-match", &etag);
+            let bucket = self.bucket;
+            self.in_flight.push(Box::pin(async move {
+                let (_, body) =
+                    bucket.client.repeat_whole(&request).await.inspect_err(|error| bucket.unlearn(error))?;
+                let CopyPartResult { etag } = parse_xml("CopyPartResult", "a copied part", &body)?;
+                Ok(Part { number, etag })
+            }));
+        }
+        Ok(())
+    }
+
+    /// Waits while as many parts are on their way as may be.
+    async fn next_part(&mut self) -> Result<(usize, Request), Error> {
+        while self.in_flight.len() >= PARTS_IN_FLIGHT_MAX {
+            self.await_one().await?;
+        }
+        self.parts_started += 1;
+        let request = Request::new(Method::PUT, &self.key)
+            .query("partNumber", self.parts_started.to_string())
+            .query("uploadId", &self.upload_id);
+        Ok((self.parts_started, request))
     }
 
     async fn await_one(&mut self) -> Result<(), Error> {
@@ -330,6 +411,9 @@ impl Uploaded<'_> {
             .body(format!("<CompleteMultipartUpload>{parts}</CompleteMultipartUpload>"));
         let complete = || async {
             let Err(error) = self.try_complete(&request).await else { return Ok(()) };
+            if self.has_copies {
+                self.bucket.unlearn(&error);
+            }
             let is_in_doubt = error.is_transient() || matches!(error, Error::NotFound { .. });
             if is_in_doubt && self.is_visible().await? { Ok(()) } else { Err(error) }
         };

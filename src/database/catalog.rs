@@ -257,6 +257,7 @@ macro_rules! archives_across {
          ) AS across"
     };
 }
+pub(super) use archives_across;
 
 pub(super) use archives_across;
 

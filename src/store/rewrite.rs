@@ -145,14 +145,16 @@ impl<'a> Rewrite<'a> {
         Ok(Prepared { rewrite: self, uploaded, members })
     }
 
+    /// Where long runs of members are not touched, the server copies them; they are read all the same, for the digest.
     async fn copy(&self, scan: &mut Scan, upload: &mut Upload<'_>) -> Result<Vec<MemberRow>, Error> {
         let overlay = Arc::new(Overlay::new(self.edits.clone()));
+        let is_touched = |member: &MemberRow| overlay.touches(member.first_position, member.last_position);
         let mut rows = Vec::with_capacity(self.members.len());
-        let mut bytes = 0;
+        let (mut bytes, mut is_copying) = (0, false);
         for (index, old) in self.members.iter().enumerate() {
             let mut row = old.clone();
             let mut compressed = scan.next(old.byte_end - old.byte_start).await?;
-            if overlay.touches(old.first_position, old.last_position) {
+            if is_touched(old) {
                 let (log, old, overlay) = (self.topic.log.clone(), old.clone(), Arc::clone(&overlay));
                 let is_last = index + 1 == self.members.len();
                 let edited =
@@ -160,8 +162,15 @@ impl<'a> Rewrite<'a> {
                 let encoded = edited.await.expect("encoding does not panic").map_err(|why| scan.damaged(why))?;
                 row.json_bytes = encoded.json_bytes;
                 compressed = encoded.bytes.into();
+                is_copying = false;
+            } else if !is_copying && self.version.is_none() {
+                let untouched = self.members[index..].iter().take_while(|member| !is_touched(member));
+                is_copying = upload.can_copy(untouched.last().map_or(0, |last| last.byte_end - old.byte_start));
             }
-            upload.write(&compressed).await?;
+            match is_copying {
+                true => upload.copy(&compressed, scan.etag(), old.byte_start).await?,
+                false => upload.write(&compressed).await?,
+            }
             row.byte_start = bytes;
             bytes += compressed.len() as i64;
             row.byte_end = bytes;

@@ -1,6 +1,7 @@
 //! An edit is what every later read shows, wherever the event is; the object follows in place, and what it superseded
 //! goes.
 
+mod copying;
 mod purging;
 mod rewriters;
 

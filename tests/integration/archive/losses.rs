@@ -5,19 +5,11 @@ use coldstream::store::Error;
 use futures::future::join_all;
 
 use super::{hot_positions, store_counts};
-use crate::support::{Fate, Kind, World, archive, import, old_event, read_all, settings};
-
-/// What becomes of the k-th request of a run, and perhaps of all that follow.
-#[derive(Debug, Clone, Copy)]
-struct Loss {
-    is_reply: bool,
-    is_for_good: bool,
-}
+use crate::support::{Fate, Kind, Loss, World, archive, import, old_event, read_all, settings};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn any_request_and_any_reply_may_get_lost() {
-    let losses = [(false, false), (false, true), (true, false), (true, true)];
-    join_all(losses.map(|(is_reply, is_for_good)| lose_each(Loss { is_reply, is_for_good }))).await;
+    join_all(Loss::EACH.map(lose_each)).await;
 }
 
 async fn lose_each(loss: Loss) {
@@ -30,17 +22,7 @@ async fn lose_each(loss: Loss) {
         import(&archiver, &log, (events..events + 3).map(old_event)).await;
         events += 3;
         expected.extend(read_all(&archiver, &log).await.split_off(expected.len()));
-        let mut count = 0;
-        world.proxy.take_seen();
-        world.proxy.script(move |_| {
-            count += 1;
-            match loss {
-                Loss { is_for_good: true, .. } if count > k => Fate::LoseRequest,
-                Loss { is_reply: true, .. } if count == k => Fate::LoseReply,
-                Loss { is_reply: false, .. } if count == k => Fate::LoseRequest,
-                _ => Fate::Pass,
-            }
-        });
+        loss.strike(&world.proxy, k);
         let outcome = archiver.archive(|_, _| {}).await;
         let requests = world.proxy.take_seen().len();
         world.proxy.heal();

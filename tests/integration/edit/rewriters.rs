@@ -7,7 +7,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::{archived, no_version_holds, seen_by_every_read};
-use crate::support::{Fate, Kind, Program, Service, edit, import, old_event, payload, read_all, settings};
+use crate::support::{Kind, Loss, Program, Service, edit, import, old_event, payload, read_all, settings};
 
 /// How far a rewriter comes that is stopped on its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -170,11 +170,10 @@ async fn a_service_that_archives_nothing_any_more_still_rewrites() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn any_request_and_any_reply_of_a_rewrite_may_get_lost() {
-    let losses = [(false, false), (false, true), (true, false), (true, true)];
-    join_all(losses.map(|(is_reply, is_for_good)| lose_each(is_reply, is_for_good))).await;
+    join_all(Loss::EACH.map(lose_each)).await;
 }
 
-async fn lose_each(is_reply: bool, is_for_good: bool) {
+async fn lose_each(loss: Loss) {
     let (mut world, _, log) = archived().await;
     world.bucket.keep_versions().await;
     let mut name = String::from("original");
@@ -182,21 +181,12 @@ async fn lose_each(is_reply: bool, is_for_good: bool) {
         let rewriter = world.store(settings(9));
         let old = std::mem::replace(&mut name, format!("name-{k}"));
         edit(&rewriter, &log, "event-4", &format!(r#"{{"name":"{name}"}}"#)).await;
-        let mut count = 0;
-        world.proxy.take_seen();
-        world.proxy.script(move |_| {
-            count += 1;
-            match count {
-                _ if count < k || (count > k && !is_for_good) => Fate::Pass,
-                _ if count == k && is_reply => Fate::LoseReply,
-                _ => Fate::LoseRequest,
-            }
-        });
+        loss.strike(&world.proxy, k);
         let outcome = rewriter.rewrite().await;
         let requests = world.proxy.take_seen().len();
         world.proxy.heal();
         drop(rewriter);
-        let case = format!("reply {is_reply}, for good {is_for_good}, request {k}: {outcome:?}");
+        let case = format!("{loss:?}, request {k}: {outcome:?}");
         let next = world.store(settings(9));
         assert_eq!(read_all(&next, &log).await[4].payload.as_str(), payload(4, &name), "{case}");
         world.recover(&next).await;

@@ -6,7 +6,7 @@ use futures::future::join_all;
 use time::OffsetDateTime;
 
 use super::{HOLD_DAYS, archived, hot_positions, restore, seen};
-use crate::support::{Fate, Kind, World, archive, edit, import, old_event, payload, publish, read_all, settings};
+use crate::support::{Kind, Loss, World, archive, edit, import, old_event, payload, publish, read_all, settings};
 
 /// How far a restorer comes that is stopped on its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -215,32 +215,22 @@ async fn nobody_notices_what_goes_back_and_forth() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn any_request_and_any_reply_of_a_restore_may_get_lost() {
-    let losses = [(false, false), (false, true), (true, false), (true, true)];
-    join_all(losses.map(|(is_reply, is_for_good)| lose_each(is_reply, is_for_good))).await;
+    join_all(Loss::EACH.map(lose_each)).await;
 }
 
-async fn lose_each(is_reply: bool, is_for_good: bool) {
+async fn lose_each(loss: Loss) {
     let (mut world, store, log) = archived().await;
     world.bucket.keep_versions().await;
     let before: Vec<Event> = read_all(&store, &log).await;
     for k in 1.. {
         let restorer = world.store(settings(10));
-        let mut count = 0;
-        world.proxy.take_seen();
-        world.proxy.script(move |_| {
-            count += 1;
-            match count {
-                _ if count < k || (count > k && !is_for_good) => Fate::Pass,
-                _ if count == k && is_reply => Fate::LoseReply,
-                _ => Fate::LoseRequest,
-            }
-        });
+        loss.strike(&world.proxy, k);
         let selection = Selection::Range(log.clone(), (3, 6));
         let outcome = restorer.restore(&selection, 0, |_| {}).await;
         let requests = world.proxy.take_seen().len();
         world.proxy.heal();
         drop(restorer);
-        let case = format!("reply {is_reply}, for good {is_for_good}, request {k}: {outcome:?}");
+        let case = format!("{loss:?}, request {k}: {outcome:?}");
         let next = world.store(settings(10));
         assert_eq!(read_all(&next, &log).await, before, "{case}");
         expect_told(&outcome, &world, &case).await;

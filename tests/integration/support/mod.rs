@@ -3,6 +3,7 @@
 mod audit;
 mod events;
 mod exit;
+mod loss;
 mod moto;
 mod postgres;
 mod postgres_proxy;
@@ -15,6 +16,7 @@ mod subscriber;
 mod world;
 
 pub use events::{DAY_NANOS, event, now, old_event, payload, young_event};
+pub use loss::Loss;
 pub use postgres::OwnPostgres;
 pub use postgres_proxy::{PostgresProxy, StatementFate};
 pub use program::{Ended, Program};

@@ -19,6 +19,8 @@ pub enum Kind {
     Head,
     StartUpload,
     PutPart,
+    /// From an object that the server has.
+    CopyPart,
     CompleteUpload,
     AbortUpload,
     Delete,
@@ -37,10 +39,15 @@ pub struct Request {
     pub method: String,
     /// Path and query as they stand in the request.
     pub target: String,
+    /// Of its body.
+    pub bytes: usize,
 }
 
 impl Request {
-    fn new(method: &str, target: &str) -> Request {
+    fn new(message: &Message) -> Request {
+        let mut words = message.head.split(' ');
+        let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+        let is_copy = message.head.contains("\r\nx-amz-copy-source:");
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         let has = |name: &str| query.split('&').any(|pair| pair.split('=').next() == Some(name));
         let is_bucket = path.trim_matches('/').split('/').count() < 2;
@@ -53,13 +60,14 @@ impl Request {
             ("HEAD", false) => Kind::Head,
             ("POST", false) if has("uploads") => Kind::StartUpload,
             ("POST", false) if has("uploadId") => Kind::CompleteUpload,
+            ("PUT", false) if has("partNumber") && is_copy => Kind::CopyPart,
             ("PUT", false) if has("partNumber") => Kind::PutPart,
             ("DELETE", false) if has("uploadId") => Kind::AbortUpload,
             ("DELETE", false) if has("versionId") => Kind::DeleteVersion,
             ("DELETE", false) => Kind::Delete,
             _ => Kind::Other,
         };
-        Request { kind, method: method.to_owned(), target: target.to_owned() }
+        Request { kind, method: method.to_owned(), target: target.to_owned(), bytes: message.body.len() }
     }
 }
 
@@ -198,8 +206,7 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
 async fn converse(mut client: TcpStream, shared: &Shared) -> std::io::Result<()> {
     client.set_nodelay(true)?;
     let Some(message) = Message::read(&mut client).await? else { return Ok(()) };
-    let mut words = message.head.split(' ');
-    let request = Request::new(words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    let request = Request::new(&message);
     lock(&shared.seen).push(request.clone());
     let fate = lock(&shared.script)(&request);
     match fate {

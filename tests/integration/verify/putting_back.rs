@@ -7,7 +7,7 @@ use coldstream::store::Store;
 use futures::future::{FutureExt, join_all};
 
 use super::repair::repair;
-use crate::support::{Fate, Kind, World, archive, edit, import, old_event, payload, read_all, settings};
+use crate::support::{Kind, Loss, World, archive, edit, import, old_event, payload, read_all, settings};
 
 /// One archive of four events, whose object has versions from now on.
 async fn archived() -> (World, Arc<Store>, Log, Vec<Event>) {
@@ -88,31 +88,21 @@ async fn nothing_is_put_back_in_the_place_of_a_later_version() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn any_request_and_any_reply_of_a_repair_may_get_lost() {
-    let losses = [(false, false), (false, true), (true, false), (true, true)];
-    join_all(losses.map(|(is_reply, is_for_good)| lose_each(is_reply, is_for_good))).await;
+    join_all(Loss::EACH.map(lose_each)).await;
 }
 
-async fn lose_each(is_reply: bool, is_for_good: bool) {
+async fn lose_each(loss: Loss) {
     let (mut world, store, log, _) = archived().await;
     let key = world.key(&world.only_archive(&store).await);
     for k in 1.. {
         let (repairer, before) = (world.store(settings(4)), read_all(&store, &log).await);
         world.bucket.delete(&key).await;
-        let mut count = 0;
-        world.proxy.take_seen();
-        world.proxy.script(move |_| {
-            count += 1;
-            match count {
-                _ if count < k || (count > k && !is_for_good) => Fate::Pass,
-                _ if count == k && is_reply => Fate::LoseReply,
-                _ => Fate::LoseRequest,
-            }
-        });
+        loss.strike(&world.proxy, k);
         let outcome = repairer.repair(&|_| std::future::ready(()).boxed(), |_| {}).await;
         let requests = world.proxy.take_seen().len();
         world.proxy.heal();
         drop(repairer);
-        let case = format!("reply {is_reply}, for good {is_for_good}, request {k}: {outcome:?}");
+        let case = format!("{loss:?}, request {k}: {outcome:?}");
         let next = world.store(settings(4));
         world.recover(&next).await;
         assert_eq!(repair(&next).await.left, [], "{case}");
