@@ -259,8 +259,6 @@ macro_rules! archives_across {
 }
 pub(super) use archives_across;
 
-pub(super) use archives_across;
-
 macro_rules! archives_within {
     ($and:literal) => {
         concat!(
