@@ -178,8 +178,8 @@ async fn a_full_disk_of_postgres_loses_nothing_that_was_acknowledged() {
     let (postgres, log) = (world.postgres_proxy().await, world.log());
     let store = world.store_behind(&postgres, settings(3));
     publish(&store, &log, vec![old_event(0)]).await;
-    let full = |postgres: &PostgresProxy, start: &'static str| {
-        postgres.script(move |statement| match statement.trim_start().starts_with(start) {
+    let full = |postgres: &PostgresProxy, insert: &'static str| {
+        postgres.script(move |statement| match statement.contains(insert) {
             true => StatementFate::Refuse("53100"),
             false => StatementFate::Pass,
         });
