@@ -146,9 +146,19 @@ impl RawBucket {
         self.send_put(key, &[("legal-hold", ""), ("versionId", version)], HeaderMap::new(), body.into()).await;
     }
 
+    /// What the server says of its versions; `None` if it keeps none.
+    async fn listed_versions(&self) -> Option<String> {
+        let listed = self.try_get("/", &[("versions", "")]).await;
+        if listed.status() == StatusCode::NOT_IMPLEMENTED {
+            return None;
+        }
+        Some(successful(listed).text().await.expect("a document"))
+    }
+
     /// The key of every version and delete marker but those of the marker and of probes, sorted.
     pub async fn version_keys(&self) -> Vec<String> {
-        let mut keys = texts(&self.listing(&[("versions", "")]).await, "Key");
+        let Some(listed) = self.listed_versions().await else { return self.keys().await };
+        let mut keys = texts(&listed, "Key");
         keys.retain(|key| !is_aside(key));
         keys.sort_unstable();
         keys
@@ -157,15 +167,13 @@ impl RawBucket {
     /// What every version of everything but those holds, in no certain order; delete markers hold nothing. A server
     /// that keeps no versions has the objects alone.
     pub async fn versions(&self) -> Vec<Vec<u8>> {
-        let listed = self.try_get("/", &[("versions", "")]).await;
         let mut contents = Vec::new();
-        if listed.status() == StatusCode::NOT_IMPLEMENTED {
+        let Some(listed) = self.listed_versions().await else {
             for key in self.keys().await {
                 contents.push(self.get(&key).await);
             }
             return contents;
-        }
-        let listed = successful(listed).text().await.expect("a document");
+        };
         let (keys, ids) = (texts(&listed, "Key"), texts(&listed, "VersionId"));
         for (key, version) in keys.iter().zip(ids).filter(|(key, _)| !is_aside(key)) {
             let response = self.try_get(key, &[("versionId", &version)]).await;
