@@ -21,7 +21,7 @@ pub async fn run(mode: Mode) -> Report {
 
     let all = mode.pick(10_000, 100);
     let mut rewrites: [Vec<(f64, f64)>; 3] = Default::default();
-    for round in 0..mode.pick(5, 1) {
+    for round in 0..mode.pick(3, 1) {
         let one = batch_size / 2 + round;
         for (costs, numbers) in rewrites.iter_mut().zip([
             vec![one],

@@ -86,12 +86,23 @@ pub async fn insert(
 /// of the topic left their rows or came back into them since it was read.
 pub async fn append(connection: &mut PgConnection, topic: &Topic, events: &[Event]) -> Result<Option<i64>, Error> {
     // The update waits for the row and looks at it as it is then, however old the snapshot of the statement is. Ids are
-    // looked for all the same: inserting one that an archiver is deleting would wait for it with the topic locked.
+    // looked for all the same: inserting one that an archiver is deleting would wait for it with the topic locked. In
+    // their order, which one index has: while the table is small, others that begin with the topic look as good to the
+    // planner, and a plan is kept while the table grows.
     let append = sqlx::query(concat!(
         "WITH topic AS (
              UPDATE topics SET head_position = head_position + $13
              WHERE id = $14 AND archived_count = $15 AND restored_count = $16 AND deleted_count = $17
-               AND NOT EXISTS (SELECT FROM events WHERE events.topic_id = $14 AND events.id = ANY($4))
+               AND NOT EXISTS (
+                   SELECT FROM unnest($4::text[]) AS wanted (id)
+                   CROSS JOIN LATERAL (
+                       SELECT events.topic_id, events.id FROM events
+                       WHERE (events.topic_id, events.id) >= ($14, wanted.id)
+                       ORDER BY events.topic_id, events.id
+                       LIMIT 1
+                   ) AS next
+                   WHERE next.topic_id = $14 AND next.id = wanted.id
+               )
              RETURNING id AS topic_id, head_position - $13 AS end_position
          ), appended AS (
              INSERT INTO events (topic_id, position, ",

@@ -110,7 +110,9 @@ fn lines_of(json: &[u8]) -> Result<impl Iterator<Item = &[u8]>, String> {
         return Err("a member does not start between two events".into());
     };
     let text = text.strip_suffix(ARRAY_END).unwrap_or(text);
-    Ok(text.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b",").unwrap_or(line)))
+    let ends = memchr::memchr_iter(b'\n', text).chain([text.len()]);
+    let lines = ends.scan(0, |start, end| Some(&text[std::mem::replace(start, end + 1)..end]));
+    Ok(lines.map(|line| line.strip_suffix(b",").unwrap_or(line)))
 }
 
 #[cfg(test)]
