@@ -25,7 +25,7 @@ async fn what_a_server_does_not_know_is_no_failure() {
         puts += usize::from(request.method == "PUT" && request.kind == Kind::Other);
         match request.kind {
             Kind::Other if puts == 2 => Fate::Answer(501, ""),
-            Kind::PutPart => Fate::Answer(501, ""),
+            Kind::CopyPart => Fate::Answer(501, ""),
             _ => Fate::Pass,
         }
     });
