@@ -2,8 +2,11 @@
 
 use std::io::{BufWriter, Write};
 use std::process::Stdio;
+use std::sync::Arc;
 
-use coldstream::event::{Gdpr, Json, Log, Metadata, NewEvent};
+use coldstream::event::{Filter, Gdpr, Json, Log, Metadata, NewEvent};
+use coldstream::store::{Query, Store};
+use futures::StreamExt;
 use uuid::Uuid;
 
 use crate::servers::Servers;
@@ -36,6 +39,17 @@ fn write(mut out: impl Write, events: u64) -> std::io::Result<()> {
         )?;
     }
     out.flush()
+}
+
+/// Reads the whole log from its first event to its last, and says how many there were.
+pub async fn replay(store: &Arc<Store>) -> u64 {
+    let everything = Query { filter: Filter::All, from: 1, skip: 0, limit: i64::MAX };
+    let mut windows = std::pin::pin!(store.replay(log(), everything));
+    let mut seen = 0;
+    while let Some(window) = windows.next().await {
+        seen += window.expect("the log can be read").len() as u64;
+    }
+    seen
 }
 
 /// Of the loaded events, whose positions are one more than their numbers.

@@ -4,9 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use coldstream::embedded::Durability;
-use coldstream::event::Filter;
-use coldstream::store::{Query, Store};
-use futures::StreamExt;
+use coldstream::store::Store;
 
 use crate::plot::Plot;
 use crate::report::{Report, count, median, ratio};
@@ -124,13 +122,7 @@ async fn point_read_ms(store: &Store, events: u64, times: u64) -> f64 {
 /// Events a second.
 async fn replay(store: &Arc<Store>, events: u64) -> f64 {
     let began = Instant::now();
-    let everything = Query { filter: Filter::All, from: 1, skip: 0, limit: i64::MAX };
-    let mut windows = std::pin::pin!(store.replay(events::log(), everything));
-    let mut seen = 0;
-    while let Some(window) = windows.next().await {
-        seen += window.expect("the log can be read").len() as u64;
-    }
-    assert_eq!(seen, events);
+    assert_eq!(events::replay(store).await, events);
     events as f64 / began.elapsed().as_secs_f64()
 }
 
