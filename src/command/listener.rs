@@ -29,22 +29,25 @@ impl Listener {
     }
 
     /// From now on nobody who wants to connect is answered, until this is dropped. What is connected stays so.
+    ///
+    /// The system passes over packets that may have come through a router, which are all but those of a sender that
+    /// gives its packets the longest life there is. A filter would leave nobody out, and needs privileges on some systems.
     #[cfg(target_os = "linux")]
     pub fn stop_answering(&self) -> io::Result<()> {
+        // A socket of IPv6 may be one of IPv4, too.
+        if self.address()?.is_ipv6() {
+            self.set_option(libc::IPPROTO_IPV6, libc::IPV6_MINHOPCOUNT, 255)?;
+        }
+        self.set_option(libc::IPPROTO_IP, libc::IP_MINTTL, 255)
+    }
+
+    #[cfg(target_os = "linux")]
+    fn set_option(&self, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
         use std::os::fd::AsRawFd;
 
-        let mut none_passes = libc::sock_filter { code: (libc::BPF_RET | libc::BPF_K) as u16, jt: 0, jf: 0, k: 0 };
-        let program = libc::sock_fprog { len: 1, filter: &raw mut none_passes };
-        // SAFETY: the program is one instruction, which lives until the system has copied it.
-        let outcome = unsafe {
-            libc::setsockopt(
-                self.socket.as_raw_fd(),
-                libc::SOL_SOCKET,
-                libc::SO_ATTACH_FILTER,
-                (&raw const program).cast(),
-                size_of_val(&program) as libc::socklen_t,
-            )
-        };
+        let (pointer, length) = ((&raw const value).cast(), size_of_val(&value) as libc::socklen_t);
+        // SAFETY: the value lives until the system has copied it.
+        let outcome = unsafe { libc::setsockopt(self.socket.as_raw_fd(), level, name, pointer, length) };
         if outcome == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
