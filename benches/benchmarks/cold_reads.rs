@@ -16,6 +16,8 @@ use crate::{Mode, events, usage};
 /// Of every archive here, so that only their number differs.
 const ARCHIVE_EVENTS: u64 = 50;
 const PAGE: i64 = 50;
+const GETS: &str = "coldstream_s3_requests_total{method=\"GET\"}";
+const RECEIVED_BYTES: &str = "coldstream_s3_received_bytes_total";
 
 #[derive(Debug, Clone, Copy)]
 enum Read {
@@ -43,6 +45,7 @@ struct Cost {
     p50_ms: f64,
     cpu_ms: f64,
     gets: f64,
+    received_bytes: f64,
 }
 
 pub async fn run(mode: Mode) -> Report {
@@ -72,6 +75,7 @@ pub async fn run(mode: Mode) -> Report {
                 [
                     format!("{name}, {} archives", count(*archives as f64)),
                     format!("{:.1}", cost.gets),
+                    format!("{:.1} kB", cost.received_bytes / 1e3),
                     format!("{:.2} ms", cost.cpu_ms),
                     format!("{:.2} ms", cost.p50_ms),
                     ratio(cost.p50_ms / of_one[index]),
@@ -80,7 +84,10 @@ pub async fn run(mode: Mode) -> Report {
         }
     }
     rows.sort_by_key(|(index, _)| *index);
-    report.table(["a read", "GETs", "CPU", "p50", "against one archive"], rows.into_iter().map(|(_, row)| row));
+    report.table(
+        ["a read", "GETs", "received", "CPU", "p50", "against one archive"],
+        rows.into_iter().map(|(_, row)| row),
+    );
     replay(&servers, mode, &mut report).await;
     report
 }
@@ -88,7 +95,7 @@ pub async fn run(mode: Mode) -> Report {
 async fn measure(servers: &Servers, store: &Arc<Store>, read: Read, events: u64, times: u64) -> Cost {
     // Statements are prepared, and connections there.
     perform(store, read, events, 0).await;
-    let (gets, cpu) = (get_count(), cpu_seconds(servers));
+    let (gets, received, cpu) = (counted(GETS), counted(RECEIVED_BYTES), cpu_seconds(servers));
     let mut took = Vec::new();
     for time in 1..=times {
         let began = Instant::now();
@@ -98,7 +105,8 @@ async fn measure(servers: &Servers, store: &Arc<Store>, read: Read, events: u64,
     Cost {
         p50_ms: median(took),
         cpu_ms: (cpu_seconds(servers) - cpu) * 1e3 / times as f64,
-        gets: (get_count() - gets) / times as f64,
+        gets: (counted(GETS) - gets) / times as f64,
+        received_bytes: (counted(RECEIVED_BYTES) - received) / times as f64,
     }
 }
 
@@ -164,12 +172,12 @@ fn cpu_seconds(servers: &Servers) -> f64 {
     servers.postgres_cpu_seconds() + usage::own_cpu_seconds()
 }
 
-/// Of this process, so far.
-fn get_count() -> f64 {
+/// What a counter of this process says.
+fn counted(name: &str) -> f64 {
     static METRICS: OnceLock<PrometheusHandle> = OnceLock::new();
     let metrics =
         METRICS.get_or_init(|| PrometheusBuilder::new().install_recorder().expect("nobody else records metrics"));
     let text = metrics.render();
-    let gets = text.lines().find_map(|line| line.strip_prefix("coldstream_s3_requests_total{method=\"GET\"} "));
-    gets.map_or(0.0, |gets| gets.parse().expect("it is a number"))
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value.map_or(0.0, |value| value.parse().expect("it is a number"))
 }

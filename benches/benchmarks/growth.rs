@@ -30,7 +30,7 @@ async fn by_events(servers: &Servers, mode: Mode, report: &mut Report) {
     let batch_size = mode.pick(10_000, 100);
     let (mut rows, mut points): (Vec<[String; 5]>, Vec<(f64, f64)>) = Default::default();
     let mut first: Option<[f64; 3]> = None;
-    for events in mode.pick(&[10_000, 100_000, 1_000_000][..], &[200, 1_200]) {
+    for events in mode.pick(&[10_000, 100_000, 1_000_000, 10_000_000][..], &[200, 1_200]) {
         let database = format!("events_{events}");
         events::import(servers, &database, *events).await;
         let store = servers.store(&database, batch_size).await;

@@ -150,11 +150,14 @@ impl Client {
     pub async fn once(&self, request: &Request) -> Result<reqwest::Response, Error> {
         let prepared = self.sign(request).await?;
         metrics::counter!("coldstream_s3_requests_total", "method" => request.method.to_string()).increment(1);
+        metrics::counter!("coldstream_s3_sent_bytes_total").increment(request.body.len() as u64);
         let response = self.http.execute(prepared).await.map_err(|error| {
             if error.is_connect() { unavailable(request, &error) } else { unknown(request, &error) }
         })?;
         if response.status().is_success() {
             self.retries.earn();
+            let received = response.content_length().unwrap_or(0);
+            metrics::counter!("coldstream_s3_received_bytes_total").increment(received);
             return Ok(response);
         }
         Err(refusal(request, response).await)
