@@ -64,7 +64,7 @@ fn events() -> Vec<Event> {
 fn encode(events: &[Event]) -> Vec<EncodedMember> {
     let mut writer = ArchiveWriter::new(log());
     let mut members: Vec<EncodedMember> =
-        events.iter().filter_map(|event| writer.push(event)).map(|full| full.compress()).collect();
+        events.iter().filter_map(|event| writer.push(&event.borrowed())).map(|full| full.compress()).collect();
     members.extend(writer.finish().map(|last| last.compress()));
     members
 }

@@ -21,7 +21,7 @@ use std::sync::atomic::AtomicBool;
 
 use crate::bucket::client::Client;
 
-pub use format::{ArchiveWriter, EncodedMember, FoundMember, Member, RawMember, decode_member};
+pub use format::{ArchiveWriter, EncodedMember, Member, MemberText, RawMember, decode_member, decompress_member};
 pub use keys::{archive_in_key, object_key};
 pub use marker::is_marker;
 pub use members::{MemberAddress, MemberCache};

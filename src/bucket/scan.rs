@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::bucket::client::Request;
 use crate::bucket::format::find_member;
-use crate::bucket::{Bucket, Error, FoundMember, Head, object_key};
+use crate::bucket::{Bucket, Error, Head, MemberText, object_key};
 use crate::event::Log;
 
 /// Where members are found by reading: much more than most have, so that they mostly are found at once.
@@ -22,7 +22,7 @@ pub struct Scan {
     buffer: BytesMut,
     digest: Sha256,
     /// Found already, and still the next one.
-    found: Option<FoundMember>,
+    found: Option<MemberText>,
 }
 
 impl Bucket {
@@ -75,7 +75,7 @@ impl Scan {
     }
 
     /// The member that follows, wherever it ends; `None` at the end of the object.
-    pub async fn next_member(&mut self) -> Result<Option<FoundMember>, Error> {
+    pub async fn next_member(&mut self) -> Result<Option<MemberText>, Error> {
         if let Some(found) = self.found.take() {
             return Ok(Some(found));
         }

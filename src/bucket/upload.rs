@@ -2,6 +2,7 @@ use std::str::FromStr;
 use std::sync::atomic::Ordering;
 
 use bytes::{Bytes, BytesMut};
+use futures::FutureExt;
 use futures::stream::{FuturesUnordered, StreamExt};
 use http::Method;
 use http::header::HeaderMap;
@@ -326,6 +327,14 @@ impl<'a> Upload<'a> {
                 let part = std::mem::replace(&mut self.buffer, BytesMut::with_capacity(PART_BYTES));
                 self.send(part.freeze()).await?;
             }
+        }
+        self.look_after_parts()
+    }
+
+    /// Parts get on with their way while others are made.
+    fn look_after_parts(&mut self) -> Result<(), Error> {
+        while let Some(Some(part)) = self.in_flight.next().now_or_never() {
+            self.parts.push(part?);
         }
         Ok(())
     }

@@ -73,28 +73,34 @@ pub async fn insert_members(
     generation: i64,
     members: &[MemberRow],
 ) -> Result<(), Error> {
-    for member in members {
-        let MemberRow { member, byte_start, byte_end, json_bytes, first_position, last_position, count, type_counts } =
-            member;
-        sqlx::query(
-            "INSERT INTO members (topic_id, archive_id, generation, member, byte_start, byte_end, json_bytes,
-                                  first_position, last_position, count, type_counts)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
-        )
-        .bind(topic_id)
-        .bind(archive_id)
-        .bind(generation)
-        .bind(member)
-        .bind(byte_start)
-        .bind(byte_end)
-        .bind(json_bytes)
-        .bind(first_position)
-        .bind(last_position)
-        .bind(count)
-        .bind(type_counts)
-        .execute(&mut *connection)
-        .await?;
-    }
+    let numbers = |field: fn(&MemberRow) -> i64| members.iter().map(field).collect::<Vec<i64>>();
+    // Arrays of arrays would have to be of one length: these go as texts.
+    let type_counts = members.iter().map(|member| {
+        let counts: Vec<String> = member.type_counts.iter().map(i64::to_string).collect();
+        format!("{{{}}}", counts.join(","))
+    });
+    sqlx::query(
+        "INSERT INTO members (topic_id, archive_id, generation, member, byte_start, byte_end, json_bytes,
+                              first_position, last_position, count, type_counts)
+         SELECT $1, $2, $3, member, byte_start, byte_end, json_bytes, first_position, last_position, count,
+                type_counts::bigint[]
+         FROM unnest($4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[],
+                     $11::text[])
+              AS new (member, byte_start, byte_end, json_bytes, first_position, last_position, count, type_counts)",
+    )
+    .bind(topic_id)
+    .bind(archive_id)
+    .bind(generation)
+    .bind(numbers(|member| member.member.into()))
+    .bind(numbers(|member| member.byte_start))
+    .bind(numbers(|member| member.byte_end))
+    .bind(numbers(|member| member.json_bytes))
+    .bind(numbers(|member| member.first_position))
+    .bind(numbers(|member| member.last_position))
+    .bind(numbers(|member| member.count))
+    .bind(type_counts.collect::<Vec<String>>())
+    .execute(connection)
+    .await?;
     Ok(())
 }
 

@@ -1,7 +1,7 @@
-use std::fmt::Write;
+use std::ops::Range;
 
 use time::format_description::well_known::Rfc3339;
-use time::{OffsetDateTime, UtcOffset};
+use time::{Duration, OffsetDateTime};
 
 use crate::event::Invalid;
 
@@ -38,29 +38,29 @@ impl Instant {
             .map_err(|_| Invalid(format!("{text:?} lies outside the years 1677 to 2262")))
     }
 
-    /// Appends RFC 3339 in UTC, always with nine digits of a second.
-    pub fn write_rfc3339(self, out: &mut String) {
-        let moment = OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0))
-            .expect("every 64-bit nanosecond is a date that time can hold")
-            .to_offset(UtcOffset::UTC);
-        write!(
-            out,
-            "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:09}Z",
-            moment.year(),
-            u8::from(moment.month()),
-            moment.day(),
-            moment.hour(),
-            moment.minute(),
-            moment.second(),
-            moment.nanosecond(),
-        )
-        .expect("writing to a String cannot fail");
+    /// RFC 3339 in UTC, always with nine digits of a second.
+    pub fn rfc3339(self) -> [u8; 30] {
+        let moment = OffsetDateTime::UNIX_EPOCH + Duration::nanoseconds(self.0);
+        let mut text = *b"0000-00-00T00:00:00.000000000Z";
+        let mut write = |range: Range<usize>, mut number: u32| {
+            for digit in text[range].iter_mut().rev() {
+                *digit = b'0' + (number % 10) as u8;
+                number /= 10;
+            }
+        };
+        // From 1677 to 2262.
+        write(0..4, moment.year().unsigned_abs());
+        write(5..7, u8::from(moment.month()).into());
+        write(8..10, moment.day().into());
+        write(11..13, moment.hour().into());
+        write(14..16, moment.minute().into());
+        write(17..19, moment.second().into());
+        write(20..29, moment.nanosecond());
+        text
     }
 
     pub fn to_rfc3339(self) -> String {
-        let mut out = String::with_capacity(30);
-        self.write_rfc3339(&mut out);
-        out
+        self.rfc3339().map(char::from).iter().collect()
     }
 }
 

@@ -1,6 +1,7 @@
 //! The words and rules of the product, without IO: what an event is, which names it may bear, how a change applies to
 //! it, and which events are old enough to be archived.
 
+mod borrowed;
 mod change;
 mod eligibility;
 mod filter;
@@ -11,6 +12,7 @@ mod log;
 mod patch;
 mod record;
 
+pub use borrowed::{BorrowedEvent, BorrowedMetadata};
 pub use change::Change;
 pub use eligibility::Eligibility;
 pub use filter::Filter;

@@ -13,7 +13,6 @@
 
 use std::collections::BTreeSet;
 
-use futures::StreamExt;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -177,6 +176,9 @@ impl Store {
         let mut transaction = self.database.begin_job().await?;
         let topic = database::topic_by_id(&mut transaction, lease.topic_id).await?;
         let batch_size = eligibility.batch_size as i64;
+        if topic.hot_count() < batch_size {
+            return Ok(None);
+        }
         let limits = (raised_at_max.unix_nanos(), now);
         let batch = database::eligible_batch(&mut transaction, topic.id, limits, batch_size).await?;
         let Some((first_position, last_position)) = batch else { return Ok(None) };
@@ -249,9 +251,9 @@ impl<'a> Batch<'a> {
         let mut connection = store.database.job_connection().await?;
         let limits = (self.raised_at_max.unix_nanos(), self.now);
         let range = (*first_position, *last_position);
-        let mut rows = database::export(connection.as_mut(), topic.id, limits, range);
-        while let Some(event) = rows.next().await {
-            writer.push(&event?).await?;
+        let mut rows = database::export(connection.as_mut(), topic.id, limits, range).await?;
+        while let Some(row) = rows.next().await? {
+            writer.push(&row.event()?).await?;
         }
         drop(rows);
         drop(connection);

@@ -103,7 +103,7 @@ impl Store {
         let key = self.hash_key(&mut snapshot).await?;
         drop(snapshot);
         let mut reader = ContentsReader::new(scan, log.clone(), key, Overlay::default());
-        while reader.next().await?.is_some() {
+        while reader.pass().await? {
             reader.take_runs();
         }
         Ok(reader.finish().await?.positions)

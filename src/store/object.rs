@@ -7,14 +7,13 @@ use tokio::task::JoinHandle;
 
 use crate::bucket::{ArchiveWriter, EncodedMember, ObjectMetadata, RawMember, Upload};
 use crate::database::{self, Intent, LookupRun, Topic, UploadedFacts};
-use crate::event::Event;
+use crate::event::BorrowedEvent;
 use crate::store::archive::PositionRanges;
 use crate::store::contents::{Contents, ContentsReader};
-use crate::store::overlay::Overlay;
 use crate::store::{Error, Store};
 
-/// Members that are compressed at once.
-const COMPRESSIONS_MAX: usize = 2;
+/// Members that are compressed at once, or wait for it.
+const COMPRESSIONS_MAX: usize = 4;
 
 /// An object that is to be there, and whose intent is written.
 pub struct Object<'a> {
@@ -28,6 +27,8 @@ pub struct Object<'a> {
 /// What went into an object.
 pub struct Export {
     positions: PositionRanges,
+    /// The bytes of each member, and of its JSON.
+    members: Vec<(i64, i64)>,
     digest: Vec<u8>,
 }
 
@@ -43,7 +44,7 @@ pub struct Writer<'a> {
 struct Pipeline<'a> {
     upload: Upload<'a>,
     compressing: FuturesOrdered<JoinHandle<EncodedMember>>,
-    json_bytes: i64,
+    members: Vec<(i64, i64)>,
 }
 
 impl Pipeline<'_> {
@@ -61,7 +62,7 @@ impl Pipeline<'_> {
     async fn write_next(&mut self) -> Result<(), Error> {
         let Some(encoded) = self.compressing.next().await else { return Ok(()) };
         let EncodedMember { json_bytes, bytes, .. } = encoded.expect("compressing does not panic");
-        self.json_bytes += json_bytes;
+        self.members.push((bytes.len() as i64, json_bytes));
         Ok(self.upload.write(&bytes).await?)
     }
 }
@@ -79,7 +80,7 @@ impl<'a> Object<'a> {
         let upload = store.bucket()?.upload(&topic.log, intent.archive_id, &metadata).await?;
         Ok(Writer {
             object: self,
-            pipeline: Pipeline { upload, compressing: FuturesOrdered::new(), json_bytes: 0 },
+            pipeline: Pipeline { upload, compressing: FuturesOrdered::new(), members: Vec::new() },
             writer: ArchiveWriter::new(topic.log.clone()),
             positions: PositionRanges::default(),
         })
@@ -104,9 +105,9 @@ impl<'a> Object<'a> {
         let key = store.hash_key(&mut transaction).await?;
         drop(transaction);
         let damaged = scan.damaged("it does not hold what was uploaded");
-        let mut reader = ContentsReader::new(scan, topic.log.clone(), key, Overlay::default());
+        let mut reader = ContentsReader::of_written(scan, topic.log.clone(), key, export.members.clone());
         loop {
-            let is_end = reader.next().await?.is_none();
+            let is_end = !reader.pass().await?;
             for (run, lookups) in reader.take_runs() {
                 self.save_lookups(run, lookups).await?;
             }
@@ -146,7 +147,7 @@ impl<'a> Object<'a> {
 }
 
 impl Writer<'_> {
-    pub async fn push(&mut self, event: &Event) -> Result<(), Error> {
+    pub async fn push(&mut self, event: &BorrowedEvent<'_>) -> Result<(), Error> {
         self.positions.push(event.position);
         match self.writer.push(event) {
             Some(full) => self.pipeline.push(full).await,
@@ -164,11 +165,12 @@ impl Writer<'_> {
         while !pipeline.compressing.is_empty() {
             pipeline.write_next().await?;
         }
-        let Pipeline { upload, json_bytes, .. } = pipeline;
+        let Pipeline { upload, members, .. } = pipeline;
         let uploaded = upload.finish().await?;
+        let json_bytes = members.iter().map(|(_, json_bytes)| json_bytes).sum();
         let facts = UploadedFacts { digest: uploaded.digest.clone(), json_bytes, object_bytes: uploaded.bytes };
         object.record_uploaded(&facts).await?;
         uploaded.complete().await?;
-        Ok(Export { positions, digest: facts.digest })
+        Ok(Export { positions, members, digest: facts.digest })
     }
 }

@@ -109,6 +109,10 @@ impl Overlay {
         });
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.single.is_empty() && self.invalidations.is_empty() && self.renames.is_empty()
+    }
+
     /// Whether there may be something for positions from `first` to `last`.
     pub fn touches(&self, first: i64, last: i64) -> bool {
         self.single.range(first..=last).next().is_some()

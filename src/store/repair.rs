@@ -168,7 +168,7 @@ impl Source<'_> {
         let mut reader = ContentsReader::new(scan, topic.log.clone(), hash_key, self.overlay());
         loop {
             let reached = reader.bytes();
-            let is_end = reader.next().await?.is_none();
+            let is_end = !reader.pass().await?;
             pace(reader.bytes() - reached).await;
             for (run, lookups) in reader.take_runs() {
                 database::insert_run(&mut transaction, key, run, lookups).await?;

@@ -260,7 +260,7 @@ impl<'a> Restore<'a> {
         let mut archived = self.source.events().await?;
         while let Some(events) = archived.next().await? {
             for event in events.iter().filter(|event| !self.picked.positions.contains(event.position)) {
-                writer.push(event).await?;
+                writer.push(&event.borrowed()).await?;
             }
         }
         archived.finish().await?;

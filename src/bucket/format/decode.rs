@@ -2,9 +2,10 @@ use std::io::{ErrorKind, Read};
 
 use bytes::Bytes;
 use flate2::bufread::GzDecoder;
+use libdeflater::Decompressor;
 
-use crate::bucket::format::line;
-use crate::event::{Event, Log};
+use crate::bucket::format::line::{self, LogLines};
+use crate::event::{BorrowedEvent, Event, Json, Log};
 
 const ARRAY_END: &[u8] = b"\n]\n";
 
@@ -19,15 +20,17 @@ pub struct Member {
 /// JSON that a member may have where nobody knows how much it should be: events are far smaller.
 const MEMBER_JSON_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
-/// A member that was found by reading on until it ended.
+/// The JSON of a member.
 #[derive(Debug)]
-pub struct FoundMember {
-    /// In the object.
+pub struct MemberText {
+    /// That the member has in its object.
     pub bytes: i64,
     pub json: Bytes,
+    /// Somebody else may have written it, who checked nothing.
+    is_strange: bool,
 }
 
-impl FoundMember {
+impl MemberText {
     pub fn is_first(&self) -> bool {
         self.json.starts_with(b"[")
     }
@@ -42,13 +45,33 @@ impl FoundMember {
         line::log_of(line)
     }
 
-    pub fn events(&self, log: &Log) -> Result<Vec<Event>, String> {
-        events_of(log, &self.json)
+    /// Passes on its events, in the order of their positions.
+    pub fn each_event<'a>(
+        &'a self,
+        log: &Log,
+        mut take: impl FnMut(BorrowedEvent<'a>) -> Result<(), String>,
+    ) -> Result<(), String> {
+        let (lines, mut reached) = (LogLines::new(log.clone()), i64::MIN);
+        for line in lines_of(&self.json)? {
+            let event = if self.is_strange { lines.read(line)? } else { lines.read_own(line)? };
+            if event.position <= reached {
+                return Err("the events of a member are out of order".into());
+            }
+            reached = event.position;
+            take(event)?;
+        }
+        Ok(())
+    }
+
+    /// One of its events by itself; the payload remains a slice of the member.
+    pub fn event(&self, event: BorrowedEvent<'_>) -> Result<Event, String> {
+        let payload = Json::trusted(self.json.slice_ref(event.payload.as_bytes()));
+        event.into_event(payload).map_err(|error| error.to_string())
     }
 }
 
 /// The member that some bytes of an object begin with; `None` if they end before it does.
-pub fn find_member(bytes: &[u8]) -> Result<Option<FoundMember>, String> {
+pub fn find_member(bytes: &[u8]) -> Result<Option<MemberText>, String> {
     let (mut json, mut decoder) = (Vec::new(), GzDecoder::new(bytes));
     match decoder.by_ref().take(MEMBER_JSON_BYTES_MAX + 1).read_to_end(&mut json) {
         Ok(_) => {}
@@ -59,29 +82,36 @@ pub fn find_member(bytes: &[u8]) -> Result<Option<FoundMember>, String> {
         return Err(format!("a member has more than {MEMBER_JSON_BYTES_MAX} bytes of JSON"));
     }
     let bytes = (bytes.len() - decoder.into_inner().len()) as i64;
-    Ok(Some(FoundMember { bytes, json: json.into() }))
+    Ok(Some(MemberText { bytes, json: json.into(), is_strange: true }))
 }
 
-/// Decodes one member and checks it against what the catalog says of it. Never takes more memory than the JSON that
-/// is expected.
+/// A member of ours whose size is known, and takes all of these bytes. Never takes more memory than the JSON that is
+/// expected.
+pub fn decompress_member(compressed: &[u8], json_bytes: i64) -> Result<MemberText, String> {
+    let mut json = vec![0; json_bytes as usize];
+    let length = Decompressor::new()
+        .gzip_decompress(compressed, &mut json)
+        .map_err(|error| format!("a member does not decompress: {error}"))?;
+    // libdeflate checks what it reads, and does not say where it stopped: a gzip member ends with the length of its text.
+    if length as i64 != json_bytes || !compressed.ends_with(&(json_bytes as u32).to_le_bytes()) {
+        return Err(format!("a member does not hold the {json_bytes} bytes of JSON that it should"));
+    }
+    Ok(MemberText { bytes: compressed.len() as i64, json: json.into(), is_strange: false })
+}
+
+/// Decodes one member and checks it against what the catalog says of it.
 pub fn decode_member(
     log: &Log,
     compressed: &[u8],
     json_bytes: i64,
     (first_position, last_position, count): (i64, i64, i64),
 ) -> Result<Member, String> {
-    let mut json = Vec::with_capacity(json_bytes as usize);
-    let mut decoder = GzDecoder::new(compressed);
-    decoder
-        .by_ref()
-        .take(json_bytes as u64 + 1)
-        .read_to_end(&mut json)
-        .map_err(|error| format!("a member does not decompress: {error}"))?;
-    if json.len() as i64 != json_bytes || !decoder.into_inner().is_empty() {
-        return Err(format!("a member does not hold the {json_bytes} bytes of JSON that it should"));
-    }
-    let buffer = Bytes::from(json);
-    let events = events_of(log, &buffer)?;
+    let text = decompress_member(compressed, json_bytes)?;
+    let mut events: Vec<Event> = Vec::with_capacity(count as usize);
+    text.each_event(log, |event| {
+        events.push(text.event(event)?);
+        Ok(())
+    })?;
     let found = (
         events.first().map_or(0, |event| event.position),
         events.last().map_or(0, |event| event.position),
@@ -93,16 +123,8 @@ pub fn decode_member(
             found.2, found.0, found.1
         ));
     }
-    let weight = buffer.len() + events.iter().map(|event| event.weight() - event.payload.byte_len()).sum::<usize>();
+    let weight = text.json.len() + events.iter().map(|event| event.weight() - event.payload.byte_len()).sum::<usize>();
     Ok(Member { events, weight })
-}
-
-fn events_of(log: &Log, buffer: &Bytes) -> Result<Vec<Event>, String> {
-    let events: Vec<Event> = lines_of(buffer)?.map(|line| line::read(log, buffer, line)).collect::<Result<_, _>>()?;
-    if !events.is_sorted_by(|event, next| event.position < next.position) {
-        return Err("the events of a member are out of order".into());
-    }
-    Ok(events)
 }
 
 fn lines_of(json: &[u8]) -> Result<impl Iterator<Item = &[u8]>, String> {

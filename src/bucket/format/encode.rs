@@ -1,15 +1,23 @@
+use std::cell::RefCell;
+
 use libdeflater::{CompressionLvl, Compressor};
 
-use crate::bucket::format::line;
-use crate::event::{Event, Log};
+use crate::bucket::format::line::LogLines;
+use crate::event::{BorrowedEvent, Event, Log};
 
 /// JSON of a member, about: larger ones compress better, smaller ones cost less to fetch (docs/format.md, The members).
 const MEMBER_JSON_BYTES: usize = 256 * 1024;
 const COMPRESSION_LEVEL: i32 = 6;
 
+thread_local! {
+    /// Making one costs as much as compressing a few kilobytes.
+    static COMPRESSOR: RefCell<Compressor> =
+        RefCell::new(Compressor::new(CompressionLvl::new(COMPRESSION_LEVEL).expect("there is such a level")));
+}
+
 /// Writes events, in the order of their positions, as the members of one archive.
 pub struct ArchiveWriter {
-    log: Log,
+    lines: LogLines,
     open: Option<RawMember>,
     members_started: usize,
 }
@@ -35,17 +43,17 @@ pub struct EncodedMember {
 
 impl ArchiveWriter {
     pub fn new(log: Log) -> ArchiveWriter {
-        ArchiveWriter { log, open: None, members_started: 0 }
+        ArchiveWriter { lines: LogLines::new(log), open: None, members_started: 0 }
     }
 
     /// Takes the next event; gives the member that is full, if the one before this event is.
-    pub fn push(&mut self, event: &Event) -> Option<RawMember> {
+    pub fn push(&mut self, event: &BorrowedEvent<'_>) -> Option<RawMember> {
         let full = self.open.take_if(|open| open.json.len() >= MEMBER_JSON_BYTES);
         let open = self.open.get_or_insert_with(|| {
             self.members_started += 1;
             RawMember::new(self.members_started - 1, event.position)
         });
-        open.push(&self.log, event);
+        open.push(&self.lines, event);
         full
     }
 
@@ -68,10 +76,10 @@ impl RawMember {
         RawMember { member, first_position, last_position: first_position, count: 0, json }
     }
 
-    fn push(&mut self, log: &Log, event: &Event) {
+    fn push(&mut self, lines: &LogLines, event: &BorrowedEvent<'_>) {
         let separator: &[u8] = if self.member == 0 && self.count == 0 { b"[\n" } else { b",\n" };
         self.json.extend_from_slice(separator);
-        line::write(log, event, &mut self.json);
+        lines.write(event, &mut self.json);
         self.last_position = event.position;
         self.count += 1;
     }
@@ -82,9 +90,10 @@ impl RawMember {
 
     /// A member that takes the place of another one of the same events.
     pub fn rewritten(log: &Log, member: usize, events: &[Event], is_last: bool) -> RawMember {
+        let lines = LogLines::new(log.clone());
         let mut raw = RawMember::new(member, events.first().map_or(0, |event| event.position));
         for event in events {
-            raw.push(log, event);
+            raw.push(&lines, &event.borrowed());
         }
         if is_last {
             raw.close_array();
@@ -94,10 +103,11 @@ impl RawMember {
 
     pub fn compress(self) -> EncodedMember {
         let RawMember { member, first_position, last_position, count, json } = self;
-        let level = CompressionLvl::new(COMPRESSION_LEVEL).expect("there is such a level");
-        let mut compressor = Compressor::new(level);
-        let mut bytes = vec![0; compressor.gzip_compress_bound(json.len())];
-        let length = compressor.gzip_compress(&json, &mut bytes).expect("what is bounded fits");
+        let (mut bytes, length) = COMPRESSOR.with_borrow_mut(|compressor| {
+            let mut bytes = vec![0; compressor.gzip_compress_bound(json.len())];
+            let length = compressor.gzip_compress(&json, &mut bytes).expect("what is bounded fits");
+            (bytes, length)
+        });
         bytes.truncate(length);
         bytes.shrink_to_fit();
         EncodedMember { member, first_position, last_position, count, json_bytes: json.len() as i64, bytes }

@@ -8,5 +8,5 @@ mod decode;
 mod encode;
 mod line;
 
-pub use decode::{FoundMember, Member, decode_member, find_member};
+pub use decode::{Member, MemberText, decode_member, decompress_member, find_member};
 pub use encode::{ArchiveWriter, EncodedMember, RawMember};

@@ -1,0 +1,226 @@
+//! Rows on their way out, as `COPY (FORMAT binary)` gives them: nothing of a row is copied or looked at before somebody
+//! asks for its event.
+
+use std::borrow::Cow;
+
+use bytes::{Buf, Bytes, BytesMut};
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use sqlx::PgConnection;
+use time::OffsetDateTime;
+
+use super::copying::SIGNATURE;
+use crate::database::Error;
+use crate::event::{BorrowedEvent, BorrowedMetadata, Instant};
+
+/// Position, and then the columns of an event.
+const COLUMNS: usize = 12;
+
+/// The old events at positions `first..=last` that nothing holds at this moment, in order of position, out of one
+/// snapshot. A connection on which it is not followed to its end cannot be used again.
+pub struct Export<'c> {
+    messages: BoxStream<'c, Result<Bytes, sqlx::Error>>,
+    /// What came and was not taken yet.
+    rest: Bytes,
+}
+
+/// Where in a row each column begins and ends; `None` where it is NULL.
+type Columns = [Option<(u32, u32)>; COLUMNS];
+
+pub struct ExportedRow {
+    bytes: Bytes,
+    columns: Columns,
+}
+
+/// What some bytes begin with.
+enum Begun {
+    Row(Columns, usize),
+    End,
+    Part,
+}
+
+pub async fn export(
+    connection: &mut PgConnection,
+    topic_id: i64,
+    (raised_at_max, now): (i64, OffsetDateTime),
+    (first_position, last_position): (i64, i64),
+) -> Result<Export<'_>, Error> {
+    // COPY takes no parameters.
+    let now_micros = now.unix_timestamp_nanos() / 1_000;
+    let statement = format!(
+        concat!(
+            "COPY (SELECT position, ",
+            columns!(),
+            " FROM events
+             WHERE topic_id = {topic_id} AND position BETWEEN {first_position} AND {last_position}
+               AND raised_at <= {raised_at_max}
+               AND (held_until IS NULL OR held_until <= to_timestamp(0) + interval '{now_micros} microseconds')
+             ORDER BY position) TO STDOUT (FORMAT binary)"
+        ),
+        topic_id = topic_id,
+        first_position = first_position,
+        last_position = last_position,
+        raised_at_max = raised_at_max,
+        now_micros = now_micros,
+    );
+    let mut export = Export { messages: connection.copy_out_raw(&statement).await?, rest: Bytes::new() };
+    export.skip_header().await?;
+    Ok(export)
+}
+
+impl Export<'_> {
+    pub async fn next(&mut self) -> Result<Option<ExportedRow>, Error> {
+        loop {
+            match begun(&self.rest)? {
+                Begun::Row(columns, end) => return Ok(Some(ExportedRow { bytes: self.rest.split_to(end), columns })),
+                Begun::End => return self.end().await.map(|()| None),
+                Begun::Part => self.receive().await?,
+            }
+        }
+    }
+
+    /// A message mostly is a row, but need not be.
+    async fn receive(&mut self) -> Result<(), Error> {
+        let message = self.messages.next().await.transpose()?;
+        let message = message.ok_or_else(|| damaged("an export ends in the middle of a row"))?;
+        self.rest = match self.rest.is_empty() {
+            true => message,
+            false => {
+                let mut joined = BytesMut::with_capacity(self.rest.len() + message.len());
+                joined.extend_from_slice(&self.rest);
+                joined.extend_from_slice(&message);
+                joined.freeze()
+            }
+        };
+        Ok(())
+    }
+
+    async fn skip_header(&mut self) -> Result<(), Error> {
+        const FLAGS: usize = 4;
+        while self.rest.len() < SIGNATURE.len() + FLAGS + size_of::<u32>() {
+            self.receive().await?;
+        }
+        if !self.rest.starts_with(SIGNATURE) {
+            return Err(damaged("an export does not begin as one"));
+        }
+        self.rest.advance(SIGNATURE.len() + FLAGS);
+        let extension = self.rest.get_u32() as usize;
+        while self.rest.len() < extension {
+            self.receive().await?;
+        }
+        self.rest.advance(extension);
+        Ok(())
+    }
+
+    /// Follows the statement to its end, where it can fail still.
+    async fn end(&mut self) -> Result<(), Error> {
+        match self.messages.next().await.transpose()? {
+            None => Ok(()),
+            Some(_) => Err(damaged("an export goes on behind its end")),
+        }
+    }
+}
+
+impl ExportedRow {
+    pub fn event(&self) -> Result<BorrowedEvent<'_>, Error> {
+        Ok(BorrowedEvent {
+            position: self.number(0)?,
+            raised_at: Instant::from_unix_nanos(self.number(1)?),
+            metadata: BorrowedMetadata {
+                deployment_id: self.number(2)?,
+                correlation_id: self.text(7)?.into(),
+                causation_id: self.text(8)?.into(),
+                user_id: self.text(9)?.into(),
+            },
+            id: self.text(3)?.into(),
+            stream: self.text(4)?.into(),
+            event_type: self.text(5)?.into(),
+            reason: self.text(6)?.into(),
+            payload: self.text(10)?,
+            gdpr: self.columns[11].map(|_| self.text(11)).transpose()?.map(Cow::Borrowed),
+        })
+    }
+
+    fn column(&self, column: usize) -> Result<&[u8], Error> {
+        let (start, end) = self.columns[column].ok_or_else(|| damaged("an event lacks something"))?;
+        Ok(&self.bytes[start as usize..end as usize])
+    }
+
+    fn number(&self, column: usize) -> Result<i64, Error> {
+        let bytes = self.column(column)?.try_into().map_err(|_| damaged("a number has not eight bytes"))?;
+        Ok(i64::from_be_bytes(bytes))
+    }
+
+    fn text(&self, column: usize) -> Result<&str, Error> {
+        std::str::from_utf8(self.column(column)?).map_err(|error| damaged(&error.to_string()))
+    }
+}
+
+/// A row is the number of its columns, and each column its length and its bytes; the end is the number -1.
+fn begun(bytes: &[u8]) -> Result<Begun, Error> {
+    let Some((count, _)) = bytes.split_first_chunk() else { return Ok(Begun::Part) };
+    match i16::from_be_bytes(*count) {
+        -1 => return Ok(Begun::End),
+        count if count as usize == COLUMNS => {}
+        count => return Err(damaged(&format!("a row has {count} columns"))),
+    }
+    let (mut columns, mut at) = ([None; COLUMNS], size_of::<i16>());
+    for column in &mut columns {
+        let Some((length, _)) = bytes[at..].split_first_chunk() else { return Ok(Begun::Part) };
+        at += size_of::<i32>();
+        if let Ok(length) = usize::try_from(i32::from_be_bytes(*length)) {
+            *column = Some((at as u32, (at + length) as u32));
+            at += length;
+        }
+        if at > bytes.len() {
+            return Ok(Begun::Part);
+        }
+    }
+    Ok(Begun::Row(columns, at))
+}
+
+fn damaged(why: &str) -> Error {
+    Error::Damaged(why.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn messages_may_end_anywhere() {
+        let mut copied = [SIGNATURE, &[0; 8]].concat();
+        for position in [7i64, 8] {
+            copied.extend_from_slice(&(COLUMNS as i16).to_be_bytes());
+            for number in [position, -1, 0] {
+                copied.extend_from_slice(&8i32.to_be_bytes());
+                copied.extend_from_slice(&number.to_be_bytes());
+            }
+            for text in ["id", "", "type", "", "", "", "é", "{}"] {
+                copied.extend_from_slice(&(text.len() as i32).to_be_bytes());
+                copied.extend_from_slice(text.as_bytes());
+            }
+            copied.extend_from_slice(&(-1i32).to_be_bytes());
+        }
+        copied.extend_from_slice(&(-1i16).to_be_bytes());
+        for length in 1..=copied.len() {
+            let messages: Vec<_> = copied.chunks(length).map(|part| Ok(Bytes::copy_from_slice(part))).collect();
+            let mut export = Export { messages: futures::stream::iter(messages).boxed(), rest: Bytes::new() };
+            export.skip_header().await.unwrap();
+            for position in [7, 8] {
+                let row = export.next().await.unwrap().unwrap();
+                let event = row.event().unwrap();
+                assert_eq!((event.position, event.raised_at.unix_nanos()), (position, -1));
+                assert_eq!((&*event.id, &*event.metadata.user_id, event.payload), ("id", "é", "{}"));
+                assert_eq!(event.gdpr, None);
+            }
+            assert!(export.next().await.unwrap().is_none());
+        }
+    }
+
+    #[tokio::test]
+    async fn what_breaks_off_is_no_end() {
+        let mut export = Export { messages: futures::stream::iter([]).boxed(), rest: Bytes::from_static(&[0, 12, 0]) };
+        assert!(matches!(export.next().await, Err(Error::Damaged(_))));
+    }
+}

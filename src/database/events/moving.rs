@@ -1,0 +1,82 @@
+//! Which events leave their rows, and how they do.
+
+use sqlx::{PgConnection, Row};
+use time::OffsetDateTime;
+
+use crate::database::Error;
+
+/// In one statement.
+const POSITIONS_AT_ONCE: usize = 10_000;
+
+/// The positions that a batch reaches from and to: the first `batch_size` old ones in order of position that nothing
+/// holds at this moment. `None` if there are fewer.
+pub async fn eligible_batch(
+    connection: &mut PgConnection,
+    topic_id: i64,
+    (raised_at_max, now): (i64, OffsetDateTime),
+    batch_size: i64,
+) -> Result<Option<(i64, i64)>, Error> {
+    let enough: bool = sqlx::query_scalar(
+        "SELECT count(*) >= $3 FROM (
+             (SELECT 1 FROM events
+              WHERE topic_id = $1 AND held_until IS NULL AND raised_at <= $2
+              ORDER BY raised_at
+              LIMIT $3)
+             UNION ALL
+             (SELECT 1 FROM events
+              WHERE topic_id = $1 AND held_until <= $4 AND raised_at <= $2
+              ORDER BY held_until
+              LIMIT $3)
+         ) AS eligible",
+    )
+    .bind(topic_id)
+    .bind(raised_at_max)
+    .bind(batch_size)
+    .bind(now)
+    .fetch_one(&mut *connection)
+    .await?;
+    if !enough {
+        return Ok(None);
+    }
+    let row = sqlx::query(
+        "SELECT min(position) AS first_position, max(position) AS last_position FROM (
+             SELECT position FROM events
+             WHERE topic_id = $1 AND raised_at <= $2 AND (held_until IS NULL OR held_until <= $4)
+             ORDER BY position
+             LIMIT $3
+         ) AS eligible",
+    )
+    .bind(topic_id)
+    .bind(raised_at_max)
+    .bind(batch_size)
+    .bind(now)
+    .fetch_one(connection)
+    .await?;
+    let range: (Option<i64>, Option<i64>) = (row.try_get("first_position")?, row.try_get("last_position")?);
+    Ok(range.0.zip(range.1))
+}
+
+/// Deletes the hot events at these positions, each range from its first to its last, and says how many there were.
+pub async fn delete_ranges(connection: &mut PgConnection, topic_id: i64, ranges: &[(i64, i64)]) -> Result<u64, Error> {
+    if let [(first, last)] = ranges {
+        let deleted = sqlx::query("DELETE FROM events WHERE topic_id = $1 AND position BETWEEN $2 AND $3")
+            .bind(topic_id)
+            .bind(first)
+            .bind(last)
+            .execute(connection)
+            .await?;
+        return Ok(deleted.rows_affected());
+    }
+    // A join with many ranges can become a scan of the table for each of them.
+    let positions: Vec<i64> = ranges.iter().flat_map(|(first, last)| *first..=*last).collect();
+    let mut count = 0;
+    for positions in positions.chunks(POSITIONS_AT_ONCE) {
+        let deleted = sqlx::query("DELETE FROM events WHERE topic_id = $1 AND position = ANY($2)")
+            .bind(topic_id)
+            .bind(positions)
+            .execute(&mut *connection)
+            .await?;
+        count += deleted.rows_affected();
+    }
+    Ok(count)
+}

@@ -1,0 +1,126 @@
+//! What readers ask of hot events.
+
+use sqlx::postgres::PgArguments;
+use sqlx::query::Query;
+use sqlx::{PgConnection, Postgres, Row};
+
+use super::from_row;
+use crate::database::Error;
+use crate::event::{Event, Filter};
+
+macro_rules! select_events_within {
+    ($where:literal) => {
+        concat!(
+            "SELECT position, ",
+            columns!(),
+            " FROM (
+                 SELECT *, sum(octet_length(payload)) OVER (ORDER BY position ROWS UNBOUNDED PRECEDING) AS reached
+                 FROM events
+                 WHERE topic_id = $1 AND position >= $2 AND position < $3 ",
+            $where,
+            " ORDER BY position OFFSET $4 LIMIT $5
+             ) AS events
+             WHERE reached - octet_length(payload) < $6
+             ORDER BY position"
+        )
+    };
+}
+
+/// Hot events at positions `start..end` that match, in order of position, after `skip` of them; at most `limit`, and
+/// none behind the one whose payload reaches `bytes_max`.
+pub async fn hot_range(
+    connection: &mut PgConnection,
+    topic_id: i64,
+    filter: &Filter,
+    (start, end): (i64, i64),
+    (skip, limit): (i64, i64),
+    bytes_max: i64,
+) -> Result<Vec<Event>, Error> {
+    let query = match filter {
+        Filter::All => sqlx::query(select_events_within!("")),
+        Filter::Types(_) => sqlx::query(select_events_within!("AND type = ANY($7)")),
+        Filter::Stream(_) => sqlx::query(select_events_within!("AND stream = $7")),
+    };
+    let query = query.bind(topic_id).bind(start).bind(end).bind(skip).bind(limit).bind(bytes_max);
+    bind_filter(query, filter).fetch_all(connection).await?.iter().map(from_row).collect()
+}
+
+/// How many hot events match in each of the ranges that lie between the boundaries, which rise.
+pub async fn count_between(
+    connection: &mut PgConnection,
+    topic_id: i64,
+    filter: &Filter,
+    boundaries: &[i64],
+) -> Result<Vec<i64>, Error> {
+    let (Some(start), Some(end)) = (boundaries.first(), boundaries.last()) else { return Ok(Vec::new()) };
+    let query = match filter {
+        Filter::All => sqlx::query(
+            "SELECT width_bucket(position, $4::bigint[]) AS range, count(*) AS count FROM events
+             WHERE topic_id = $1 AND position >= $2 AND position < $3 GROUP BY 1 ORDER BY 1",
+        ),
+        Filter::Types(_) => sqlx::query(
+            "SELECT width_bucket(position, $4::bigint[]) AS range, count(*) AS count FROM events
+             WHERE topic_id = $1 AND position >= $2 AND position < $3 AND type = ANY($5) GROUP BY 1 ORDER BY 1",
+        ),
+        Filter::Stream(_) => sqlx::query(
+            "SELECT width_bucket(position, $4::bigint[]) AS range, count(*) AS count FROM events
+             WHERE topic_id = $1 AND position >= $2 AND position < $3 AND stream = $5 GROUP BY 1 ORDER BY 1",
+        ),
+    };
+    let query = query.bind(topic_id).bind(start).bind(end).bind(boundaries);
+    let mut counts = vec![0; boundaries.len() - 1];
+    for row in bind_filter(query, filter).fetch_all(connection).await? {
+        let (range, count): (i32, i64) = (row.try_get("range")?, row.try_get("count")?);
+        counts[range as usize - 1] = count;
+    }
+    Ok(counts)
+}
+
+/// The hot ones of these ids, in order of position.
+pub async fn hot_by_ids(connection: &mut PgConnection, topic_id: i64, ids: &[String]) -> Result<Vec<Event>, Error> {
+    let rows = sqlx::query(select_events!("WHERE topic_id = $1 AND id = ANY($2) ORDER BY position"))
+        .bind(topic_id)
+        .bind(ids)
+        .fetch_all(connection)
+        .await?;
+    rows.iter().map(from_row).collect()
+}
+
+pub async fn last_hot(connection: &mut PgConnection, topic_id: i64, filter: &Filter) -> Result<Option<Event>, Error> {
+    let query = match filter {
+        Filter::All => sqlx::query(select_events!("WHERE topic_id = $1 ORDER BY position DESC LIMIT 1")),
+        Filter::Types(_) => {
+            sqlx::query(select_events!("WHERE topic_id = $1 AND type = ANY($2) ORDER BY position DESC LIMIT 1"))
+        }
+        Filter::Stream(_) => {
+            sqlx::query(select_events!("WHERE topic_id = $1 AND stream = $2 ORDER BY position DESC LIMIT 1"))
+        }
+    };
+    let row = bind_filter(query.bind(topic_id), filter).fetch_optional(connection).await?;
+    row.as_ref().map(from_row).transpose()
+}
+
+/// Where the hot events of a correlation are.
+pub async fn positions_of_correlation(
+    connection: &mut PgConnection,
+    topic_id: i64,
+    correlation_id: &str,
+) -> Result<Vec<i64>, Error> {
+    Ok(sqlx::query_scalar(
+        "SELECT position FROM events
+         WHERE topic_id = $1 AND correlation_id = $2 AND correlation_id <> '' ORDER BY position",
+    )
+    .bind(topic_id)
+    .bind(correlation_id)
+    .fetch_all(connection)
+    .await?)
+}
+
+/// Binds the last parameter of a query that has one where there is something to filter by.
+fn bind_filter<'q>(query: Query<'q, Postgres, PgArguments>, filter: &'q Filter) -> Query<'q, Postgres, PgArguments> {
+    match filter {
+        Filter::All => query,
+        Filter::Types(types) => query.bind(types),
+        Filter::Stream(stream) => query.bind(stream),
+    }
+}
