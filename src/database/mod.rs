@@ -82,7 +82,7 @@ pub use topics::{
     Topic, add_archived, add_deleted, add_restored, bump_edit_counter, edit_counter, find_topic, lock_topic,
     make_topic, recount_archived, set_head, topic_by_id, topics, topics_named, topics_with_hot_events,
 };
-pub use wakeups::{Listener, broadcast, delete_old_broadcasts, insert_broadcast, notify};
+pub use wakeups::{Listener, broadcast, delete_old_broadcasts, insert_broadcast, notify, notify_others};
 
 use connections::Connections;
 

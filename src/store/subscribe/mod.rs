@@ -124,8 +124,17 @@ impl Subscriptions {
         let untold = std::mem::take(&mut *self.untold.lock().unwrap_or_else(PoisonError::into_inner));
         let untold: Vec<i64> = untold.into_iter().collect();
         let words = untold.chunks(TOPIC_IDS_MAX).map(|topic_ids| Word::Published(topic_ids.to_vec()).to_string());
+        let words: Vec<String> = words.collect();
+        let own_replica_id = self.session().map_or(Uuid::nil(), |session| session.id);
+        let mut connection = database.connection().await?;
+        if database::notify_others(&mut connection, own_replica_id, &words).await.is_ok() {
+            connection.keep();
+            return Ok(());
+        }
+        // It may have died since it was last used, which is noticed at once in a pool.
+        drop(connection);
         let mut transaction = database.begin().await?;
-        database::notify(&mut transaction, &words.collect::<Vec<_>>()).await?;
+        database::notify_others(&mut transaction, own_replica_id, &words).await?;
         Ok(database::commit(transaction).await?)
     }
 }
