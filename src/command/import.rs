@@ -14,8 +14,9 @@ use crate::event::{Log, NewEvent};
 use crate::store::{ImportCounts, Store};
 
 const LINE_BYTES_MAX: u64 = 64 * 1024 * 1024;
-/// Parsed events that wait to be inserted.
-const EVENTS_AHEAD: usize = 4_000;
+/// Parsed events that are passed on together, and how often as many wait to be inserted.
+const EVENTS_TOGETHER: usize = 500;
+const AHEAD: usize = 16;
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 
 pub async fn run(config: &Config, file: &Path) -> anyhow::Result<()> {
@@ -34,13 +35,23 @@ pub async fn run(config: &Config, file: &Path) -> anyhow::Result<()> {
 
 /// Reads and parses on another thread, a little ahead of what is inserted.
 pub async fn import(store: &Store, file: &Path, mut progress: impl FnMut(u64)) -> anyhow::Result<ImportCounts> {
-    let (sender, mut receiver) = mpsc::channel(EVENTS_AHEAD);
+    let (sender, mut receiver) = mpsc::channel(AHEAD);
     let path = file.to_owned();
-    let reader =
-        tokio::task::spawn_blocking(move || each_event(&path, |log, event| sender.blocking_send((log, event)).is_ok()));
+    let reader = tokio::task::spawn_blocking(move || {
+        let mut together = Vec::with_capacity(EVENTS_TOGETHER);
+        let read = each_event(&path, |log, event| {
+            together.push((log, event));
+            together.len() < EVENTS_TOGETHER || sender.blocking_send(std::mem::take(&mut together)).is_ok()
+        });
+        // Nobody takes them where importing has failed, which is what is told then.
+        let _ = sender.blocking_send(together);
+        read
+    });
     let mut importer = store.importer();
-    while let Some((log, event)) = receiver.recv().await {
-        importer.push(log, event).await?;
+    while let Some(events) = receiver.recv().await {
+        for (log, event) in events {
+            importer.push(log, event).await?;
+        }
         let ImportCounts { imported, skipped } = importer.counts();
         progress(imported + skipped);
     }

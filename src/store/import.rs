@@ -8,7 +8,7 @@ use crate::store::publish::Repeated;
 use crate::store::{Error, Store};
 
 /// Events that are inserted at once.
-const BATCH_EVENTS: usize = 2_000;
+const BATCH_EVENTS: usize = 5_000;
 /// Bytes of events that are inserted at once, about.
 const BATCH_BYTES: usize = 8 * 1024 * 1024;
 

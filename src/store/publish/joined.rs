@@ -20,6 +20,8 @@ use crate::store::{Error, Store};
 /// In one transaction, unless a single call brings more.
 const EVENTS_MAX: usize = 1_000;
 const BYTES_MAX: usize = 4 * 1024 * 1024;
+/// From so many events on, `COPY` is worth the round trips of its transaction.
+const COPIED_EVENTS_MIN: usize = 500;
 /// Topics that are remembered.
 const TOPICS_MAX: usize = 10_000;
 
@@ -202,6 +204,15 @@ impl Store {
         let now = now();
         let events: Vec<Event> =
             events.iter().copied().zip(1..).map(|(event, offset)| event.clone().at(offset, now)).collect();
+        if events.len() >= COPIED_EVENTS_MIN {
+            drop(connection);
+            let mut transaction = self.database.begin().await?;
+            let end_position = database::append_many(&mut transaction, topic, &events).await?;
+            if end_position.is_some() {
+                database::commit(transaction).await?;
+            }
+            return Ok(end_position);
+        }
         let end_position = database::append(&mut connection, topic, &events).await?;
         connection.keep();
         Ok(end_position)

@@ -1,9 +1,10 @@
 //! Calls that publish to one log at the same time share transactions, and nothing else.
 
-use coldstream::event::NewEvent;
+use coldstream::event::{Gdpr, GdprField, Json, NewEvent};
 use coldstream::store::{Error, Published, Selection};
 use futures::FutureExt;
 use futures::future::join_all;
+use uuid::Uuid;
 
 use super::positions;
 use crate::support::{Kind, World, archive, event, old_event, publish, read_all, settings};
@@ -134,10 +135,52 @@ async fn an_event_that_is_being_archived_is_published_again_without_waiting() {
     let mut world = World::new().await;
     let (store, log) = (world.store(settings(1)), world.log());
     publish(&store, &log, vec![old_event(0)]).await;
+    set_lease(&world, Some(Uuid::new_v4())).await;
     let mut archiving = world.sql.begin().await.unwrap();
     sqlx::query("DELETE FROM events").execute(&mut *archiving).await.unwrap();
     let again = publish(&store, &log, vec![old_event(0)]).await;
     assert!(!again[0].is_new, "{again:?}");
     archiving.rollback().await.unwrap();
+    set_lease(&world, None).await;
+    world.audit().await;
+}
+
+/// Whoever deletes rows has it.
+async fn set_lease(world: &World, holder: Option<Uuid>) {
+    let set = sqlx::query(
+        "UPDATE topics SET lease_holder = $1::uuid, lease_expires_at = CASE WHEN $1::uuid IS NOT NULL THEN now() + interval '1 minute' END",
+    );
+    set.bind(holder).execute(&world.sql).await.unwrap();
+}
+
+/// Many events are copied into their rows, and the same holds of them.
+#[tokio::test]
+async fn many_events_are_published_all_or_not_at_all() {
+    let mut world = World::new().await;
+    let (store, log) = (world.store(settings(2)), world.log());
+    publish(&store, &log, vec![event(0)]).await;
+    let personal = GdprField::new("someone".into(), Json::parse("null").unwrap()).unwrap();
+    let mut many: Vec<NewEvent> = (1..=1_000).map(event).collect();
+    many[500] = NewEvent {
+        payload: Json::parse_object("{\"text\":\"\\u0000 a\\tb \\\\N é\"}").unwrap(),
+        reason: "a\tb\nc\\N é".into(),
+        gdpr: Gdpr::from([("text".to_owned(), personal)]),
+        ..event(501)
+    };
+    let published = publish(&store, &log, many.clone()).await;
+    assert_eq!(positions(&published), (2..=1_001).collect::<Vec<i64>>());
+    let found = read_all(&store, &log).await;
+    assert!(found[1..].iter().zip(&many).all(|(found, new)| new.is_same_as(found)), "every column is where it belongs");
+
+    // One of them is there, with other content; and then as it is.
+    let mut more: Vec<NewEvent> = (2_000..2_600).map(event).collect();
+    more.push(NewEvent { reason: "another".into(), ..event(7) });
+    let refused = store.publish(&log, more.clone()).await;
+    assert!(matches!(refused, Err(Error::Conflict { .. })), "{refused:?}");
+    assert_eq!(read_all(&store, &log).await.len(), found.len(), "none of them is there");
+    *more.last_mut().unwrap() = event(7);
+    let published = publish(&store, &log, more).await;
+    assert_eq!(published.iter().filter(|it| !it.is_new).map(|it| it.position).collect::<Vec<_>>(), [8]);
+    assert_eq!(published[599].position, 1_601);
     world.audit().await;
 }
