@@ -12,11 +12,13 @@ mod cold_reads;
 mod edits;
 mod events;
 mod growth;
+mod outage;
 mod plot;
 mod publish;
 mod report;
 mod servers;
 mod steady_state;
+mod stream_reads;
 mod usage;
 
 use std::path::PathBuf;
@@ -40,13 +42,15 @@ impl Mode {
 
 type Section = (&'static str, fn(Mode) -> LocalBoxFuture<'static, Report>);
 
-const SECTIONS: [Section; 7] = [
+const SECTIONS: [Section; 9] = [
     ("archive_run", |mode| archive_run::run(mode).boxed_local()),
     ("archive_memory", |mode| archive_memory::run(mode).boxed_local()),
     ("publish", |mode| publish::run(mode).boxed_local()),
     ("edits", |mode| edits::run(mode).boxed_local()),
     ("steady_state", |mode| steady_state::run(mode).boxed_local()),
     ("cold_reads", |mode| cold_reads::run(mode).boxed_local()),
+    ("stream_reads", |mode| stream_reads::run(mode).boxed_local()),
+    ("outage", |mode| outage::run(mode).boxed_local()),
     ("growth", |mode| growth::run(mode).boxed_local()),
 ];
 

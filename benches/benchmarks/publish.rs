@@ -20,7 +20,7 @@ use crate::{Mode, events};
 
 const PUBLISHERS: [usize; 3] = [1, 8, 64];
 /// What the hand-written append does: it holds the log while it numbers one event.
-const BY_HAND: &str = "
+pub const BY_HAND: &str = "
     CREATE TABLE messages (
         log bigint NOT NULL,
         position bigint NOT NULL,
@@ -76,15 +76,11 @@ pub async fn run(mode: Mode) -> Report {
     let store = servers.store("library", 100_000).await;
     servers.execute("postgres", "CREATE DATABASE by_hand").await;
     servers.execute("by_hand", BY_HAND).await;
-    let message_db = std::env::var_os("MESSAGE_DB");
-    if let Some(path) = &message_db {
-        servers.execute("postgres", "CREATE DATABASE message_db").await;
-        servers.execute("message_db", &std::fs::read_to_string(path).expect("MESSAGE_DB names a file")).await;
-    }
+    let has_message_db = servers.make_message_db().await;
 
     let length = mode.pick(Duration::from_secs(3), Duration::from_millis(50));
     let (mut rows, mut lines) = (Vec::new(), vec![("by hand", Vec::new())]);
-    lines.extend(message_db.iter().map(|_| ("Message DB", Vec::new())));
+    lines.extend(has_message_db.then(|| ("Message DB", Vec::new())));
     lines.extend([("Coldstream, library", Vec::new()), ("Coldstream, gRPC", Vec::new())]);
     for publishers in PUBLISHERS {
         let mut rounds: Vec<Vec<Rate>> = lines.iter().map(|_| Vec::new()).collect();
@@ -94,7 +90,7 @@ pub async fn run(mode: Mode) -> Report {
                 for _ in 0..publishers {
                     all.push(match *name {
                         "by hand" => Publisher::ByHand(servers.connect("by_hand").await),
-                        "Message DB" => Publisher::MessageDb(servers.connect("message_db").await),
+                        "Message DB" => Publisher::MessageDb(servers.connect_to_message_db().await),
                         "Coldstream, library" => Publisher::Library(Arc::clone(&store), events::log()),
                         _ => Publisher::Grpc(service.connect().await),
                     });

@@ -56,6 +56,23 @@ impl Servers {
         PgConnection::connect(&self.postgres.connection(database)).await.expect("Postgres can be reached")
     }
 
+    /// Where MESSAGE_DB names a file with its SQL; false where it does not.
+    pub async fn make_message_db(&self) -> bool {
+        let Some(path) = std::env::var_os("MESSAGE_DB") else { return false };
+        let sql = std::fs::read_to_string(path).expect("MESSAGE_DB names a file");
+        self.execute("postgres", "CREATE DATABASE message_db").await;
+        self.execute("message_db", &sql).await;
+        true
+    }
+
+    /// As its users do, who have its schema in their search path.
+    pub async fn connect_to_message_db(&self) -> PgConnection {
+        let mut connection = self.connect("message_db").await;
+        let set = sqlx::query("SET search_path TO message_store, public").execute(&mut connection).await;
+        set.expect("a search path can be set");
+        connection
+    }
+
     pub async fn execute(&self, database: &str, sql: &str) {
         let mut connection = self.connect(database).await;
         sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.expect("the statement is right");
@@ -67,6 +84,14 @@ impl Servers {
         self.execute("postgres", &format!("CREATE DATABASE {copy} TEMPLATE {template}")).await;
         self.execute(copy, "VACUUM ANALYZE").await;
         self.execute("postgres", "CHECKPOINT").await;
+    }
+
+    /// Stops the S3 server where it is, until what this gives is dropped.
+    pub fn pause_s3(&self) -> Paused {
+        let process = self.s3.id() as libc::pid_t;
+        // SAFETY: kill has no preconditions; the process is our child, which is not waited for before `self` is dropped.
+        assert_eq!(unsafe { libc::kill(process, libc::SIGSTOP) }, 0);
+        Paused(process)
     }
 
     /// Of Postgres, with all its processes, so far.
@@ -117,6 +142,16 @@ impl Servers {
         let store = Store::new(database.expect("it is a url"), Some(Arc::new(bucket)), config.store);
         store.migrate().await.expect("the database can be migrated");
         Arc::new(store)
+    }
+}
+
+/// A process that goes on when this is dropped.
+pub struct Paused(libc::pid_t);
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        // SAFETY: as above.
+        unsafe { libc::kill(self.0, libc::SIGCONT) };
     }
 }
 
