@@ -1,6 +1,6 @@
 //! What an object turns out to hold, read from its first byte to its last as a reader would: everything that the
-//! catalog says of it comes from here, whether it was uploaded a moment ago or nobody knows of it any more. One member
-//! is in memory at a time.
+//! catalog says of it comes from here, whether it was uploaded a moment ago or nobody knows of it any more. Two members
+//! are in memory at a time.
 
 use std::collections::HashMap;
 
