@@ -15,7 +15,9 @@ pub async fn run(mode: Mode) -> Report {
     );
     let servers = Servers::start(Durability::None).await;
     let mut rows = Vec::new();
-    for batch_size in mode.pick(&[10_000, 100_000, 300_000, 1_000_000][..], &[1_000]) {
+    // The last one has 10 GB.
+    let sizes = mode.pick(&[10_000, 100_000, 300_000, 1_000_000, 12_000_000][..], &[1_000]);
+    for batch_size in sizes.iter().filter(|events| **events <= events::max()) {
         let database = format!("batch_{batch_size}");
         events::import(&servers, &database, *batch_size).await;
         let archive = || {

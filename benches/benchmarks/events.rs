@@ -1,5 +1,6 @@
 //! What is measured with.
 
+use std::fmt::Write as _;
 use std::io::{BufWriter, Write};
 use std::process::Stdio;
 use std::sync::Arc;
@@ -13,6 +14,12 @@ use crate::servers::Servers;
 
 /// So that an event has about 840 bytes of JSON.
 const PADDING_BYTES: usize = 640;
+
+/// The largest logs take ten minutes each: EVENTS_MAX leaves them out.
+pub fn max() -> u64 {
+    let set = std::env::var("EVENTS_MAX").ok();
+    set.map_or(u64::MAX, |text| text.parse().expect("EVENTS_MAX is a number"))
+}
 
 /// Loads old events into a database, which is made.
 pub async fn import(servers: &Servers, database: &str, events: u64) {
@@ -76,16 +83,19 @@ pub fn event(id: String, number: u64) -> NewEvent {
     }
 }
 
-/// The JSON of a payload that compresses about as well as real ones do.
+/// The JSON of a payload that compresses about as well as real ones do. Quickly: what makes events is measured with those
+/// who publish them.
 pub fn payload(number: u64) -> String {
+    let mut payload = String::with_capacity(PADDING_BYTES + 64);
+    let _ = write!(payload, "{{\"number\":{number},\"text\":\"");
     let mut state = number;
-    let padding: String = (0..PADDING_BYTES / 32)
-        .map(|_| {
-            state = splitmix(state);
-            format!("{:032}", state >> 40)
-        })
-        .collect();
-    format!("{{\"number\":{number},\"text\":\"{padding}\"}}")
+    for _ in 0..PADDING_BYTES / 32 {
+        state = splitmix(state);
+        payload.push_str("000000000000000000000000");
+        let _ = write!(payload, "{:08}", state >> 40);
+    }
+    payload.push_str("\"}");
+    payload
 }
 
 /// A number that looks random, the same for the same seed.

@@ -31,7 +31,7 @@ async fn by_events(servers: &Servers, mode: Mode, report: &mut Report) {
     let (mut rows, mut points): (Vec<[String; 5]>, Vec<(f64, f64)>) = Default::default();
     let mut first: Option<[f64; 3]> = None;
     let sizes = mode.pick(&[10_000, 100_000, 1_000_000, 10_000_000][..], &[200, 1_200]);
-    for events in sizes.iter().filter(|events| **events <= events_max()) {
+    for events in sizes.iter().filter(|events| **events <= events::max()) {
         let database = format!("events_{events}");
         events::import(servers, &database, *events).await;
         let store = servers.store(&database, batch_size).await;
@@ -68,12 +68,6 @@ async fn by_events(servers: &Servers, mode: Mode, report: &mut Report) {
         y: "ms",
         lines: vec![("p50".into(), points)],
     });
-}
-
-/// The largest log takes ten minutes: GROWTH_EVENTS_MAX leaves it out.
-fn events_max() -> u64 {
-    let set = std::env::var("GROWTH_EVENTS_MAX").ok();
-    set.map_or(u64::MAX, |text| text.parse().expect("GROWTH_EVENTS_MAX is a number"))
 }
 
 async fn by_topics(servers: &Servers, mode: Mode, report: &mut Report) {

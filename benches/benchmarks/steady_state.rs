@@ -2,13 +2,15 @@
 //! feel.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 use coldstream::embedded::Durability;
 use coldstream::event::{Filter, NewEvent};
 use coldstream::store::{Query, Store};
 use futures::future::join_all;
 use time::OffsetDateTime;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -18,38 +20,55 @@ use crate::servers::Servers;
 use crate::{Mode, events};
 
 const DATABASE: &str = "steady";
-const PUBLISHERS: u64 = 8;
+const PUBLISHERS: u32 = 8;
 const CALL_EVENTS: u64 = 10;
+const PAGE_EVENTS: i64 = 100;
+
+/// What publishers and readers of the newest events do, whatever else goes on.
+struct Load {
+    store: Arc<Store>,
+    /// Between two calls of one of them.
+    interval: Duration,
+    hot_for: Duration,
+    newest_position: AtomicI64,
+}
+
+/// What 99 of 100 of their calls took at most, in milliseconds.
+struct Felt {
+    publish: f64,
+    read: f64,
+}
 
 pub async fn run(mode: Mode) -> Report {
     // Events become old enough to be archived so long after they were published: many more than die between two vacuums.
     let hot_for = mode.pick(Duration::from_secs(20), Duration::ZERO);
-    let (batch_size, step, steps) = (mode.pick(5_000, 100), mode.pick(40_000, 400), mode.pick(15, 3));
+    let interval = mode.pick(Duration::from_millis(40), Duration::from_millis(2));
+    let (batch_size, step, steps) = (mode.pick(5_000, 100), mode.pick(40_000, 400), mode.pick(11, 3));
     let servers = Servers::start(Durability::Full).await;
-    // Batches follow each other within seconds here, not within minutes.
+    // Events are hot for seconds here, not for weeks.
     servers.execute("postgres", "ALTER SYSTEM SET autovacuum_naptime = '1s'").await;
     servers.execute("postgres", "SELECT pg_reload_conf()").await;
     servers.execute("postgres", &format!("CREATE DATABASE {DATABASE}")).await;
     let store = servers.store(DATABASE, batch_size).await;
+    let load = Load { store: Arc::clone(&store), interval, hot_for, newest_position: AtomicI64::new(0) };
 
-    // What publishers feel without an archiver, on the same table.
-    let mut alone = publish(&store, step, hot_for).await;
-    let alone = percentile(&mut alone, 99);
     let over = CancellationToken::new();
-    let archiving = tokio::spawn(archive(Arc::clone(&store), over.clone()));
     let reading = tokio::spawn(read(Arc::clone(&store), over.clone()));
-    let (mut rows, mut sizes, mut p99s) = (Vec::new(), Vec::new(), Vec::new());
-    for published in (1..=steps).map(|number| number * step) {
-        let p99 = percentile(&mut publish(&store, step, hot_for).await, 99);
+    let alone = load.run(step).await;
+    let archiving = tokio::spawn(archive(Arc::clone(&store), over.clone()));
+    let (mut rows, mut sizes, mut felt) = (Vec::new(), Vec::new(), Vec::new());
+    for published in (2..=steps + 1).map(|number| number * step) {
+        let beside = load.run(step).await;
         let (hot, bytes): (i64, i64) = figures(&servers).await;
         sizes.push((published as f64, bytes as f64 / 1e6));
-        p99s.push(p99);
         rows.push([
             count(published as f64),
             count(hot as f64),
             format!("{:.1} MB", bytes as f64 / 1e6),
-            format!("{p99:.1} ms"),
+            format!("{:.1} ms", beside.publish),
+            format!("{:.1} ms", beside.read),
         ]);
+        felt.push(beside);
     }
     over.cancel();
     let archived = archiving.await.expect("archiving does not panic");
@@ -67,12 +86,15 @@ pub async fn run(mode: Mode) -> Report {
 
     let mut report = Report::new("Steady state");
     report.paragraph(format!(
-        "{PUBLISHERS} publishers, {CALL_EVENTS} events of 840 bytes a call, one reader that pages through the whole log, \
-         and an archiver with batches of {batch_size}; events are archived {} s after they were published. Autovacuum \
-         looks every second instead of every minute, since time is short.",
+        "{PUBLISHERS} publishers, {CALL_EVENTS} events of 840 bytes a call, each with a call every {} ms; one reader of the \
+         newest {PAGE_EVENTS} events at the same pace; one who pages through the whole log, and an archiver with batches of \
+         {batch_size}. Events are archived {} s after they were published. How long a call took counts from when it was \
+         due. Autovacuum looks every second instead of every minute, since events are hot for seconds instead of weeks.",
+        interval.as_millis(),
         hot_for.as_secs()
     ));
-    report.table(["published", "hot events", "table with indexes", "publish p99"], rows);
+    let heads = ["published", "hot events", "table with indexes", "publish p99", "hot read p99"];
+    report.table(heads, rows);
     report.plot(Plot {
         name: "steady_state",
         title: "Size of the table of hot events".into(),
@@ -80,35 +102,55 @@ pub async fn run(mode: Mode) -> Report {
         y: "MB",
         lines: vec![("with indexes".into(), sizes)],
     });
+    let beside = |of: fn(&Felt) -> f64| median(felt.iter().map(of).collect());
     report.paragraph(format!(
         "{} events were archived meanwhile, and {reads} pages read. At the end the table had {:.1} MB (at most {most_hot:.1} \
-         MB before), and the same rows freshly loaded have {:.1} MB: {}. Publishing without an archiver had a p99 of \
-         {alone:.1} ms, and beside it {:.1} ms, the median of the rows.",
+         MB before), and the same rows freshly loaded have {:.1} MB: {}. Without the archiver, publishing \
+         had a p99 of {:.1} ms and reading one of {:.1} ms; beside it {:.1} ms and {:.1} ms, the medians of the rows.",
         count(archived as f64),
         bytes as f64 / 1e6,
         fresh as f64 / 1e6,
         ratio(bytes as f64 / fresh as f64),
-        median(p99s),
+        alone.publish,
+        alone.read,
+        beside(|felt| felt.publish),
+        beside(|felt| felt.read),
     ));
     report
 }
 
-/// Publishes so many events, and says how many milliseconds each call took.
-async fn publish(store: &Arc<Store>, events: u64, hot_for: Duration) -> Vec<f64> {
-    let publishers = (0..PUBLISHERS).map(|_| {
-        let store = Arc::clone(store);
-        tokio::spawn(async move {
-            let mut took = Vec::new();
-            for _ in 0..events / PUBLISHERS / CALL_EVENTS {
-                let batch = (0..CALL_EVENTS).map(|number| young_event(number, hot_for)).collect();
-                let began = Instant::now();
-                store.publish(&events::log(), batch).await.expect("it can be published");
-                took.push(began.elapsed().as_secs_f64() * 1e3);
-            }
-            took
-        })
-    });
-    join_all(publishers).await.into_iter().flat_map(|took| took.expect("publishing does not panic")).collect()
+impl Load {
+    /// Publishes so many events.
+    async fn run(&self, events: u64) -> Felt {
+        let calls = events / u64::from(PUBLISHERS) / CALL_EVENTS;
+        let publishers = (0..PUBLISHERS).map(|publisher| {
+            self.repeat(calls, self.interval * publisher / PUBLISHERS, async || {
+                let batch = (0..CALL_EVENTS).map(|number| young_event(number, self.hot_for)).collect();
+                let published = self.store.publish(&events::log(), batch).await.expect("it can be published");
+                let newest = published.last().map_or(0, |last| last.position);
+                self.newest_position.fetch_max(newest, Ordering::Relaxed);
+            })
+        });
+        let reader = self.repeat(calls, self.interval / PUBLISHERS / 2, async || {
+            let from = self.newest_position.load(Ordering::Relaxed) - PAGE_EVENTS + 1;
+            let query = Query { filter: Filter::All, from: from.max(1), skip: 0, limit: PAGE_EVENTS };
+            self.store.read(&events::log(), &query).await.expect("hot events can be read");
+        });
+        let (publishes, mut reads) = tokio::join!(join_all(publishers), reader);
+        Felt { publish: percentile(&mut publishes.concat(), 99), read: percentile(&mut reads, 99) }
+    }
+
+    /// Calls at an even pace, and says how many milliseconds after it was due each was over.
+    async fn repeat(&self, calls: u64, offset: Duration, call: impl AsyncFn()) -> Vec<f64> {
+        let (mut due, mut took) = (Instant::now() + offset, Vec::new());
+        for _ in 0..calls {
+            tokio::time::sleep_until(due).await;
+            call().await;
+            took.push(due.elapsed().as_secs_f64() * 1e3);
+            due += self.interval;
+        }
+        took
+    }
 }
 
 /// Old enough for the archiver before long.
@@ -132,7 +174,7 @@ async fn archive(store: Arc<Store>, over: CancellationToken) -> i64 {
 async fn read(store: Arc<Store>, over: CancellationToken) -> usize {
     let (mut pages, mut from) = (0, 1);
     while !over.is_cancelled() {
-        let query = Query { filter: Filter::All, from, skip: 0, limit: 100 };
+        let query = Query { filter: Filter::All, from, skip: 0, limit: PAGE_EVENTS };
         let page = store.read(&events::log(), &query).await.expect("the log can be read");
         from = page.events.last().map_or(1, |last| last.position + 1);
         pages += 1;

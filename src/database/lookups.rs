@@ -275,18 +275,21 @@ async fn led_to(
     let mut firsts: Vec<i64> = hashes.iter().map(|hash| hash.0).collect();
     firsts.sort_unstable();
     firsts.dedup();
-    let mut found: BTreeMap<Uuid, Vec<Entry>> = BTreeMap::new();
-    let mut archive_ids = Vec::new();
-    let mut pages = found_pages(connection, (topic_id, archive_id), kind, firsts);
-    while let Some((of_next, page)) = pages.try_next().await? {
-        archive_ids = of_next.unwrap_or(archive_ids);
-        for entry in entries_of(kind, &page)?.into_iter().filter(|entry| wanted.contains(&(entry.head, entry.tail))) {
-            // What is about an archive that is kept elsewhere by now, or is no more, does not count.
-            if let Some(Some(archive_id)) = archive_ids.get(entry.ordinal as usize) {
-                found.entry(*archive_id).or_default().push(entry);
-            }
+    // A lookup that was merged meanwhile is looked through again in what it became.
+    let found = loop {
+        let mut found: BTreeMap<Uuid, Vec<Entry>> = BTreeMap::new();
+        let mut pages = found_pages(connection, (topic_id, archive_id), kind, &firsts);
+        while let Some((lookup_id, page)) = pages.try_next().await? {
+            let wanted =
+                entries_of(kind, &page)?.into_iter().filter(|entry| wanted.contains(&(entry.head, entry.tail)));
+            found.entry(lookup_id).or_default().extend(wanted);
         }
-    }
+        drop(pages);
+        found.retain(|_, entries| !entries.is_empty());
+        if let Some(found) = by_archive(connection, topic_id, found).await? {
+            break found;
+        }
+    };
     let mut led_to = Vec::new();
     for (archive_id, mut entries) in found {
         // Some runs may say something of one member.
@@ -296,17 +299,57 @@ async fn led_to(
     Ok(led_to)
 }
 
-/// The archives that a page is about, by their ordinals, where they are others than those of the page before; and its
-/// entries.
-type FoundPage = (Option<Vec<Option<Uuid>>>, Vec<u8>);
-
-/// The pages that could hold one of these hashes, each once. One statement: lookups may be merged behind it.
-fn found_pages(
+/// Entries by the archives that they lead to. What is about an archive that is kept elsewhere by now, or is no more, does
+/// not count. `None` if one of the lookups is gone.
+///
+/// A merge names a hundred archives, of which an entry means one: their names are asked for where there is an entry.
+async fn by_archive(
     connection: &mut PgConnection,
+    topic_id: i64,
+    by_lookup: BTreeMap<Uuid, Vec<Entry>>,
+) -> Result<Option<BTreeMap<Uuid, Vec<Entry>>>, Error> {
+    let (lookups, entries): (Vec<Uuid>, Vec<Entry>) = by_lookup
+        .into_iter()
+        .flat_map(|(lookup_id, entries)| entries.into_iter().map(move |entry| (lookup_id, entry)))
+        .unzip();
+    if entries.is_empty() {
+        return Ok(Some(BTreeMap::new()));
+    }
+    let ordinals: Vec<i32> = entries
+        .iter()
+        .map(|entry| i32::try_from(i64::from(entry.ordinal) + 1))
+        .collect::<Result<_, _>>()
+        .map_err(|_| Error::Damaged("a lookup page leads to an archive that no merge has".into()))?;
+    let rows: Vec<(bool, Option<Uuid>)> = sqlx::query_as(
+        "SELECT lookups.id IS NOT NULL, lookups.archive_ids[entry.ordinal]
+         FROM unnest($2::uuid[], $3::integer[]) WITH ORDINALITY AS entry (lookup_id, ordinal, number)
+         LEFT JOIN lookups ON lookups.topic_id = $1 AND lookups.id = entry.lookup_id
+         ORDER BY entry.number",
+    )
+    .bind(topic_id)
+    .bind(lookups)
+    .bind(ordinals)
+    .fetch_all(connection)
+    .await?;
+    let mut found: BTreeMap<Uuid, Vec<Entry>> = BTreeMap::new();
+    for ((is_there, archive_id), entry) in rows.into_iter().zip(entries) {
+        if !is_there {
+            return Ok(None);
+        }
+        if let Some(archive_id) = archive_id {
+            found.entry(archive_id).or_default().push(entry);
+        }
+    }
+    Ok(Some(found))
+}
+
+/// The pages that could hold one of these hashes, each once, with the lookups that they belong to.
+fn found_pages<'a>(
+    connection: &'a mut PgConnection,
     (topic_id, archive_id): (i64, Option<Uuid>),
     kind: Kind,
-    hashes: Vec<i64>,
-) -> BoxStream<'_, Result<FoundPage, Error>> {
+    hashes: &'a [i64],
+) -> BoxStream<'a, Result<(Uuid, Vec<u8>), Error>> {
     sqlx::query(
         "WITH found AS (
              SELECT DISTINCT lookups.id AS lookup_id, runs.run, page.first_hash
@@ -322,13 +365,9 @@ fn found_pages(
              ) AS page
              WHERE lookups.topic_id = $1 AND ($4::uuid IS NULL OR $4 = ANY(lookups.archive_ids))
          )
-         SELECT CASE WHEN found.is_first THEN (SELECT archive_ids FROM lookups WHERE topic_id = $1 AND id = lookup_id) END,
-                lookup_pages.entries
-         FROM (SELECT *, row_number() OVER (PARTITION BY lookup_id ORDER BY run, first_hash) = 1 AS is_first FROM found)
-              AS found
-         JOIN lookup_pages USING (lookup_id, run, first_hash)
-         WHERE lookup_pages.topic_id = $1 AND lookup_pages.kind = $2
-         ORDER BY lookup_id, run, first_hash",
+         SELECT lookup_id, lookup_pages.entries
+         FROM found JOIN lookup_pages USING (lookup_id, run, first_hash)
+         WHERE lookup_pages.topic_id = $1 AND lookup_pages.kind = $2",
     )
     .bind(topic_id)
     .bind(kind as i16)

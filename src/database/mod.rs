@@ -168,6 +168,7 @@ impl Database {
         let pool = |connections_max| {
             PgPoolOptions::new()
                 .max_connections(connections_max)
+                .after_connect(|connection, _| Box::pin(connections::set_up(connection)))
                 .acquire_timeout(ACQUIRE_TIMEOUT)
                 .connect_lazy_with(options.clone())
         };

@@ -14,6 +14,8 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::BytesMut;
+use futures::stream::{self, TryStreamExt};
 use s3s::dto;
 use s3s::{S3, S3Request, S3Response, S3Result, s3_error};
 use s3s_fs::FileSystem;
@@ -22,6 +24,8 @@ use super::{Durability, Error, uploads};
 
 /// What a file name may have on the file systems in use.
 const FILE_NAME_BYTES_MAX: usize = 255;
+/// Of an object, that are sent at once.
+const PIECE_BYTES: usize = 256 * 1024;
 
 /// The objects under one folder.
 #[derive(Debug)]
@@ -96,6 +100,25 @@ fn if_missing(error: io::Error) -> io::Result<()> {
     if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
 }
 
+/// s3s-fs gives pieces of 4 KiB, each of which would be sent, and wake who reads it, by itself.
+fn in_large_pieces(mut output: dto::GetObjectOutput) -> dto::GetObjectOutput {
+    let length = output.content_length.and_then(|length| usize::try_from(length).ok()).unwrap_or_default();
+    output.body = output.body.map(|body| {
+        let pieces = stream::try_unfold((body, length), async |(mut body, rest)| {
+            let mut piece = BytesMut::new();
+            while piece.len() < rest.min(PIECE_BYTES)
+                && let Some(small) = body.try_next().await.map_err(io::Error::other)?
+            {
+                piece.extend_from_slice(&small);
+            }
+            let rest = rest.saturating_sub(piece.len());
+            Ok::<_, io::Error>((!piece.is_empty()).then(|| (piece.freeze(), (body, rest))))
+        });
+        dto::StreamingBlob::wrap(pieces)
+    });
+    output
+}
+
 #[async_trait::async_trait]
 impl S3 for Objects {
     async fn get_object(&self, request: S3Request<dto::GetObjectInput>) -> S3Result<S3Response<dto::GetObjectOutput>> {
@@ -105,7 +128,7 @@ impl S3 for Objects {
             (Some(dto::ETagCondition::ETag(expected)), Some(etag)) if !expected.strong_cmp(etag) => {
                 Err(s3_error!(PreconditionFailed))
             }
-            _ => Ok(response),
+            _ => Ok(response.map_output(in_large_pieces)),
         }
     }
 

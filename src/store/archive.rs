@@ -22,7 +22,7 @@ use crate::event::{Event, Instant, Log};
 use crate::store::contents::Contents;
 use crate::store::lease::another_writer;
 use crate::store::object::{Export, Object};
-use crate::store::{Error, Store};
+use crate::store::{Error, Store, background};
 
 /// A batch that was chosen, and whose intent is written.
 pub struct Batch<'a> {
@@ -50,9 +50,8 @@ pub(super) async fn read_member(scan: &mut Scan, log: &Log, row: &MemberRow) -> 
     let MemberRow { byte_start, byte_end, json_bytes, first_position, last_position, count, .. } = *row;
     let compressed = scan.next(byte_end - byte_start).await?;
     let log = log.clone();
-    let decoded = tokio::task::spawn_blocking(move || {
-        decode_member(&log, &compressed, json_bytes, (first_position, last_position, count))
-    });
+    let decoded =
+        background::spawn(move || decode_member(&log, &compressed, json_bytes, (first_position, last_position, count)));
     let member = decoded.await.expect("decoding does not panic").map_err(|why| scan.damaged(why))?;
     Ok(member.events)
 }

@@ -9,9 +9,9 @@ use uuid::Uuid;
 use crate::bucket::{MemberText, ObjectMetadata, Scan, decompress_member};
 use crate::database::{Archive, HashKey, LookupRun, MemberRow};
 use crate::event::{Event, Instant, Log};
-use crate::store::Error;
 use crate::store::archive::PositionRanges;
 use crate::store::overlay::Overlay;
+use crate::store::{Error, background};
 
 /// An object that was read to its end.
 pub(super) struct Contents {
@@ -117,7 +117,7 @@ impl ContentsReader {
         };
         let member = u16::try_from(self.members.len()).map_err(|_| self.scan.damaged("it has too many members"))?;
         let mut census = self.census.take().expect("one member is read after the other");
-        let read = tokio::task::spawn_blocking(move || {
+        let read = background::spawn(move || {
             let read = census.read(&text, member, kept.as_mut());
             (census, kept, read)
         });
@@ -142,7 +142,7 @@ impl ContentsReader {
         let Some(written) = &mut self.written else { return Ok(self.scan.next_member().await?) };
         let Some((bytes, json_bytes)) = written.next() else { return Ok(None) };
         let compressed = self.scan.next(bytes).await?;
-        let decompressed = tokio::task::spawn_blocking(move || decompress_member(&compressed, json_bytes));
+        let decompressed = background::spawn(move || decompress_member(&compressed, json_bytes));
         let text = decompressed.await.expect("decompressing does not panic").map_err(|why| self.scan.damaged(why))?;
         Ok(Some(text))
     }

@@ -5,6 +5,7 @@
 //! step; what lies in the bucket without one is an orphan that an intent knows of. `docs/design.md` draws the steps.
 
 mod archive;
+mod background;
 mod contents;
 mod edit;
 mod find;

@@ -10,7 +10,7 @@ use crate::database::{self, Intent, LookupRun, Topic, UploadedFacts};
 use crate::event::BorrowedEvent;
 use crate::store::archive::PositionRanges;
 use crate::store::contents::{Contents, ContentsReader};
-use crate::store::{Error, Store};
+use crate::store::{Error, Store, background};
 
 /// Members that are compressed at once, or wait for it.
 const COMPRESSIONS_MAX: usize = 4;
@@ -52,7 +52,7 @@ impl Pipeline<'_> {
         if u16::try_from(member.member).is_err() {
             return Err(Error::Refused("the batch has more than 65,536 members: lower STREAMS_ARCHIVE_SIZE".into()));
         }
-        self.compressing.push_back(tokio::task::spawn_blocking(move || member.compress()));
+        self.compressing.push_back(background::spawn(move || member.compress()));
         while self.compressing.len() >= COMPRESSIONS_MAX {
             self.write_next().await?;
         }

@@ -14,7 +14,7 @@ use crate::bucket::{Bucket, EncodedMember, ObjectMetadata, RawMember, Scan, Uplo
 use crate::database::{self, Archive, Intent, Lease, MemberRow, PendingEdit, Topic, UploadedFacts};
 use crate::event::Log;
 use crate::store::overlay::Overlay;
-use crate::store::{Error, Store};
+use crate::store::{Error, Store, background};
 
 /// A rewrite whose intent is written.
 pub struct Rewrite<'a> {
@@ -157,8 +157,7 @@ impl<'a> Rewrite<'a> {
             if is_touched(old) {
                 let (log, old, overlay) = (self.topic.log.clone(), old.clone(), Arc::clone(&overlay));
                 let is_last = index + 1 == self.members.len();
-                let edited =
-                    tokio::task::spawn_blocking(move || edit_member(&log, &old, &compressed, &overlay, is_last));
+                let edited = background::spawn(move || edit_member(&log, &old, &compressed, &overlay, is_last));
                 let encoded = edited.await.expect("encoding does not panic").map_err(|why| scan.damaged(why))?;
                 row.json_bytes = encoded.json_bytes;
                 compressed = encoded.bytes.into();

@@ -11,6 +11,8 @@ use crate::event::{Event, Metadata};
 
 /// The topic, the position, and the columns of an event.
 const COPIED_COLUMNS: i16 = 13;
+/// Sent at once, at least.
+const COPIED_BYTES: usize = 256 * 1024;
 
 /// The first twelve parameters, which `bind_events` binds, as rows.
 macro_rules! bound_events {
@@ -84,24 +86,51 @@ macro_rules! move_end {
     };
 }
 
+/// The rows of an append, from what moved the end of the log and from where its parameters are.
+macro_rules! append {
+    ($topic:expr, $rows:expr) => {
+        concat!(
+            "WITH topic AS (",
+            $topic,
+            "), appended AS (INSERT INTO events (topic_id, position, ",
+            columns!(),
+            ") SELECT topic_id, end_position + position, ",
+            columns!(),
+            " FROM topic, ",
+            $rows,
+            ") SELECT end_position FROM topic"
+        )
+    };
+}
+
+/// One event as a row, from the same parameters as those of `bound_events!`, each of which is a single value.
+macro_rules! bound_event {
+    () => {
+        concat!(
+            "(SELECT $1::bigint, $2::bigint, $3::bigint, $4::text, $5::text, $6::text, $7::text, $8::text, $9::text, ",
+            "$10::text, $11::text, $12::text) AS new (position, ",
+            columns!(),
+            ")"
+        )
+    };
+}
+
 /// Puts events behind the end of their log, which bear the positions from 1 on until then, and says where that end
 /// was. One statement, and a transaction by itself. `None`, and nothing happened, if an id is hot already, or if events
 /// of the topic left their rows or came back into them since it was read.
 pub async fn append(connection: &mut PgConnection, topic: &Topic, events: &[Event]) -> Result<Option<i64>, Error> {
-    let append = sqlx::query(concat!(
-        "WITH topic AS (",
-        move_end!("$4", "$13", "$14", "$15", "$16", "$17"),
-        "), appended AS (
-             INSERT INTO events (topic_id, position, ",
-        columns!(),
-        ") SELECT topic_id, end_position + position, ",
-        columns!(),
-        " FROM topic, ",
-        bound_events!(),
-        ")
-         SELECT end_position FROM topic"
-    ));
-    let append = bind_events(append, events).bind(events.len() as i64).bind(topic.id);
+    let append = match events {
+        // Most calls bring one, and where nobody else publishes that is all there is.
+        [event] => bind_event(
+            sqlx::query(append!(move_end!("ARRAY[$4]", "$13", "$14", "$15", "$16", "$17"), bound_event!())),
+            event,
+        ),
+        events => bind_events(
+            sqlx::query(append!(move_end!("$4", "$13", "$14", "$15", "$16", "$17"), bound_events!())),
+            events,
+        ),
+    };
+    let append = append.bind(events.len() as i64).bind(topic.id);
     let append = append.bind(topic.archived_count).bind(topic.restored_count).bind(topic.deleted_count);
     unless_known(append.fetch_optional(connection).await)?.map(|row| Ok(row.try_get("end_position")?)).transpose()
 }
@@ -120,6 +149,8 @@ pub async fn append_many(connection: &mut PgConnection, topic: &Topic, events: &
         .map(|row| row.try_get("end_position"))
         .transpose()?;
     let Some(end_position) = end_position else { return Ok(None) };
+    let statement = concat!("COPY events (topic_id, position, ", columns!(), ") FROM STDIN (FORMAT binary)");
+    let mut copy = connection.copy_in_raw(statement).await?;
     let mut rows = Rows::new();
     for event in events {
         let Event { position, id, stream, event_type, reason, raised_at, metadata, payload, gdpr: _ } = event;
@@ -132,9 +163,11 @@ pub async fn append_many(connection: &mut PgConnection, topic: &Topic, events: &
             rows.text(text);
         }
         rows.text_or_null(event.gdpr_json().as_deref());
+        // Postgres inserts what it has while more is written.
+        if rows.len() >= COPIED_BYTES {
+            copy.send(rows.take()).await?;
+        }
     }
-    let statement = concat!("COPY events (topic_id, position, ", columns!(), ") FROM STDIN (FORMAT binary)");
-    let mut copy = connection.copy_in_raw(statement).await?;
     copy.send(rows.finish()).await?;
     Ok(unless_known(copy.finish().await.map(Some))?.map(|_| end_position))
 }
@@ -164,6 +197,25 @@ fn bind_events<'q>(query: Query<'q, Postgres, PgArguments>, events: &'q [Event])
         .bind(texts(events, |event| &event.metadata.user_id))
         .bind(texts(events, |event| event.payload.as_str()))
         .bind(gdpr)
+}
+
+/// Binds the parameters of `bound_event!`.
+fn bind_event<'q>(query: Query<'q, Postgres, PgArguments>, event: &'q Event) -> Query<'q, Postgres, PgArguments> {
+    let Event { position, id, stream, event_type, reason, raised_at, metadata, payload, gdpr: _ } = event;
+    let Metadata { correlation_id, causation_id, user_id, deployment_id } = metadata;
+    query
+        .bind(position)
+        .bind(raised_at.unix_nanos())
+        .bind(deployment_id)
+        .bind(id)
+        .bind(stream)
+        .bind(event_type)
+        .bind(reason)
+        .bind(correlation_id)
+        .bind(causation_id)
+        .bind(user_id)
+        .bind(payload.as_str())
+        .bind(event.gdpr_json())
 }
 
 fn texts(events: &[Event], field: fn(&Event) -> &str) -> Vec<&str> {

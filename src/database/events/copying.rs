@@ -39,6 +39,15 @@ impl Rows {
         self.0.extend_from_slice(bytes);
     }
 
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// What there is of them so far.
+    pub fn take(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.0)
+    }
+
     pub fn finish(mut self) -> Vec<u8> {
         self.begin(END);
         self.0

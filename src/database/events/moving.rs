@@ -10,6 +10,9 @@ const POSITIONS_AT_ONCE: usize = 10_000;
 
 /// The positions that a batch reaches from and to: the first `batch_size` old ones in order of position that nothing
 /// holds at this moment. `None` if there are fewer.
+///
+/// Whether there are enough is counted by age, which is cheap where most events are young; where they are is looked up
+/// by position. A sum is in no index: else the planner may read every old event, and sort them, to find the first.
 pub async fn eligible_batch(
     connection: &mut PgConnection,
     topic_id: i64,
@@ -41,7 +44,7 @@ pub async fn eligible_batch(
     let row = sqlx::query(
         "SELECT min(position) AS first_position, max(position) AS last_position FROM (
              SELECT position FROM events
-             WHERE topic_id = $1 AND raised_at <= $2 AND (held_until IS NULL OR held_until <= $4)
+             WHERE topic_id = $1 AND raised_at + 0 <= $2 AND (held_until IS NULL OR held_until <= $4)
              ORDER BY position
              LIMIT $3
          ) AS eligible",

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use futures::future::join_all;
 
 use super::{BATCH, Scene, Verb};
-use crate::support::{StatementFate, settings};
+use crate::support::{SET_UP, StatementFate, settings};
 
 /// What it is called, and what becomes of a statement.
 type Disturbance = (&'static str, fn() -> StatementFate);
@@ -32,7 +32,7 @@ async fn disturb_each(verb: Verb, counted: Counted, min: usize, (name, fate): Di
         let (mut count, reached) = (0, Arc::new(OnceLock::new()));
         let disturbed = Arc::clone(&reached);
         postgres.script(move |statement| {
-            let is_counted = counted == Counted::All || statement == "COMMIT";
+            let is_counted = (counted == Counted::All && statement != SET_UP) || statement == "COMMIT";
             count += usize::from(is_counted);
             if is_counted && count == k {
                 disturbed.get_or_init(|| statement.to_owned());
@@ -82,6 +82,30 @@ async fn a_commit_may_be_the_last_that_happens_for_now() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_may_give_way_to_another_transaction() {
     disturb_commits(("serialization failure", || StatementFate::Refuse("40001")), false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_breaks_off_before_it_is_set_up_is_replaced() {
+    for (verb, ..) in VERBS {
+        let mut scene = Scene::new().await;
+        let postgres = scene.world.postgres_proxy().await;
+        let store = scene.world.store_behind(&postgres, settings(BATCH as u64));
+        scene.prepare(verb).await;
+        let (lost, seen) = (Arc::new(OnceLock::new()), Arc::new(OnceLock::new()));
+        let (at, again) = (Arc::clone(&lost), Arc::clone(&seen));
+        postgres.script(move |statement| match statement == SET_UP && at.set(()).is_ok() {
+            true => StatementFate::LoseStatement,
+            false => {
+                again.get_or_init(|| at.get().is_some() && statement == SET_UP);
+                StatementFate::Pass
+            }
+        });
+        let outcome = scene.attempt(&store, verb).await;
+        postgres.heal();
+        assert!(outcome.is_ok() && lost.get().is_some() && seen.get() == Some(&true), "{verb:?}: {outcome:?}");
+        scene.make_up(verb, &outcome, &format!("{verb:?}")).await;
+        scene.finish().await;
+    }
 }
 
 /// Whoever publishes or edits hears nothing of it. Reads take no lock that another transaction could wait for.

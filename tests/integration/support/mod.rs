@@ -18,7 +18,7 @@ mod world;
 pub use events::{DAY_NANOS, event, now, old_event, payload, young_event};
 pub use loss::Loss;
 pub use postgres::OwnPostgres;
-pub use postgres_proxy::{PostgresProxy, StatementFate};
+pub use postgres_proxy::{PostgresProxy, SET_UP, StatementFate};
 pub use program::{Ended, Program};
 pub use proxy::{Fate, Gate, Kind, Proxy};
 pub use raw::{MARKER, PROBE_PREFIX, RawBucket, unzip};

@@ -20,6 +20,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::proxy::{Gate, lock};
 
+/// What every connection begins with. Where it is lost, another connection is made, and nobody hears of it.
+pub const SET_UP: &str = "SET jit = off";
+
 /// What becomes of a statement.
 pub enum StatementFate {
     Pass,
