@@ -42,6 +42,11 @@ impl HashKey {
         let hash = hasher.finish128();
         ((hash.h1 >> 1) as i64, hash.h2)
     }
+
+    /// What lookups keep of an event's id: two ids can share it.
+    pub fn fingerprint(self, id: &str) -> u64 {
+        head(self.hash(id).0)
+    }
 }
 
 /// A run in the making: hash and member of each event, of its stream and of its GDPR ids.
@@ -198,7 +203,7 @@ pub async fn leads_to(
             let mut made = entries_for(kind, &hashes);
             combine(kind, &mut made);
             let wanted: Vec<Hash> = hashes.into_iter().map(|(hash, _)| hash).collect();
-            let found = match led_to(connection, (topic_id, Some(archive_id)), kind, &wanted).await {
+            let found = match led_to(connection, (topic_id, Among::Of(archive_id)), kind, &wanted).await {
                 Err(Error::Damaged(_)) => return Ok(false),
                 found => found?,
             };
@@ -215,14 +220,57 @@ pub async fn leads_to(
     Ok(true)
 }
 
-/// Members that perhaps hold one of these event ids.
+/// The lookups of live archives, with the archives that they say something of; of those that are known, nothing.
+pub async fn live_lookups(
+    connection: &mut PgConnection,
+    topic_id: i64,
+    known_ids: &[Uuid],
+) -> Result<Vec<(Uuid, Vec<Uuid>)>, Error> {
+    Ok(sqlx::query_as(
+        "SELECT id, CASE WHEN id = ANY($2) THEN '{}' ELSE array_remove(archive_ids, NULL) END
+         FROM lookups
+         WHERE topic_id = $1
+           AND (id = ANY($2)
+                OR EXISTS (SELECT FROM archives WHERE archives.topic_id = $1 AND archives.id = ANY(archive_ids)))
+         ORDER BY id",
+    )
+    .bind(topic_id)
+    .bind(known_ids)
+    .fetch_all(connection)
+    .await?)
+}
+
+/// Gives the fingerprints of all events that a lookup leads to, a page at a time.
+pub async fn fingerprints(
+    connection: &mut PgConnection,
+    topic_id: i64,
+    lookup_id: Uuid,
+    mut each: impl FnMut(&[u64]),
+) -> Result<(), Error> {
+    let mut pages =
+        sqlx::query_scalar("SELECT entries FROM lookup_pages WHERE topic_id = $1 AND lookup_id = $2 AND kind = $3")
+            .bind(topic_id)
+            .bind(lookup_id)
+            .bind(Kind::Event as i16)
+            .fetch(connection);
+    while let Some(page) = pages.try_next().await? {
+        let page: Vec<u8> = page;
+        let fingerprints: Vec<u64> = entries_of(Kind::Event, &page)?.iter().map(|entry| entry.head).collect();
+        each(&fingerprints);
+    }
+    Ok(())
+}
+
+/// Members that perhaps hold one of these event ids, without a look at some lookups.
 pub async fn members_with_ids(
     connection: &mut PgConnection,
     topic_id: i64,
     key: HashKey,
     ids: &[String],
+    except: &[Uuid],
 ) -> Result<Vec<(Uuid, i32)>, Error> {
-    members_with(connection, topic_id, Kind::Event, ids.iter().map(|id| key.hash(id)).collect()).await
+    let hashes = ids.iter().map(|id| key.hash(id)).collect();
+    members_with(connection, (topic_id, Among::AllBut(except)), Kind::Event, hashes).await
 }
 
 /// Members that perhaps hold a field with this GDPR id that showed its value when it was archived.
@@ -232,16 +280,16 @@ pub async fn members_with_gdpr_id(
     key: HashKey,
     gdpr_id: &str,
 ) -> Result<Vec<(Uuid, i32)>, Error> {
-    members_with(connection, topic_id, Kind::Gdpr, vec![key.hash(gdpr_id)]).await
+    members_with(connection, (topic_id, Among::AllBut(&[])), Kind::Gdpr, vec![key.hash(gdpr_id)]).await
 }
 
 async fn members_with(
     connection: &mut PgConnection,
-    topic_id: i64,
+    among: (i64, Among<'_>),
     kind: Kind,
     hashes: Vec<Hash>,
 ) -> Result<Vec<(Uuid, i32)>, Error> {
-    let found = led_to(connection, (topic_id, None), kind, &hashes).await?;
+    let found = led_to(connection, among, kind, &hashes).await?;
     let mut members: Vec<(Uuid, i32)> =
         found.into_iter().map(|(archive_id, entry)| (archive_id, entry.member as i32)).collect();
     members.sort_unstable();
@@ -256,14 +304,22 @@ pub async fn members_with_stream(
     key: HashKey,
     stream: &str,
 ) -> Result<BTreeMap<(Uuid, i32), i64>, Error> {
-    let found = led_to(connection, (topic_id, None), Kind::Stream, &[key.hash(stream)]).await?;
+    let found = led_to(connection, (topic_id, Among::AllBut(&[])), Kind::Stream, &[key.hash(stream)]).await?;
     Ok(found.into_iter().map(|(archive_id, entry)| ((archive_id, entry.member as i32), entry.count.into())).collect())
 }
 
-/// Where these hashes lead to, in all archives of a topic or in those that are kept together with one.
+/// Which lookups of a topic are looked through.
+#[derive(Clone, Copy)]
+enum Among<'a> {
+    /// Those that say something of this archive.
+    Of(Uuid),
+    AllBut(&'a [Uuid]),
+}
+
+/// Where these hashes lead to.
 async fn led_to(
     connection: &mut PgConnection,
-    (topic_id, archive_id): (i64, Option<Uuid>),
+    (topic_id, among): (i64, Among<'_>),
     kind: Kind,
     hashes: &[Hash],
 ) -> Result<Vec<(Uuid, Entry)>, Error> {
@@ -278,7 +334,7 @@ async fn led_to(
     // A lookup that was merged meanwhile is looked through again in what it became.
     let found = loop {
         let mut found: BTreeMap<Uuid, Vec<Entry>> = BTreeMap::new();
-        let mut pages = found_pages(connection, (topic_id, archive_id), kind, &firsts);
+        let mut pages = found_pages(connection, (topic_id, among), kind, &firsts);
         while let Some((lookup_id, page)) = pages.try_next().await? {
             let wanted =
                 entries_of(kind, &page)?.into_iter().filter(|entry| wanted.contains(&(entry.head, entry.tail)));
@@ -346,10 +402,14 @@ async fn by_archive(
 /// The pages that could hold one of these hashes, each once, with the lookups that they belong to.
 fn found_pages<'a>(
     connection: &'a mut PgConnection,
-    (topic_id, archive_id): (i64, Option<Uuid>),
+    (topic_id, among): (i64, Among<'a>),
     kind: Kind,
     hashes: &'a [i64],
 ) -> BoxStream<'a, Result<(Uuid, Vec<u8>), Error>> {
+    let (archive_id, except) = match among {
+        Among::Of(archive_id) => (Some(archive_id), &[][..]),
+        Among::AllBut(except) => (None, except),
+    };
     sqlx::query(
         "WITH found AS (
              SELECT DISTINCT lookups.id AS lookup_id, runs.run, page.first_hash
@@ -364,6 +424,7 @@ fn found_pages<'a>(
                  LIMIT 1
              ) AS page
              WHERE lookups.topic_id = $1 AND ($4::uuid IS NULL OR $4 = ANY(lookups.archive_ids))
+               AND lookups.id <> ALL($5)
          )
          SELECT lookup_id, lookup_pages.entries
          FROM found JOIN lookup_pages USING (lookup_id, run, first_hash)
@@ -373,6 +434,7 @@ fn found_pages<'a>(
     .bind(kind as i16)
     .bind(hashes)
     .bind(archive_id)
+    .bind(except)
     .fetch(connection)
     .map(|row| {
         let row = row?;

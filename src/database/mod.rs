@@ -60,8 +60,8 @@ pub use intents::{
 pub use introduced::{delete_introduced_gdpr_ids, insert_introduced_gdpr_id, introduced_gdpr_id, introduced_gdpr_ids};
 pub use leases::{Lease, check_lease, release_lease, renew_lease, take_lease};
 pub use lookups::{
-    HashKey, LookupRun, Merge, delete_lookups, due_merge, hash_key, insert_run, leads_to, members_with_gdpr_id,
-    members_with_ids, members_with_stream, merge_lookups, topics_with_due_merges,
+    HashKey, LookupRun, Merge, delete_lookups, due_merge, fingerprints, hash_key, insert_run, leads_to, live_lookups,
+    members_with_gdpr_id, members_with_ids, members_with_stream, merge_lookups, topics_with_due_merges,
 };
 pub use members::{
     MemberExtent, MemberRow, delete_members, insert_members, lowest_member_across, member_extents, members_by_key,
@@ -79,8 +79,8 @@ pub use snapshots::{
     insert_snapshot, lock_snapshots_by_gdpr_id, newest_snapshot, rename_snapshots, replace_snapshot, snapshot,
 };
 pub use topics::{
-    Topic, add_archived, add_deleted, add_restored, bump_edit_counter, edit_counter, find_topic, lock_topic,
-    make_topic, recount_archived, set_head, topic_by_id, topics, topics_named, topics_with_hot_events,
+    Topic, add_archived, add_deleted, bump_edit_counter, edit_counter, find_topic, lock_topic, make_topic,
+    raise_catalog_epoch, recount_archived, set_head, topic_by_id, topics, topics_named, topics_with_hot_events,
 };
 pub use wakeups::{Listener, broadcast, delete_old_broadcasts, insert_broadcast, notify, notify_others};
 

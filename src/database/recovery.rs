@@ -129,7 +129,8 @@ pub async fn add_found(
     Ok(sqlx::query_scalar(
         "UPDATE topics
          SET head_position = greatest(head_position, $2),
-             deleted_count = deleted_count + greatest(head_position, $2) - head_position - $3
+             deleted_count = deleted_count + greatest(head_position, $2) - head_position - $3,
+             hot_magnitude = magnitude(head_position - archived_count - deleted_count + $3)
          WHERE id = $1
          RETURNING deleted_count",
     )

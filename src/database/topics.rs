@@ -16,8 +16,9 @@ pub struct Topic {
     pub archived_json_bytes: i64,
     pub archived_object_bytes: i64,
     pub edit_counter: i64,
-    /// Of events that were ever put back from archives: they may be in rows that were looked at before.
-    pub restored_count: i64,
+    /// Rises whenever archived events turn out to be elsewhere, or other ones, than they were said to be: with a restore, a
+    /// repair, a recovery. While it stays, events go from rows into archives only.
+    pub catalog_epoch: i64,
 }
 
 impl Topic {
@@ -30,7 +31,7 @@ macro_rules! select_topics {
     ($rest:literal) => {
         concat!(
             "SELECT id, tenant, topic, head_position, archived_count, deleted_count, archived_json_bytes, ",
-            "archived_object_bytes, edit_counter, restored_count FROM topics ",
+            "archived_object_bytes, edit_counter, catalog_epoch FROM topics ",
             $rest
         )
     };
@@ -47,7 +48,7 @@ fn from_row(row: &PgRow) -> Result<Topic, Error> {
         archived_json_bytes: row.try_get("archived_json_bytes")?,
         archived_object_bytes: row.try_get("archived_object_bytes")?,
         edit_counter: row.try_get("edit_counter")?,
-        restored_count: row.try_get("restored_count")?,
+        catalog_epoch: row.try_get("catalog_epoch")?,
     })
 }
 
@@ -113,11 +114,15 @@ pub async fn lock_topic(connection: &mut PgConnection, log: &Log) -> Result<Opti
 }
 
 pub async fn set_head(connection: &mut PgConnection, topic_id: i64, head_position: i64) -> Result<(), Error> {
-    sqlx::query("UPDATE topics SET head_position = $2 WHERE id = $1")
-        .bind(topic_id)
-        .bind(head_position)
-        .execute(connection)
-        .await?;
+    sqlx::query(
+        "UPDATE topics
+         SET head_position = $2, hot_magnitude = magnitude($2 - archived_count - deleted_count)
+         WHERE id = $1",
+    )
+    .bind(topic_id)
+    .bind(head_position)
+    .execute(connection)
+    .await?;
     Ok(())
 }
 
@@ -131,7 +136,8 @@ pub async fn add_archived(
         "UPDATE topics
          SET archived_count = archived_count + $2,
              archived_json_bytes = archived_json_bytes + $3,
-             archived_object_bytes = archived_object_bytes + $4
+             archived_object_bytes = archived_object_bytes + $4,
+             hot_magnitude = magnitude(head_position - archived_count - $2 - deleted_count)
          WHERE id = $1",
     )
     .bind(topic_id)
@@ -147,11 +153,16 @@ pub async fn add_archived(
 pub async fn recount_archived(connection: &mut PgConnection, topic_id: i64) -> Result<(), Error> {
     sqlx::query(
         "UPDATE topics
-         SET (archived_count, archived_json_bytes, archived_object_bytes) = (
-             SELECT coalesce(sum(count), 0), coalesce(sum(json_bytes), 0), coalesce(sum(object_bytes), 0)
+         SET archived_count = sums.count,
+             archived_json_bytes = sums.json_bytes,
+             archived_object_bytes = sums.object_bytes,
+             hot_magnitude = magnitude(head_position - sums.count - deleted_count)
+         FROM (
+             SELECT coalesce(sum(count), 0)::bigint AS count, coalesce(sum(json_bytes), 0)::bigint AS json_bytes,
+                    coalesce(sum(object_bytes), 0)::bigint AS object_bytes
              FROM archives
              WHERE topic_id = $1
-         )
+         ) AS sums
          WHERE id = $1",
     )
     .bind(topic_id)
@@ -162,19 +173,23 @@ pub async fn recount_archived(connection: &mut PgConnection, topic_id: i64) -> R
 
 /// Counts events that were deleted because they were consumed.
 pub async fn add_deleted(connection: &mut PgConnection, topic_id: i64, count: i64) -> Result<(), Error> {
-    sqlx::query("UPDATE topics SET deleted_count = deleted_count + $2 WHERE id = $1")
-        .bind(topic_id)
-        .bind(count)
-        .execute(connection)
-        .await?;
+    sqlx::query(
+        "UPDATE topics
+         SET deleted_count = deleted_count + $2,
+             hot_magnitude = magnitude(head_position - archived_count - deleted_count - $2)
+         WHERE id = $1",
+    )
+    .bind(topic_id)
+    .bind(count)
+    .execute(connection)
+    .await?;
     Ok(())
 }
 
-/// Counts events that went from an archive into rows.
-pub async fn add_restored(connection: &mut PgConnection, topic_id: i64, count: i64) -> Result<(), Error> {
-    sqlx::query("UPDATE topics SET restored_count = restored_count + $2 WHERE id = $1")
+/// What was known of archived events does not hold any more.
+pub async fn raise_catalog_epoch(connection: &mut PgConnection, topic_id: i64) -> Result<(), Error> {
+    sqlx::query("UPDATE topics SET catalog_epoch = catalog_epoch + 1 WHERE id = $1")
         .bind(topic_id)
-        .bind(count)
         .execute(connection)
         .await?;
     Ok(())
@@ -184,10 +199,10 @@ pub async fn add_restored(connection: &mut PgConnection, topic_id: i64, count: i
 /// restored since the topic was read: what was looked for in rows may have been in an archive then.
 pub async fn bump_edit_counter(connection: &mut PgConnection, topic: &Topic) -> Result<Option<i64>, Error> {
     Ok(sqlx::query_scalar(
-        "UPDATE topics SET edit_counter = edit_counter + 1 WHERE id = $1 AND restored_count = $2 RETURNING edit_counter",
+        "UPDATE topics SET edit_counter = edit_counter + 1 WHERE id = $1 AND catalog_epoch = $2 RETURNING edit_counter",
     )
     .bind(topic.id)
-    .bind(topic.restored_count)
+    .bind(topic.catalog_epoch)
     .fetch_optional(connection)
     .await?)
 }

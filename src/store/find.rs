@@ -41,7 +41,8 @@ impl Store {
         let (mut members, mut edits) = (Vec::new(), Vec::new());
         if !missing.is_empty() && topic.archived_count > 0 {
             let key = self.hash_key(&mut snapshot).await?;
-            let keys = database::members_with_ids(&mut snapshot, topic.id, key, &missing).await.map_err(Error::from)?;
+            let keys =
+                database::members_with_ids(&mut snapshot, topic.id, key, &missing, &[]).await.map_err(Error::from)?;
             members = database::members_by_key(&mut snapshot, topic.id, &keys).await.map_err(Error::from)?;
             for member in &members {
                 let range = (member.first_position, member.last_position + 1);

@@ -150,6 +150,7 @@ pub struct Store {
     rewrite_wanted: Notify,
     subscriptions: Arc<Subscriptions>,
     queues: publish::Queues,
+    archived_ids: Arc<publish::ArchivedIds>,
 }
 
 impl Store {
@@ -158,8 +159,19 @@ impl Store {
         let (hash_key, merges_caught_up) = (OnceCell::new(), OnceCell::new());
         let (leases, rewrite_wanted) = (Mutex::default(), Notify::new());
         let subscriptions = Arc::new(Subscriptions::new());
-        let queues = publish::Queues::default();
-        Store { database, bucket, settings, hash_key, merges_caught_up, leases, rewrite_wanted, subscriptions, queues }
+        let (queues, archived_ids) = (publish::Queues::default(), Arc::new(publish::ArchivedIds::new()));
+        Store {
+            database,
+            bucket,
+            settings,
+            hash_key,
+            merges_caught_up,
+            leases,
+            rewrite_wanted,
+            subscriptions,
+            queues,
+            archived_ids,
+        }
     }
 
     /// Brings the tables up to date.

@@ -4,6 +4,7 @@
 //! it. If the process dies before the commit, nothing happened; if the answer is lost, publishing the same ids again
 //! changes nothing.
 
+mod archived_ids;
 mod joined;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -16,6 +17,7 @@ use crate::database::{self, Topic, Transaction};
 use crate::event::{Event, Instant, Invalid, Log, NewEvent};
 use crate::store::{ATTEMPTS, Error, Store};
 
+pub(super) use archived_ids::ArchivedIds;
 pub(super) use joined::Queues;
 
 /// What became of one event of a batch.
@@ -159,13 +161,10 @@ impl Store {
         known.extend(hot.into_iter().map(|event| (event.id.clone(), event)));
 
         let unknown: Vec<String> = ids.into_iter().filter(|id| !known.contains_key(id)).collect();
-        if topic.archived_count > 0 && !unknown.is_empty() {
-            let key = self.hash_key(transaction).await?;
-            let mut members = database::members_with_ids(transaction, topic.id, key, &unknown).await?;
-            members.retain(|member| !archived.searched.contains(member));
-            if !members.is_empty() {
-                return Ok(Placed::LookFor(LookFor { ids: unknown, members }));
-            }
+        let mut members = self.members_with_ids(transaction, &topic, unknown.clone()).await?;
+        members.retain(|member| !archived.searched.contains(member));
+        if !members.is_empty() {
+            return Ok(Placed::LookFor(LookFor { ids: unknown, members }));
         }
 
         let consumed = match topic.deleted_count {

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use coldstream::database::{self, HashKey, LookupRun, MemberRow, commit};
 use coldstream::event::{Filter, Gdpr, GdprField, Json, Log, NewEvent};
@@ -12,7 +11,7 @@ use rand::{RngExt, SeedableRng};
 use uuid::Uuid;
 
 use crate::support::{
-    Gate, SET_UP, StatementFate, World, archive, edit, everything, import, old_event, publish, read_all, settings,
+    SET_UP, StatementFate, World, archive, edit, everything, import, old_event, publish, read_all, settings,
 };
 
 const TOPIC: i64 = 7;
@@ -80,10 +79,10 @@ impl Answers {
     async fn asked(world: &World, key: HashKey, ids: &[String]) -> Answers {
         let mut snapshot = world.database().snapshot().await.unwrap();
         let mut answers = Answers::default();
-        answers.all.extend(database::members_with_ids(&mut snapshot, TOPIC, key, ids).await.unwrap());
+        answers.all.extend(database::members_with_ids(&mut snapshot, TOPIC, key, ids, &[]).await.unwrap());
         for id in ids.iter().step_by(ASKED_ALONE) {
             let of_id = std::slice::from_ref(id);
-            let members = database::members_with_ids(&mut snapshot, TOPIC, key, of_id).await.unwrap();
+            let members = database::members_with_ids(&mut snapshot, TOPIC, key, of_id, &[]).await.unwrap();
             answers.ids.insert(id.clone(), members);
         }
         for name in (0..12).map(|number| format!("name-{number}")) {
@@ -293,14 +292,7 @@ async fn a_merger_that_lost_its_turn_changes_nothing() {
     let postgres = world.postgres_proxy().await;
     let sleeper = world.store_behind(&postgres, settings(2));
     let older = world.lease(&log).await;
-    let (gate, held) = (Gate::new(), Arc::new(AtomicBool::new(false)));
-    let at = gate.clone();
-    postgres.script(move |statement| {
-        match statement.contains("INSERT INTO lookups") && !held.swap(true, Ordering::SeqCst) {
-            true => StatementFate::Hold(at.clone()),
-            false => StatementFate::Pass,
-        }
-    });
+    let gate = postgres.hold_first("INSERT INTO lookups");
     let sleeping = tokio::spawn(async move { sleeper.merge_lookups(older).await });
     gate.arrival().await;
     world.expire_leases().await;
@@ -324,14 +316,7 @@ async fn lookups_may_be_merged_while_somebody_looks_through_them() {
     let publisher = world.store_behind(&postgres, settings(2));
     // So that it appends to a topic that it knows, without a snapshot.
     publish(&publisher, &log, vec![personal_event(1_000)]).await;
-    let (gate, held) = (Gate::new(), Arc::new(AtomicBool::new(false)));
-    let at = gate.clone();
-    postgres.script(move |statement| {
-        match statement.contains("lookups.archive_ids[") && !held.swap(true, Ordering::SeqCst) {
-            true => StatementFate::Hold(at.clone()),
-            false => StatementFate::Pass,
-        }
-    });
+    let gate = postgres.hold_first("lookups.archive_ids[");
     let publishing = tokio::spawn({
         let log = log.clone();
         async move { publish(&publisher, &log, vec![personal_event(3)]).await }

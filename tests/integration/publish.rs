@@ -1,5 +1,6 @@
 //! All or nothing, positions without gaps, and the same batch twice is published once.
 
+mod archived_ids;
 mod joined;
 
 use coldstream::bucket::object_key;

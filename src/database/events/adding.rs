@@ -51,16 +51,19 @@ pub async fn insert(
 /// one index has: while the table is small, others that begin with the topic look as good to the planner, and a plan is
 /// kept while the table grows.
 macro_rules! move_end {
-    ($ids:literal, $count:literal, $topic_id:literal, $archived:literal, $restored:literal, $deleted:literal) => {
+    ($ids:literal, $count:literal, $topic_id:literal, $archived:literal, $epoch:literal, $deleted:literal) => {
         concat!(
             "UPDATE topics SET head_position = head_position + ",
             $count,
+            ", hot_magnitude = magnitude(head_position + ",
+            $count,
+            " - archived_count - deleted_count)",
             " WHERE id = ",
             $topic_id,
             " AND archived_count = ",
             $archived,
-            " AND restored_count = ",
-            $restored,
+            " AND catalog_epoch = ",
+            $epoch,
             " AND deleted_count = ",
             $deleted,
             " AND (lease_holder IS NULL OR NOT EXISTS (
@@ -131,7 +134,7 @@ pub async fn append(connection: &mut PgConnection, topic: &Topic, events: &[Even
         ),
     };
     let append = append.bind(events.len() as i64).bind(topic.id);
-    let append = append.bind(topic.archived_count).bind(topic.restored_count).bind(topic.deleted_count);
+    let append = append.bind(topic.archived_count).bind(topic.catalog_epoch).bind(topic.deleted_count);
     unless_known(append.fetch_optional(connection).await)?.map(|row| Ok(row.try_get("end_position")?)).transpose()
 }
 
@@ -142,7 +145,7 @@ pub async fn append_many(connection: &mut PgConnection, topic: &Topic, events: &
         .bind(events.len() as i64)
         .bind(topic.id)
         .bind(topic.archived_count)
-        .bind(topic.restored_count)
+        .bind(topic.catalog_epoch)
         .bind(topic.deleted_count)
         .fetch_optional(&mut *connection)
         .await?

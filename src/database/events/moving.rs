@@ -3,7 +3,7 @@
 use sqlx::{PgConnection, Row};
 use time::OffsetDateTime;
 
-use crate::database::Error;
+use crate::database::{Error, Transaction};
 
 /// In one statement.
 const POSITIONS_AT_ONCE: usize = 10_000;
@@ -12,13 +12,15 @@ const POSITIONS_AT_ONCE: usize = 10_000;
 /// holds at this moment. `None` if there are fewer.
 ///
 /// Whether there are enough is counted by age, which is cheap where most events are young; where they are is looked up
-/// by position. A sum is in no index: else the planner may read every old event, and sort them, to find the first.
+/// by position. Both in the order of an index, for as long as the caller's transaction lasts: the planner may think little
+/// of a table without statistics, and else read every old event, and sort them, to find the first.
 pub async fn eligible_batch(
-    connection: &mut PgConnection,
+    transaction: &mut Transaction,
     topic_id: i64,
     (raised_at_max, now): (i64, OffsetDateTime),
     batch_size: i64,
 ) -> Result<Option<(i64, i64)>, Error> {
+    sqlx::raw_sql("SET LOCAL enable_sort = off").execute(&mut **transaction).await?;
     let enough: bool = sqlx::query_scalar(
         "SELECT count(*) >= $3 FROM (
              (SELECT 1 FROM events
@@ -36,7 +38,7 @@ pub async fn eligible_batch(
     .bind(raised_at_max)
     .bind(batch_size)
     .bind(now)
-    .fetch_one(&mut *connection)
+    .fetch_one(&mut **transaction)
     .await?;
     if !enough {
         return Ok(None);
@@ -44,7 +46,7 @@ pub async fn eligible_batch(
     let row = sqlx::query(
         "SELECT min(position) AS first_position, max(position) AS last_position FROM (
              SELECT position FROM events
-             WHERE topic_id = $1 AND raised_at + 0 <= $2 AND (held_until IS NULL OR held_until <= $4)
+             WHERE topic_id = $1 AND raised_at <= $2 AND (held_until IS NULL OR held_until <= $4)
              ORDER BY position
              LIMIT $3
          ) AS eligible",
@@ -53,7 +55,7 @@ pub async fn eligible_batch(
     .bind(raised_at_max)
     .bind(batch_size)
     .bind(now)
-    .fetch_one(connection)
+    .fetch_one(&mut **transaction)
     .await?;
     let range: (Option<i64>, Option<i64>) = (row.try_get("first_position")?, row.try_get("last_position")?);
     Ok(range.0.zip(range.1))

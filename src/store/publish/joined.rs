@@ -126,7 +126,8 @@ impl Leader {
         if let Some(results) = self.append(&calls).await {
             return answer(calls, results.into_iter().map(Ok));
         }
-        match self.place(&calls).await {
+        // Boxed, since it is rare and large: what is moved between tasks stays small.
+        match Box::pin(self.place(&calls)).await {
             Ok(Some(results)) => answer(calls, results.into_iter()),
             Err(Error::Unavailable(why)) => {
                 let results: Vec<_> = calls.iter().map(|_| Err(Error::Unavailable(why.clone()))).collect();
@@ -193,13 +194,10 @@ impl Store {
     /// What is archived after the look at archives changes the topic, and then nothing is appended.
     async fn try_append(&self, topic: &Topic, events: &[&NewEvent]) -> Result<Option<i64>, Error> {
         let mut connection = self.database.connection().await?;
-        if topic.archived_count > 0 {
-            let ids: Vec<String> = events.iter().map(|event| event.id.clone()).collect();
-            let key = self.hash_key(&mut connection).await?;
-            if !database::members_with_ids(&mut connection, topic.id, key, &ids).await?.is_empty() {
-                connection.keep();
-                return Ok(None);
-            }
+        let ids = events.iter().map(|event| event.id.clone()).collect();
+        if !self.members_with_ids(&mut connection, topic, ids).await?.is_empty() {
+            connection.keep();
+            return Ok(None);
         }
         let now = now();
         let events: Vec<Event> =

@@ -59,6 +59,7 @@ impl TakeOver<'_> {
             Standing::Newer => Taken { events: self.renew(&mut transaction, scan).await?, superseded: Vec::new() },
             Standing::Moved => Taken { events: self.follow(&mut transaction, scan).await?, superseded: Vec::new() },
         };
+        database::raise_catalog_epoch(&mut transaction, topic_id).await?;
         database::commit(transaction).await?;
         Ok(Some(taken))
     }

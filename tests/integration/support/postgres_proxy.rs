@@ -82,6 +82,17 @@ impl PostgresProxy {
         *lock(&self.shared.script) = Box::new(script);
     }
 
+    /// The first statement with these words waits at the gate; everything else passes.
+    pub fn hold_first(&self, words: &'static str) -> Gate {
+        let gate = Gate::new();
+        let mut held = Some(gate.clone());
+        self.script(move |statement| match held.take_if(|_| statement.contains(words)) {
+            Some(gate) => StatementFate::Hold(gate),
+            None => StatementFate::Pass,
+        });
+        gate
+    }
+
     /// Postgres goes away: every connection ends, and nobody gets another one.
     pub fn leave(&self) {
         self.shared.is_away.store(true, Ordering::SeqCst);
