@@ -10,6 +10,7 @@ mod format;
 mod keys;
 mod marker;
 mod members;
+mod metadata;
 mod objects;
 mod probe;
 mod purge;
@@ -25,10 +26,11 @@ pub use format::{ArchiveWriter, EncodedMember, Member, MemberText, RawMember, de
 pub use keys::{archive_in_key, object_key};
 pub use marker::is_marker;
 pub use members::{MemberAddress, MemberCache};
+pub use metadata::{ObjectMetadata, Said};
 pub use objects::{Head, Listed, ListedArchive, ListedObject};
 pub use probe::{Abilities, is_probe};
 pub use scan::Scan;
-pub use upload::{ObjectMetadata, Said, UnfinishedUpload, Upload, Uploaded};
+pub use upload::{UnfinishedUpload, Upload, Uploaded};
 
 #[derive(Debug, Clone)]
 pub struct Settings {

@@ -13,8 +13,8 @@ use uuid::Uuid;
 use crate::bucket::client::Request;
 use crate::bucket::keys::archive_in_key;
 use crate::bucket::marker::is_marker;
+use crate::bucket::metadata::{FORMAT_VERSION, Said};
 use crate::bucket::probe::is_probe;
-use crate::bucket::upload::{FORMAT_VERSION, Said};
 use crate::bucket::{Bucket, Error, object_key};
 use crate::event::Log;
 

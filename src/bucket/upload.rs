@@ -1,11 +1,9 @@
-use std::str::FromStr;
 use std::sync::atomic::Ordering;
 
 use bytes::{Bytes, BytesMut};
 use futures::FutureExt;
 use futures::stream::{FuturesUnordered, StreamExt};
 use http::Method;
-use http::header::HeaderMap;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
@@ -13,7 +11,7 @@ use uuid::Uuid;
 
 use crate::bucket::client::Request;
 use crate::bucket::objects::{etag, parse_instant, parse_xml};
-use crate::bucket::{Bucket, Error, keys, object_key};
+use crate::bucket::{Bucket, Error, ObjectMetadata, object_key};
 use crate::event::Log;
 
 /// The least that S3 takes for a part that is not the last.
@@ -23,68 +21,6 @@ const PART_BYTES: usize = 8 * 1024 * 1024;
 /// S3 copies 5 GB at once, and says nothing until it has.
 const COPY_BYTES_MAX: i64 = 256 * 1024 * 1024;
 const PARTS_IN_FLIGHT_MAX: usize = 2;
-/// S3 takes 2 KB of user metadata. Names that would not fit are left out; every event carries them.
-const METADATA_NAME_BYTES_MAX: usize = 700;
-
-pub(super) const FORMAT_VERSION: u32 = 1;
-const FORMAT_HEADER: &str = "x-amz-meta-format";
-const ARCHIVE_ID_HEADER: &str = "x-amz-meta-archive-id";
-const GENERATION_HEADER: &str = "x-amz-meta-generation";
-const WRITE_ID_HEADER: &str = "x-amz-meta-write-id";
-const FIRST_POSITION_HEADER: &str = "x-amz-meta-first-position";
-const LAST_POSITION_HEADER: &str = "x-amz-meta-last-position";
-const COUNT_HEADER: &str = "x-amz-meta-count";
-
-/// What an object says of itself in its user metadata, all of it known before its first byte is.
-#[derive(Debug, Clone)]
-pub struct ObjectMetadata {
-    pub generation: i64,
-    pub write_id: Uuid,
-    pub first_position: i64,
-    pub last_position: i64,
-    pub count: i64,
-}
-
-/// What the user metadata of any object say, as far as they can be understood.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Said {
-    pub format: Option<u32>,
-    pub archive_id: Option<Uuid>,
-    pub generation: Option<i64>,
-    pub write_id: Option<Uuid>,
-    pub first_position: Option<i64>,
-    pub last_position: Option<i64>,
-    pub count: Option<i64>,
-}
-
-impl Said {
-    pub(super) fn from_headers(headers: &HeaderMap) -> Said {
-        Said {
-            format: parsed(headers, FORMAT_HEADER),
-            archive_id: parsed(headers, ARCHIVE_ID_HEADER),
-            generation: parsed(headers, GENERATION_HEADER),
-            write_id: parsed(headers, WRITE_ID_HEADER),
-            first_position: parsed(headers, FIRST_POSITION_HEADER),
-            last_position: parsed(headers, LAST_POSITION_HEADER),
-            count: parsed(headers, COUNT_HEADER),
-        }
-    }
-
-    /// Of an archive, if it says all that one does.
-    pub fn metadata(&self) -> Result<ObjectMetadata, String> {
-        let Said { format: _, archive_id: _, generation, write_id, first_position, last_position, count } = *self;
-        let whole = || {
-            let (generation, write_id, count) = (generation?, write_id?, count?);
-            let (first_position, last_position) = (first_position?, last_position?);
-            Some(ObjectMetadata { generation, write_id, first_position, last_position, count })
-        };
-        whole().ok_or_else(|| "its metadata are not those of an archive".to_owned())
-    }
-}
-
-fn parsed<T: FromStr>(headers: &HeaderMap, name: &str) -> Option<T> {
-    headers.get(name)?.to_str().ok()?.parse().ok()
-}
 
 /// An object on its way. What it holds becomes visible when it is completed, never before.
 pub struct Upload<'a> {
@@ -175,27 +111,14 @@ pub type UploadMarker = (Option<String>, Option<String>);
 impl Bucket {
     pub async fn upload(&self, log: &Log, archive_id: Uuid, metadata: &ObjectMetadata) -> Result<Upload<'_>, Error> {
         let key = object_key(log, archive_id);
-        let ObjectMetadata { generation, write_id, first_position, last_position, count } = metadata;
-        let mut request = Request::new(Method::POST, &key)
-            .query("uploads", "")
-            .header("content-type", "application/gzip")
-            .header(FORMAT_HEADER, FORMAT_VERSION.to_string())
-            .header(ARCHIVE_ID_HEADER, archive_id.to_string())
-            .header(GENERATION_HEADER, generation.to_string())
-            .header(WRITE_ID_HEADER, write_id.to_string())
-            .header(FIRST_POSITION_HEADER, first_position.to_string())
-            .header(LAST_POSITION_HEADER, last_position.to_string())
-            .header(COUNT_HEADER, count.to_string());
-        let (tenant, topic) = (keys::encode(log.tenant()), keys::encode(log.topic()));
-        if tenant.len() + topic.len() <= METADATA_NAME_BYTES_MAX {
-            request = request.header("x-amz-meta-tenant", tenant).header("x-amz-meta-topic", topic);
-        }
+        let request = Request::new(Method::POST, &key).query("uploads", "").header("content-type", "application/gzip");
+        let request = metadata.said(request, log, archive_id);
         let upload_id = self.start_upload(log, archive_id, &request).await?;
         Ok(Upload {
             bucket: self,
             key,
             upload_id,
-            write_id: *write_id,
+            write_id: metadata.write_id,
             buffer: BytesMut::with_capacity(PART_BYTES),
             copied: None,
             has_copies: false,

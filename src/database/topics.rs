@@ -19,6 +19,8 @@ pub struct Topic {
     /// Rises whenever archived events turn out to be elsewhere, or other ones, than they were said to be: with a restore, a
     /// repair, a recovery. While it stays, events go from rows into archives only.
     pub catalog_epoch: i64,
+    /// Binary digits of the number of hot events: an archiver looks for those with enough by it.
+    pub hot_magnitude: i32,
 }
 
 impl Topic {
@@ -31,7 +33,7 @@ macro_rules! select_topics {
     ($rest:literal) => {
         concat!(
             "SELECT id, tenant, topic, head_position, archived_count, deleted_count, archived_json_bytes, ",
-            "archived_object_bytes, edit_counter, catalog_epoch FROM topics ",
+            "archived_object_bytes, edit_counter, catalog_epoch, hot_magnitude FROM topics ",
             $rest
         )
     };
@@ -49,6 +51,7 @@ fn from_row(row: &PgRow) -> Result<Topic, Error> {
         archived_object_bytes: row.try_get("archived_object_bytes")?,
         edit_counter: row.try_get("edit_counter")?,
         catalog_epoch: row.try_get("catalog_epoch")?,
+        hot_magnitude: row.try_get("hot_magnitude")?,
     })
 }
 
@@ -149,13 +152,14 @@ pub async fn add_archived(
     Ok(())
 }
 
-/// Makes the sums those of the topic's archives.
+/// Makes the sums those of the topic's archives, whatever they were.
 pub async fn recount_archived(connection: &mut PgConnection, topic_id: i64) -> Result<(), Error> {
     sqlx::query(
         "UPDATE topics
          SET archived_count = sums.count,
              archived_json_bytes = sums.json_bytes,
              archived_object_bytes = sums.object_bytes,
+             catalog_epoch = catalog_epoch + 1,
              hot_magnitude = magnitude(head_position - sums.count - deleted_count)
          FROM (
              SELECT coalesce(sum(count), 0)::bigint AS count, coalesce(sum(json_bytes), 0)::bigint AS json_bytes,

@@ -191,7 +191,6 @@ impl Source<'_> {
             return Err(self.gave_way("the archive is another one by now"));
         }
         database::recount_archived(&mut transaction, topic.id).await?;
-        database::raise_catalog_epoch(&mut transaction, topic.id).await?;
         database::commit(transaction).await?;
         tracing::warn!(log = %topic.log, archive_id = %archive.id, "what is known of an archive was made anew");
         Ok(())

@@ -324,7 +324,17 @@ fn wrong_sums(topic: &Topic, archives: &[Archive]) -> Vec<String> {
         ("bytes of objects", topic.archived_object_bytes, sum(|archive| archive.object_bytes)),
     ];
     let wrong = sums.iter().filter(|(_, known, found)| known != found);
-    wrong.map(|(what, known, found)| format!("archived {what}: {known} in all, {found} by archive")).collect()
+    let mut wrong: Vec<String> =
+        wrong.map(|(what, known, found)| format!("archived {what}: {known} in all, {found} by archive")).collect();
+    // Too low, and nothing of the topic would ever be archived.
+    let digits = (i64::BITS - topic.hot_count().leading_zeros()) as i32;
+    if topic.hot_magnitude != digits {
+        wrong.push(format!(
+            "binary digits of the number of hot events: {digits}, {} in the topic's row",
+            topic.hot_magnitude
+        ));
+    }
+    wrong
 }
 
 /// Every position is somewhere, once; only positions whose events were deleted are nowhere. And which archives hold

@@ -9,7 +9,7 @@ use coldstream::store::Finding;
 use crate::support::{Program, World, archive, edit, import, old_event, publish, settings, young_event};
 
 /// What somebody does to the catalog by hand, what is found then, and how it is undone.
-const DAMAGES: [(&str, &str, &str); 9] = [
+const DAMAGES: [(&str, &str, &str); 10] = [
     (
         "UPDATE archives SET count = count + 1",
         "events in the object: 4, in the catalog: 5",
@@ -25,6 +25,11 @@ const DAMAGES: [(&str, &str, &str); 9] = [
         "UPDATE topics SET archived_json_bytes = archived_json_bytes + 1",
         "archived bytes of JSON",
         "UPDATE topics SET archived_json_bytes = archived_json_bytes - 1",
+    ),
+    (
+        "UPDATE topics SET hot_magnitude = hot_magnitude + 1",
+        "binary digits of the number of hot events: 2, 3 in the topic's row",
+        "UPDATE topics SET hot_magnitude = hot_magnitude - 1",
     ),
     (
         "UPDATE topics SET head_position = head_position + 1",

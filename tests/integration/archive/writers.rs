@@ -277,11 +277,7 @@ async fn a_commit_that_is_under_way_is_waited_for() {
         let store = store.clone();
         async move { store.claim(lease).await.unwrap().is_none() }
     });
-    let waiting =
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    while sqlx::query_scalar::<_, i64>(waiting).fetch_one(&world.sql).await.unwrap() == 0 {
-        tokio::task::yield_now().await;
-    }
+    world.lock_waits(1).await;
     assert_eq!(world.bucket.keys().await, keys, "nothing is deleted while nobody knows");
     committing.rollback().await.unwrap();
     assert!(!settling.await.unwrap(), "it was no commit, and the next batch is claimed");

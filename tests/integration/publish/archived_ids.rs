@@ -105,6 +105,7 @@ async fn merged_lookups_are_not_read_again() {
     other.merge_lookups(lease).await.unwrap();
     assert!(!publisher.looks_for_a_new_id().await);
     publisher.knows(0..20).await;
+    world.expire_leases().await;
     world.audit().await;
 }
 

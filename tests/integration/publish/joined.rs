@@ -145,6 +145,29 @@ async fn an_event_that_is_being_archived_is_published_again_without_waiting() {
     world.audit().await;
 }
 
+/// Rows can be deleted without the lease: by an archiver that has lost it. Each of the two waits for the other then, until
+/// Postgres ends one of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_append_and_a_deletion_that_wait_for_each_other_come_to_an_end() {
+    let mut world = World::new().await;
+    let (store, log) = (world.store(settings(1)), world.log());
+    publish(&store, &log, vec![old_event(0)]).await;
+    let mut deleting = world.sql.begin().await.unwrap();
+    sqlx::query("DELETE FROM events").execute(&mut *deleting).await.unwrap();
+    let again = tokio::spawn({
+        let (store, log) = (store.clone(), log.clone());
+        async move { publish(&store, &log, vec![old_event(0)]).await }
+    });
+    world.lock_waits(1).await;
+    // Either may be the one that Postgres ends; the archiver gives way where it is not.
+    let locked = sqlx::query("SELECT FROM topics FOR UPDATE").execute(&mut *deleting).await;
+    deleting.rollback().await.unwrap();
+    let again = again.await.unwrap();
+    assert_eq!((positions(&again), again[0].is_new), (vec![1], false), "{locked:?}");
+    assert_eq!(positions(&publish(&store, &log, vec![event(1)]).await), [2]);
+    world.audit().await;
+}
+
 /// Whoever deletes rows has it.
 async fn set_lease(world: &World, holder: Option<Uuid>) {
     let set = sqlx::query(

@@ -94,14 +94,8 @@ async fn an_archive_is_recovered_or_untouched() {
         let store = store.clone();
         async move { store.recover(|_| {}).await.map(drop) }
     });
-    let waiting = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    let pid: i32 = loop {
-        if let Some(pid) = sqlx::query_scalar(waiting).fetch_optional(&world.sql).await.unwrap() {
-            break pid;
-        }
-        tokio::task::yield_now().await;
-    };
-    sqlx::query("SELECT pg_terminate_backend($1)").bind(pid).execute(&world.sql).await.unwrap();
+    let waiting = world.lock_waits(1).await;
+    sqlx::query("SELECT pg_terminate_backend($1)").bind(waiting[0]).execute(&world.sql).await.unwrap();
     assert!(recovering.await.unwrap().is_err());
     holder.rollback().await.unwrap();
     for table in ["SELECT count(*) FROM archives", "SELECT count(*) FROM members", "SELECT count(*) FROM lookup_pages"]

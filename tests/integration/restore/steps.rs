@@ -136,15 +136,8 @@ async fn what_moves_into_rows_escapes_no_change() {
         let parted = begun.unwrap().unwrap().write_rest().await.unwrap();
         let mut holding = world.sql.begin().await.unwrap();
         sqlx::query("SELECT FROM topics FOR UPDATE").execute(&mut *holding).await.unwrap();
-        let waiting = async |count: i64| {
-            let waiting = "SELECT count(*) FROM pg_stat_activity
-                           WHERE datname = current_database() AND wait_event_type = 'Lock'";
-            while sqlx::query_scalar::<_, i64>(waiting).fetch_one(&world.sql).await.unwrap() < count {
-                tokio::task::yield_now().await;
-            }
-        };
         let (moved, ()) = tokio::join!(parted.commit(), async {
-            waiting(1).await;
+            world.lock_waits(1).await;
             let (changer, log) = (world.store(settings(10)), log.clone());
             let changing = tokio::spawn(async move {
                 match change {
@@ -153,7 +146,7 @@ async fn what_moves_into_rows_escapes_no_change() {
                     _ => drop(edit(&changer, &log, "event-5", r#"{"name":"gone"}"#).await),
                 }
             });
-            waiting(2).await;
+            world.lock_waits(2).await;
             holding.rollback().await.unwrap();
             changing.await.unwrap();
         });

@@ -186,6 +186,19 @@ impl World {
         }
     }
 
+    /// Returns once so many statements wait for a lock, and says of which processes.
+    pub async fn lock_waits(&self, count: usize) -> Vec<i32> {
+        let waiting =
+            "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        loop {
+            let pids: Vec<i32> = sqlx::query_scalar(waiting).fetch_all(&self.sql).await.unwrap();
+            if pids.len() >= count {
+                return pids;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// What time does to the lease of a process that died.
     pub async fn expire_leases(&self) {
         sqlx::query("UPDATE topics SET lease_expires_at = clock_timestamp() - interval '1 second'")
