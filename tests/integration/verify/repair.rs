@@ -100,7 +100,10 @@ async fn what_would_have_to_be_guessed_is_left() {
     assert_eq!((outcome.repaired.len(), outcome.left.len()), (1, 0), "its bytes are the right ones: {outcome:?}");
 
     for (damage, undo) in [
-        ("UPDATE topics SET head_position = head_position + 1", "UPDATE topics SET head_position = head_position - 1"),
+        (
+            "UPDATE topics SET head_position = head_position + 1, hot_magnitude = magnitude(4)",
+            "UPDATE topics SET head_position = head_position - 1, hot_magnitude = magnitude(3)",
+        ),
         ("UPDATE events SET position = 60 WHERE position = 6", "UPDATE events SET position = 6 WHERE position = 60"),
     ] {
         sqlx::query(damage).execute(&world.sql).await.unwrap();
