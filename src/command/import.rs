@@ -11,12 +11,11 @@ use crate::command::progress::Progress;
 use crate::command::{report, wiring};
 use crate::config::Config;
 use crate::event::{Log, NewEvent};
-use crate::store::{ImportCounts, Store};
+use crate::store::{ImportBatch, ImportCounts, Store};
 
 const LINE_BYTES_MAX: u64 = 64 * 1024 * 1024;
-/// Parsed events that are passed on together, and how often as many wait to be inserted.
-const EVENTS_TOGETHER: usize = 500;
-const AHEAD: usize = 16;
+/// That wait to be inserted.
+const BATCHES_AHEAD: usize = 2;
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 
 pub async fn run(config: &Config, file: &Path) -> anyhow::Result<()> {
@@ -33,36 +32,32 @@ pub async fn run(config: &Config, file: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Reads and parses on another thread, a little ahead of what is inserted.
+/// Reads, parses and checks on another thread, a little ahead of what is inserted.
 pub async fn import(store: &Store, file: &Path, mut progress: impl FnMut(u64)) -> anyhow::Result<ImportCounts> {
-    let (sender, mut receiver) = mpsc::channel(AHEAD);
+    let (sender, mut receiver) = mpsc::channel(BATCHES_AHEAD);
     let path = file.to_owned();
     let reader = tokio::task::spawn_blocking(move || {
-        let mut together = Vec::with_capacity(EVENTS_TOGETHER);
+        let mut batch = ImportBatch::default();
         let read = each_event(&path, |log, event| {
-            together.push((log, event));
-            together.len() < EVENTS_TOGETHER || sender.blocking_send(std::mem::take(&mut together)).is_ok()
+            batch.push(log, event)?;
+            Ok(!batch.is_full() || sender.blocking_send(std::mem::take(&mut batch)).is_ok())
         });
-        // Nobody takes them where importing has failed, which is what is told then.
-        let _ = sender.blocking_send(together);
+        // What came before a bad line is imported all the same: running it again skips that. Nobody takes it where
+        // importing has failed, which is what is told then.
+        let _ = sender.blocking_send(batch);
         read
     });
-    let mut importer = store.importer();
-    while let Some(events) = receiver.recv().await {
-        for (log, event) in events {
-            importer.push(log, event).await?;
-        }
-        let ImportCounts { imported, skipped } = importer.counts();
-        progress(imported + skipped);
+    let mut counts = ImportCounts::default();
+    while let Some(batch) = receiver.recv().await {
+        counts += store.import(batch).await?;
+        progress(counts.imported + counts.skipped);
     }
-    // What came before a bad line is imported all the same: running it again skips that.
-    let counts = importer.finish().await?;
     reader.await.context("the reader of the file panicked")??;
     Ok(counts)
 }
 
-/// Calls `take` with every event of a file until it wants no more.
-pub fn each_event(file: &Path, mut take: impl FnMut(Log, NewEvent) -> bool) -> anyhow::Result<()> {
+/// Calls `take` with every event of a file until it wants no more. Errors, its own as well, say in which line.
+pub fn each_event(file: &Path, mut take: impl FnMut(Log, NewEvent) -> anyhow::Result<bool>) -> anyhow::Result<()> {
     let name = if file == Path::new("-") { PathBuf::from("standard input") } else { file.to_owned() };
     let mut lines = open(file).with_context(|| format!("{} cannot be read", name.display()))?;
     let mut line = Vec::new();
@@ -83,10 +78,11 @@ pub fn each_event(file: &Path, mut take: impl FnMut(Log, NewEvent) -> bool) -> a
         if text.is_empty() {
             continue;
         }
-        let parsed =
-            std::str::from_utf8(text).map_err(anyhow::Error::from).and_then(|text| Ok(ImportLine::parse(text)?));
-        let (log, event) = parsed.with_context(|| format!("{}, line {number}", name.display()))?;
-        if !take(log, event) {
+        let taken = std::str::from_utf8(text)
+            .map_err(anyhow::Error::from)
+            .and_then(|text| Ok(ImportLine::parse(text)?))
+            .and_then(|(log, event)| take(log, event));
+        if !taken.with_context(|| format!("{}, line {number}", name.display()))? {
             break;
         }
     }

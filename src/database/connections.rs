@@ -43,11 +43,8 @@ impl Connections {
             let idle = this.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
             let connection = match idle {
                 Some(connection) => connection,
-                None => {
-                    let mut connection = this.options.connect().await?;
-                    set_up(&mut connection).await?;
-                    connection
-                }
+                // Boxed, since it is rare and large: what publishers move between tasks stays small.
+                None => Box::pin(this.connect()).await?,
             };
             Ok(SingleConnection { connection, connections: Arc::clone(this), permit })
         };
@@ -55,6 +52,12 @@ impl Connections {
             .await
             .unwrap_or(Err(sqlx::Error::PoolTimedOut))
             .map_err(Error::from)
+    }
+
+    async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
+        let mut connection = self.options.connect().await?;
+        set_up(&mut connection).await?;
+        Ok(connection)
     }
 
     pub fn close(&self) {

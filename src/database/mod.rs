@@ -246,11 +246,11 @@ impl Database {
 }
 
 /// In a task of its own, which comes to its end whatever happens to the caller: a connection goes back to its pool with
-/// the transaction open if it is given up in the middle of beginning one.
+/// the transaction open if it is given up in the middle of beginning one. Boxed, since what is spawned is moved about.
 async fn begun(
     begin: impl Future<Output = Result<Transaction, sqlx::Error>> + Send + 'static,
 ) -> Result<Transaction, Error> {
-    Ok(tokio::spawn(begin).await.unwrap_or(Err(sqlx::Error::WorkerCrashed))?)
+    Ok(tokio::spawn(Box::pin(begin)).await.unwrap_or(Err(sqlx::Error::WorkerCrashed))?)
 }
 
 struct JobConnection(sqlx::pool::PoolConnection<Postgres>);

@@ -164,8 +164,8 @@ pub(super) async fn insert_hot_line(transaction: &mut Transaction, line: Edit) -
 }
 
 /// What was looked for in rows was in an archive then.
-pub(super) fn restored_meanwhile(log: &Log) -> Error {
-    Error::GaveWay(format!("{log}: events were restored meanwhile"))
+pub(super) fn catalog_changed(log: &Log) -> Error {
+    Error::GaveWay(format!("{log}: events were restored, or their archives repaired, meanwhile"))
 }
 
 pub(super) fn moved_all_the_time(log: &Log, what: &str) -> Error {

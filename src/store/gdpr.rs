@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::database::{self, Edit, EditKind, MemberExtent, Topic, Transaction};
 use crate::event::{Change, Event, GdprField, Invalid, Json, Log, pointer_to};
-use crate::store::edit::{Changed, EDIT_ATTEMPTS, insert_hot_line, line, moved_all_the_time, restored_meanwhile};
+use crate::store::edit::{Changed, EDIT_ATTEMPTS, catalog_changed, insert_hot_line, line, moved_all_the_time};
 use crate::store::{ATTEMPTS, Error, Store};
 
 impl Store {
@@ -77,7 +77,7 @@ impl Store {
         changed += invalidate_snapshots(&mut transaction, topic.id, gdpr_id, &change).await?;
         // What was archived before this is seen below; what is under way will not be taken over.
         let Some(sequence) = database::bump_edit_counter(&mut transaction, &topic).await? else {
-            return Err(restored_meanwhile(log));
+            return Err(catalog_changed(log));
         };
         let members = self.members_with_gdpr_id(&mut transaction, &topic, gdpr_id).await?;
         if changed == 0 && members.is_empty() {

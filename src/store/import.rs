@@ -2,15 +2,15 @@
 //! import that was cut off is simply run again.
 
 use std::collections::BTreeMap;
+use std::ops::AddAssign;
 
 use crate::event::{Log, NewEvent};
 use crate::store::publish::Repeated;
 use crate::store::{Error, Store};
 
-/// Events that are inserted at once.
-const BATCH_EVENTS: usize = 5_000;
-/// Bytes of events that are inserted at once, about.
-const BATCH_BYTES: usize = 8 * 1024 * 1024;
+/// From so many events, or bytes of them, on, a batch is full.
+const EVENTS_MAX: usize = 5_000;
+const BYTES_MAX: usize = 8 * 1024 * 1024;
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ImportCounts {
@@ -19,65 +19,53 @@ pub struct ImportCounts {
     pub skipped: u64,
 }
 
-/// Events that come in one after the other, of any logs; each log keeps their order.
-pub struct Importer<'a> {
-    store: &'a Store,
-    waiting: BTreeMap<Log, Vec<NewEvent>>,
-    waiting_events: usize,
-    waiting_bytes: usize,
-    counts: ImportCounts,
+impl AddAssign for ImportCounts {
+    fn add_assign(&mut self, ImportCounts { imported, skipped }: ImportCounts) {
+        self.imported += imported;
+        self.skipped += skipped;
+    }
+}
+
+/// Events of any logs that are inserted together; each log keeps their order.
+#[derive(Debug, Default)]
+pub struct ImportBatch {
+    events: BTreeMap<Log, Vec<NewEvent>>,
+    count: usize,
+    bytes: usize,
+}
+
+impl ImportBatch {
+    pub fn push(&mut self, log: Log, event: NewEvent) -> Result<(), Error> {
+        let event = event.check()?;
+        self.count += 1;
+        self.bytes += event.payload.byte_len();
+        self.events.entry(log).or_default().push(event);
+        Ok(())
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.count >= EVENTS_MAX || self.bytes >= BYTES_MAX
+    }
 }
 
 impl Store {
-    pub fn importer(&self) -> Importer<'_> {
-        Importer {
-            store: self,
-            waiting: BTreeMap::new(),
-            waiting_events: 0,
-            waiting_bytes: 0,
-            counts: ImportCounts::default(),
-        }
-    }
-}
-
-impl Importer<'_> {
-    pub async fn push(&mut self, log: Log, event: NewEvent) -> Result<(), Error> {
-        let event = event.check()?;
-        self.waiting_events += 1;
-        self.waiting_bytes += event.payload.byte_len();
-        self.waiting.entry(log).or_default().push(event);
-        if self.waiting_events >= BATCH_EVENTS || self.waiting_bytes >= BATCH_BYTES {
-            self.flush().await?;
-        }
-        Ok(())
-    }
-
-    /// What was published so far.
-    pub fn counts(&self) -> ImportCounts {
-        self.counts
-    }
-
-    pub async fn finish(mut self) -> Result<ImportCounts, Error> {
-        self.flush().await?;
-        Ok(self.counts)
-    }
-
-    async fn flush(&mut self) -> Result<(), Error> {
+    /// A log's events of a batch are there all or not at all.
+    pub async fn import(&self, batch: ImportBatch) -> Result<ImportCounts, Error> {
+        let mut counts = ImportCounts::default();
         let mut looked_at = BTreeMap::new();
-        for (log, events) in std::mem::take(&mut self.waiting) {
-            match self.store.append(&log, &events.iter().collect::<Vec<_>>()).await {
-                Some(_) => self.counts.imported += events.len() as u64,
+        for (log, events) in batch.events {
+            match self.append(&log, &events.iter().collect::<Vec<_>>()).await {
+                Some(_) => counts.imported += events.len() as u64,
                 None => drop(looked_at.insert(log, events)),
             }
         }
-        let results = self.store.publish_checked(&looked_at, Repeated::Keep).await?;
+        let results = self.publish_checked(&looked_at, Repeated::Keep).await?;
         for published in results.into_values().flatten() {
             match published.is_new {
-                true => self.counts.imported += 1,
-                false => self.counts.skipped += 1,
+                true => counts.imported += 1,
+                false => counts.skipped += 1,
             }
         }
-        (self.waiting_events, self.waiting_bytes) = (0, 0);
-        Ok(())
+        Ok(counts)
     }
 }

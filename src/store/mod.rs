@@ -50,7 +50,7 @@ use crate::event::{Eligibility, Invalid};
 pub use crate::database::{Archive, ArchiveRun, Edit, Topic};
 pub use archive::{Archived, Batch, Exported, Verified};
 pub use edit::{EditOutcome, EditRequest};
-pub use import::{ImportCounts, Importer};
+pub use import::{ImportBatch, ImportCounts};
 pub use leftovers::{Leftover, SweepRequest};
 pub use publish::Published;
 pub use read::{Page, Query};

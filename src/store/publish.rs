@@ -84,7 +84,8 @@ impl Store {
             .map(|(log, events)| Ok((log, events.into_iter().map(NewEvent::check).collect::<Result<_, Invalid>>()?)));
         let mut checked = checked.collect::<Result<Batches, Error>>()?;
         if checked.len() > 1 {
-            return self.publish_checked(&checked, Repeated::Compare).await;
+            // Boxed: with it in them, the usual call's futures would be ten times as large.
+            return Box::pin(self.publish_checked(&checked, Repeated::Compare)).await;
         }
         let Some((log, events)) = checked.pop_first() else { return Ok(Results::new()) };
         let published = self.publish_joined(log.clone(), events).await?;

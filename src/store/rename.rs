@@ -5,7 +5,7 @@
 
 use crate::database::{self, Edit, EditKind, Topic};
 use crate::event::{Change, Log, check_type};
-use crate::store::edit::{insert_hot_line, line, moved_all_the_time, restored_meanwhile};
+use crate::store::edit::{catalog_changed, insert_hot_line, line, moved_all_the_time};
 use crate::store::{ATTEMPTS, Error, Store};
 
 impl Store {
@@ -45,7 +45,7 @@ impl Store {
         let mut renamed = database::rename_hot(&mut transaction, topic.id, old_type, new_type).await?;
         renamed += database::rename_snapshots(&mut transaction, topic.id, old_type, new_type).await?;
         let Some(sequence) = database::bump_edit_counter(&mut transaction, &topic).await? else {
-            return Err(restored_meanwhile(&topic.log));
+            return Err(catalog_changed(&topic.log));
         };
         let archives = database::rename_archived(&mut transaction, topic.id, old_type, new_type).await?;
         if renamed == 0 && archives.is_empty() {

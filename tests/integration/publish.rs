@@ -5,7 +5,7 @@ mod joined;
 
 use coldstream::bucket::object_key;
 use coldstream::event::{Json, Log, Metadata, NewEvent};
-use coldstream::store::{Error, Published};
+use coldstream::store::{Error, ImportBatch, Published};
 use futures::future::try_join_all;
 
 use crate::support::{
@@ -298,11 +298,11 @@ async fn an_import_of_many_logs_is_run_again_over_their_archives() {
     let store = world.store(settings(1));
     let logs: Vec<Log> = (0..8).map(|number| Log::new(format!("tenant-{number}"), "orders").unwrap()).collect();
     for _ in 0..2 {
-        let mut importer = store.importer();
+        let mut batch = ImportBatch::default();
         for log in &logs {
-            importer.push(log.clone(), old_event(1)).await.unwrap();
+            batch.push(log.clone(), old_event(1)).unwrap();
         }
-        importer.finish().await.unwrap();
+        store.import(batch).await.unwrap();
         archive(&store).await;
     }
     for log in &logs {

@@ -3,7 +3,7 @@ use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
@@ -42,9 +42,8 @@ pub fn find(wanted: Option<PathBuf>, folder: &Path) -> anyhow::Result<(Data, Log
     let mut first = None;
     import::each_event(&data.path, |log, _| {
         first = Some(log);
-        false
+        Ok(false)
     })?;
-    ensure!(first.is_some(), "{} holds no event", data.path.display());
     let log = first.with_context(|| format!("{} holds no event", data.path.display()))?;
     Ok((data, log))
 }

@@ -107,7 +107,7 @@ async fn compare(store: &Arc<Store>, file: &data::Data) -> anyhow::Result<()> {
         let mut sources: HashMap<Log, Vec<NewEvent>> = HashMap::new();
         import::each_event(&path, |log, event| {
             sources.entry(log).or_default().push(event);
-            true
+            Ok(true)
         })?;
         anyhow::Ok(sources)
     });

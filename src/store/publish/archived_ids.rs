@@ -159,7 +159,10 @@ impl Store {
         let (doubts, known) = {
             let filters = locked(&filters);
             let doubts = filters.doubts(topic, fingerprinted);
-            let known: Vec<Uuid> = filters.lookup_ids.iter().copied().collect();
+            let known: Vec<Uuid> = match doubts.perhaps_newer.is_empty() {
+                true => Vec::new(),
+                false => filters.lookup_ids.iter().copied().collect(),
+            };
             (doubts, known)
         };
         self.fill_archived_ids(topic, filters);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coldstream::event::{Change, Event, GdprField, Instant, Json, Log, NewEvent};
-use coldstream::store::{Error, Store};
+use coldstream::store::{Error, ImportBatch, Store};
 use time::OffsetDateTime;
 
 use super::case::Case;
@@ -128,11 +128,11 @@ impl Case {
     }
 
     async fn import(&mut self, store: &Store, log: usize, batch: Vec<NewEvent>) {
-        let mut importer = store.importer();
+        let mut import = ImportBatch::default();
         for event in &batch {
-            importer.push(self.logs[log].log.clone(), event.clone()).await.unwrap();
+            import.push(self.logs[log].log.clone(), event.clone()).unwrap();
         }
-        let Some(counts) = self.given(importer.finish().await) else { return };
+        let Some(counts) = self.given(store.import(import).await) else { return };
         let (published, new) = self.logs[log].place(&batch, true).expect("nothing is refused");
         assert_eq!((counts.imported, counts.skipped), (new.len() as u64, (published.len() - new.len()) as u64));
         self.logs[log].append(&batch, new);

@@ -6,7 +6,7 @@ use coldstream::bucket::{self, Bucket, object_key};
 use coldstream::database::{self, Archive, Database, Lease};
 use coldstream::event::{Eligibility, Event, Filter, Log, NewEvent, Patch};
 use coldstream::store::{
-    EditOutcome, EditRequest, Published, Query, RequiredGroups, Settings, Store, SubscribingSettings,
+    EditOutcome, EditRequest, ImportBatch, Published, Query, RequiredGroups, Settings, Store, SubscribingSettings,
 };
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
@@ -258,11 +258,14 @@ impl Drop for World {
 
 /// Events with their own times, as they come.
 pub async fn import(store: &Store, log: &Log, events: impl IntoIterator<Item = NewEvent>) {
-    let mut importer = store.importer();
+    let mut batch = ImportBatch::default();
     for event in events {
-        importer.push(log.clone(), event).await.unwrap();
+        batch.push(log.clone(), event).unwrap();
+        if batch.is_full() {
+            store.import(std::mem::take(&mut batch)).await.unwrap();
+        }
     }
-    importer.finish().await.unwrap();
+    store.import(batch).await.unwrap();
 }
 
 pub async fn archive(store: &Store) -> i64 {
