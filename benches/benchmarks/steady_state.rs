@@ -160,11 +160,11 @@ fn young_event(number: u64, hot_for: Duration) -> NewEvent {
     NewEvent { raised_at: Some(raised_at), ..events::event(Uuid::new_v4().to_string(), number) }
 }
 
-/// Pass after pass, and says how many events there were.
+/// Pass after pass as a service does, and says how many events there were.
 async fn archive(store: Arc<Store>, over: CancellationToken) -> i64 {
     let mut events = 0;
     while !over.is_cancelled() {
-        events += store.archive(|_, _| {}).await.expect("events can be archived").events;
+        events += store.archive_at_leisure().await.expect("events can be archived").events;
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     events

@@ -42,7 +42,7 @@ pub fn start(store: &Arc<Store>, settings: &Settings, shutdown: &CancellationTok
     if archives {
         jobs.spawn(run("archive", interval, shutdown.clone(), std::future::pending, move || {
             let store = Arc::clone(&archive);
-            async move { store.archive(|_, _| {}).await.map(drop) }
+            async move { store.archive_at_leisure().await.map(drop) }
         }));
     }
     let (rewrite, wanted) = (Arc::clone(store), Arc::clone(store));

@@ -19,10 +19,14 @@ use uuid::Uuid;
 use crate::bucket::{Scan, decode_member};
 use crate::database::{self, ArchiveRun, Intent, Lease, MemberRow, Move, Topic};
 use crate::event::{Event, Instant, Log};
+use crate::store::breaks::{Breaks, Haste};
 use crate::store::contents::Contents;
 use crate::store::lease::another_writer;
 use crate::store::object::{Export, Object};
 use crate::store::{Error, Store, background};
+
+/// Rows that are deleted by one statement where nobody waits for the end of it.
+const DELETED_AT_LEISURE: i64 = 500;
 
 /// A batch that was chosen, and whose intent is written.
 pub struct Batch<'a> {
@@ -31,6 +35,7 @@ pub struct Batch<'a> {
     /// What is younger, or held longer, is no part of it.
     raised_at_max: Instant,
     now: OffsetDateTime,
+    haste: Haste,
 }
 
 /// A batch whose object is complete in the bucket.
@@ -63,6 +68,25 @@ pub(super) struct PositionRanges(Vec<(i64, i64)>);
 impl PositionRanges {
     pub fn ranges(&self) -> &[(i64, i64)] {
         &self.0
+    }
+
+    /// In pieces of so many positions; the last one may have less.
+    pub fn pieces(&self, positions: i64) -> Vec<Vec<(i64, i64)>> {
+        let (mut pieces, mut piece, mut room) = (Vec::new(), Vec::new(), positions);
+        for (mut first, last) in self.0.iter().copied() {
+            while first <= last {
+                let end = last.min(first + room - 1);
+                piece.push((first, end));
+                room -= end - first + 1;
+                first = end + 1;
+                if room == 0 {
+                    pieces.push(std::mem::take(&mut piece));
+                    room = positions;
+                }
+            }
+        }
+        pieces.extend(Some(piece).filter(|piece| !piece.is_empty()));
+        pieces
     }
 
     /// From the first to the last.
@@ -105,7 +129,16 @@ pub struct Archived {
 impl Store {
     /// Archives until nothing eligible is left, the topic with most hot events first, and remembers how it went.
     /// A topic that fails does not keep the others from their turn. `progress` is called after every archive.
-    pub async fn archive(&self, mut progress: impl FnMut(&Topic, Archived)) -> Result<Archived, Error> {
+    pub async fn archive(&self, progress: impl FnMut(&Topic, Archived)) -> Result<Archived, Error> {
+        self.archive_with(Haste::Hurried, progress).await
+    }
+
+    /// The same where nobody waits for the end of it: it takes some times as long, and publishers and readers notice less.
+    pub async fn archive_at_leisure(&self) -> Result<Archived, Error> {
+        self.archive_with(Haste::Leisurely, |_, _| {}).await
+    }
+
+    async fn archive_with(&self, haste: Haste, mut progress: impl FnMut(&Topic, Archived)) -> Result<Archived, Error> {
         let started_at = OffsetDateTime::now_utc();
         let mut done = Archived::default();
         let mut failure = match self.catch_up_on_merges().await {
@@ -113,7 +146,7 @@ impl Store {
             Err(error) => Some(error),
         };
         for topic in self.topics_to_archive().await? {
-            let outcome = self.archive_topic(&topic, &mut done, &mut progress).await;
+            let outcome = self.archive_topic(&topic, haste, &mut done, &mut progress).await;
             match outcome {
                 Ok(()) => {}
                 Err(error @ Error::GaveWay(_)) => {
@@ -145,13 +178,14 @@ impl Store {
     async fn archive_topic(
         &self,
         topic: &Topic,
+        haste: Haste,
         done: &mut Archived,
         progress: &mut impl FnMut(&Topic, Archived),
     ) -> Result<(), Error> {
         let held = self.with_lease(topic.id, async |lease| {
             let mut merged = Ok(());
             while let Some(batch) = self.claim(lease).await? {
-                let count = batch.archive().await?;
+                let count = Batch { haste, ..batch }.archive().await?;
                 done.archives += 1;
                 done.events += count;
                 progress(topic, *done);
@@ -196,7 +230,7 @@ impl Store {
         database::insert_intent(&mut transaction, &intent, &lease).await?;
         database::commit(transaction).await?;
         let object = Object { store: self, topic, intent, extent: (first_position, last_position, batch_size) };
-        Ok(Some(Batch { object, lease, raised_at_max, now }))
+        Ok(Some(Batch { object, lease, raised_at_max, now, haste: Haste::Hurried }))
     }
 
     async fn remember_run(
@@ -251,8 +285,10 @@ impl<'a> Batch<'a> {
         let limits = (self.raised_at_max.unix_nanos(), self.now);
         let range = (*first_position, *last_position);
         let mut rows = database::export(connection.as_mut(), topic.id, limits, range).await?;
+        let mut breaks = Breaks::new(self.haste);
         while let Some(row) = rows.next().await? {
             writer.push(&row.event()?).await?;
+            breaks.take().await;
         }
         drop(rows);
         drop(connection);
@@ -272,7 +308,7 @@ impl Verified<'_> {
     /// The one moment at which the events move. Says how many there were.
     pub async fn commit(self) -> Result<i64, Error> {
         let Verified { batch, contents } = self;
-        let Batch { object: Object { store, topic, intent, .. }, lease, .. } = batch;
+        let Batch { object: Object { store, topic, intent, .. }, lease, haste, .. } = batch;
         let gave_way = |why: &str| Error::GaveWay(format!("{}: {why}", topic.log));
         let mut transaction = store.database.begin_job().await?;
         let key = (topic.id, intent.archive_id);
@@ -280,7 +316,13 @@ impl Verified<'_> {
         let extent = (archive.first_position, archive.last_position, archive.count);
         database::announce(&mut transaction, Move::Archive, &topic, archive.id, extent).await?;
         // Rows first, the topic last: publishers wait for the topic, and only for as long as a commit takes.
-        let deleted = database::delete_ranges(&mut transaction, topic.id, contents.positions.ranges()).await?;
+        let mut breaks = Breaks::new(haste);
+        let at_once = if haste == Haste::Leisurely { DELETED_AT_LEISURE } else { archive.count };
+        let mut deleted = 0;
+        for ranges in contents.positions.pieces(at_once) {
+            deleted += database::delete_ranges(&mut transaction, topic.id, &ranges).await?;
+            breaks.take().await;
+        }
         if deleted as i64 != archive.count {
             return Err(gave_way("some of the exported events are not hot any more"));
         }
@@ -305,5 +347,18 @@ impl Verified<'_> {
             last_position = archive.last_position, object_bytes = archive.object_bytes, "archived"
         );
         Ok(archive.count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn positions_are_cut_into_pieces() {
+        let positions = PositionRanges(vec![(1, 5), (7, 7), (9, 12)]);
+        assert_eq!(positions.pieces(10), [positions.ranges()]);
+        assert_eq!(positions.pieces(3), [vec![(1, 3)], vec![(4, 5), (7, 7)], vec![(9, 11)], vec![(12, 12)]]);
+        assert!(PositionRanges::default().pieces(3).is_empty());
     }
 }

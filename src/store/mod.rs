@@ -6,6 +6,7 @@
 
 mod archive;
 mod background;
+mod breaks;
 mod contents;
 mod edit;
 mod find;

@@ -18,6 +18,12 @@ use super::exit;
 /// Flask and its companion are what the server needs of moto's extra `server`, which brings 200 MB more.
 const PACKAGES: [&str; 3] = ["moto[s3]==5.2.5", "flask==3.1.3", "flask-cors==6.0.5"];
 const FOLDER: &str = "moto-5.2.5";
+/// Of all that moto imitates, S3. Its program for everything looks through the folders of 190 services at every request.
+const PROGRAM: &str = "
+from moto.moto_server.werkzeug_app import MotoRequestHandler, create_backend_app
+from werkzeug.serving import run_simple
+run_simple('127.0.0.1', 0, create_backend_app('s3'), threaded=True, request_handler=MotoRequestHandler)
+";
 
 static ADDRESS: OnceLock<SocketAddr> = OnceLock::new();
 static SERVER: Mutex<Option<Child>> = Mutex::new(None);
@@ -38,7 +44,7 @@ pub fn stop() {
 fn start() -> SocketAddr {
     exit::register();
     let mut command = installed();
-    command.args(["-m", "moto.server", "--host", "127.0.0.1", "--port", "0"]);
+    command.args(["-c", PROGRAM]);
     command.env("PYTHONUNBUFFERED", "1").env("PYTHONDONTWRITEBYTECODE", "1");
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut server = keeper::spawn(command).expect("python3 cannot be run");
