@@ -31,7 +31,7 @@ const OWNERS: [(&str, &[&str]); 11] = [
     ("dotenvy::", &["config.rs"]),
     ("SystemTime::now", &[]),
     ("async fn", &["database", "bucket", "store", "jobs", "api", "command", "embedded", "main.rs"]),
-    ("time::sleep", &["jobs", "command", "store/lease.rs", "store/subscribe", "embedded"]),
+    ("time::sleep", &["jobs", "command", "store/breaks.rs", "store/lease.rs", "store/subscribe", "embedded"]),
 ];
 
 fn sources(folder: &Path) -> Vec<PathBuf> {
