@@ -215,7 +215,7 @@ impl ImportLine {
             payload,
             gdpr,
         };
-        Ok((Log::new(tenant_id, topic)?, event.check()?))
+        Ok((Log::new(tenant_id, topic)?, event))
     }
 }
 
