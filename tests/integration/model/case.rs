@@ -201,6 +201,6 @@ impl Case {
             self.compare_erroneous(log).await;
         }
         drop(self.replicas);
-        self.world.end().await;
+        self.world.audit().await;
     }
 }

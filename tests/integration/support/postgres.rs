@@ -1,7 +1,10 @@
-//! One Postgres for all tests of this process, and a database of its own for each: a copy of one that was migrated.
+//! One Postgres for all tests of this process, and a database of its own for each: a copy of one that was migrated. Who
+//! makes one drops those that nobody has any more: the disk has its end, and a server with hundreds of databases looks
+//! through them all the time.
 
 use std::fs;
 use std::path::Path;
+use std::sync::PoisonError;
 
 use coldstream::database::Database;
 use coldstream::embedded::{Durability, Postgres};
@@ -22,6 +25,24 @@ struct Running {
 }
 
 static RUNNING: Mutex<Option<Running>> = Mutex::const_new(None);
+/// Names of databases that nobody has any more.
+static LEFT: std::sync::Mutex<Vec<String>> = std::sync::Mutex::new(Vec::new());
+
+/// Whoever has it has the database.
+pub struct TestDatabase {
+    pub url: String,
+    name: String,
+    /// On the server of all tests.
+    is_shared: bool,
+}
+
+impl Drop for TestDatabase {
+    fn drop(&mut self) {
+        if self.is_shared {
+            LEFT.lock().unwrap_or_else(PoisonError::into_inner).push(std::mem::take(&mut self.name));
+        }
+    }
+}
 
 /// A server that one test has to itself, and that keeps what it has acknowledged whatever becomes of it.
 pub struct OwnPostgres(Running);
@@ -31,9 +52,10 @@ impl OwnPostgres {
         OwnPostgres(boot(Durability::Full).await)
     }
 
-    /// The url of a new database that has been migrated.
-    pub async fn database(&self) -> String {
-        self.0.migrated("test").await
+    /// A new database that has been migrated.
+    pub async fn database(&self) -> TestDatabase {
+        let name = "test".to_owned();
+        TestDatabase { url: self.0.migrated(&name).await, name, is_shared: false }
     }
 
     /// Kills the server and all its connections in the middle of whatever they do, and returns once another one has
@@ -54,43 +76,37 @@ impl Running {
     }
 }
 
-/// The url of a new database that has been migrated.
-pub async fn database() -> String {
+/// A new database that has been migrated.
+pub async fn database() -> TestDatabase {
     copy_of(TEMPLATE).await
 }
 
-/// The url of a database that is what another one is now; whoever is connected to that is disconnected.
-pub async fn copy(url: &str) -> String {
-    let mut connection = PgConnection::connect(url).await.expect("postgres accepts connections");
-    let name: String =
-        sqlx::query_scalar("SELECT current_database()").fetch_one(&mut connection).await.expect("it has a name");
-    drop(connection);
+/// A database that is what another one of the same server is now; whoever is connected to that is disconnected.
+pub async fn copy(TestDatabase { name, .. }: &TestDatabase) -> TestDatabase {
     let running = RUNNING.lock().await;
     let server = running.as_ref().expect("it was started").postgres.connection("postgres");
     drop(running);
     execute(&server, format!("ALTER DATABASE {name} ALLOW_CONNECTIONS false")).await;
     execute(&server, format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")).await;
-    let copy = copy_of(&name).await;
+    let copy = copy_of(name).await;
     execute(&server, format!("ALTER DATABASE {name} ALLOW_CONNECTIONS true")).await;
     copy
 }
 
-async fn copy_of(template: &str) -> String {
-    let name = format!("test_{}", Uuid::new_v4().simple());
+async fn copy_of(template: &str) -> TestDatabase {
     let mut running = RUNNING.lock().await;
     if running.is_none() {
         *running = Some(start().await);
     }
     let postgres = &running.as_ref().expect("it was started").postgres;
-    execute(&postgres.connection("postgres"), format!("CREATE DATABASE {name} TEMPLATE {template}")).await;
-    postgres.connection(&name)
-}
-
-/// For a test with very many of them: the disk has its end.
-pub async fn drop_database(name: &str) {
-    let running = RUNNING.lock().await;
-    let postgres = &running.as_ref().expect("it has databases").postgres;
-    execute(&postgres.connection("postgres"), format!("DROP DATABASE {name} WITH (FORCE)")).await;
+    let server = postgres.connection("postgres");
+    let left = std::mem::take(&mut *LEFT.lock().unwrap_or_else(PoisonError::into_inner));
+    for name in left {
+        execute(&server, format!("DROP DATABASE {name} WITH (FORCE)")).await;
+    }
+    let name = format!("test_{}", Uuid::new_v4().simple());
+    execute(&server, format!("CREATE DATABASE {name} TEMPLATE {template}")).await;
+    TestDatabase { url: postgres.connection(&name), name, is_shared: true }
 }
 
 /// For the end of the process.

@@ -13,9 +13,10 @@ use sqlx::postgres::PgPoolOptions;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use uuid::Uuid;
 
+use super::postgres::{self, TestDatabase};
 use super::proxy::Proxy;
 use super::s3::{self, Server};
-use super::{PostgresProxy, RawBucket, audit, postgres};
+use super::{PostgresProxy, RawBucket, audit};
 
 /// Each has some connections to Postgres, which takes 200.
 const WORLDS_MAX: usize = 6;
@@ -31,7 +32,7 @@ pub struct World {
     pub proxy: Proxy,
     /// For what only an operator with psql could do.
     pub sql: PgPool,
-    database_url: String,
+    database: TestDatabase,
     server: Server,
     bucket_name: String,
     is_audited: bool,
@@ -39,7 +40,7 @@ pub struct World {
 }
 
 /// A database as it was at one time.
-pub struct Backup(String);
+pub struct Backup(TestDatabase);
 
 fn connect(url: &str) -> PgPool {
     PgPoolOptions::new().max_connections(2).connect_lazy(url).expect("the url is one")
@@ -64,15 +65,15 @@ impl World {
     }
 
     /// Over a database that somebody else has made.
-    pub async fn over(database: impl Future<Output = String>) -> World {
+    pub async fn over(database: impl Future<Output = TestDatabase>) -> World {
         let permit = WORLDS.acquire().await.expect("it is never closed");
-        let (server, database_url) = tokio::join!(s3::server(), database);
+        let (server, database) = tokio::join!(s3::server(), database);
         let bucket_name = format!("test-{}", Uuid::new_v4().simple());
         World {
             bucket: RawBucket::create(&server, &bucket_name).await,
             proxy: Proxy::start(server.address).await,
-            sql: connect(&database_url),
-            database_url,
+            sql: connect(&database.url),
+            database,
             server,
             bucket_name,
             is_audited: false,
@@ -82,12 +83,12 @@ impl World {
 
     /// The database as it is now, to come back to.
     pub async fn backup(&self) -> Backup {
-        Backup(postgres::copy(&self.database_url).await)
+        Backup(postgres::copy(&self.database).await)
     }
 
     /// Whoever is started from now on finds the database as it was. Others are not to go on.
     pub async fn restore(&mut self, Backup(backup): &Backup) {
-        self.use_database(postgres::copy(backup).await);
+        self.use_database(postgres::copy(&backup).await);
     }
 
     /// Whoever is started from now on finds a database without anything, which is another deployment's.
@@ -99,9 +100,9 @@ impl World {
             .unwrap();
     }
 
-    fn use_database(&mut self, url: String) {
-        self.sql = connect(&url);
-        self.database_url = url;
+    fn use_database(&mut self, database: TestDatabase) {
+        self.sql = connect(&database.url);
+        self.database = database;
     }
 
     pub fn log(&self) -> Log {
@@ -115,7 +116,7 @@ impl World {
 
     /// A way to Postgres that can be disturbed.
     pub async fn postgres_proxy(&self) -> PostgresProxy {
-        PostgresProxy::start(&self.database_url).await
+        PostgresProxy::start(&self.database.url).await
     }
 
     /// One that reaches Postgres through a proxy.
@@ -130,13 +131,13 @@ impl World {
     }
 
     pub fn database(&self) -> Database {
-        Database::new(&self.database_url, CONNECTIONS_MAX).expect("the url is one")
+        Database::new(&self.database.url, CONNECTIONS_MAX).expect("the url is one")
     }
 
     /// What a process has to be told to find this world.
     pub fn variables(&self) -> [(&'static str, String); 7] {
         [
-            ("POSTGRES_CONNECTION", self.database_url.clone()),
+            ("POSTGRES_CONNECTION", self.database.url.clone()),
             ("S3_ENDPOINT", self.proxy.address().to_string()),
             ("S3_ACCESS_KEY", self.server.access_key.clone()),
             ("S3_SECRET_KEY", self.server.secret_key.clone()),
@@ -238,13 +239,6 @@ impl World {
         self.proxy.heal();
         assert_eq!(self.store(settings(1)).verify(|_| {}).await.unwrap(), []);
         self.is_audited = true;
-    }
-
-    /// Audits the world, and gives back what it takes of the disk.
-    pub async fn end(mut self) {
-        self.audit().await;
-        let name: String = sqlx::query_scalar("SELECT current_database()").fetch_one(&self.sql).await.unwrap();
-        postgres::drop_database(&name).await;
     }
 }
 
