@@ -234,8 +234,10 @@ pub async fn rename_archived(
     .bind(topic_id)
     .bind(old_type)
     .bind(new_type)
-    .fetch_all(connection)
+    .fetch_all(&mut *connection)
     .await?;
+    let wrong = super::wrong_sums(connection, topic_id).await?;
+    super::sum_up(connection, topic_id, &wrong).await?;
     let archives = rows
         .iter()
         .map(|row| Ok((row.try_get("id")?, (row.try_get("first_position")?, row.try_get("last_position")?))));

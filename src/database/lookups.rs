@@ -2,11 +2,12 @@
 //!
 //! A run is a sorted list of keyed hashes, cut into pages of one row each. An archive has a run for every 65,535 of its
 //! events, so that making one takes bounded memory; as archives add up, their runs are merged ([`merges`]). What is kept
-//! together, and of which archives, is a row of `lookups`. A page may say "perhaps" (two ids can share a hash), never a
+//! together, and of which archives, is a row of `lookups`, with what these hold in all ([`sums`]). A page may say "perhaps" (two ids can share a hash), never a
 //! false "no": the reader compares what it finds.
 
 mod merges;
 mod pages;
+mod sums;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -20,6 +21,7 @@ use crate::database::Error;
 use pages::{Entry, Hash, Kind, Page, PageWriter, combine, entries_of, head};
 
 pub use merges::{Merge, due_merge, merge_lookups, topics_with_due_merges};
+pub use sums::{Sum, sum_up, sums, wrong_sums};
 
 /// Events that one run is about, at most.
 pub const RUN_EVENTS: usize = 65_535;
@@ -163,7 +165,9 @@ pub async fn delete_lookups(connection: &mut PgConnection, (topic_id, archive_id
     delete_pages(connection, topic_id, &[archive_id]).await?;
     let without: Vec<Uuid> = sqlx::query_scalar(
         "WITH left_by AS (
-             UPDATE lookups SET archive_ids = array_replace(archive_ids, $2, NULL)
+             UPDATE lookups
+             SET archive_ids = array_replace(archive_ids, $2, NULL), first_position = NULL, last_position = NULL,
+                 types = NULL, type_counts = NULL
              WHERE topic_id = $1 AND $2 = ANY(archive_ids)
              RETURNING id, archive_ids
          )

@@ -170,9 +170,10 @@ pub async fn recount_archived(connection: &mut PgConnection, topic_id: i64) -> R
          WHERE id = $1",
     )
     .bind(topic_id)
-    .execute(connection)
+    .execute(&mut *connection)
     .await?;
-    Ok(())
+    let wrong = super::wrong_sums(connection, topic_id).await?;
+    super::sum_up(connection, topic_id, &wrong).await
 }
 
 /// Counts events that were deleted because they were consumed.

@@ -24,11 +24,12 @@ impl Store {
 
     async fn merge(&self, lease: Lease, merge: &Merge) -> Result<(), Error> {
         let mut transaction = self.database.begin_job().await?;
-        let archives = database::merge_lookups(&mut transaction, merge).await?;
+        let (id, archives) = database::merge_lookups(&mut transaction, merge).await?;
         // The topic last: publishers wait for it, and only for as long as a commit takes.
         if database::check_lease(&mut transaction, &lease).await?.is_none() {
             return Err(another_writer());
         }
+        database::sum_up(&mut transaction, lease.topic_id, &[id]).await?;
         database::commit(transaction).await?;
         tracing::debug!(topic_id = lease.topic_id, archives, "lookups were merged");
         Ok(())

@@ -10,7 +10,7 @@ use futures::stream::{StreamExt, TryStreamExt};
 use uuid::Uuid;
 
 use crate::bucket::{self, Member, MemberAddress};
-use crate::database::{self, MemberExtent, Topic, Transaction};
+use crate::database::{self, MemberExtent, Sum, Topic, Transaction};
 use crate::event::{Event, Filter, Log};
 use crate::store::overlay::Overlays;
 use crate::store::plan::{self, Extent, Seek, Segment};
@@ -196,7 +196,8 @@ impl Store {
         Ok(Plan { topic, segments, members, hot, end, overlays: Overlays::new(edits), skip })
     }
 
-    /// Looks at whole archives first, at as many as it takes, then at the members of those that are needed.
+    /// Looks at whole archives first, at as many as it takes, then at the members of those that are needed. What is to be
+    /// passed over goes by many archives at a time before that.
     async fn plan_archived(
         &self,
         snapshot: &mut Transaction,
@@ -205,18 +206,22 @@ impl Store {
         end: i64,
     ) -> Result<(Vec<Segment>, Vec<MemberExtent>, i64), Error> {
         let Query { filter, from, skip, limit } = query;
+        let everything = Seek { start: *from, end, skip: *skip };
         let types = match filter {
             Filter::All => None,
             Filter::Types(types) => Some(types.as_slice()),
             Filter::Stream(stream) => {
                 let members = self.members_of_stream(snapshot, topic_id, stream, (*from, end)).await?;
-                let everything = Seek { start: *from, end, skip: *skip };
                 return self.cut(snapshot, topic_id, query, members, everything).await;
             }
         };
+        let Seek { start, end, skip } = match *skip {
+            0 => everything,
+            _ => pass_over(snapshot, topic_id, query, types, end).await?,
+        };
         let mut archives_max = ARCHIVES_AT_ONCE;
         let (archives, extents, segments) = loop {
-            let archives = database::archive_extents(snapshot, topic_id, types, (*from, end), archives_max).await?;
+            let archives = database::archive_extents(snapshot, topic_id, types, (start, end), archives_max).await?;
             let extents: Vec<Extent> = archives
                 .iter()
                 .map(|archive| Extent {
@@ -225,7 +230,7 @@ impl Store {
                     matching: archive.matching,
                 })
                 .collect();
-            let mut segments = plan::segments(&extents, *from, end);
+            let mut segments = plan::segments(&extents, start, end);
             let Some(last) = archives.last().filter(|_| archives.len() as i64 >= archives_max) else {
                 break (archives, extents, segments);
             };
@@ -236,8 +241,8 @@ impl Store {
             }
             archives_max *= ARCHIVES_MORE;
         };
-        let hot = hot_counts(snapshot, topic_id, filter, &segments, *skip).await?;
-        let needed = plan::seek(&segments, &extents, hot.as_deref(), *skip, *limit);
+        let hot = hot_counts(snapshot, topic_id, filter, &segments, skip).await?;
+        let needed = plan::seek(&segments, &extents, hot.as_deref(), skip, *limit);
         let ids: Vec<Uuid> = archives
             .iter()
             .filter(|archive| archive.first_position < needed.end && archive.last_position >= needed.start)
@@ -379,6 +384,24 @@ impl Store {
             error => Interrupted::Failed(error.into()),
         })
     }
+}
+
+/// Up to where sums of many archives lead.
+async fn pass_over(
+    snapshot: &mut Transaction,
+    topic_id: i64,
+    Query { filter, from, skip, limit }: &Query,
+    types: Option<&[String]>,
+    end: i64,
+) -> Result<Seek, Error> {
+    let sums = database::sums(snapshot, topic_id, types, (*from, end)).await?;
+    let extents: Vec<Extent> = sums
+        .into_iter()
+        .map(|Sum { first_position, last_position, matching }| Extent { first_position, last_position, matching })
+        .collect();
+    let segments = plan::segments(&extents, *from, end);
+    let hot = hot_counts(snapshot, topic_id, filter, &segments, *skip).await?;
+    Ok(plan::seek(&segments, &extents, hot.as_deref(), *skip, *limit))
 }
 
 /// How many hot rows match in each segment; not asked where nothing is to be passed over.

@@ -185,6 +185,7 @@ impl Store {
         let topic = database::topic_by_id(&mut snapshot, topic_id).await?;
         let archives = database::archives_of(&mut snapshot, topic.id).await?;
         let hot = database::hot_position_ranges(&mut snapshot, topic.id).await?;
+        let merges = database::wrong_sums(&mut snapshot, topic.id).await?;
         drop(snapshot);
         let finding = |archive_id, what| Finding { log: topic.log.clone(), archive_id, what };
         let mut verified = Verified::default();
@@ -214,7 +215,8 @@ impl Store {
             progress(archive.count);
         }
         let (wrong, doubled) = wrong_places(&topic, places, all_are_read);
-        let of_log = wrong_sums(&topic, &archives).into_iter().chain(wrong);
+        let merges = merges.iter().map(|id| format!("merge {id}: its sums are not those of its archives"));
+        let of_log = wrong_sums(&topic, &archives).into_iter().chain(merges).chain(wrong);
         verified.findings.extend(of_log.map(|what| finding(None, what)));
         verified.doubled = doubled;
         Ok((verified, some_are_gone))

@@ -26,6 +26,14 @@ async fn lookups(world: &World) -> Vec<(i16, i32)> {
         .unwrap()
 }
 
+/// How many archives the lookups are of whose sums are known.
+async fn summed_up(world: &World) -> Vec<i32> {
+    sqlx::query_scalar("SELECT cardinality(archive_ids) FROM lookups WHERE type_counts IS NOT NULL ORDER BY 1")
+        .fetch_all(&world.sql)
+        .await
+        .unwrap()
+}
+
 /// What all lookups and pages are, in a few bytes.
 async fn fingerprint(world: &World) -> String {
     sqlx::query_scalar(
@@ -211,6 +219,18 @@ async fn check(world: &World, log: &Log) {
         let of_stream: Vec<_> = events.iter().filter(|event| event.stream == stream).cloned().collect();
         assert_eq!(store.read(log, &query).await.unwrap().events, of_stream);
     }
+    for types in [&["type-0"][..], &["type-1", "type-3"], &["type-2", "renamed"], &["type-9"]] {
+        let types: Vec<String> = types.iter().map(ToString::to_string).collect();
+        let of_types: Vec<_> = events.iter().filter(|event| types.contains(&event.event_type)).cloned().collect();
+        for from in [1, 6] {
+            let behind: Vec<_> = of_types.iter().filter(|event| event.position >= from).cloned().collect();
+            for skip in 0..=behind.len() {
+                let query = Query { filter: Filter::Types(types.clone()), from, skip: skip as i64, limit: 2 };
+                let page: Vec<_> = behind.iter().skip(skip).take(2).cloned().collect();
+                assert_eq!(store.read(log, &query).await.unwrap().events, page, "{types:?}, {from}, {skip}");
+            }
+        }
+    }
 }
 
 #[tokio::test]
@@ -219,6 +239,19 @@ async fn the_archives_of_a_merge_may_change_and_leave() {
     // The first pass of a process merges what one before it left.
     assert_eq!(archive(&store).await, 0);
     assert_eq!(lookups(&world).await, [(0, 1), (0, 1), (1, 10)]);
+    assert_eq!(summed_up(&world).await, [10]);
+    check(&world, &log).await;
+
+    store.rename_type(log.topic(), "type-2", "renamed").await.unwrap();
+    assert_eq!(summed_up(&world).await, [10]);
+    check(&world, &log).await;
+    let pace = |_| -> futures::future::BoxFuture<'static, ()> { Box::pin(std::future::ready(())) };
+    for wrong in ["first_position = 2", "last_position = 19", "types[1] = 'type-9'", "type_counts[1] = 4"] {
+        let statement = format!("UPDATE lookups SET {wrong} WHERE level = 1");
+        sqlx::query(sqlx::AssertSqlSafe(statement)).execute(&world.sql).await.unwrap();
+        let repaired = store.repair(&pace, |_| {}).await.unwrap();
+        assert_eq!((repaired.repaired.len(), repaired.left), (1, Vec::new()), "{wrong}");
+    }
     check(&world, &log).await;
 
     edit(&store, &log, "event-3", r#"{"number":1000}"#).await;
@@ -234,6 +267,7 @@ async fn the_archives_of_a_merge_may_change_and_leave() {
     store.restore(&Selection::Archive(archives[2].id), 0, |_| {}).await.unwrap();
     store.restore(&Selection::Range(log.clone(), (8, 8)), 0, |_| {}).await.unwrap();
     assert_eq!(lookups(&world).await, [(0, 1), (0, 1), (0, 1), (1, 8)]);
+    assert_eq!(summed_up(&world).await, [0; 0]);
     check(&world, &log).await;
     assert_eq!(archive(&store).await, 2);
     check(&world, &log).await;
@@ -246,7 +280,6 @@ async fn the_archives_of_a_merge_may_change_and_leave() {
     .await
     .unwrap();
     assert_eq!(store.verify(|_| {}).await.unwrap().len(), 8);
-    let pace = |_| -> futures::future::BoxFuture<'static, ()> { Box::pin(std::future::ready(())) };
     let repaired = store.repair(&pace, |_| {}).await.unwrap();
     assert_eq!((repaired.repaired.len(), repaired.left), (8, Vec::new()));
     assert_eq!(lookups(&world).await, vec![(0, 1); 12]);
@@ -282,6 +315,7 @@ async fn archives_are_merged_while_they_are_made() {
     import(&store, &log, (0..113).map(personal_event)).await;
     assert_eq!(archive(&store).await, 113);
     assert_eq!(lookups(&world).await, [(0, 1), (0, 1), (0, 1), (1, 10), (2, 100)]);
+    assert_eq!(summed_up(&world).await, [10, 100]);
     check(&world, &log).await;
     world.audit().await;
 }

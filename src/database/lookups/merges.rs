@@ -80,8 +80,8 @@ pub async fn topics_with_due_merges(connection: &mut PgConnection) -> Result<Vec
     .await?)
 }
 
-/// Writes one in the place of its sources. Says of how many archives it is.
-pub async fn merge_lookups(connection: &mut PgConnection, merge: &Merge) -> Result<usize, Error> {
+/// Writes one in the place of its sources, without sums. Says which one, and of how many archives it is.
+pub async fn merge_lookups(connection: &mut PgConnection, merge: &Merge) -> Result<(Uuid, usize), Error> {
     let Merge { topic_id, level, sources } = merge;
     let (id, archive_ids) = (Uuid::now_v7(), merge.archive_ids());
     let stride = members_max(connection, *topic_id, &archive_ids).await?;
@@ -97,7 +97,7 @@ pub async fn merge_lookups(connection: &mut PgConnection, merge: &Merge) -> Resu
         .bind(&archive_ids)
         .execute(connection)
         .await?;
-    Ok(archive_ids.len())
+    Ok((id, archive_ids.len()))
 }
 
 /// The greatest number of members that one of these archives has.

@@ -128,6 +128,14 @@ pub async fn leftovers(world: &World) {
         ("pending edits", "SELECT count(*) FROM pending_edits"),
         ("edits not applied", "SELECT count(*) FROM edits WHERE applied_at IS NULL"),
         ("edits not purged", "SELECT count(*) FROM edits WHERE purged_at IS NULL"),
+        (
+            "wrong sums of merges",
+            "SELECT count(*) FROM lookups
+             WHERE first_position IS NOT NULL
+               AND (first_position, last_position, (SELECT sum(count) FROM unnest(type_counts) AS count)) IS DISTINCT FROM
+                   (SELECT (min(archives.first_position), max(archives.last_position), sum(archives.count))
+                    FROM archives WHERE archives.id = ANY(archive_ids))",
+        ),
         ("leases", "SELECT count(*) FROM topics WHERE lease_expires_at >= clock_timestamp()"),
     ] {
         let count: i64 = sqlx::query_scalar(query).fetch_one(&world.sql).await.unwrap();

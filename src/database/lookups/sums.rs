@@ -1,0 +1,80 @@
+//! What the archives of a merge reach over and hold together, so that many are passed over at once. An archive that
+//! leaves takes it along ([`super::delete_lookups`]): its merge is passed over archive by archive from then on.
+
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use crate::database::Error;
+
+/// What reaches from a position to another one, and how many events that match it holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, sqlx::FromRow)]
+pub struct Sum {
+    pub first_position: i64,
+    pub last_position: i64,
+    pub matching: i64,
+}
+
+/// What is in archives and reaches into positions `start..end`, of these types or of all, in the order of the first
+/// positions: merges, and archives that no merge has sums of.
+pub async fn sums(
+    connection: &mut PgConnection,
+    topic_id: i64,
+    types: Option<&[String]>,
+    (start, end): (i64, i64),
+) -> Result<Vec<Sum>, Error> {
+    Ok(sqlx::query_as(
+        "SELECT first_position, last_position, matching
+         FROM (
+             SELECT first_position, last_position, types, type_counts
+             FROM lookups
+             WHERE topic_id = $1 AND first_position IS NOT NULL
+             UNION ALL
+             SELECT archives.first_position, archives.last_position, archives.types, archives.type_counts
+             FROM lookups JOIN archives ON archives.topic_id = $1 AND archives.id = ANY(archive_ids)
+             WHERE lookups.topic_id = $1 AND lookups.first_position IS NULL
+         ) AS parts
+         CROSS JOIN LATERAL (
+             SELECT sum(count)::bigint AS matching FROM unnest(types, type_counts) AS held (type, count)
+             WHERE $2::text[] IS NULL OR type = ANY($2)
+         ) AS counted
+         WHERE matching > 0 AND last_position >= $3 AND first_position < $4
+         ORDER BY first_position",
+    )
+    .bind(topic_id)
+    .bind(types)
+    .bind(start)
+    .bind(end)
+    .fetch_all(connection)
+    .await?)
+}
+
+/// Makes the sums of merges what they have to be. Archives stay as they are meanwhile: the topic is locked.
+pub async fn sum_up(connection: &mut PgConnection, topic_id: i64, ids: &[Uuid]) -> Result<(), Error> {
+    sqlx::query(
+        "UPDATE lookups
+         SET first_position = sums.first_position, last_position = sums.last_position, types = sums.types,
+             type_counts = sums.type_counts
+         FROM lookup_sums AS sums
+         WHERE lookups.topic_id = $1 AND lookups.id = ANY($2) AND sums.topic_id = $1 AND sums.id = lookups.id",
+    )
+    .bind(topic_id)
+    .bind(ids)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Merges whose sums are not what they have to be.
+pub async fn wrong_sums(connection: &mut PgConnection, topic_id: i64) -> Result<Vec<Uuid>, Error> {
+    Ok(sqlx::query_scalar(
+        "SELECT lookups.id
+         FROM lookups JOIN lookup_sums AS sums ON sums.topic_id = lookups.topic_id AND sums.id = lookups.id
+         WHERE lookups.topic_id = $1 AND lookups.first_position IS NOT NULL
+           AND (lookups.first_position, lookups.last_position, lookups.types, lookups.type_counts)
+               IS DISTINCT FROM (sums.first_position, sums.last_position, sums.types, sums.type_counts)
+         ORDER BY lookups.id",
+    )
+    .bind(topic_id)
+    .fetch_all(connection)
+    .await?)
+}
