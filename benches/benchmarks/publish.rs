@@ -63,7 +63,7 @@ struct Rate {
 }
 
 pub async fn run(mode: Mode) -> Report {
-    let servers = Servers::start(Durability::Full).await;
+    let servers = Servers::start(mode.pick(Durability::Full, Durability::None)).await;
     let mut report = Report::new("Publishing");
     report.paragraph(
         "Events of 840 bytes to one topic, one a call, each call acknowledged once it is on disk, on the same Postgres \

@@ -44,7 +44,7 @@ pub async fn run(mode: Mode) -> Report {
     let hot_for = mode.pick(Duration::from_secs(20), Duration::ZERO);
     let interval = mode.pick(Duration::from_millis(40), Duration::from_millis(2));
     let (batch_size, step, steps) = (mode.pick(5_000, 100), mode.pick(40_000, 400), mode.pick(11, 3));
-    let servers = Servers::start(Durability::Full).await;
+    let servers = Servers::start(mode.pick(Durability::Full, Durability::None)).await;
     // Events are hot for seconds here, not for weeks.
     servers.execute("postgres", "ALTER SYSTEM SET autovacuum_naptime = '1s'").await;
     servers.execute("postgres", "SELECT pg_reload_conf()").await;
