@@ -60,8 +60,9 @@ pub use intents::{
 pub use introduced::{delete_introduced_gdpr_ids, insert_introduced_gdpr_id, introduced_gdpr_id, introduced_gdpr_ids};
 pub use leases::{Lease, check_lease, release_lease, renew_lease, take_lease};
 pub use lookups::{
-    HashKey, LookupRun, Merge, Sum, delete_lookups, due_merge, fingerprints, hash_key, insert_run, leads_to, live_lookups,
-    members_with_gdpr_id, members_with_ids, members_with_stream, merge_lookups, sum_up, sums, topics_with_due_merges, wrong_sums,
+    HashKey, LookupRun, Merge, Sum, delete_lookups, due_merge, fingerprints, hash_key, insert_run, leads_to,
+    live_lookups, members_with_gdpr_id, members_with_ids, members_with_stream, merge_lookups, sum_up, sums,
+    topics_with_due_merges, wrong_sums,
 };
 pub use members::{
     MemberExtent, MemberRow, delete_members, insert_members, lowest_member_across, member_extents, members_by_key,
