@@ -11,6 +11,8 @@ pub struct Topic {
     pub log: Log,
     pub head_position: i64,
     pub archived_count: i64,
+    /// No archived event has a higher position.
+    pub archived_to: i64,
     /// Of positions whose events were deleted once they had been handled; where there are some, positions have gaps.
     pub deleted_count: i64,
     pub archived_json_bytes: i64,
@@ -32,7 +34,7 @@ impl Topic {
 macro_rules! select_topics {
     ($rest:literal) => {
         concat!(
-            "SELECT id, tenant, topic, head_position, archived_count, deleted_count, archived_json_bytes, ",
+            "SELECT id, tenant, topic, head_position, archived_count, archived_to, deleted_count, archived_json_bytes, ",
             "archived_object_bytes, edit_counter, catalog_epoch, hot_magnitude FROM topics ",
             $rest
         )
@@ -46,6 +48,7 @@ fn from_row(row: &PgRow) -> Result<Topic, Error> {
         log: Log::new(tenant, topic).map_err(|error| Error::Damaged(error.to_string()))?,
         head_position: row.try_get("head_position")?,
         archived_count: row.try_get("archived_count")?,
+        archived_to: row.try_get("archived_to")?,
         deleted_count: row.try_get("deleted_count")?,
         archived_json_bytes: row.try_get("archived_json_bytes")?,
         archived_object_bytes: row.try_get("archived_object_bytes")?,
@@ -129,10 +132,11 @@ pub async fn set_head(connection: &mut PgConnection, topic_id: i64, head_positio
     Ok(())
 }
 
-/// Adds what an archive took over, or what a rewrite or a restore changed.
+/// Adds what an archive took over that ends at some position, or what a rewrite or a restore changed of one.
 pub async fn add_archived(
     connection: &mut PgConnection,
     topic_id: i64,
+    last_position: i64,
     (count, json_bytes, object_bytes): (i64, i64, i64),
 ) -> Result<(), Error> {
     sqlx::query(
@@ -140,6 +144,7 @@ pub async fn add_archived(
          SET archived_count = archived_count + $2,
              archived_json_bytes = archived_json_bytes + $3,
              archived_object_bytes = archived_object_bytes + $4,
+             archived_to = greatest(archived_to, $5),
              hot_magnitude = magnitude(head_position - archived_count - $2 - deleted_count)
          WHERE id = $1",
     )
@@ -147,6 +152,7 @@ pub async fn add_archived(
     .bind(count)
     .bind(json_bytes)
     .bind(object_bytes)
+    .bind(last_position)
     .execute(connection)
     .await?;
     Ok(())
@@ -159,11 +165,13 @@ pub async fn recount_archived(connection: &mut PgConnection, topic_id: i64) -> R
          SET archived_count = sums.count,
              archived_json_bytes = sums.json_bytes,
              archived_object_bytes = sums.object_bytes,
+             archived_to = sums.last_position,
              catalog_epoch = catalog_epoch + 1,
              hot_magnitude = magnitude(head_position - sums.count - deleted_count)
          FROM (
              SELECT coalesce(sum(count), 0)::bigint AS count, coalesce(sum(json_bytes), 0)::bigint AS json_bytes,
-                    coalesce(sum(object_bytes), 0)::bigint AS object_bytes
+                    coalesce(sum(object_bytes), 0)::bigint AS object_bytes,
+                    coalesce(max(last_position), 0) AS last_position
              FROM archives
              WHERE topic_id = $1
          ) AS sums

@@ -344,7 +344,7 @@ impl Verified<'_> {
             return Err(gave_way("the intent was settled by another writer"));
         }
         let added = (archive.count, archive.json_bytes, archive.object_bytes);
-        database::add_archived(&mut transaction, topic.id, added).await?;
+        database::add_archived(&mut transaction, topic.id, archive.last_position, added).await?;
         database::commit(transaction).await?;
         metrics::counter!("coldstream_events_archived_total").increment(archive.count as u64);
         tracing::info!(

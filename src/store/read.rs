@@ -170,10 +170,10 @@ impl Store {
             true => from.saturating_add(*limit).min(topic.head_position + 1),
             false => topic.head_position + 1,
         };
-        let (mut segments, members, skip) = if topic.archived_count == 0 {
+        let (mut segments, members, skip) = if *from > topic.archived_to {
             (plan::segments(&[], *from, end), Vec::new(), *skip)
         } else {
-            self.plan_archived(snapshot, topic.id, query, end).await?
+            self.plan_archived(snapshot, &topic, query, end).await?
         };
         let (start, end) =
             (segments.first().map_or(end, |first| first.start), segments.last().map_or(end, |last| last.end));
@@ -201,10 +201,11 @@ impl Store {
     async fn plan_archived(
         &self,
         snapshot: &mut Transaction,
-        topic_id: i64,
+        topic: &Topic,
         query: &Query,
         end: i64,
     ) -> Result<(Vec<Segment>, Vec<MemberExtent>, i64), Error> {
+        let topic_id = topic.id;
         let Query { filter, from, skip, limit } = query;
         let everything = Seek { start: *from, end, skip: *skip };
         let types = match filter {
@@ -217,7 +218,7 @@ impl Store {
         };
         let Seek { start, end, skip } = match *skip {
             0 => everything,
-            _ => pass_over(snapshot, topic_id, query, types, end).await?,
+            _ => pass_over(snapshot, topic, query, types, everything).await?,
         };
         let mut archives_max = ARCHIVES_AT_ONCE;
         let (archives, extents, segments) = loop {
@@ -386,22 +387,27 @@ impl Store {
     }
 }
 
-/// Up to where sums of many archives lead.
+/// Up to where sums of many archives lead; nowhere, if they are not of all archives.
 async fn pass_over(
     snapshot: &mut Transaction,
-    topic_id: i64,
-    Query { filter, from, skip, limit }: &Query,
+    topic: &Topic,
+    Query { filter, limit, .. }: &Query,
     types: Option<&[String]>,
-    end: i64,
+    everything: Seek,
 ) -> Result<Seek, Error> {
-    let sums = database::sums(snapshot, topic_id, types, (*from, end)).await?;
+    let sums = database::sums(snapshot, topic.id, types).await?;
+    if sums.iter().map(|sum| sum.count).sum::<i64>() != topic.archived_count {
+        return Ok(everything);
+    }
+    let Seek { start, end, skip } = everything;
     let extents: Vec<Extent> = sums
         .into_iter()
-        .map(|Sum { first_position, last_position, matching }| Extent { first_position, last_position, matching })
+        .filter(|sum| sum.matching > 0 && sum.last_position >= start && sum.first_position < end)
+        .map(|Sum { first_position, last_position, matching, .. }| Extent { first_position, last_position, matching })
         .collect();
-    let segments = plan::segments(&extents, *from, end);
-    let hot = hot_counts(snapshot, topic_id, filter, &segments, *skip).await?;
-    Ok(plan::seek(&segments, &extents, hot.as_deref(), *skip, *limit))
+    let segments = plan::segments(&extents, start, end);
+    let hot = hot_counts(snapshot, topic.id, filter, &segments, skip).await?;
+    Ok(plan::seek(&segments, &extents, hot.as_deref(), skip, *limit))
 }
 
 /// How many hot rows match in each segment; not asked where nothing is to be passed over.

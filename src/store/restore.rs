@@ -321,7 +321,7 @@ impl Parted<'_> {
             uploaded: None,
         };
         database::insert_intent(&mut transaction, &orphan, lease).await?;
-        database::add_archived(&mut transaction, topic.id, added).await?;
+        database::add_archived(&mut transaction, topic.id, archive.last_position, added).await?;
         database::raise_catalog_epoch(&mut transaction, topic.id).await?;
         database::commit(transaction).await?;
         metrics::counter!("coldstream_events_restored_total").increment(picked.count as u64);

@@ -113,7 +113,7 @@ impl Store {
         database::delete_members(&mut transaction, key, archive.generation).await?;
         database::settle_edits(&mut transaction, topic.id, archive.id, intent.edit_sequence).await?;
         let grown = (0, json_bytes - archive.json_bytes, object_bytes - archive.object_bytes);
-        database::add_archived(&mut transaction, topic.id, grown).await?;
+        database::add_archived(&mut transaction, topic.id, archive.last_position, grown).await?;
         database::commit(transaction).await?;
         tracing::info!(
             log = %topic.log, archive_id = %archive.id, generation = intent.generation, "an archive was rewritten"

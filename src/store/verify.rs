@@ -328,6 +328,11 @@ fn wrong_sums(topic: &Topic, archives: &[Archive]) -> Vec<String> {
     let wrong = sums.iter().filter(|(_, known, found)| known != found);
     let mut wrong: Vec<String> =
         wrong.map(|(what, known, found)| format!("archived {what}: {known} in all, {found} by archive")).collect();
+    // Too low, and reads would miss what is behind it.
+    let last_position = archives.iter().map(|archive| archive.last_position).max().unwrap_or(0);
+    if topic.archived_to < last_position {
+        wrong.push(format!("the last archived position: {last_position}, {} in the topic's row", topic.archived_to));
+    }
     // Too low, and nothing of the topic would ever be archived.
     let digits = (i64::BITS - topic.hot_count().leading_zeros()) as i32;
     if topic.hot_magnitude != digits {

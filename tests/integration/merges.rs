@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use coldstream::database::{self, HashKey, LookupRun, MemberRow, commit};
-use coldstream::event::{Filter, Gdpr, GdprField, Json, Log, NewEvent};
+use coldstream::event::{Event, Filter, Gdpr, GdprField, Json, Log, NewEvent};
 use coldstream::store::{Error, Query, Selection, Store};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -219,6 +219,11 @@ async fn check(world: &World, log: &Log) {
         let of_stream: Vec<_> = events.iter().filter(|event| event.stream == stream).cloned().collect();
         assert_eq!(store.read(log, &query).await.unwrap().events, of_stream);
     }
+    check_pages(&store, log, &events).await;
+}
+
+/// By type and number, from the beginning and from the middle of an archive.
+async fn check_pages(store: &Store, log: &Log, events: &[Event]) {
     for types in [&["type-0"][..], &["type-1", "type-3"], &["type-2", "renamed"], &["type-9"]] {
         let types: Vec<String> = types.iter().map(ToString::to_string).collect();
         let of_types: Vec<_> = events.iter().filter(|event| types.contains(&event.event_type)).cloned().collect();
@@ -287,6 +292,18 @@ async fn the_archives_of_a_merge_may_change_and_leave() {
     archive(&world.store(settings(2))).await;
     assert_eq!(lookups(&world).await, [(0, 1), (0, 1), (1, 10)]);
     check(&world, &log).await;
+
+    // Sums that are not of all archives do not count.
+    let events = read_all(&store, &log).await;
+    sqlx::query(
+        "WITH lost AS (DELETE FROM lookups WHERE level = 1 RETURNING id)
+         DELETE FROM lookup_pages USING lost WHERE lookup_id = lost.id",
+    )
+    .execute(&world.sql)
+    .await
+    .unwrap();
+    check_pages(&store, &log, &events).await;
+    assert_eq!(store.repair(&pace, |_| {}).await.unwrap().repaired.len(), 10);
 
     let whole = Selection::Range(log.clone(), (1, 24));
     store.restore(&whole, 30, |_| {}).await.unwrap();

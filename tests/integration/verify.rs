@@ -9,7 +9,7 @@ use coldstream::store::Finding;
 use crate::support::{Program, World, archive, edit, import, old_event, publish, settings, young_event};
 
 /// What somebody does to the catalog by hand, what is found then, and how it is undone.
-const DAMAGES: [(&str, &str, &str); 10] = [
+const DAMAGES: [(&str, &str, &str); 11] = [
     (
         "UPDATE archives SET count = count + 1",
         "events in the object: 4, in the catalog: 5",
@@ -25,6 +25,11 @@ const DAMAGES: [(&str, &str, &str); 10] = [
         "UPDATE topics SET archived_json_bytes = archived_json_bytes + 1",
         "archived bytes of JSON",
         "UPDATE topics SET archived_json_bytes = archived_json_bytes - 1",
+    ),
+    (
+        "UPDATE topics SET archived_to = 3",
+        "the last archived position: 4, 3 in the topic's row",
+        "UPDATE topics SET archived_to = 4",
     ),
     (
         "UPDATE topics SET hot_magnitude = hot_magnitude + 1",

@@ -6,24 +6,20 @@ use uuid::Uuid;
 
 use crate::database::Error;
 
-/// What reaches from a position to another one, and how many events that match it holds.
+/// What reaches from a position to another one, and how many events it holds, and how many that match.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, sqlx::FromRow)]
 pub struct Sum {
     pub first_position: i64,
     pub last_position: i64,
+    pub count: i64,
     pub matching: i64,
 }
 
-/// What is in archives and reaches into positions `start..end`, of these types or of all, in the order of the first
-/// positions: merges, and archives that no merge has sums of.
-pub async fn sums(
-    connection: &mut PgConnection,
-    topic_id: i64,
-    types: Option<&[String]>,
-    (start, end): (i64, i64),
-) -> Result<Vec<Sum>, Error> {
+/// All archives of a topic, and what they hold of these types or of all, in the order of the first positions: merges, and
+/// archives that no merge has sums of.
+pub async fn sums(connection: &mut PgConnection, topic_id: i64, types: Option<&[String]>) -> Result<Vec<Sum>, Error> {
     Ok(sqlx::query_as(
-        "SELECT first_position, last_position, matching
+        "SELECT first_position, last_position, count, matching
          FROM (
              SELECT first_position, last_position, types, type_counts
              FROM lookups
@@ -34,16 +30,14 @@ pub async fn sums(
              WHERE lookups.topic_id = $1 AND lookups.first_position IS NULL
          ) AS parts
          CROSS JOIN LATERAL (
-             SELECT sum(count)::bigint AS matching FROM unnest(types, type_counts) AS held (type, count)
-             WHERE $2::text[] IS NULL OR type = ANY($2)
+             SELECT coalesce(sum(held.count), 0)::bigint AS count,
+                    coalesce(sum(held.count) FILTER (WHERE $2::text[] IS NULL OR type = ANY($2)), 0)::bigint AS matching
+             FROM unnest(types, type_counts) AS held (type, count)
          ) AS counted
-         WHERE matching > 0 AND last_position >= $3 AND first_position < $4
          ORDER BY first_position",
     )
     .bind(topic_id)
     .bind(types)
-    .bind(start)
-    .bind(end)
     .fetch_all(connection)
     .await?)
 }

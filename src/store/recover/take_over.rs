@@ -126,12 +126,12 @@ impl TakeOver<'_> {
         self.check_lease(transaction).await?;
         for old in &superseded {
             let left = (-old.count, -old.json_bytes, -old.object_bytes);
-            database::add_archived(transaction, self.topic.id, left).await?;
+            database::add_archived(transaction, self.topic.id, old.last_position, left).await?;
             // Until an archive that is taken over takes its own back from that count.
             database::add_deleted(transaction, self.topic.id, old.count).await?;
         }
         let added = (archive.count, archive.json_bytes, archive.object_bytes);
-        database::add_archived(transaction, self.topic.id, added).await?;
+        database::add_archived(transaction, self.topic.id, archive.last_position, added).await?;
         let nowhere = archive.count - left;
         if database::add_found(transaction, self.topic.id, archive.last_position, nowhere).await? < 0 {
             return Err(self.conflict(archive.last_position, "the log has no room for so many events"));
@@ -250,7 +250,7 @@ impl TakeOver<'_> {
         database::insert_members(transaction, self.key(), new.generation, &contents.members).await?;
         self.check_lease(transaction).await?;
         let grown = (0, new.json_bytes - old.json_bytes, new.object_bytes - old.object_bytes);
-        database::add_archived(transaction, self.topic.id, grown).await?;
+        database::add_archived(transaction, self.topic.id, new.last_position, grown).await?;
         tracing::info!(log = %self.topic.log, archive_id = %new.id, generation = new.generation, "an archive was renewed");
         Ok(new.count)
     }

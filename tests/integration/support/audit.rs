@@ -21,6 +21,7 @@ struct Topic {
     topic: String,
     head_position: i64,
     archived_count: i64,
+    archived_to: i64,
     deleted_count: i64,
     hot_magnitude: i32,
     archived_json_bytes: i64,
@@ -99,6 +100,7 @@ pub async fn audit(world: &World) {
         assert_eq!(ids.len() as i64, count, "{log}: ids are unique");
         let magnitude = (i64::BITS - (count - topic.archived_count).leading_zeros()) as i32;
         assert_eq!(topic.hot_magnitude, magnitude, "{log}");
+        assert!(archives.iter().all(|archive| archive.last_position <= topic.archived_to), "{log}");
         let sum = |field: fn(&Archive) -> i64| archives.iter().map(field).sum::<i64>();
         assert_eq!(
             (topic.archived_count, topic.archived_json_bytes, topic.archived_object_bytes),

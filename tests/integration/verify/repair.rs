@@ -54,8 +54,11 @@ async fn a_catalog_that_disagrees_with_a_sound_object_is_made_anew() {
     let before_edits = before;
     let before = read_all(&store, &log).await;
     assert_ne!(before, before_edits);
-    let sum = "UPDATE topics SET archived_json_bytes = archived_json_bytes + 1";
-    for damage in DAMAGES.into_iter().chain([sum]) {
+    let of_topic = [
+        "UPDATE topics SET archived_json_bytes = archived_json_bytes + 1",
+        "UPDATE topics SET archived_to = archived_to - 1",
+    ];
+    for damage in DAMAGES.into_iter().chain(of_topic) {
         let changed = sqlx::query(damage).execute(&world.sql).await.unwrap();
         assert!(changed.rows_affected() > 0, "{damage}");
         assert_ne!(store.verify(|_| {}).await.unwrap(), [], "{damage}");

@@ -1,3 +1,10 @@
+-- What reading does not have to do.
+
+-- No archived event has a higher position: a read from there on does not look at archives.
+ALTER TABLE topics ADD COLUMN archived_to bigint NOT NULL DEFAULT 0;
+UPDATE topics
+SET archived_to = coalesce((SELECT max(last_position) FROM archives WHERE archives.topic_id = topics.id), 0);
+
 -- A page far into the events of some types is found by passing over a hundred archives at a time.
 
 -- What the archives of a merged lookup reach over and hold together. Null for an archive's own, of which its row of
