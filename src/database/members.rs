@@ -118,15 +118,25 @@ pub async fn delete_members(
     Ok(())
 }
 
+/// Of each archive, through the index: while members are few, the planner thinks more of reading them all, and a plan is
+/// kept while they become many.
 macro_rules! select_members {
-    ($matching:literal, $rest:literal) => {
+    ($matching:literal, $archives:literal, $and:literal, $rest:literal) => {
         concat!(
-            "SELECT archive_id, etag, object_bytes, member, byte_start, byte_end, members.json_bytes, ",
+            "SELECT members.archive_id, etag, object_bytes, members.member, byte_start, byte_end, members.json_bytes, ",
             "members.first_position, members.last_position, members.count, ",
             $matching,
-            " AS matching FROM archives JOIN members ",
-            "ON members.topic_id = archives.topic_id AND archive_id = id AND members.generation = archives.generation ",
-            $rest
+            " AS matching FROM ",
+            $archives,
+            " CROSS JOIN LATERAL (
+                 SELECT * FROM members
+                 WHERE members.topic_id = archives.topic_id AND members.archive_id = archives.id
+                   AND members.generation = archives.generation ",
+            $and,
+            " OFFSET 0
+             ) AS members ",
+            $rest,
+            " WHERE archives.topic_id = $1 ORDER BY members.first_position, members.archive_id"
         )
     };
 }
@@ -158,20 +168,19 @@ pub async fn member_extents(
     let query = match types {
         None => sqlx::query(select_members!(
             "members.count",
-            "WHERE archives.topic_id = $1 AND id = ANY($2) AND members.last_position >= $3
-               AND members.first_position < $4
-             ORDER BY members.first_position, archive_id"
+            "archives JOIN unnest($2::uuid[]) AS wanted (id) USING (id)",
+            "AND members.last_position >= $3 AND members.first_position < $4",
+            ""
         )),
         Some(_) => sqlx::query(select_members!(
             "matching",
-            "CROSS JOIN LATERAL (
-                 SELECT coalesce(sum(held.count), 0)::bigint AS matching
+            "archives JOIN unnest($2::uuid[]) AS wanted (id) USING (id)",
+            "AND members.last_position >= $3 AND members.first_position < $4",
+            "JOIN LATERAL (
+                 SELECT sum(held.count)::bigint AS matching
                  FROM unnest(types, members.type_counts) AS held (type, count)
                  WHERE held.type = ANY($5)
-             ) AS counted
-             WHERE archives.topic_id = $1 AND id = ANY($2) AND members.last_position >= $3
-               AND members.first_position < $4 AND matching > 0
-             ORDER BY members.first_position, archive_id"
+             ) AS counted ON matching > 0"
         )),
     };
     let query = query.bind(topic_id).bind(archive_ids).bind(start).bind(end);
@@ -189,9 +198,9 @@ pub async fn members_by_key(
     let (archive_ids, members): (Vec<Uuid>, Vec<i32>) = keys.iter().copied().unzip();
     let rows = sqlx::query(select_members!(
         "0::bigint",
-        "JOIN unnest($2::uuid[], $3::integer[]) AS wanted (archive_id, member) USING (archive_id, member)
-         WHERE archives.topic_id = $1
-         ORDER BY members.first_position, archive_id"
+        "archives JOIN unnest($2::uuid[], $3::integer[]) AS wanted (id, member) USING (id)",
+        "AND members.member = wanted.member",
+        ""
     ))
     .bind(topic_id)
     .bind(archive_ids)
