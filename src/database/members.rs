@@ -119,7 +119,8 @@ pub async fn delete_members(
 }
 
 /// Of each archive, through the index: while members are few, the planner thinks more of reading them all, and a plan is
-/// kept while they become many.
+/// kept while they become many. How many are wanted comes from subqueries, so that knowing it makes no other plan: each
+/// time would be planned anew.
 macro_rules! select_members {
     ($matching:literal, $archives:literal, $and:literal, $rest:literal) => {
         concat!(
@@ -168,13 +169,13 @@ pub async fn member_extents(
     let query = match types {
         None => sqlx::query(select_members!(
             "members.count",
-            "archives JOIN unnest($2::uuid[]) AS wanted (id) USING (id)",
+            "archives JOIN unnest((SELECT $2::uuid[])) AS wanted (id) USING (id)",
             "AND members.last_position >= $3 AND members.first_position < $4",
             ""
         )),
         Some(_) => sqlx::query(select_members!(
             "matching",
-            "archives JOIN unnest($2::uuid[]) AS wanted (id) USING (id)",
+            "archives JOIN unnest((SELECT $2::uuid[])) AS wanted (id) USING (id)",
             "AND members.last_position >= $3 AND members.first_position < $4",
             "JOIN LATERAL (
                  SELECT sum(held.count)::bigint AS matching
@@ -198,7 +199,7 @@ pub async fn members_by_key(
     let (archive_ids, members): (Vec<Uuid>, Vec<i32>) = keys.iter().copied().unzip();
     let rows = sqlx::query(select_members!(
         "0::bigint",
-        "archives JOIN unnest($2::uuid[], $3::integer[]) AS wanted (id, member) USING (id)",
+        "archives JOIN unnest((SELECT $2::uuid[]), (SELECT $3::integer[])) AS wanted (id, member) USING (id)",
         "AND members.member = wanted.member",
         ""
     ))
