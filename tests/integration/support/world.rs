@@ -88,7 +88,7 @@ impl World {
 
     /// Whoever is started from now on finds the database as it was. Others are not to go on.
     pub async fn restore(&mut self, Backup(backup): &Backup) {
-        self.use_database(postgres::copy(&backup).await);
+        self.use_database(postgres::copy(backup).await);
     }
 
     /// Whoever is started from now on finds a database without anything, which is another deployment's.
