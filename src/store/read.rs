@@ -3,6 +3,8 @@
 //! One repeatable-read snapshot gives the catalog and the hot rows; members are fetched after it is closed, so that no
 //! connection waits for S3. An object that was replaced meanwhile is noticed by its ETag, and the read begins anew.
 
+mod planning;
+
 use std::sync::Arc;
 
 use futures::future::{BoxFuture, FutureExt, TryFutureExt};
@@ -10,15 +12,13 @@ use futures::stream::{StreamExt, TryStreamExt};
 use uuid::Uuid;
 
 use crate::bucket::{self, Member, MemberAddress};
-use crate::database::{self, MemberExtent, Sum, Topic, Transaction};
+use crate::database::{self, MemberExtent, Topic};
 use crate::event::{Event, Filter, Log};
-use crate::store::overlay::Overlays;
-use crate::store::plan::{self, Extent, Seek, Segment};
+use crate::store::plan::Segment;
 use crate::store::{ATTEMPTS, Error, Store};
 
-/// Archives that a read looks at first, and how many times as many if these are not enough.
-const ARCHIVES_AT_ONCE: i64 = 64;
-const ARCHIVES_MORE: i64 = 8;
+use planning::Plan;
+
 /// Members that are fetched ahead for one read.
 const MEMBERS_AHEAD: usize = 4;
 
@@ -42,20 +42,6 @@ pub struct Page {
     pub edit_counter: i64,
     /// There may be more that matches than the page had room for, in bytes.
     pub is_cut: bool,
-}
-
-/// What one snapshot says of a read.
-struct Plan {
-    topic: Topic,
-    segments: Vec<Segment>,
-    members: Vec<MemberExtent>,
-    /// Hot rows of all segments up to `end`, in order.
-    hot: Vec<Event>,
-    /// Behind the last position that is looked at.
-    end: i64,
-    overlays: Overlays,
-    /// Events that match and are still to be passed over.
-    skip: i64,
 }
 
 /// Why a read has to begin anew.
@@ -158,143 +144,6 @@ impl Store {
         Ok(Query { from: anchor, skip: query.skip.saturating_add(passed), ..query })
     }
 
-    async fn plan(
-        &self,
-        snapshot: &mut Transaction,
-        topic: Topic,
-        query: &Query,
-        bytes_max: i64,
-    ) -> Result<Plan, Error> {
-        let Query { filter, from, skip, limit } = query;
-        let end = match is_range(&topic, filter) {
-            true => from.saturating_add(*limit).min(topic.head_position + 1),
-            false => topic.head_position + 1,
-        };
-        let (mut segments, members, skip) = if *from > topic.archived_to {
-            (plan::segments(&[], *from, end), Vec::new(), *skip)
-        } else {
-            self.plan_archived(snapshot, &topic, query, end).await?
-        };
-        let (start, end) =
-            (segments.first().map_or(end, |first| first.start), segments.last().map_or(end, |last| last.end));
-        // Hot rows that come first can be passed over by Postgres.
-        let hot_skip = if segments.first().is_some_and(|first| first.extents.is_empty()) { skip } else { 0 };
-        let skip = skip - hot_skip;
-        let hot_limit = limit.saturating_add(skip);
-        let hot =
-            database::hot_range(snapshot, topic.id, filter, (start, end), (hot_skip, hot_limit), bytes_max).await?;
-        // Where hot rows were cut, nothing behind them is known.
-        let end = match hot.last() {
-            Some(last) if weight(&hot) >= bytes_max => last.position + 1,
-            _ => end,
-        };
-        segments.retain(|segment| segment.start < end);
-        let edits = match members.is_empty() {
-            true => Vec::new(),
-            false => database::pending_edits(snapshot, topic.id, (start, end)).await?,
-        };
-        Ok(Plan { topic, segments, members, hot, end, overlays: Overlays::new(edits), skip })
-    }
-
-    /// Looks at whole archives first, at as many as it takes, then at the members of those that are needed. What is to be
-    /// passed over goes by many archives at a time before that.
-    async fn plan_archived(
-        &self,
-        snapshot: &mut Transaction,
-        topic: &Topic,
-        query: &Query,
-        end: i64,
-    ) -> Result<(Vec<Segment>, Vec<MemberExtent>, i64), Error> {
-        let topic_id = topic.id;
-        let Query { filter, from, skip, limit } = query;
-        let everything = Seek { start: *from, end, skip: *skip };
-        let types = match filter {
-            Filter::All => None,
-            Filter::Types(types) => Some(types.as_slice()),
-            Filter::Stream(stream) => {
-                let members = self.members_of_stream(snapshot, topic_id, stream, (*from, end)).await?;
-                return self.cut(snapshot, topic_id, query, members, everything).await;
-            }
-        };
-        let Seek { start, end, skip } = match *skip {
-            0 => everything,
-            _ => pass_over(snapshot, topic, query, types, everything).await?,
-        };
-        let mut archives_max = ARCHIVES_AT_ONCE;
-        let (archives, extents, segments) = loop {
-            let archives = database::archive_extents(snapshot, topic_id, types, (start, end), archives_max).await?;
-            let extents: Vec<Extent> = archives
-                .iter()
-                .map(|archive| Extent {
-                    first_position: archive.first_position,
-                    last_position: archive.last_position,
-                    matching: archive.matching,
-                })
-                .collect();
-            let mut segments = plan::segments(&extents, start, end);
-            let Some(last) = archives.last().filter(|_| archives.len() as i64 >= archives_max) else {
-                break (archives, extents, segments);
-            };
-            // What begins behind the last one that was asked for is not known.
-            segments.retain(|segment| segment.end <= last.first_position + 1);
-            if plan::archived(&segments, &extents) >= skip.saturating_add(*limit) {
-                break (archives, extents, segments);
-            }
-            archives_max *= ARCHIVES_MORE;
-        };
-        let hot = hot_counts(snapshot, topic_id, filter, &segments, skip).await?;
-        let needed = plan::seek(&segments, &extents, hot.as_deref(), skip, *limit);
-        let ids: Vec<Uuid> = archives
-            .iter()
-            .filter(|archive| archive.first_position < needed.end && archive.last_position >= needed.start)
-            .map(|archive| archive.id)
-            .collect();
-        let members = database::member_extents(snapshot, topic_id, &ids, types, (needed.start, needed.end)).await?;
-        self.cut(snapshot, topic_id, query, members, needed).await
-    }
-
-    /// The segments that are needed of a range, with their members.
-    async fn cut(
-        &self,
-        snapshot: &mut Transaction,
-        topic_id: i64,
-        query: &Query,
-        members: Vec<MemberExtent>,
-        Seek { start, end, skip }: Seek,
-    ) -> Result<(Vec<Segment>, Vec<MemberExtent>, i64), Error> {
-        let extents: Vec<Extent> = members
-            .iter()
-            .map(|member| Extent {
-                first_position: member.first_position,
-                last_position: member.last_position,
-                matching: member.matching,
-            })
-            .collect();
-        let mut segments = plan::segments(&extents, start, end);
-        let hot = hot_counts(snapshot, topic_id, &query.filter, &segments, skip).await?;
-        let needed = plan::seek(&segments, &extents, hot.as_deref(), skip, query.limit);
-        segments.retain(|segment| segment.start >= needed.start && segment.end <= needed.end);
-        Ok((segments, members, needed.skip))
-    }
-
-    pub(super) async fn members_of_stream(
-        &self,
-        snapshot: &mut Transaction,
-        topic_id: i64,
-        stream: &str,
-        (start, end): (i64, i64),
-    ) -> Result<Vec<MemberExtent>, Error> {
-        let key = self.hash_key(snapshot).await?;
-        let counts = database::members_with_stream(snapshot, topic_id, key, stream).await?;
-        let keys: Vec<(Uuid, i32)> = counts.keys().copied().collect();
-        let mut members = database::members_by_key(snapshot, topic_id, &keys).await?;
-        members.retain(|member| member.last_position >= start && member.first_position < end);
-        for member in &mut members {
-            member.matching = counts.get(&(member.archive_id, member.member)).copied().unwrap_or_default();
-        }
-        Ok(members)
-    }
-
     /// Fetches members, a few ahead, and merges them with the hot rows, until there is enough. True if bytes were what
     /// there was enough of.
     async fn carry_out(&self, plan: Plan, query: &Query, bytes_max: i64) -> Result<(Vec<Event>, bool), Interrupted> {
@@ -385,50 +234,6 @@ impl Store {
             error => Interrupted::Failed(error.into()),
         })
     }
-}
-
-/// Up to where sums of many archives lead; nowhere, if they are not of all archives.
-async fn pass_over(
-    snapshot: &mut Transaction,
-    topic: &Topic,
-    Query { filter, limit, .. }: &Query,
-    types: Option<&[String]>,
-    everything: Seek,
-) -> Result<Seek, Error> {
-    let sums = database::sums(snapshot, topic.id, types).await?;
-    if sums.iter().map(|sum| sum.count).sum::<i64>() != topic.archived_count {
-        return Ok(everything);
-    }
-    let Seek { start, end, skip } = everything;
-    let extents: Vec<Extent> = sums
-        .into_iter()
-        .filter(|sum| sum.matching > 0 && sum.last_position >= start && sum.first_position < end)
-        .map(|Sum { first_position, last_position, matching, .. }| Extent { first_position, last_position, matching })
-        .collect();
-    let segments = plan::segments(&extents, start, end);
-    let hot = hot_counts(snapshot, topic.id, filter, &segments, skip).await?;
-    Ok(plan::seek(&segments, &extents, hot.as_deref(), skip, *limit))
-}
-
-/// How many hot rows match in each segment; not asked where nothing is to be passed over.
-async fn hot_counts(
-    snapshot: &mut Transaction,
-    topic_id: i64,
-    filter: &Filter,
-    segments: &[Segment],
-    skip: i64,
-) -> Result<Option<Vec<i64>>, Error> {
-    if skip == 0 || segments.is_empty() {
-        return Ok(None);
-    }
-    let mut boundaries: Vec<i64> = segments.iter().map(|segment| segment.start).collect();
-    boundaries.extend(segments.last().map(|last| last.end));
-    Ok(Some(database::count_between(snapshot, topic_id, filter, &boundaries).await?))
-}
-
-/// Bytes in memory, about.
-fn weight(events: &[Event]) -> i64 {
-    events.iter().map(|event| event.weight() as i64).sum()
 }
 
 /// Whether everything that matches is at positions without gaps.
