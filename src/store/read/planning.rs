@@ -113,8 +113,7 @@ impl Store {
             }
             archives_max *= ARCHIVES_MORE;
         };
-        let hot = hot_counts(snapshot, topic_id, filter, &segments, skip).await?;
-        let needed = plan::seek(&segments, &extents, hot.as_deref(), skip, *limit);
+        let needed = seek(snapshot, topic_id, query, (&segments, &extents), skip).await?;
         let ids: Vec<Uuid> = archives
             .iter()
             .filter(|archive| archive.first_position < needed.end && archive.last_position >= needed.start)
@@ -142,8 +141,7 @@ impl Store {
             })
             .collect();
         let mut segments = plan::segments(&extents, start, end);
-        let hot = hot_counts(snapshot, topic_id, &query.filter, &segments, skip).await?;
-        let needed = plan::seek(&segments, &extents, hot.as_deref(), skip, query.limit);
+        let needed = seek(snapshot, topic_id, query, (&segments, &extents), skip).await?;
         segments.retain(|segment| segment.start >= needed.start && segment.end <= needed.end);
         Ok((segments, members, needed.skip))
     }
@@ -171,7 +169,7 @@ impl Store {
 async fn pass_over(
     snapshot: &mut Transaction,
     topic: &Topic,
-    Query { filter, limit, .. }: &Query,
+    query: &Query,
     types: Option<&[String]>,
     everything: Seek,
 ) -> Result<Seek, Error> {
@@ -186,8 +184,19 @@ async fn pass_over(
         .map(|Sum { first_position, last_position, matching, .. }| Extent { first_position, last_position, matching })
         .collect();
     let segments = plan::segments(&extents, start, end);
-    let hot = hot_counts(snapshot, topic.id, filter, &segments, skip).await?;
-    Ok(plan::seek(&segments, &extents, hot.as_deref(), skip, *limit))
+    seek(snapshot, topic.id, query, (&segments, &extents), skip).await
+}
+
+/// Where to begin and how far to go, with the hot rows counted.
+async fn seek(
+    snapshot: &mut Transaction,
+    topic_id: i64,
+    query: &Query,
+    (segments, extents): (&[Segment], &[Extent]),
+    skip: i64,
+) -> Result<Seek, Error> {
+    let hot = hot_counts(snapshot, topic_id, &query.filter, segments, skip).await?;
+    Ok(plan::seek(segments, extents, hot.as_deref(), skip, query.limit))
 }
 
 /// How many hot rows match in each segment; not asked where nothing is to be passed over.
