@@ -34,7 +34,8 @@ pub async fn import(servers: &Servers, database: &str, events: u64) {
     assert!(written.await.expect("writing does not panic").success());
 }
 
-fn write(mut out: impl Write, events: u64) -> std::io::Result<()> {
+/// As lines that can be imported.
+pub fn write(mut out: impl Write, events: u64) -> std::io::Result<()> {
     for number in 0..events {
         writeln!(
             out,

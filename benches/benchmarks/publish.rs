@@ -1,5 +1,7 @@
-//! Publishing to one topic, by how many do it at once; and loading a log that is there already.
+//! Publishing to one topic, by how many do it at once; and loading a log from elsewhere.
 
+use std::fs::File;
+use std::io::BufWriter;
 use std::process::{Child, Command};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -220,17 +222,24 @@ impl Drop for Service {
     }
 }
 
-/// A log that is there already: `coldstream import` beside `COPY` into the same table.
+/// A log from elsewhere: `coldstream import` beside `COPY` into the same table.
 async fn load(mode: Mode, servers: &Servers, report: &mut Report) {
     let count_of_events = mode.pick(200_000, 1_000);
+    let file = servers.folder.path().join("log.jsonl");
+    let lines = File::create(&file).map(BufWriter::new).and_then(|lines| events::write(lines, count_of_events));
+    lines.expect("the log can be written");
     let (mut imported, mut copied) = (Vec::new(), Vec::new());
     for round in 0..mode.pick(3, 1) {
         let (import, copy) = (format!("imported_{round}"), format!("copied_{round}"));
-        let started = Instant::now();
-        events::import(servers, &import, count_of_events).await;
-        imported.push(started.elapsed().as_secs_f64());
-        servers.execute("postgres", &format!("CREATE DATABASE {copy}")).await;
-        servers::run(servers.coldstream(&copy, &["migrate"])).await;
+        for database in [&import, &copy] {
+            servers.execute("postgres", &format!("CREATE DATABASE {database}")).await;
+            servers::run(servers.coldstream(database, &["migrate"])).await;
+        }
+        servers.execute("postgres", "CHECKPOINT").await;
+        let mut loading = servers.coldstream(&import, &["import"]);
+        loading.arg(&file);
+        imported.push(servers::run(loading).await.seconds);
+        servers.execute("postgres", "CHECKPOINT").await;
         let mut pipeline = Command::new("sh");
         pipeline.arg("-c").arg(
             "psql --quiet --no-psqlrc --dbname \"$FROM\" --command 'COPY events TO STDOUT' |
@@ -240,8 +249,8 @@ async fn load(mode: Mode, servers: &Servers, report: &mut Report) {
         copied.push(servers::run(pipeline).await.seconds);
     }
     report.paragraph(format!(
-        "Loading a log of {count_of_events} events that is there already: `coldstream import`, which parses and checks \
-         JSON lines, beside `COPY` out of one such table into another."
+        "Loading a log of {count_of_events} events into an empty database: `coldstream import`, which parses and checks a \
+         file of JSON lines, beside `COPY` out of one such table into another."
     ));
     let per_second = |seconds: Vec<f64>| count_of_events as f64 / median(seconds);
     let (imported, copied) = (per_second(imported), per_second(copied));

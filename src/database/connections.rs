@@ -43,7 +43,7 @@ impl Connections {
             let idle = this.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
             let connection = match idle {
                 Some(connection) => connection,
-                // Boxed, since it is rare and large: what publishers move between tasks stays small.
+                // Boxed, since it is rare and large.
                 None => Box::pin(this.connect()).await?,
             };
             Ok(SingleConnection { connection, connections: Arc::clone(this), permit })

@@ -25,10 +25,12 @@ mod snapshots;
 mod topics;
 mod wakeups;
 
+use std::ops::DerefMut;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection as _, PgConnection, Postgres};
 
@@ -198,18 +200,18 @@ impl Database {
     /// One moment of everything, for reading.
     pub async fn snapshot(&self) -> Result<Transaction, Error> {
         let pool = self.pool.clone();
-        begun(async move { pool.begin_with(SNAPSHOT).await }).await
+        begun(Box::pin(async move { pool.begin_with(SNAPSHOT).await })).await
     }
 
     /// One moment of everything, for background jobs.
     pub async fn snapshot_for_job(&self) -> Result<Transaction, Error> {
         let pool = self.jobs_pool.clone();
-        begun(async move { pool.begin_with(SNAPSHOT).await }).await
+        begun(Box::pin(async move { pool.begin_with(SNAPSHOT).await })).await
     }
 
     pub async fn begin(&self) -> Result<Transaction, Error> {
         let pool = self.pool.clone();
-        begun(async move { pool.begin().await }).await
+        begun(Box::pin(async move { pool.begin().await })).await
     }
 
     /// For single statements: nobody asks it first whether it is alive.
@@ -220,22 +222,20 @@ impl Database {
     /// For background jobs.
     pub async fn begin_job(&self) -> Result<Transaction, Error> {
         let pool = self.jobs_pool.clone();
-        begun(async move { pool.begin().await }).await
+        begun(Box::pin(async move { pool.begin().await })).await
     }
 
     /// For a replica's lease, and what it takes and releases.
     pub async fn begin_groups(&self) -> Result<Transaction, Error> {
         let pool = self.groups_pool.clone();
-        begun(async move { pool.begin().await }).await
+        begun(Box::pin(async move { pool.begin().await })).await
     }
 
-    /// One moment of everything, on a connection that is not used again afterwards: a long answer can be dropped in the
-    /// middle.
-    pub async fn job_connection(&self) -> Result<impl AsMut<PgConnection> + use<>, Error> {
+    /// A connection for background jobs that is not used again afterwards: a long answer can be dropped in the middle.
+    pub async fn job_connection(&self) -> Result<impl DerefMut<Target = PgConnection> + use<>, Error> {
         let mut connection = self.jobs_pool.acquire().await?;
         connection.close_on_drop();
-        sqlx::raw_sql(SNAPSHOT).execute(&mut *connection).await?;
-        Ok(JobConnection(connection))
+        Ok(connection)
     }
 
     pub async fn close(&self) {
@@ -247,19 +247,10 @@ impl Database {
 }
 
 /// In a task of its own, which comes to its end whatever happens to the caller: a connection goes back to its pool with
-/// the transaction open if it is given up in the middle of beginning one. Boxed, since what is spawned is moved about.
-async fn begun(
-    begin: impl Future<Output = Result<Transaction, sqlx::Error>> + Send + 'static,
-) -> Result<Transaction, Error> {
-    Ok(tokio::spawn(Box::pin(begin)).await.unwrap_or(Err(sqlx::Error::WorkerCrashed))?)
-}
-
-struct JobConnection(sqlx::pool::PoolConnection<Postgres>);
-
-impl AsMut<PgConnection> for JobConnection {
-    fn as_mut(&mut self) -> &mut PgConnection {
-        &mut self.0
-    }
+/// the transaction open if it is given up in the middle of beginning one. Boxed, since it is large, what is spawned is
+/// moved about, and callers are spawned themselves.
+async fn begun(begin: BoxFuture<'static, Result<Transaction, sqlx::Error>>) -> Result<Transaction, Error> {
+    Ok(tokio::spawn(begin).await.unwrap_or(Err(sqlx::Error::WorkerCrashed))?)
 }
 
 pub async fn commit(transaction: Transaction) -> Result<(), CommitError> {

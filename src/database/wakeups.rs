@@ -37,10 +37,14 @@ pub async fn notify(connection: &mut PgConnection, words: &[String]) -> Result<(
     Ok(())
 }
 
-/// Heard by the other replicas. Where there are none nothing is said: a notification would have to be committed. One that
-/// comes up meanwhile looks at everything once it is there.
-pub async fn notify_others(connection: &mut PgConnection, own_replica_id: Uuid, words: &[String]) -> Result<(), Error> {
-    sqlx::query(
+/// Heard by the other replicas. False where there are none, and then nothing is said: a notification would have to be
+/// committed. One that comes up meanwhile looks at everything once it is there.
+pub async fn notify_others(
+    connection: &mut PgConnection,
+    own_replica_id: Uuid,
+    words: &[String],
+) -> Result<bool, Error> {
+    let said = sqlx::query(
         "SELECT pg_notify($1, word) FROM unnest($2::text[]) AS word
          WHERE EXISTS (SELECT FROM replicas WHERE id <> $3 AND expires_at > clock_timestamp())",
     )
@@ -49,7 +53,7 @@ pub async fn notify_others(connection: &mut PgConnection, own_replica_id: Uuid, 
     .bind(own_replica_id)
     .execute(connection)
     .await?;
-    Ok(())
+    Ok(said.rows_affected() > 0)
 }
 
 /// Lays a broadcast out for other replicas and says `word` to them; nothing where there is no other one.

@@ -25,8 +25,9 @@ use crate::store::lease::another_writer;
 use crate::store::object::{Export, Object};
 use crate::store::{Error, Store, background};
 
-/// Rows that are deleted by one statement where nobody waits for the end of it.
-const DELETED_AT_LEISURE: i64 = 500;
+/// Rows that one statement exports or deletes where nobody waits for the end of it: no snapshot is held for long, behind
+/// which dead rows would add up, those of the topic first.
+const ROWS_AT_LEISURE: i64 = 500;
 /// Of a topic in one pass. Where more are due, archiving has fallen behind, and hurries: what is published must not outrun
 /// it.
 const BATCHES_AT_LEISURE: u64 = 4;
@@ -258,6 +259,15 @@ impl Store {
     }
 }
 
+impl Haste {
+    fn rows_at_once(self, all: i64) -> i64 {
+        match self {
+            Haste::Hurried => all,
+            Haste::Leisurely => ROWS_AT_LEISURE,
+        }
+    }
+}
+
 impl<'a> Batch<'a> {
     /// All steps; a batch that cannot be taken over is cleaned up at once. Says how many events it moved.
     async fn archive(self) -> Result<i64, Error> {
@@ -272,7 +282,7 @@ impl<'a> Batch<'a> {
         outcome
     }
 
-    /// Streams the rows of one snapshot into an object.
+    /// Streams the rows into an object. They may be of several snapshots: what was edited meanwhile is not taken over.
     pub async fn upload(self) -> Result<Exported<'a>, Error> {
         match self.export().await {
             Ok(export) => Ok(Exported { batch: self, export }),
@@ -284,18 +294,26 @@ impl<'a> Batch<'a> {
     }
 
     async fn export(&self) -> Result<Export, Error> {
-        let Object { store, topic, extent: (first_position, last_position, _), .. } = &self.object;
+        let Object { store, topic, extent: (first_position, last_position, count), .. } = &self.object;
         let mut writer = self.object.begin().await?;
         let mut connection = store.database.job_connection().await?;
         let limits = (self.raised_at_max.unix_nanos(), self.now);
-        let range = (*first_position, *last_position);
-        let mut rows = database::export(connection.as_mut(), topic.id, limits, range).await?;
-        let mut breaks = Breaks::new(self.haste);
-        while let Some(row) = rows.next().await? {
-            writer.push(&row.event()?).await?;
-            breaks.take().await;
+        let at_once = self.haste.rows_at_once(*count);
+        let (mut first, mut breaks) = (*first_position, Breaks::new(self.haste));
+        loop {
+            let range = (first, *last_position);
+            let mut rows = database::export(&mut connection, topic.id, limits, range, at_once).await?;
+            let mut exported = 0;
+            while let Some(row) = rows.next().await? {
+                let event = row.event()?;
+                (exported, first) = (exported + 1, event.position + 1);
+                writer.push(&event).await?;
+                breaks.take().await;
+            }
+            if exported < at_once || first > *last_position {
+                break;
+            }
         }
-        drop(rows);
         drop(connection);
         writer.finish().await
     }
@@ -322,9 +340,8 @@ impl Verified<'_> {
         database::announce(&mut transaction, Move::Archive, &topic, archive.id, extent).await?;
         // Rows first, the topic last: publishers wait for the topic, and only for as long as a commit takes.
         let mut breaks = Breaks::new(haste);
-        let at_once = if haste == Haste::Leisurely { DELETED_AT_LEISURE } else { archive.count };
         let mut deleted = 0;
-        for ranges in contents.positions.pieces(at_once) {
+        for ranges in contents.positions.pieces(haste.rows_at_once(archive.count)) {
             deleted += database::delete_ranges(&mut transaction, topic.id, &ranges).await?;
             breaks.take().await;
         }

@@ -3,6 +3,7 @@
 
 use futures::StreamExt;
 use futures::stream::FuturesOrdered;
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::bucket::{ArchiveWriter, EncodedMember, ObjectMetadata, RawMember, Upload};
@@ -106,16 +107,27 @@ impl<'a> Object<'a> {
         drop(transaction);
         let damaged = scan.damaged("it does not hold what was uploaded");
         let mut reader = ContentsReader::of_written(scan, topic.log.clone(), key, export.members.clone());
-        loop {
-            let is_end = !reader.pass().await?;
-            for (run, lookups) in reader.take_runs() {
+        // A run is saved while the next one is read.
+        let (sender, mut receiver) = mpsc::channel(1);
+        let reading = async move {
+            loop {
+                let is_end = !reader.pass().await?;
+                for run in reader.take_runs() {
+                    // Nobody takes it where saving has failed, which ends reading, too.
+                    let _ = sender.send(run).await;
+                }
+                if is_end {
+                    return reader.finish().await;
+                }
+            }
+        };
+        let saving = async {
+            while let Some((run, lookups)) = receiver.recv().await {
                 self.save_lookups(run, lookups).await?;
             }
-            if is_end {
-                break;
-            }
-        }
-        let contents = reader.finish().await?;
+            Ok(())
+        };
+        let (contents, ()) = tokio::try_join!(reading, saving)?;
         if contents.digest != export.digest || contents.positions != export.positions {
             return Err(damaged.into());
         }

@@ -54,6 +54,21 @@ async fn the_oldest_go_first_and_the_young_stay() {
     world.audit().await;
 }
 
+/// The oldest are the first ones; they are, with younger ones between them; they are together, further behind.
+#[tokio::test]
+async fn among_the_old_positions_say_which_go_first() {
+    let mut world = World::new().await;
+    let store = world.store(settings(4));
+    for (topic, ages) in [("first", [0, 1, 2, 3, 4]), ("apart", [0, 9, 1, 2, 3]), ("behind", [8, 0, 1, 2, 3])] {
+        let log = Log::new("acme", topic).unwrap();
+        import(&store, &log, ages.map(old_event)).await;
+        assert_eq!(archive(&store).await, 4);
+        let archive = store.archives(&log).await.unwrap().remove(0);
+        assert_eq!((archive.first_position, archive.last_position), (1, 4), "{topic}");
+    }
+    world.audit().await;
+}
+
 /// More ranges of positions than one statement deletes.
 #[tokio::test]
 async fn every_second_event_goes_and_the_ones_between_stay() {

@@ -11,9 +11,10 @@ const POSITIONS_AT_ONCE: usize = 10_000;
 /// The positions that a batch reaches from and to: the first `batch_size` old ones in order of position that nothing
 /// holds at this moment. `None` if there are fewer.
 ///
-/// Whether there are enough is counted by age, which is cheap where most events are young; where they are is looked up
-/// by position. Both in the order of an index, for as long as the caller's transaction lasts: the planner may think little
-/// of a table without statistics, and else read every old event, and sort them, to find the first.
+/// Whether there are enough is counted by age, which is cheap where most events are young. Mostly the oldest ones are the
+/// first ones as well, without a gap, which the same index says; else they are looked up by position. Both in the order
+/// of an index, for as long as the caller's transaction lasts: the planner may think little of a table without statistics,
+/// and else read every old event, and sort them, to find the first.
 pub async fn eligible_batch(
     transaction: &mut Transaction,
     topic_id: i64,
@@ -21,18 +22,25 @@ pub async fn eligible_batch(
     batch_size: i64,
 ) -> Result<Option<(i64, i64)>, Error> {
     sqlx::raw_sql("SET LOCAL enable_sort = off").execute(&mut **transaction).await?;
-    let enough: bool = sqlx::query_scalar(
-        "SELECT count(*) >= $3 FROM (
-             (SELECT 1 FROM events
-              WHERE topic_id = $1 AND held_until IS NULL AND raised_at <= $2
-              ORDER BY raised_at
-              LIMIT $3)
-             UNION ALL
-             (SELECT 1 FROM events
-              WHERE topic_id = $1 AND held_until <= $4 AND raised_at <= $2
-              ORDER BY held_until
-              LIMIT $3)
-         ) AS eligible",
+    let oldest = sqlx::query(
+        "SELECT min(position) AS first_position, max(position) AS last_position,
+                count(*) = $3
+                AND max(position) - min(position) = $3 - 1
+                AND min(position) = (SELECT min(position) FROM events WHERE topic_id = $1) AS are_first,
+                count(*) + (
+                    SELECT count(*) FROM (
+                        SELECT FROM events
+                        WHERE topic_id = $1 AND held_until <= $4 AND raised_at <= $2
+                        ORDER BY held_until
+                        LIMIT $3
+                    ) AS released
+                ) >= $3 AS are_enough
+         FROM (
+             SELECT position FROM events
+             WHERE topic_id = $1 AND held_until IS NULL AND raised_at <= $2
+             ORDER BY raised_at, position
+             LIMIT $3
+         ) AS oldest",
     )
     .bind(topic_id)
     .bind(raised_at_max)
@@ -40,8 +48,11 @@ pub async fn eligible_batch(
     .bind(now)
     .fetch_one(&mut **transaction)
     .await?;
-    if !enough {
+    if !oldest.try_get("are_enough")? {
         return Ok(None);
+    }
+    if oldest.try_get("are_first")? {
+        return Ok(Some((oldest.try_get("first_position")?, oldest.try_get("last_position")?)));
     }
     let row = sqlx::query(
         "SELECT min(position) AS first_position, max(position) AS last_position FROM (

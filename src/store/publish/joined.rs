@@ -90,8 +90,8 @@ impl Store {
             is_leaderless
         };
         if is_leaderless {
-            // In a task of its own: whoever gives up takes nobody along.
-            tokio::spawn(Leader { store: Arc::clone(self), log, has_ended: false }.lead());
+            // In a task of its own: whoever gives up takes nobody along. Boxed, since what is spawned is moved about.
+            tokio::spawn(Box::pin(Leader { store: Arc::clone(self), log, has_ended: false }.lead()));
         }
         answered.await.unwrap_or_else(|_| Err(Error::Unavailable("publishing was broken off".into())))
     }
@@ -126,7 +126,7 @@ impl Leader {
         if let Some(results) = self.append(&calls).await {
             return answer(calls, results.into_iter().map(Ok));
         }
-        // Boxed, since it is rare and large: what is moved between tasks stays small.
+        // Boxed, since it is rare and large.
         match Box::pin(self.place(&calls)).await {
             Ok(Some(results)) => answer(calls, results.into_iter()),
             Err(Error::Unavailable(why)) => {

@@ -17,7 +17,7 @@ mod window;
 mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -47,6 +47,9 @@ const ARCHIVED_READS_MAX: usize = 4;
 /// Publishers do not wait for Postgres' notifications, which would make their commits queue up: what they published
 /// meanwhile is told in one word.
 const WORD_INTERVAL: Duration = Duration::from_millis(3);
+/// Where there was no other replica a moment ago, so as not to ask for one with every few publications. One that comes up
+/// meanwhile hears of them that much later.
+const WORD_INTERVAL_ALONE: Duration = Duration::from_millis(50);
 
 /// Groups that have to have handled an event before it is deleted, by topic.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -75,6 +78,8 @@ pub struct Subscriptions {
     progressed: Notify,
     /// Topics that were published to, and that other replicas have not been told of.
     untold: Mutex<BTreeSet<i64>>,
+    /// Whether there was no other replica when something was to be told.
+    is_alone: AtomicBool,
 }
 
 #[derive(Default)]
@@ -101,6 +106,7 @@ impl Subscriptions {
             archived_reads: Semaphore::new(ARCHIVED_READS_MAX),
             progressed: Notify::new(),
             untold: Mutex::default(),
+            is_alone: AtomicBool::new(false),
         }
     }
 
@@ -127,15 +133,22 @@ impl Subscriptions {
         let words: Vec<String> = words.collect();
         let own_replica_id = self.session().map_or(Uuid::nil(), |session| session.id);
         let mut connection = database.connection().await?;
-        if database::notify_others(&mut connection, own_replica_id, &words).await.is_ok() {
-            connection.keep();
-            return Ok(());
-        }
-        // It may have died since it was last used, which is noticed at once in a pool.
-        drop(connection);
-        let mut transaction = database.begin().await?;
-        database::notify_others(&mut transaction, own_replica_id, &words).await?;
-        Ok(database::commit(transaction).await?)
+        let has_others = match database::notify_others(&mut connection, own_replica_id, &words).await {
+            Ok(has_others) => {
+                connection.keep();
+                has_others
+            }
+            // It may have died since it was last used, which is noticed at once in a pool.
+            Err(_) => {
+                drop(connection);
+                let mut transaction = database.begin().await?;
+                let has_others = database::notify_others(&mut transaction, own_replica_id, &words).await?;
+                database::commit(transaction).await?;
+                has_others
+            }
+        };
+        self.is_alone.store(!has_others, Ordering::Relaxed);
+        Ok(())
     }
 }
 
@@ -195,7 +208,8 @@ impl Store {
         if is_first {
             let (database, subscriptions) = (self.database.clone(), Arc::clone(&self.subscriptions));
             tokio::spawn(async move {
-                tokio::time::sleep(WORD_INTERVAL).await;
+                let is_alone = subscriptions.is_alone.load(Ordering::Relaxed);
+                tokio::time::sleep(if is_alone { WORD_INTERVAL_ALONE } else { WORD_INTERVAL }).await;
                 // If this process dies before, the others find out by looking.
                 if let Err(error) = subscriptions.tell_others(&database).await {
                     tracing::debug!(%error, "other replicas were not told of what was published");
