@@ -162,7 +162,7 @@ impl Store {
         known.extend(hot.into_iter().map(|event| (event.id.clone(), event)));
 
         let unknown: Vec<String> = ids.into_iter().filter(|id| !known.contains_key(id)).collect();
-        let mut members = self.members_with_ids(transaction, &topic, unknown.clone()).await?;
+        let mut members = self.members_with_ids(transaction, &topic, &unknown).await?;
         members.retain(|member| !archived.searched.contains(member));
         if !members.is_empty() {
             return Ok(Placed::LookFor(LookFor { ids: unknown, members }));

@@ -9,8 +9,8 @@ use coldstream::event::{Eligibility, Instant, Json, Log, NewEvent};
 use coldstream::store::{Archived, Settings, Store};
 
 use crate::support::{
-    DAY_NANOS, Kind, World, archive, import, now, old_event, older_than, payload, read_all, settings, unzip,
-    young_event,
+    DAY_NANOS, Gate, Kind, StatementFate, World, archive, import, now, old_event, older_than, payload, read_all,
+    settings, unzip, young_event,
 };
 
 async fn hot_positions(world: &World) -> Vec<i64> {
@@ -98,6 +98,32 @@ async fn archiving_at_leisure_moves_the_same() {
     assert_eq!((archived.archives, archived.events), (6, OLD as i64));
     assert!(hot_positions(&world).await.into_iter().all(|position| !is_old(position as usize - 1)));
     assert!(read_all(&world.store(settings(1)), &log).await == before, "every event is where a reader finds it");
+    world.audit().await;
+}
+
+/// Vacuum waits for the oldest snapshot of all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn archiving_at_leisure_holds_no_snapshot_between_the_pieces_of_an_export() {
+    const OLD: usize = 600;
+    let mut world = World::new().await;
+    let (postgres, log) = (world.postgres_proxy().await, world.log());
+    import(&world.store(settings(1)), &log, (0..OLD).map(old_event)).await;
+    let gate = Gate::new();
+    let held = gate.clone();
+    postgres.script(move |statement| match statement.starts_with("COPY") {
+        true => StatementFate::Hold(held.clone()),
+        false => StatementFate::Pass,
+    });
+    let store = world.store_behind(&postgres, settings(OLD as u64));
+    let archiving = tokio::spawn(async move { store.archive_at_leisure().await });
+    gate.arrival().await;
+    gate.open();
+    gate.arrival().await;
+    let snapshots = "SELECT count(*) FROM pg_stat_activity
+                     WHERE datname = current_database() AND application_name = 'coldstream' AND backend_xmin IS NOT NULL";
+    assert_eq!(sqlx::query_scalar::<_, i64>(snapshots).fetch_one(&world.sql).await.unwrap(), 0);
+    gate.open();
+    assert_eq!(archiving.await.unwrap().unwrap().events, OLD as i64);
     world.audit().await;
 }
 

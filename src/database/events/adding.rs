@@ -138,11 +138,17 @@ pub async fn append(connection: &mut PgConnection, topic: &Topic, events: &[Even
     unless_known(append.fetch_optional(connection).await)?.map(|row| Ok(row.try_get("end_position")?)).transpose()
 }
 
-/// The same for many events, in a transaction of the caller's: `None` leaves nothing that it could commit.
-pub async fn append_many(connection: &mut PgConnection, topic: &Topic, events: &[Event]) -> Result<Option<i64>, Error> {
+/// The same for many events, which are made while Postgres takes those before them, in a transaction of the caller's:
+/// `None` leaves nothing that it could commit.
+pub async fn append_many(
+    connection: &mut PgConnection,
+    topic: &Topic,
+    ids: &[String],
+    events: impl Iterator<Item = Event>,
+) -> Result<Option<i64>, Error> {
     let end_position: Option<i64> = sqlx::query(move_end!("$1", "$2", "$3", "$4", "$5", "$6"))
-        .bind(texts(events, |event| &event.id))
-        .bind(events.len() as i64)
+        .bind(ids)
+        .bind(ids.len() as i64)
         .bind(topic.id)
         .bind(topic.archived_count)
         .bind(topic.catalog_epoch)
@@ -156,7 +162,7 @@ pub async fn append_many(connection: &mut PgConnection, topic: &Topic, events: &
     let mut copy = connection.copy_in_raw(statement).await?;
     let mut rows = Rows::new();
     for event in events {
-        let Event { position, id, stream, event_type, reason, raised_at, metadata, payload, gdpr: _ } = event;
+        let Event { position, id, stream, event_type, reason, raised_at, metadata, payload, gdpr: _ } = &event;
         let Metadata { correlation_id, causation_id, user_id, deployment_id } = metadata;
         rows.begin(COPIED_COLUMNS);
         for number in [topic.id, end_position + position, raised_at.unix_nanos(), *deployment_id] {

@@ -74,14 +74,14 @@ impl Filters {
         self.room -= fingerprints.len();
     }
 
-    fn doubts(&self, topic: &Topic, fingerprints: impl Iterator<Item = (String, u64)>) -> Doubts {
+    fn doubts<'a>(&self, topic: &Topic, fingerprints: impl Iterator<Item = (&'a String, u64)>) -> Doubts {
         let mut doubts = Doubts::default();
         let (is_valid, is_complete) = (self.holds_for(topic), self.is_complete_for(topic));
         for (id, fingerprint) in fingerprints {
             if !is_valid || self.contains(fingerprint) {
-                doubts.perhaps_known.push(id);
+                doubts.perhaps_known.push(id.clone());
             } else if !is_complete {
-                doubts.perhaps_newer.push(id);
+                doubts.perhaps_newer.push(id.clone());
             }
         }
         doubts
@@ -145,17 +145,14 @@ impl Store {
         &self,
         connection: &mut Connection,
         topic: &Topic,
-        ids: Vec<String>,
+        ids: &[String],
     ) -> Result<Vec<(Uuid, i32)>, Error> {
         if topic.archived_count == 0 || ids.is_empty() {
             return Ok(Vec::new());
         }
         let key = self.hash_key(connection).await?;
         let filters = self.archived_ids.topics.get_with(topic.id, Arc::default);
-        let fingerprinted = ids.into_iter().map(|id| {
-            let fingerprint = key.fingerprint(&id);
-            (id, fingerprint)
-        });
+        let fingerprinted = ids.iter().map(|id| (id, key.fingerprint(id)));
         let (doubts, known) = {
             let filters = locked(&filters);
             let doubts = filters.doubts(topic, fingerprinted);

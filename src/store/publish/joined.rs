@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
 
 use crate::database::{self, Topic};
-use crate::event::{Event, Log, NewEvent};
+use crate::event::{Log, NewEvent};
 use crate::store::publish::{Archived, Placed, Published, Repeated, count_new, now};
 use crate::store::{Error, Store};
 
@@ -194,24 +194,23 @@ impl Store {
     /// What is archived after the look at archives changes the topic, and then nothing is appended.
     async fn try_append(&self, topic: &Topic, events: &[&NewEvent]) -> Result<Option<i64>, Error> {
         let mut connection = self.database.connection().await?;
-        let ids = events.iter().map(|event| event.id.clone()).collect();
-        if !self.members_with_ids(&mut connection, topic, ids).await?.is_empty() {
+        let ids: Vec<String> = events.iter().map(|event| event.id.clone()).collect();
+        if !self.members_with_ids(&mut connection, topic, &ids).await?.is_empty() {
             connection.keep();
             return Ok(None);
         }
         let now = now();
-        let events: Vec<Event> =
-            events.iter().copied().zip(1..).map(|(event, offset)| event.clone().at(offset, now)).collect();
-        if events.len() >= COPIED_EVENTS_MIN {
+        let events = events.iter().copied().zip(1..).map(|(event, offset)| event.clone().at(offset, now));
+        if ids.len() >= COPIED_EVENTS_MIN {
             drop(connection);
             let mut transaction = self.database.begin().await?;
-            let end_position = database::append_many(&mut transaction, topic, &events).await?;
+            let end_position = database::append_many(&mut transaction, topic, &ids, events).await?;
             if end_position.is_some() {
                 database::commit(transaction).await?;
             }
             return Ok(end_position);
         }
-        let end_position = database::append(&mut connection, topic, &events).await?;
+        let end_position = database::append(&mut connection, topic, &events.collect::<Vec<_>>()).await?;
         connection.keep();
         Ok(end_position)
     }
