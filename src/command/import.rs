@@ -14,8 +14,8 @@ use crate::event::{Log, NewEvent};
 use crate::store::{ImportBatch, ImportCounts, Store};
 
 const LINE_BYTES_MAX: u64 = 64 * 1024 * 1024;
-/// That wait to be inserted.
-const BATCHES_AHEAD: usize = 2;
+/// That wait to be inserted, beside the one that is made.
+const BATCHES_AHEAD: usize = 1;
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 
 pub async fn run(config: &Config, file: &Path) -> anyhow::Result<()> {

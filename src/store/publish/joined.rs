@@ -202,7 +202,7 @@ impl Store {
         let now = now();
         let events = events.iter().copied().zip(1..).map(|(event, offset)| event.clone().at(offset, now));
         if ids.len() >= COPIED_EVENTS_MIN {
-            drop(connection);
+            connection.keep();
             let mut transaction = self.database.begin().await?;
             let end_position = database::append_many(&mut transaction, topic, &ids, events).await?;
             if end_position.is_some() {
