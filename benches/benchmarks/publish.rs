@@ -21,6 +21,9 @@ use crate::servers::{self, Servers};
 use crate::{Mode, events};
 
 const PUBLISHERS: [usize; 3] = [1, 8, 64];
+const LIBRARY: &str = "Coldstream, library";
+const GRPC: &str = "Coldstream, gRPC";
+const GRPC_SHARED: &str = "Coldstream, gRPC, one connection";
 /// What the hand-written append does: it holds the log while it numbers one event.
 pub const BY_HAND: &str = "
     CREATE TABLE messages (
@@ -71,7 +74,8 @@ pub async fn run(mode: Mode) -> Report {
         "Events of 840 bytes to one topic, one a call, each call acknowledged once it is on disk, on the same Postgres \
          with its default durability. *By hand* is the usual append: a function that locks the log, numbers the event and \
          inserts it, one connection a publisher. *Message DB* is its `write_message`; it is there where MESSAGE_DB names \
-         a file with its SQL. Medians of interleaved rounds.",
+         a file with its SQL. Over gRPC each publisher has a connection too, or all share one, as the tasks of an \
+         application do. Medians of interleaved rounds.",
     );
     let service = Service::start(&servers).await;
     servers.execute("postgres", "CREATE DATABASE library").await;
@@ -80,10 +84,11 @@ pub async fn run(mode: Mode) -> Report {
     servers.execute("by_hand", BY_HAND).await;
     let has_message_db = servers.make_message_db().await;
 
+    let shared = service.connect().await;
     let length = mode.pick(Duration::from_secs(3), Duration::from_millis(50));
     let (mut rows, mut lines) = (Vec::new(), vec![("by hand", Vec::new())]);
     lines.extend(has_message_db.then(|| ("Message DB", Vec::new())));
-    lines.extend([("Coldstream, library", Vec::new()), ("Coldstream, gRPC", Vec::new())]);
+    lines.extend([LIBRARY, GRPC, GRPC_SHARED].map(|name| (name, Vec::new())));
     for publishers in PUBLISHERS {
         let mut rounds: Vec<Vec<Rate>> = lines.iter().map(|_| Vec::new()).collect();
         for _ in 0..mode.pick(5, 1) {
@@ -93,8 +98,9 @@ pub async fn run(mode: Mode) -> Report {
                     all.push(match *name {
                         "by hand" => Publisher::ByHand(servers.connect("by_hand").await),
                         "Message DB" => Publisher::MessageDb(servers.connect_to_message_db().await),
-                        "Coldstream, library" => Publisher::Library(Arc::clone(&store), events::log()),
-                        _ => Publisher::Grpc(service.connect().await),
+                        LIBRARY => Publisher::Library(Arc::clone(&store), events::log()),
+                        GRPC => Publisher::Grpc(service.connect().await),
+                        _ => Publisher::Grpc(shared.clone()),
                     });
                 }
                 rates.push(measure(all, length).await);
