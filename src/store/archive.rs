@@ -25,8 +25,8 @@ use crate::store::lease::another_writer;
 use crate::store::object::{Export, Object};
 use crate::store::{Error, Store, background};
 
-/// Rows that one statement exports or deletes where nobody waits for the end of it: no snapshot is held for long, behind
-/// which dead rows would add up, those of the topic first.
+/// Rows that one statement exports or deletes where nobody waits for the end of it. While they are exported, no snapshot is
+/// held for long, behind which dead rows would add up, those of the topic first.
 const ROWS_AT_LEISURE: i64 = 500;
 /// Of a topic in one pass. Where more are due, archiving has fallen behind, and hurries: what is published must not outrun
 /// it.

@@ -9,7 +9,7 @@ use coldstream::event::{Eligibility, Instant, Json, Log, NewEvent};
 use coldstream::store::{Archived, Settings, Store};
 
 use crate::support::{
-    DAY_NANOS, Gate, Kind, StatementFate, World, archive, import, now, old_event, older_than, payload, read_all,
+    DAY_NANOS, Gate, Kind, StatementFate, World, archive, edit, import, now, old_event, older_than, payload, read_all,
     settings, unzip, young_event,
 };
 
@@ -101,13 +101,14 @@ async fn archiving_at_leisure_moves_the_same() {
     world.audit().await;
 }
 
-/// Vacuum waits for the oldest snapshot of all.
+/// Vacuum, which waits for the oldest snapshot, goes on between the pieces of an export; and so do edits.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn archiving_at_leisure_holds_no_snapshot_between_the_pieces_of_an_export() {
+async fn between_two_pieces_there_is_no_snapshot_and_an_edit_is_noticed() {
     const OLD: usize = 600;
     let mut world = World::new().await;
     let (postgres, log) = (world.postgres_proxy().await, world.log());
-    import(&world.store(settings(1)), &log, (0..OLD).map(old_event)).await;
+    let direct = world.store(settings(OLD as u64));
+    import(&direct, &log, (0..OLD).map(old_event)).await;
     let gate = Gate::new();
     let held = gate.clone();
     postgres.script(move |statement| match statement.starts_with("COPY") {
@@ -122,8 +123,14 @@ async fn archiving_at_leisure_holds_no_snapshot_between_the_pieces_of_an_export(
     let snapshots = "SELECT count(*) FROM pg_stat_activity
                      WHERE datname = current_database() AND application_name = 'coldstream' AND backend_xmin IS NOT NULL";
     assert_eq!(sqlx::query_scalar::<_, i64>(snapshots).fetch_one(&world.sql).await.unwrap(), 0);
+    edit(&direct, &log, "event-0", r#"{"name":"edited"}"#).await;
     gate.open();
-    assert_eq!(archiving.await.unwrap().unwrap().events, OLD as i64);
+    assert_eq!(archiving.await.unwrap().unwrap(), Archived { archives: 0, events: 0, put_off: 1 });
+
+    let before = read_all(&direct, &log).await;
+    assert_eq!(before[0].payload.as_str(), payload(0, "edited"));
+    assert_eq!(archive(&direct).await, OLD as i64);
+    assert!(read_all(&world.store(settings(1)), &log).await == before, "every event is where a reader finds it");
     world.audit().await;
 }
 

@@ -47,7 +47,7 @@ const ARCHIVED_READS_MAX: usize = 4;
 /// Publishers do not wait for Postgres' notifications, which would make their commits queue up: what they published
 /// meanwhile is told in one word.
 const WORD_INTERVAL: Duration = Duration::from_millis(3);
-/// Where there was no other replica a moment ago, so as not to ask for one with every few publications. One that comes up
+/// Where there was no other replica the last time, so as not to ask for one with every few publications. One that comes up
 /// meanwhile hears of them that much later.
 const WORD_INTERVAL_ALONE: Duration = Duration::from_millis(50);
 
