@@ -129,6 +129,7 @@ async fn between_two_pieces_there_is_no_snapshot_and_an_edit_is_noticed() {
 
     let before = read_all(&direct, &log).await;
     assert_eq!(before[0].payload.as_str(), payload(0, "edited"));
+    direct.sweep().await.unwrap();
     assert_eq!(archive(&direct).await, OLD as i64);
     assert!(read_all(&world.store(settings(1)), &log).await == before, "every event is where a reader finds it");
     world.audit().await;
