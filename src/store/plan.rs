@@ -12,6 +12,12 @@ pub struct Extent {
     pub matching: i64,
 }
 
+impl Extent {
+    pub fn over((first_position, last_position): (i64, i64), matching: i64) -> Extent {
+        Extent { first_position, last_position, matching }
+    }
+}
+
 /// Positions `start..end`, and the extents that lie in them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Segment {

@@ -3,7 +3,7 @@
 
 use uuid::Uuid;
 
-use crate::database::{self, MemberExtent, Sum, Topic, Transaction};
+use crate::database::{self, MemberExtent, Topic, Transaction};
 use crate::event::{Event, Filter};
 use crate::store::overlay::Overlays;
 use crate::store::plan::{self, Extent, Seek, Segment};
@@ -96,11 +96,7 @@ impl Store {
             let archives = database::archive_extents(snapshot, topic_id, types, (start, end), archives_max).await?;
             let extents: Vec<Extent> = archives
                 .iter()
-                .map(|archive| Extent {
-                    first_position: archive.first_position,
-                    last_position: archive.last_position,
-                    matching: archive.matching,
-                })
+                .map(|archive| Extent::over((archive.first_position, archive.last_position), archive.matching))
                 .collect();
             let mut segments = plan::segments(&extents, start, end);
             let Some(last) = archives.last().filter(|_| archives.len() as i64 >= archives_max) else {
@@ -134,11 +130,7 @@ impl Store {
     ) -> Result<(Vec<Segment>, Vec<MemberExtent>, i64), Error> {
         let extents: Vec<Extent> = members
             .iter()
-            .map(|member| Extent {
-                first_position: member.first_position,
-                last_position: member.last_position,
-                matching: member.matching,
-            })
+            .map(|member| Extent::over((member.first_position, member.last_position), member.matching))
             .collect();
         let mut segments = plan::segments(&extents, start, end);
         let needed = seek(snapshot, topic_id, query, (&segments, &extents), skip).await?;
@@ -181,7 +173,7 @@ async fn pass_over(
     let extents: Vec<Extent> = sums
         .into_iter()
         .filter(|sum| sum.matching > 0 && sum.last_position >= start && sum.first_position < end)
-        .map(|Sum { first_position, last_position, matching, .. }| Extent { first_position, last_position, matching })
+        .map(|sum| Extent::over((sum.first_position, sum.last_position), sum.matching))
         .collect();
     let segments = plan::segments(&extents, start, end);
     seek(snapshot, topic.id, query, (&segments, &extents), skip).await
