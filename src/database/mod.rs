@@ -30,7 +30,6 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::BoxFuture;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection as _, PgConnection, Postgres};
 
@@ -97,6 +96,7 @@ const JOBS_CONNECTIONS_MIN: u32 = 4;
 /// One renews the replica's lease, one takes and releases; twice, while one set of subscribers follows
 /// another.
 const GROUPS_CONNECTIONS: u32 = 4;
+const BEGIN: &str = "BEGIN";
 const SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -199,19 +199,16 @@ impl Database {
 
     /// One moment of everything, for reading.
     pub async fn snapshot(&self) -> Result<Transaction, Error> {
-        let pool = self.pool.clone();
-        begun(Box::pin(async move { pool.begin_with(SNAPSHOT).await })).await
+        begun(&self.pool, SNAPSHOT).await
     }
 
     /// One moment of everything, for background jobs.
     pub async fn snapshot_for_job(&self) -> Result<Transaction, Error> {
-        let pool = self.jobs_pool.clone();
-        begun(Box::pin(async move { pool.begin_with(SNAPSHOT).await })).await
+        begun(&self.jobs_pool, SNAPSHOT).await
     }
 
     pub async fn begin(&self) -> Result<Transaction, Error> {
-        let pool = self.pool.clone();
-        begun(Box::pin(async move { pool.begin().await })).await
+        begun(&self.pool, BEGIN).await
     }
 
     /// For single statements: nobody asks it first whether it is alive.
@@ -221,14 +218,12 @@ impl Database {
 
     /// For background jobs.
     pub async fn begin_job(&self) -> Result<Transaction, Error> {
-        let pool = self.jobs_pool.clone();
-        begun(Box::pin(async move { pool.begin().await })).await
+        begun(&self.jobs_pool, BEGIN).await
     }
 
     /// For a replica's lease, and what it takes and releases.
     pub async fn begin_groups(&self) -> Result<Transaction, Error> {
-        let pool = self.groups_pool.clone();
-        begun(Box::pin(async move { pool.begin().await })).await
+        begun(&self.groups_pool, BEGIN).await
     }
 
     /// A connection for background jobs that is not used again afterwards: a long answer can be dropped in the middle.
@@ -249,7 +244,9 @@ impl Database {
 /// In a task of its own, which comes to its end whatever happens to the caller: a connection goes back to its pool with
 /// the transaction open if it is given up in the middle of beginning one. Boxed, since it is large, what is spawned is
 /// moved about, and callers are spawned themselves.
-async fn begun(begin: BoxFuture<'static, Result<Transaction, sqlx::Error>>) -> Result<Transaction, Error> {
+async fn begun(pool: &PgPool, statement: &'static str) -> Result<Transaction, Error> {
+    let pool = pool.clone();
+    let begin = Box::pin(async move { pool.begin_with(statement).await });
     Ok(tokio::spawn(begin).await.unwrap_or(Err(sqlx::Error::WorkerCrashed))?)
 }
 
