@@ -19,7 +19,6 @@ use crate::report::{Report, count, median, percentile, ratio};
 use crate::servers::Servers;
 use crate::{Mode, events};
 
-const DATABASE: &str = "steady";
 const PUBLISHERS: u32 = 8;
 const CALL_EVENTS: u64 = 10;
 const PAGE_EVENTS: i64 = 100;
@@ -34,89 +33,157 @@ struct Load {
 }
 
 /// What 99 of 100 of their calls took at most, in milliseconds.
+#[derive(Clone, Copy)]
 struct Felt {
     publish: f64,
     read: f64,
 }
 
+/// A while of it.
+struct Step {
+    published: u64,
+    felt: Felt,
+    /// At its end.
+    hot: i64,
+    table_bytes: i64,
+}
+
+/// How long it all goes on.
+struct Plan {
+    batch_size: u64,
+    step_events: u64,
+    steps: u64,
+    interval: Duration,
+    /// Events become old enough to be archived so long after they were published: many more than die between two vacuums.
+    hot_for: Duration,
+}
+
+/// What one database went through.
+struct Soak {
+    steps: Vec<Step>,
+    archived: i64,
+    pages_read: usize,
+}
+
 pub async fn run(mode: Mode) -> Report {
-    // Events become old enough to be archived so long after they were published: many more than die between two vacuums.
-    let hot_for = mode.pick(Duration::from_secs(20), Duration::ZERO);
-    let interval = mode.pick(Duration::from_millis(40), Duration::from_millis(2));
-    let (batch_size, step, steps) = (mode.pick(5_000, 100), mode.pick(40_000, 400), mode.pick(11, 3));
+    let plan = Plan {
+        batch_size: mode.pick(5_000, 100),
+        step_events: mode.pick(40_000, 400),
+        steps: mode.pick(11, 3),
+        interval: mode.pick(Duration::from_millis(40), Duration::from_millis(2)),
+        hot_for: mode.pick(Duration::from_secs(20), Duration::ZERO),
+    };
     let servers = Servers::start(mode.pick(Durability::Full, Durability::None)).await;
     // Events are hot for seconds here, not for weeks.
     servers.execute("postgres", "ALTER SYSTEM SET autovacuum_naptime = '1s'").await;
     servers.execute("postgres", "SELECT pg_reload_conf()").await;
-    servers.execute("postgres", &format!("CREATE DATABASE {DATABASE}")).await;
-    let store = servers.store(DATABASE, batch_size).await;
-    let load = Load { store: Arc::clone(&store), interval, hot_for, newest_position: AtomicI64::new(0) };
+    let without = soak(&servers, "growing", &plan, false).await;
+    servers.execute("postgres", "DROP DATABASE growing WITH (FORCE)").await;
+    servers.execute("postgres", "CHECKPOINT").await;
+    let beside = soak(&servers, "steady", &plan, true).await;
 
-    let over = CancellationToken::new();
-    let reading = tokio::spawn(read(Arc::clone(&store), over.clone()));
-    let alone = load.run(step).await;
-    let archiving = tokio::spawn(archive(Arc::clone(&store), over.clone()));
-    let (mut rows, mut sizes, mut felt) = (Vec::new(), Vec::new(), Vec::new());
-    for published in (2..=steps + 1).map(|number| number * step) {
-        let beside = load.run(step).await;
-        let (hot, bytes): (i64, i64) = figures(&servers).await;
-        sizes.push((published as f64, bytes as f64 / 1e6));
-        rows.push([
-            count(published as f64),
-            count(hot as f64),
-            format!("{:.1} MB", bytes as f64 / 1e6),
-            format!("{:.1} ms", beside.publish),
-            format!("{:.1} ms", beside.read),
-        ]);
-        felt.push(beside);
-    }
-    over.cancel();
-    let archived = archiving.await.expect("archiving does not panic");
-    let reads = reading.await.expect("reading does not panic");
-
-    let (_, bytes) = figures(&servers).await;
+    let (_, bytes) = figures(&servers, "steady").await;
     servers
-        .execute(DATABASE, "CREATE TABLE fresh (LIKE events INCLUDING ALL); INSERT INTO fresh SELECT * FROM events")
+        .execute("steady", "CREATE TABLE fresh (LIKE events INCLUDING ALL); INSERT INTO fresh SELECT * FROM events")
         .await;
     let fresh: i64 = sqlx::query_scalar("SELECT pg_total_relation_size('fresh')")
-        .fetch_one(&mut servers.connect(DATABASE).await)
+        .fetch_one(&mut servers.connect("steady").await)
         .await
         .expect("the table has a size");
-    let most_hot = sizes.iter().map(|(_, size)| *size).fold(0.0, f64::max);
+    let most_hot = beside.steps.iter().map(|step| megabytes(step.table_bytes)).fold(0.0, f64::max);
 
     let mut report = Report::new("Steady state");
     report.paragraph(format!(
         "{PUBLISHERS} publishers, {CALL_EVENTS} events of 840 bytes a call, each with a call every {} ms; one reader of the \
          newest {PAGE_EVENTS} events at the same pace; one who pages through the whole log, and an archiver with batches of \
-         {batch_size}. Events are archived {} s after they were published. How long a call took counts from when it was \
-         due. Autovacuum looks every second instead of every minute, since events are hot for seconds instead of weeks.",
-        interval.as_millis(),
-        hot_for.as_secs()
+         {}. Events are archived {} s after they were published. Before that, the same in another database, without an \
+         archiver. How long a call took counts from when it was due. Autovacuum looks every second instead of every minute, \
+         since events are hot for seconds instead of weeks.",
+        plan.interval.as_millis(),
+        plan.batch_size,
+        plan.hot_for.as_secs()
     ));
-    let heads = ["published", "hot events", "table with indexes", "publish p99", "hot read p99"];
+    let heads = [
+        "published",
+        "hot events",
+        "table with indexes",
+        "publish p99",
+        "hot read p99",
+        "without: table",
+        "without: publish p99",
+        "without: hot read p99",
+    ];
+    let rows = beside.steps.iter().zip(&without.steps).map(|(beside, without)| {
+        [
+            count(beside.published as f64),
+            count(beside.hot as f64),
+            format!("{:.1} MB", megabytes(beside.table_bytes)),
+            format!("{:.1} ms", beside.felt.publish),
+            format!("{:.1} ms", beside.felt.read),
+            format!("{:.1} MB", megabytes(without.table_bytes)),
+            format!("{:.1} ms", without.felt.publish),
+            format!("{:.1} ms", without.felt.read),
+        ]
+    });
     report.table(heads, rows);
+    let sizes = |soak: &Soak| {
+        soak.steps.iter().map(|step| (step.published as f64, megabytes(step.table_bytes))).collect::<Vec<(f64, f64)>>()
+    };
     report.plot(Plot {
         name: "steady_state",
-        title: "Size of the table of hot events".into(),
+        title: "Size of the table of hot events, with its indexes".into(),
         x: "events published",
         y: "MB",
-        lines: vec![("with indexes".into(), sizes)],
+        lines: vec![("with the archiver".into(), sizes(&beside)), ("without".into(), sizes(&without))],
     });
-    let beside = |of: fn(&Felt) -> f64| median(felt.iter().map(of).collect());
+    let felt = |soak: &Soak, of: fn(&Felt) -> f64| median(soak.steps.iter().map(|step| of(&step.felt)).collect());
     report.paragraph(format!(
-        "{} events were archived meanwhile, and {reads} pages read. At the end the table had {:.1} MB (at most {most_hot:.1} \
-         MB before), and the same rows freshly loaded have {:.1} MB: {}. Without the archiver, publishing \
-         had a p99 of {:.1} ms and reading one of {:.1} ms; beside it {:.1} ms and {:.1} ms, the medians of the rows.",
-        count(archived as f64),
-        bytes as f64 / 1e6,
-        fresh as f64 / 1e6,
+        "{} events were archived meanwhile, and {} pages read. At the end the table had {:.1} MB (at most {most_hot:.1} \
+         MB before), and the same rows freshly loaded have {:.1} MB: {}. Beside the archiver, publishing had a p99 of \
+         {:.1} ms and a hot read one of {:.1} ms; without it {:.1} ms and {:.1} ms, all of them medians of the rows.",
+        count(beside.archived as f64),
+        beside.pages_read,
+        megabytes(bytes),
+        megabytes(fresh),
         ratio(bytes as f64 / fresh as f64),
-        alone.publish,
-        alone.read,
-        beside(|felt| felt.publish),
-        beside(|felt| felt.read),
+        felt(&beside, |felt| felt.publish),
+        felt(&beside, |felt| felt.read),
+        felt(&without, |felt| felt.publish),
+        felt(&without, |felt| felt.read),
     ));
     report
+}
+
+/// The first step is for warming up.
+async fn soak(servers: &Servers, database: &str, plan: &Plan, is_archived: bool) -> Soak {
+    servers.execute("postgres", &format!("CREATE DATABASE {database}")).await;
+    let store = servers.store(database, plan.batch_size).await;
+    let load = Load {
+        store: Arc::clone(&store),
+        interval: plan.interval,
+        hot_for: plan.hot_for,
+        newest_position: AtomicI64::new(0),
+    };
+    let over = CancellationToken::new();
+    let reading = tokio::spawn(read(Arc::clone(&store), over.clone()));
+    load.run(plan.step_events).await;
+    let archiving = is_archived.then(|| tokio::spawn(archive(store, over.clone())));
+    let mut steps = Vec::new();
+    for published in (2..=plan.steps + 1).map(|number| number * plan.step_events) {
+        let felt = load.run(plan.step_events).await;
+        let (hot, table_bytes) = figures(servers, database).await;
+        steps.push(Step { published, felt, hot, table_bytes });
+    }
+    over.cancel();
+    let archived = match archiving {
+        Some(archiving) => archiving.await.expect("archiving does not panic"),
+        None => 0,
+    };
+    Soak { steps, archived, pages_read: reading.await.expect("reading does not panic") }
+}
+
+fn megabytes(bytes: i64) -> f64 {
+    bytes as f64 / 1e6
 }
 
 impl Load {
@@ -184,9 +251,9 @@ async fn read(store: Arc<Store>, over: CancellationToken) -> usize {
 }
 
 /// Hot events, and bytes of their table with its indexes.
-async fn figures(servers: &Servers) -> (i64, i64) {
+async fn figures(servers: &Servers, database: &str) -> (i64, i64) {
     sqlx::query_as("SELECT (SELECT count(*) FROM events), pg_total_relation_size('events')")
-        .fetch_one(&mut servers.connect(DATABASE).await)
+        .fetch_one(&mut servers.connect(database).await)
         .await
         .expect("the table has a size")
 }

@@ -1,12 +1,13 @@
-//! Connections for single statements that are many and short. A pool asks a connection whether it is alive when it gives
-//! it and when it takes it back: two round trips beside the one that counts. Here a connection is as good as it was when
-//! it was last used, and whoever finds out otherwise has another way.
+//! Connections that are not for a transaction. Most are for single statements that are many and short: a pool asks a
+//! connection whether it is alive when it gives it and when it takes it back, two round trips beside the one that counts.
+//! Here a connection is as good as it was when it was last used, and whoever finds out otherwise has another way.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use sqlx::pool::PoolConnection;
 use sqlx::postgres::PgConnectOptions;
-use sqlx::{ConnectOptions, PgConnection};
+use sqlx::{ConnectOptions, PgConnection, Postgres};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::database::{ACQUIRE_TIMEOUT, Error};
@@ -22,6 +23,12 @@ pub struct SingleConnection {
     connection: PgConnection,
     connections: Arc<Connections>,
     permit: OwnedSemaphorePermit,
+}
+
+/// One of the pool of background jobs, which is closed unless it is kept: an answer can be dropped in the middle.
+pub struct JobConnection {
+    connection: PoolConnection<Postgres>,
+    is_kept: bool,
 }
 
 /// What holds for all statements of a connection. All of ours are short, whatever the planner thinks of tables that it
@@ -84,6 +91,39 @@ impl Deref for SingleConnection {
 }
 
 impl DerefMut for SingleConnection {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        &mut self.connection
+    }
+}
+
+impl JobConnection {
+    pub(super) fn new(connection: PoolConnection<Postgres>) -> JobConnection {
+        JobConnection { connection, is_kept: false }
+    }
+
+    /// For the next caller. Not to be called before the last answer was followed to its end.
+    pub fn keep(mut self) {
+        self.is_kept = true;
+    }
+}
+
+impl Drop for JobConnection {
+    fn drop(&mut self) {
+        if !self.is_kept {
+            self.connection.close_on_drop();
+        }
+    }
+}
+
+impl Deref for JobConnection {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        &self.connection
+    }
+}
+
+impl DerefMut for JobConnection {
     fn deref_mut(&mut self) -> &mut PgConnection {
         &mut self.connection
     }

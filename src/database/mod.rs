@@ -25,7 +25,6 @@ mod snapshots;
 mod topics;
 mod wakeups;
 
-use std::ops::DerefMut;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,7 +36,7 @@ pub use catalog::{
     Archive, ArchiveExtent, archive, archive_extents, archives_of, correct_archive, delete_archive, has_archives,
     insert_archive, known_archives, last_archive_from, promote_archive, rename_archived, topic_of_archive,
 };
-pub use connections::SingleConnection;
+pub use connections::{JobConnection, SingleConnection};
 pub use consumed::{consumed_positions, delete_consumed, forget_consumed};
 pub use edits::{
     Edit, EditKind, PendingEdit, archives_invalidated, archives_with_pending_edits, edit, edited_since, edits_of,
@@ -46,8 +45,8 @@ pub use edits::{
 };
 pub use erroneous::{Erroneous, delete_resend, erroneous_after, insert_erroneous, resend, resends, unsettled};
 pub use events::{
-    append, append_many, average_row_bytes, count_between, delete_ranges, eligible_batch, export, hot_by_ids,
-    hot_position_ranges, hot_range, insert, last_hot, lock_hot, lock_hot_by_gdpr_id, oldest_raised_at,
+    append, append_many, average_row_bytes, collect_statistics, count_between, delete_ranges, eligible_batch, export,
+    hot_by_ids, hot_position_ranges, hot_range, insert, last_hot, lock_hot, lock_hot_by_gdpr_id, oldest_raised_at,
     positions_of_correlation, rename_hot, replace, table_bytes,
 };
 pub use groups::{
@@ -226,11 +225,9 @@ impl Database {
         begun(&self.groups_pool, BEGIN).await
     }
 
-    /// A connection for background jobs that is not used again afterwards: a long answer can be dropped in the middle.
-    pub async fn job_connection(&self) -> Result<impl DerefMut<Target = PgConnection> + use<>, Error> {
-        let mut connection = self.jobs_pool.acquire().await?;
-        connection.close_on_drop();
-        Ok(connection)
+    /// For what background jobs read in a long answer.
+    pub async fn job_connection(&self) -> Result<JobConnection, Error> {
+        Ok(JobConnection::new(self.jobs_pool.acquire().await?))
     }
 
     pub async fn close(&self) {

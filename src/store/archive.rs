@@ -25,9 +25,11 @@ use crate::store::lease::another_writer;
 use crate::store::object::{Export, Object};
 use crate::store::{Error, Store, background};
 
-/// Rows that one statement exports or deletes where nobody waits for the end of it. While they are exported, no snapshot is
-/// held for long, behind which dead rows would add up, those of the topic first.
-const ROWS_AT_LEISURE: i64 = 500;
+/// That one statement exports or deletes. Whatever the planner thinks of the table, it cannot read and sort more than that;
+/// and no snapshot is held for long, behind which dead rows would add up, those of the topic first.
+const POSITIONS_AT_ONCE: i64 = 4_000;
+/// Where nobody waits for the end of it.
+const POSITIONS_AT_LEISURE: i64 = 500;
 /// Of a topic in one pass. Where more are due, archiving has fallen behind, and hurries: what is published must not outrun
 /// it.
 const BATCHES_AT_LEISURE: u64 = 4;
@@ -260,10 +262,10 @@ impl Store {
 }
 
 impl Haste {
-    fn rows_at_once(self, all: i64) -> i64 {
+    fn positions_at_once(self) -> i64 {
         match self {
-            Haste::Hurried => all,
-            Haste::Leisurely => ROWS_AT_LEISURE,
+            Haste::Hurried => POSITIONS_AT_ONCE,
+            Haste::Leisurely => POSITIONS_AT_LEISURE,
         }
     }
 }
@@ -294,27 +296,21 @@ impl<'a> Batch<'a> {
     }
 
     async fn export(&self) -> Result<Export, Error> {
-        let Object { store, topic, extent: (first_position, last_position, count), .. } = &self.object;
+        let Object { store, topic, extent: (first_position, last_position, _), .. } = &self.object;
         let mut writer = self.object.begin().await?;
         let mut connection = store.database.job_connection().await?;
         let limits = (self.raised_at_max.unix_nanos(), self.now);
-        let at_once = self.haste.rows_at_once(*count);
-        let (mut first, mut breaks) = (*first_position, Breaks::new(self.haste));
-        loop {
-            let range = (first, *last_position);
-            let mut rows = database::export(&mut connection, topic.id, limits, range, at_once).await?;
-            let mut exported = 0;
+        let extent = PositionRanges(vec![(*first_position, *last_position)]);
+        let mut breaks = Breaks::new(self.haste);
+        for range in extent.pieces(self.haste.positions_at_once()).into_iter().flatten() {
+            let mut rows = database::export(&mut connection, topic.id, limits, range).await?;
             while let Some(row) = rows.next().await? {
-                let event = row.event()?;
-                (exported, first) = (exported + 1, event.position + 1);
-                writer.push(&event).await?;
+                writer.push(&row.event()?).await?;
                 breaks.take().await;
             }
-            if exported < at_once || first > *last_position {
-                break;
-            }
+            breaks.take().await;
         }
-        drop(connection);
+        connection.keep();
         writer.finish().await
     }
 }
@@ -341,7 +337,7 @@ impl Verified<'_> {
         // Rows first, the topic last: publishers wait for the topic, and only for as long as a commit takes.
         let mut breaks = Breaks::new(haste);
         let mut deleted = 0;
-        for ranges in contents.positions.pieces(haste.rows_at_once(archive.count)) {
+        for ranges in contents.positions.pieces(haste.positions_at_once()) {
             deleted += database::delete_ranges(&mut transaction, topic.id, &ranges).await?;
             breaks.take().await;
         }

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::ops::AddAssign;
 
+use crate::database;
 use crate::event::{Log, NewEvent};
 use crate::store::publish::Repeated;
 use crate::store::{Error, Store};
@@ -68,5 +69,12 @@ impl Store {
             }
         }
         Ok(counts)
+    }
+
+    /// Once there is no batch left: reads are as fast as they will be from now on.
+    pub async fn end_import(&self) -> Result<(), Error> {
+        let mut transaction = self.database.begin_job().await?;
+        database::collect_statistics(&mut transaction).await?;
+        Ok(database::commit(transaction).await?)
     }
 }

@@ -135,6 +135,26 @@ async fn between_two_pieces_there_is_no_snapshot_and_an_edit_is_noticed() {
     world.audit().await;
 }
 
+/// The planner thinks that there are few, and would gladly read and sort all that are left for every piece.
+#[tokio::test]
+async fn a_table_without_statistics_is_read_once() {
+    const OLD: usize = 5_000;
+    let mut world = World::new().await;
+    let (store, log) = (world.store(settings(OLD as u64)), world.log());
+    sqlx::query("ALTER TABLE events SET (autovacuum_enabled = off)").execute(&world.sql).await.unwrap();
+    import(&store, &log, (0..OLD).map(old_event)).await;
+    assert_eq!(store.archive_at_leisure().await.unwrap().events, OLD as i64);
+    drop(store);
+    let all_have_said = "SELECT NOT EXISTS (SELECT FROM pg_stat_activity
+                                        WHERE datname = current_database() AND application_name = 'coldstream')";
+    world.until(all_have_said).await;
+    let read = "SELECT (seq_tup_read + idx_tup_fetch)::bigint FROM pg_stat_user_tables WHERE relname = 'events'";
+    let read: i64 = sqlx::query_scalar(read).fetch_one(&world.sql).await.unwrap();
+    // To be claimed, exported and deleted.
+    assert!((OLD as i64..=4 * OLD as i64).contains(&read), "{read} rows were read to archive {OLD}");
+    world.audit().await;
+}
+
 #[tokio::test]
 async fn age_is_counted_from_when_an_event_was_raised() {
     let mut world = World::new().await;

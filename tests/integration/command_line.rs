@@ -168,6 +168,9 @@ async fn events_are_imported_from_wherever_they_are() {
         assert!(is_said && output.ends_with(&format!("skipped {skipped} that were there\n")), "{output}");
     };
     said(program.run(&["import", "plain.ndjson"]).await.succeeded(), 3, 0);
+    let known = sqlx::query_scalar("SELECT reltuples FROM pg_class WHERE oid = 'events'::regclass");
+    let known: f32 = known.fetch_one(&world.sql).await.unwrap();
+    assert_eq!(known, 3.0, "the planner knows how many there are");
     said(program.run(&["import", gzip.to_str().unwrap()]).await.succeeded(), 3, 0);
     said(program.run_on(&["import", "-"], &piped).await.succeeded(), 2, 1);
     said(program.run_on(&["import", "-"], &gzip).await.succeeded(), 0, 3);

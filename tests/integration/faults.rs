@@ -9,7 +9,6 @@ mod s3_away;
 mod statements;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use coldstream::event::{Event, Json, Log};
 use coldstream::store::{Error, Query, Store};
@@ -20,7 +19,6 @@ use crate::support::{
 
 const BATCH: usize = 3;
 const EDITED: usize = 1;
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What is disturbed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -172,10 +170,4 @@ impl Scene {
 
 fn published(start: usize, end: usize) -> Vec<Event> {
     (start..end).map(|number| old_event(number).at(number as i64 + 1, now())).collect()
-}
-
-/// Asks until Postgres says so.
-async fn until(world: &World, query: &'static str) {
-    let asking = async { while !sqlx::query_scalar::<_, bool>(query).fetch_one(&world.sql).await.unwrap() {} };
-    tokio::time::timeout(PATIENCE, asking).await.unwrap_or_else(|_| panic!("never: {query}"));
 }

@@ -10,9 +10,11 @@ const MEMBER_JSON_BYTES: usize = 256 * 1024;
 const COMPRESSION_LEVEL: i32 = 6;
 
 thread_local! {
-    /// Making one costs as much as compressing a few kilobytes.
-    static COMPRESSOR: RefCell<Compressor> =
-        RefCell::new(Compressor::new(CompressionLvl::new(COMPRESSION_LEVEL).expect("there is such a level")));
+    /// With room for what it makes. Both are costly to make anew for every member.
+    static COMPRESSOR: RefCell<(Compressor, Vec<u8>)> = RefCell::new((
+        Compressor::new(CompressionLvl::new(COMPRESSION_LEVEL).expect("there is such a level")),
+        Vec::new(),
+    ));
 }
 
 /// Writes events, in the order of their positions, as the members of one archive.
@@ -103,13 +105,11 @@ impl RawMember {
 
     pub fn compress(self) -> EncodedMember {
         let RawMember { member, first_position, last_position, count, json } = self;
-        let (mut bytes, length) = COMPRESSOR.with_borrow_mut(|compressor| {
-            let mut bytes = vec![0; compressor.gzip_compress_bound(json.len())];
-            let length = compressor.gzip_compress(&json, &mut bytes).expect("what is bounded fits");
-            (bytes, length)
+        let bytes = COMPRESSOR.with_borrow_mut(|(compressor, room)| {
+            room.resize(compressor.gzip_compress_bound(json.len()), 0);
+            let length = compressor.gzip_compress(&json, room).expect("what is bounded fits");
+            room[..length].to_vec()
         });
-        bytes.truncate(length);
-        bytes.shrink_to_fit();
         EncodedMember { member, first_position, last_position, count, json_bytes: json.len() as i64, bytes }
     }
 }

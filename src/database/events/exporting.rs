@@ -16,8 +16,8 @@ use crate::event::{BorrowedEvent, BorrowedMetadata, Instant};
 /// Position, and then the columns of an event.
 const COLUMNS: usize = 12;
 
-/// The first `limit` old events at positions `first..=last` that nothing holds at this moment, in order of position, out
-/// of one snapshot. A connection on which it is not followed to its end cannot be used again.
+/// The old events at positions `first..=last` that nothing holds at this moment, in order of position, out of one snapshot.
+/// A connection on which it is not followed to its end cannot be used again.
 pub struct Export<'c> {
     messages: BoxStream<'c, Result<Bytes, sqlx::Error>>,
     /// What came and was not taken yet.
@@ -44,7 +44,6 @@ pub async fn export(
     topic_id: i64,
     (raised_at_max, now): (i64, OffsetDateTime),
     (first_position, last_position): (i64, i64),
-    limit: i64,
 ) -> Result<Export<'_>, Error> {
     // COPY takes no parameters.
     let now_micros = now.unix_timestamp_nanos() / 1_000;
@@ -56,15 +55,13 @@ pub async fn export(
              WHERE topic_id = {topic_id} AND position BETWEEN {first_position} AND {last_position}
                AND raised_at <= {raised_at_max}
                AND (held_until IS NULL OR held_until <= to_timestamp(0) + interval '{now_micros} microseconds')
-             ORDER BY position
-             LIMIT {limit}) TO STDOUT (FORMAT binary)"
+             ORDER BY position) TO STDOUT (FORMAT binary)"
         ),
         topic_id = topic_id,
         first_position = first_position,
         last_position = last_position,
         raised_at_max = raised_at_max,
         now_micros = now_micros,
-        limit = limit,
     );
     let mut export = Export { messages: connection.copy_out_raw(&statement).await?, rest: Bytes::new() };
     export.skip_header().await?;

@@ -50,3 +50,10 @@ pub async fn average_row_bytes(connection: &mut PgConnection, topic_id: i64) -> 
 pub async fn table_bytes(connection: &mut PgConnection) -> Result<i64, Error> {
     Ok(sqlx::query_scalar("SELECT pg_total_relation_size('events')").fetch_one(connection).await?)
 }
+
+/// Tells the planner how many there are, and of what kind: after many were added at once, and before autovacuum finds
+/// out, it would expect few, and read and sort all of them for a page.
+pub async fn collect_statistics(connection: &mut PgConnection) -> Result<(), Error> {
+    sqlx::query("ANALYZE events").execute(connection).await?;
+    Ok(())
+}

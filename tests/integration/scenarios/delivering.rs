@@ -26,12 +26,6 @@ fn numbered(numbers: std::ops::Range<usize>) -> Vec<String> {
     numbers.map(|number| format!("event-{number}")).collect()
 }
 
-/// Returns once the condition, a query of one truth value, holds.
-async fn until(scene: &Scene, condition: &'static str) {
-    let holds = async { while !sqlx::query_scalar::<_, bool>(condition).fetch_one(&scene.world.sql).await.unwrap() {} };
-    tokio::time::timeout(Duration::from_secs(10), holds).await.expect(condition);
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_forgotten_while_more_is_read_is_read_again() {
     let scene = Scene::new().await;
@@ -75,7 +69,7 @@ async fn what_was_read_for_a_small_room_is_not_taken_for_the_end() {
         seen.push(event.id);
     }
     subscriber.ack_stream(&slow);
-    until(&scene, "SELECT max(position) > 700 FROM group_progress").await;
+    scene.world.until("SELECT max(position) > 700 FROM group_progress").await;
     lock.rollback().await.unwrap();
     while seen.len() < EVENTS {
         let (event, subscriber) = tokio::select! {
@@ -103,7 +97,7 @@ async fn a_broadcasts_ack_is_counted_while_an_event_is_written_down() {
     let mut lock = scene.world.sql.begin().await.unwrap();
     sqlx::query("SELECT FROM group_progress FOR UPDATE").execute(&mut *lock).await.unwrap();
     subscriber.ack(&first);
-    until(&scene, "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)").await;
+    scene.world.until("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)").await;
     scene.publish(vec![broadcast(0)]).await.unwrap();
     assert_eq!(subscriber.handled().await.id, "broadcast-0");
     // The ack is on its way.
@@ -165,9 +159,9 @@ async fn a_needless_look_makes_nobody_deaf() {
     assert_eq!(first.handled_ids(1).await, ["event-0"]);
     until_handled(&scene, &Role::of("group"), "event-0").await;
     drop(first);
-    until(&scene, "SELECT NOT EXISTS (SELECT FROM replicas)").await;
+    scene.world.until("SELECT NOT EXISTS (SELECT FROM replicas)").await;
     let mut second = Subscriber::start(&scene.client, Role::of("group")).await;
-    until(&scene, "SELECT EXISTS (SELECT FROM replicas)").await;
+    scene.world.until("SELECT EXISTS (SELECT FROM replicas)").await;
     second.quiet().await;
     let notice = BackchannelNotice { tenant_id: TENANT.into(), topic: TOPIC.into() };
     let payload = Some(backchannel_request::Payload::Notice(notice));
@@ -223,11 +217,11 @@ async fn a_topic_of_both_lists_keeps_what_one_mode_still_needs() {
     one.handled_ids(3).await;
     scene.publish(vec![event(3)]).await.unwrap();
     one.handled_ids(1).await;
-    until(&scene, "SELECT max(position) = 4 FROM group_progress").await;
+    scene.world.until("SELECT max(position) = 4 FROM group_progress").await;
     one.quiet().await;
     assert_eq!(ids(&scene.page(&[], (0, 9)).await.unwrap()).len(), 4);
     let mut parallel = Subscriber::start(&scene.client, Role::parallel("one")).await;
     assert_eq!(parallel.handled_ids(4).await, numbered(0..4));
-    until(&scene, "SELECT NOT EXISTS (SELECT FROM events)").await;
+    scene.world.until("SELECT NOT EXISTS (SELECT FROM events)").await;
     scene.finish().await;
 }
