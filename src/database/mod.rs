@@ -46,8 +46,8 @@ pub use edits::{
 pub use erroneous::{Erroneous, delete_resend, erroneous_after, insert_erroneous, resend, resends, unsettled};
 pub use events::{
     append, append_many, average_row_bytes, collect_statistics, count_between, delete_ranges, eligible_batch, export,
-    hot_by_ids, hot_position_ranges, hot_range, insert, last_hot, lock_hot, lock_hot_by_gdpr_id, oldest_raised_at,
-    positions_of_correlation, rename_hot, replace, table_bytes,
+    first_hot, hot_by_ids, hot_position_ranges, hot_range, insert, last_hot, lock_hot, lock_hot_by_gdpr_id,
+    oldest_raised_at, positions_of_correlation, rename_hot, replace, table_bytes,
 };
 pub use groups::{
     Group, Progress, Refusal, Taken, Turn, Wanted, hand_over, handled_position, owned_by_others, pending_progress,

@@ -300,15 +300,17 @@ impl<'a> Batch<'a> {
         let mut writer = self.object.begin().await?;
         let mut connection = store.database.job_connection().await?;
         let limits = (self.raised_at_max.unix_nanos(), self.now);
-        let extent = PositionRanges(vec![(*first_position, *last_position)]);
-        let mut breaks = Breaks::new(self.haste);
-        for range in extent.pieces(self.haste.positions_at_once()).into_iter().flatten() {
-            let mut rows = database::export(&mut connection, topic.id, limits, range).await?;
+        let (mut rest, mut breaks) = (*first_position, Breaks::new(self.haste));
+        // Most of the extent may have been archived before.
+        while let Some(first) = database::first_hot(&mut connection, topic.id, (rest, *last_position)).await? {
+            let last = (first + self.haste.positions_at_once() - 1).min(*last_position);
+            let mut rows = database::export(&mut connection, topic.id, limits, (first, last)).await?;
             while let Some(row) = rows.next().await? {
                 writer.push(&row.event()?).await?;
                 breaks.take().await;
             }
             breaks.take().await;
+            rest = last + 1;
         }
         connection.keep();
         writer.finish().await

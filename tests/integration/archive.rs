@@ -135,18 +135,18 @@ async fn between_two_pieces_there_is_no_snapshot_and_an_edit_is_noticed() {
     world.audit().await;
 }
 
-/// One that reads and sorts what it is asked for must not be asked for all that is left, piece after piece: so it goes where
-/// a large table has no statistics.
+/// Of a large table without statistics, the planner expects so few rows that it reads and sorts all of them: they must not be
+/// all that is left, piece after piece.
 #[tokio::test]
 async fn no_plan_reads_a_batch_again_and_again() {
     const OLD: usize = 5_000;
     let mut world = World::new().await;
-    let such_plans = "DO $$ BEGIN
-                          EXECUTE format('ALTER DATABASE %I SET enable_indexscan = off', current_database());
-                      END $$";
-    sqlx::raw_sql(such_plans).execute(&world.sql).await.unwrap();
     let (store, log) = (world.store(settings(OLD as u64)), world.log());
+    sqlx::query("ALTER TABLE events SET (autovacuum_enabled = off)").execute(&world.sql).await.unwrap();
     import(&store, &log, (0..OLD).map(old_event)).await;
+    let seem_large = "UPDATE pg_class SET reltuples = 500000, relpages = pg_relation_size(oid) / 8192
+                      WHERE oid = 'events'::regclass";
+    sqlx::query(seem_large).execute(&world.sql).await.unwrap();
     assert_eq!(store.archive_at_leisure().await.unwrap().events, OLD as i64);
     drop(store);
     let all_have_said = "SELECT NOT EXISTS (SELECT FROM pg_stat_activity
@@ -155,7 +155,7 @@ async fn no_plan_reads_a_batch_again_and_again() {
     let read = "SELECT (seq_tup_read + idx_tup_fetch)::bigint FROM pg_stat_user_tables WHERE relname = 'events'";
     let read: i64 = sqlx::query_scalar(read).fetch_one(&world.sql).await.unwrap();
     // To be claimed, exported and deleted.
-    assert!((OLD as i64..=5 * OLD as i64).contains(&read), "{read} rows were read to archive {OLD}");
+    assert!((OLD as i64..=4 * OLD as i64).contains(&read), "{read} rows were read to archive {OLD}");
     world.audit().await;
 }
 

@@ -100,6 +100,23 @@ pub async fn last_hot(connection: &mut PgConnection, topic_id: i64, filter: &Fil
     row.as_ref().map(from_row).transpose()
 }
 
+/// The lowest of the positions `first..=last` at which there is a hot event.
+pub async fn first_hot(
+    connection: &mut PgConnection,
+    topic_id: i64,
+    (first, last): (i64, i64),
+) -> Result<Option<i64>, Error> {
+    // Where the planner expects one row, min() may read all of them.
+    Ok(sqlx::query_scalar(
+        "SELECT position FROM events WHERE topic_id = $1 AND position BETWEEN $2 AND $3 ORDER BY position LIMIT 1",
+    )
+    .bind(topic_id)
+    .bind(first)
+    .bind(last)
+    .fetch_optional(connection)
+    .await?)
+}
+
 /// Where the hot events of a correlation are.
 pub async fn positions_of_correlation(
     connection: &mut PgConnection,
