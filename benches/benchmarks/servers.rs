@@ -126,6 +126,18 @@ impl Servers {
         ]
     }
 
+    /// For those who know nothing of Coldstream.
+    pub async fn make_bucket(&self, database: &str) -> Box<s3::Bucket> {
+        let endpoint = format!("http://{}", self.s3_endpoint);
+        let region = s3::Region::Custom { region: "us-east-1".to_owned(), endpoint };
+        let keys = s3::creds::Credentials::new(Some(ACCESS_KEY), Some(SECRET_KEY), None, None, None);
+        let (name, keys) = (bucket(database), keys.expect("they are keys"));
+        let options = s3::BucketConfiguration::default();
+        let made = s3::Bucket::create_with_path_style(&name, region.clone(), keys.clone(), options).await;
+        assert!(made.expect("a bucket can be made").success());
+        s3::Bucket::new(&name, region, keys).expect("its address is good").with_path_style()
+    }
+
     /// The binary, with this database and bucket for its environment.
     pub fn coldstream(&self, database: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new(COLDSTREAM);
