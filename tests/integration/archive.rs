@@ -4,6 +4,7 @@ mod losses;
 mod writers;
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use coldstream::event::{Eligibility, Instant, Json, Log, NewEvent};
 use coldstream::store::{Archived, Settings, Store};
@@ -151,7 +152,7 @@ async fn no_plan_reads_a_batch_again_and_again() {
     drop(store);
     let all_have_said = "SELECT NOT EXISTS (SELECT FROM pg_stat_activity
                                         WHERE datname = current_database() AND application_name = 'coldstream')";
-    world.until(all_have_said).await;
+    world.until(all_have_said, Duration::from_secs(10)).await;
     let read = "SELECT (seq_tup_read + idx_tup_fetch)::bigint FROM pg_stat_user_tables WHERE relname = 'events'";
     let read: i64 = sqlx::query_scalar(read).fetch_one(&world.sql).await.unwrap();
     // To be claimed, exported and deleted.

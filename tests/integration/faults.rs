@@ -9,6 +9,7 @@ mod s3_away;
 mod statements;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use coldstream::event::{Event, Json, Log};
 use coldstream::store::{Error, Query, Store};
@@ -19,6 +20,7 @@ use crate::support::{
 
 const BATCH: usize = 3;
 const EDITED: usize = 1;
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What is disturbed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

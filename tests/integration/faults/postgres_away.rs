@@ -7,7 +7,7 @@ use tokio::sync::mpsc::unbounded_channel;
 use tokio::sync::watch;
 use tonic::Code;
 
-use super::published;
+use super::{PATIENCE, published};
 use crate::grpc::{self, TENANT, TOPIC, ids};
 use crate::support::{
     OwnPostgres, PostgresProxy, Program, Role, StatementFate, Subscriber, World, archive, event, import, old_event,
@@ -40,7 +40,7 @@ async fn postgres_goes_away_and_the_service_comes_back_with_it() {
     scene.publish((1..3).map(grpc::event).collect()).await.unwrap();
     assert_eq!(reqwest::get(url("/ready")).await.unwrap().status(), 200);
     // Jobs go on by themselves, and so do subscriptions; a stream whose lease has expired meanwhile has ended.
-    scene.world.until("SELECT EXISTS (SELECT FROM archives)").await;
+    scene.world.until("SELECT EXISTS (SELECT FROM archives)", PATIENCE).await;
     let mut next = 1;
     while next < 3 {
         match subscriber.event_or_end().await {
@@ -103,7 +103,7 @@ async fn postgres_crashes_again_and_again_under_a_service() {
     let (failures, deliveries, ()) = tokio::join!(publishing, subscribing, crashing);
     assert!(failures > 0, "nobody noticed");
     assert!((EVENTS..EVENTS + 20).contains(&deliveries), "{deliveries}");
-    scene.world.until("SELECT count(*) = 8 FROM archives").await;
+    scene.world.until("SELECT count(*) = 8 FROM archives", PATIENCE).await;
     let expected: Vec<String> = (0..EVENTS).map(|number| format!("event-{number}")).collect();
     assert_eq!(ids(&scene.page(&[], (0, EVENTS as i64)).await.unwrap()), expected);
     scene.finish().await;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use coldstream::store::{Error, Store};
 use futures::future::join_all;
 
-use super::published;
+use super::{PATIENCE, published};
 use crate::support::{
     Fate, Kind, Program, Service, World, archive, edit, everything, import, old_event, payload, publish, read_all,
     settings, unzip, young_event,
@@ -76,10 +76,10 @@ async fn an_archiver_that_s3_throttles_catches_up_by_itself() {
         _ => Fate::Answer(503, SLOW_DOWN),
     });
     let service = Service::start(Program::new(&world, 3).set("STREAMS_ARCHIVE_INTERVAL_SECONDS", 3_600)).await;
-    world.until("SELECT count(*) > 1 FROM archive_runs WHERE error IS NOT NULL").await;
+    world.until("SELECT count(*) > 1 FROM archive_runs WHERE error IS NOT NULL", PATIENCE).await;
     world.proxy.heal();
-    world.until("SELECT coalesce(sum(count), 0) = 6 FROM archives").await;
-    world.until("SELECT count(*) = 0 FROM intents").await;
+    world.until("SELECT coalesce(sum(count), 0) = 6 FROM archives", PATIENCE).await;
+    world.until("SELECT count(*) = 0 FROM intents", PATIENCE).await;
     service.terminate();
     assert_eq!(service.end().await.code, Some(0));
     assert_eq!(read_all(&store, &log).await, published(0, 6));

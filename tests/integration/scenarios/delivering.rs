@@ -17,6 +17,9 @@ fn in_stream(number: usize, stream: &str) -> PublishEvent {
     PublishEvent { stream: stream.into(), ..event(number) }
 }
 
+/// What does not hold after so long does not hold.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 fn broadcast(number: usize) -> PublishEvent {
     let options = Some(EventOptions { broadcast: true });
     PublishEvent { id: format!("broadcast-{number}"), options, ..event(number) }
@@ -69,7 +72,7 @@ async fn what_was_read_for_a_small_room_is_not_taken_for_the_end() {
         seen.push(event.id);
     }
     subscriber.ack_stream(&slow);
-    scene.world.until("SELECT max(position) > 700 FROM group_progress").await;
+    scene.world.until("SELECT max(position) > 700 FROM group_progress", PATIENCE).await;
     lock.rollback().await.unwrap();
     while seen.len() < EVENTS {
         let (event, subscriber) = tokio::select! {
@@ -97,7 +100,7 @@ async fn a_broadcasts_ack_is_counted_while_an_event_is_written_down() {
     let mut lock = scene.world.sql.begin().await.unwrap();
     sqlx::query("SELECT FROM group_progress FOR UPDATE").execute(&mut *lock).await.unwrap();
     subscriber.ack(&first);
-    scene.world.until("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)").await;
+    scene.world.until("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)", PATIENCE).await;
     scene.publish(vec![broadcast(0)]).await.unwrap();
     assert_eq!(subscriber.handled().await.id, "broadcast-0");
     // The ack is on its way.
@@ -159,9 +162,9 @@ async fn a_needless_look_makes_nobody_deaf() {
     assert_eq!(first.handled_ids(1).await, ["event-0"]);
     until_handled(&scene, &Role::of("group"), "event-0").await;
     drop(first);
-    scene.world.until("SELECT NOT EXISTS (SELECT FROM replicas)").await;
+    scene.world.until("SELECT NOT EXISTS (SELECT FROM replicas)", PATIENCE).await;
     let mut second = Subscriber::start(&scene.client, Role::of("group")).await;
-    scene.world.until("SELECT EXISTS (SELECT FROM replicas)").await;
+    scene.world.until("SELECT EXISTS (SELECT FROM replicas)", PATIENCE).await;
     second.quiet().await;
     let notice = BackchannelNotice { tenant_id: TENANT.into(), topic: TOPIC.into() };
     let payload = Some(backchannel_request::Payload::Notice(notice));
@@ -217,11 +220,11 @@ async fn a_topic_of_both_lists_keeps_what_one_mode_still_needs() {
     one.handled_ids(3).await;
     scene.publish(vec![event(3)]).await.unwrap();
     one.handled_ids(1).await;
-    scene.world.until("SELECT max(position) = 4 FROM group_progress").await;
+    scene.world.until("SELECT max(position) = 4 FROM group_progress", PATIENCE).await;
     one.quiet().await;
     assert_eq!(ids(&scene.page(&[], (0, 9)).await.unwrap()).len(), 4);
     let mut parallel = Subscriber::start(&scene.client, Role::parallel("one")).await;
     assert_eq!(parallel.handled_ids(4).await, numbered(0..4));
-    scene.world.until("SELECT NOT EXISTS (SELECT FROM events)").await;
+    scene.world.until("SELECT NOT EXISTS (SELECT FROM events)", PATIENCE).await;
     scene.finish().await;
 }

@@ -13,7 +13,7 @@ use tonic::transport::Channel;
 use tonic::{Request, Status, Streaming};
 
 /// What has not come after so long does not come.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(20);
 /// What has not come after so long was not sent.
 const QUIET: Duration = Duration::from_millis(300);
 

@@ -22,7 +22,6 @@ use super::{PostgresProxy, RawBucket, audit};
 const WORLDS_MAX: usize = 6;
 const CONNECTIONS_MAX: u32 = 8;
 const LEASE_TERM: Duration = Duration::from_secs(60);
-const PATIENCE: Duration = Duration::from_secs(60);
 
 static WORLDS: Semaphore = Semaphore::const_new(WORLDS_MAX);
 
@@ -115,10 +114,10 @@ impl World {
         Arc::new(Store::new(self.database(), Some(Arc::new(self.bucket_client())), settings))
     }
 
-    /// Asks until the answer to a query of one truth value is yes.
-    pub async fn until(&self, query: &'static str) {
+    /// Asks until the answer to a query of one truth value is yes, for so long at most.
+    pub async fn until(&self, query: &'static str, patience: Duration) {
         let asking = async { while !sqlx::query_scalar::<_, bool>(query).fetch_one(&self.sql).await.unwrap() {} };
-        tokio::time::timeout(PATIENCE, asking).await.unwrap_or_else(|_| panic!("never: {query}"));
+        tokio::time::timeout(patience, asking).await.unwrap_or_else(|_| panic!("never: {query}"));
     }
 
     /// A way to Postgres that can be disturbed.
