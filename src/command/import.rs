@@ -52,8 +52,9 @@ pub async fn import(store: &Store, file: &Path, mut progress: impl FnMut(u64)) -
         counts += store.import(batch).await?;
         progress(counts.imported + counts.skipped);
     }
-    store.end_import().await?;
+    let ended = store.end_import().await;
     reader.await.context("the reader of the file panicked")??;
+    ended?;
     Ok(counts)
 }
 

@@ -4,9 +4,8 @@ mod losses;
 mod writers;
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
-use coldstream::event::{Eligibility, Instant, Json, Log, NewEvent};
+use coldstream::event::{Eligibility, Event, Instant, Json, Log, NewEvent};
 use coldstream::store::{Archived, Settings, Store};
 
 use crate::support::{
@@ -149,14 +148,32 @@ async fn no_plan_reads_a_batch_again_and_again() {
                       WHERE oid = 'events'::regclass";
     sqlx::query(seem_large).execute(&world.sql).await.unwrap();
     assert_eq!(store.archive_at_leisure().await.unwrap().events, OLD as i64);
-    drop(store);
-    let all_have_said = "SELECT NOT EXISTS (SELECT FROM pg_stat_activity
-                                        WHERE datname = current_database() AND application_name = 'coldstream')";
-    world.until(all_have_said, Duration::from_secs(10)).await;
+    world.end(store).await;
     let read = "SELECT (seq_tup_read + idx_tup_fetch)::bigint FROM pg_stat_user_tables WHERE relname = 'events'";
     let read: i64 = sqlx::query_scalar(read).fetch_one(&world.sql).await.unwrap();
     // To be claimed, exported and deleted.
     assert!((OLD as i64..=4 * OLD as i64).contains(&read), "{read} rows were read to archive {OLD}");
+    world.audit().await;
+}
+
+/// More positions than one statement exports or deletes.
+#[tokio::test]
+async fn what_was_archived_before_is_passed_over() {
+    const SIZE: usize = 600;
+    let mut world = World::new().await;
+    let (store, log) = (world.store(settings(SIZE as u64)), world.log());
+    import(&store, &log, std::iter::once(young_event(0)).chain((1..2 * SIZE).map(old_event))).await;
+    let before = read_all(&store, &log).await;
+    assert_eq!(store.archive_at_leisure().await.unwrap().events, SIZE as i64);
+    let grow_old = "UPDATE events SET raised_at = (SELECT min(raised_at) FROM events)";
+    sqlx::query(grow_old).execute(&world.sql).await.unwrap();
+    assert_eq!(store.archive_at_leisure().await.unwrap().events, SIZE as i64);
+    let archives = store.archives(&log).await.unwrap();
+    let extents: Vec<_> = archives.iter().map(|it| (it.first_position, it.last_position, it.count)).collect();
+    assert_eq!(extents, [(1, 1_200, 600), (2, 601, 600)]);
+    assert_eq!(hot_positions(&world).await, [0; 0]);
+    let ids = |events: &[Event]| events.iter().map(|event| event.id.clone()).collect::<Vec<_>>();
+    assert_eq!(ids(&read_all(&store, &log).await), ids(&before));
     world.audit().await;
 }
 

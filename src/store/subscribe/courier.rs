@@ -6,11 +6,13 @@
 mod offering;
 mod reading;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::FutureExt;
+use futures::future::{self, BoxFuture};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
@@ -19,7 +21,7 @@ use crate::event::Log;
 use crate::store::subscribe::meaning::{self, Meaning};
 use crate::store::subscribe::record::Outcomes;
 use crate::store::subscribe::session::{Session, Wake};
-use crate::store::subscribe::subscriber::Subscriber;
+use crate::store::subscribe::subscriber::{Room, Subscriber};
 use crate::store::subscribe::window::{Item, Window};
 
 use reading::{READ_EVENTS_MIN, Reading};
@@ -66,6 +68,8 @@ pub struct Courier {
     subscribers: watch::Receiver<Vec<Arc<Subscriber>>>,
     inbox: mpsc::Receiver<Ack>,
     wake: Arc<Wake>,
+    /// Where it waits for room, by subscriber. A place in a line is kept while it does something else.
+    lines: HashMap<u64, BoxFuture<'static, Room>>,
     reading: Option<Reading>,
     read_limit: i64,
     /// Of the log, as it was last heard of: what was read before is not sent as it was.
@@ -100,6 +104,7 @@ impl Courier {
             subscribers,
             inbox,
             wake,
+            lines: HashMap::new(),
             reading: None,
             read_limit: READ_EVENTS_MIN,
             edit_counter: 0,
@@ -159,6 +164,7 @@ impl Courier {
                 return End::Deserted { refusal: self.window.refusal().unwrap_or(self.refusal) };
             }
             if self.wake.resends.swap(false, Ordering::AcqRel) {
+                self.lines.clear();
                 if let Err(error) = self.load_resends().await {
                     self.failed_reading(error);
                     self.wake.resends.store(true, Ordering::Release);
@@ -169,13 +175,10 @@ impl Courier {
             if !self.session.is_live() {
                 return End::Lost;
             }
-            let busy = match self.offer_all(&subscribers).await {
-                Ok(busy) => busy,
-                Err(error) => {
-                    self.failed_reading(error);
-                    Vec::new()
-                }
-            };
+            if let Err(error) = self.offer_all(&subscribers).await {
+                self.lines.clear();
+                self.failed_reading(error);
+            }
             if self.window.is_empty() && self.is_at_end && self.reading.is_none() && !self.wake.is_woken() {
                 return End::Idle(self.window.progress());
             }
@@ -183,7 +186,7 @@ impl Courier {
                 return end;
             }
             self.is_edit_counter_fresh = false;
-            if let Some(ack) = self.wait(&subscribers, busy).await {
+            if let Some(ack) = self.wait(&subscribers).await {
                 pending.push(ack);
             }
         }
@@ -288,13 +291,13 @@ impl Courier {
     }
 
     /// Until there is something to do. Gives the ack that was it.
-    async fn wait(&mut self, subscribers: &[Arc<Subscriber>], busy: Vec<Arc<Subscriber>>) -> Option<Ack> {
+    async fn wait(&mut self, subscribers: &[Arc<Subscriber>]) -> Option<Ack> {
         let now = Instant::now();
         let trim_at = (self.window.ahead() > 0 && !self.is_trimmed).then_some(self.quiet_since + AHEAD_KEPT);
         let ready_at = subscribers.iter().map(|subscriber| subscriber.ready_at);
         let timers = self.window.next_at().into_iter().chain(ready_at).chain(self.read_retry_at).chain(self.held_until);
         let timer = timers.filter(|at| *at > now).chain(trim_at).min();
-        let Courier { reading, inbox, wake, session, subscribers: group, .. } = self;
+        let Courier { reading, inbox, wake, lines, session, subscribers: group, .. } = self;
         let alarm = async {
             match timer {
                 Some(at) => tokio::time::sleep_until(at).await,
@@ -302,13 +305,11 @@ impl Courier {
             }
         };
         let room = async {
-            match busy.is_empty() {
-                true => std::future::pending().await,
-                false => {
-                    let rooms = busy.iter().map(|subscriber| subscriber.room.acquire().boxed());
-                    drop(futures::future::select_all(rooms).await);
-                }
+            if lines.is_empty() {
+                return std::future::pending().await;
             }
+            let rooms = lines.iter_mut().map(|(number, line)| line.map(|room| (*number, room)));
+            future::select_all(rooms).await.0
         };
         let page = async {
             match reading {
@@ -330,7 +331,9 @@ impl Courier {
                     }
                 }
             }
-            () = room => {}
+            (number, room) = room => {
+                self.lines.insert(number, future::ready(room).boxed());
+            }
             () = session.lost.cancelled() => {}
         }
         None

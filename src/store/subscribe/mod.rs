@@ -38,8 +38,9 @@ pub use crate::database::Group;
 pub use erroneous::ErroneousEvent;
 pub use subscriber::{Deliveries, Delivery, Subscribing};
 
-/// Couriers that read at once, and that write: the other connections are left to publishers and readers. Each by
-/// itself, or what was acked would wait behind what ten thousand topics have to be read.
+/// Couriers that read at once, and that write, or ask whether what they send was edited: the other connections are left
+/// to publishers and readers. Each by itself, or what is sent and acked would wait behind what ten thousand topics have
+/// to be read.
 const READS_MAX: usize = 4;
 const WRITES_MAX: usize = 4;
 /// Couriers that wait for S3 at once, without a connection: those of hot events do not wait behind them.

@@ -126,7 +126,7 @@ impl Store {
 
     /// How often a log was edited.
     pub(super) async fn edit_counter(&self, turn: &Turn) -> Result<i64, Error> {
-        let _permit = self.subscriptions.read_permit().await;
+        let _permit = self.subscriptions.write_permit().await;
         let mut transaction = self.database.snapshot().await?;
         Ok(database::edit_counter(&mut transaction, turn.topic_id).await?)
     }

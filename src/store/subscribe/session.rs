@@ -110,8 +110,17 @@ impl Members {
     }
 
     fn covers(&self, log: &Log) -> bool {
-        self.subscribers.borrow().iter().any(|subscriber| subscriber.covers(log))
+        is_covered(&self.subscribers, log)
     }
+
+    /// Nobody wants anything, and nothing is owned.
+    fn is_over(&self) -> bool {
+        self.owned.is_empty() && self.subscribers.borrow().is_empty()
+    }
+}
+
+fn is_covered(subscribers: &watch::Sender<Vec<Arc<Subscriber>>>, log: &Log) -> bool {
+    subscribers.borrow().iter().any(|subscriber| subscriber.covers(log))
 }
 
 impl Session {
@@ -292,6 +301,10 @@ impl Session {
                     return false;
                 }
                 (owned.progress, owned.inbox) = (progress, None);
+                if !is_covered(&members.subscribers, &owned.log) {
+                    errands.releases.push((owned.turn.clone(), owned.refusal));
+                    members.owned.remove(&turn.topic_id);
+                }
             }
             End::Deserted { refusal } => {
                 members.owned.remove(&turn.topic_id);
@@ -307,7 +320,9 @@ impl Session {
                 members.owned.remove(&turn.topic_id);
             }
         }
-        guard.drop_uncovered();
+        if members.is_over() {
+            groups.remove(&turn.group);
+        }
         drop(guard);
         self.errand.notify_one();
         true
@@ -357,16 +372,14 @@ impl State {
     fn drop_uncovered(&mut self) {
         let State { groups, errands, .. } = self;
         for members in groups.values_mut() {
-            let subscribers = members.subscribers.borrow();
-            let is_covered = |log: &Log| subscribers.iter().any(|subscriber| subscriber.covers(log));
             members.owned.retain(|_, owned| {
-                let is_kept = owned.inbox.is_some() || is_covered(&owned.log);
+                let is_kept = owned.inbox.is_some() || is_covered(&members.subscribers, &owned.log);
                 if !is_kept {
                     errands.releases.push((owned.turn.clone(), owned.refusal));
                 }
                 is_kept
             });
         }
-        groups.retain(|_, members| !members.owned.is_empty() || !members.subscribers.borrow().is_empty());
+        groups.retain(|_, members| !members.is_over());
     }
 }

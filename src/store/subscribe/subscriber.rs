@@ -41,9 +41,12 @@ pub enum Delivery {
     Panic { reason: String },
 }
 
+/// A place in a connection's queue.
+pub type Room = OwnedSemaphorePermit;
+
 struct Queued {
     delivery: Delivery,
-    _room: Option<OwnedSemaphorePermit>,
+    _room: Option<Room>,
 }
 
 pub struct Subscriber {
@@ -52,7 +55,7 @@ pub struct Subscriber {
     pub ready_at: Instant,
     subscribing: Subscribing,
     queue: mpsc::UnboundedSender<Queued>,
-    pub room: Arc<Semaphore>,
+    room: Arc<Semaphore>,
     broadcast_bytes: Arc<AtomicUsize>,
     acks_broadcasts: AtomicBool,
     broadcasts: Mutex<HashMap<Log, Broadcasts>>,
@@ -125,13 +128,16 @@ impl Subscriber {
         self.names_streams.store(!self.acks_broadcasts.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
-    /// Gives the event back if there is no room. One that is sent to a connection that just went is found in flight on
-    /// a subscriber that has left.
-    pub fn send(&self, log: &Log, event: Box<Event>, retry_number: i64) -> Result<(), Box<Event>> {
-        let Ok(room) = Arc::clone(&self.room).try_acquire_owned() else { return Err(event) };
+    /// In the order in which it was asked for: of ten thousand topics each has its turn.
+    pub fn room(&self) -> impl Future<Output = Room> + Send + use<> {
+        let room = Arc::clone(&self.room);
+        async { room.acquire_owned().await.expect("it is never closed") }
+    }
+
+    /// One that is sent to a connection that just went is found in flight on a subscriber that has left.
+    pub fn send(&self, room: Room, log: &Log, event: Box<Event>, retry_number: i64) {
         let delivery = Delivery::Event { log: log.clone(), event, retry_number };
         let _ = self.queue.send(Queued { delivery, _room: Some(room) });
-        Ok(())
     }
 
     pub fn broadcast(&self, log: &Log, event: &Arc<Event>) {

@@ -224,8 +224,10 @@ impl Window {
         };
         let kept = self.items.iter().rev().find(|(_, item)| !item.is_resent && !is_untouched(item));
         let from = kept.map_or(i64::MIN, |(position, _)| position + 1);
-        let behind: Vec<i64> =
-            self.items.range(from..).filter(|(_, item)| is_untouched(item)).map(|(position, _)| *position).collect();
+        // The next to be sent waits for its turn, or for somebody who may take it: it would be read again at once.
+        let waiting = usize::from(kept.is_none());
+        let untouched = self.items.range(from..).filter(|(_, item)| is_untouched(item));
+        let behind: Vec<i64> = untouched.map(|(position, _)| *position).skip(waiting).collect();
         let Some(first) = behind.first() else { return false };
         self.next = *first;
         behind.iter().for_each(|position| drop(self.items.remove(position)));
@@ -332,6 +334,14 @@ mod tests {
         assert!(window.trim());
         assert_eq!((window.ahead(), window.wants(10), window.progress()), (0, (2, 10), progress(0, &[])));
         assert!(!window.trim() && window.sendable(now).is_empty());
+    }
+
+    #[test]
+    fn what_waits_for_its_turn_is_not_forgotten() {
+        let (mut window, now) = (window(false, &["a", "b", "c"]), Instant::now());
+        assert!(window.trim());
+        assert_eq!((window.ahead(), window.wants(10), window.sendable(now)), (1, (2, 10), vec![1]));
+        assert!(!window.trim());
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! One subscriber of a group in normal mode: everything once or more, each log in order, never what it was before.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use coldstream::store::{Deliveries, Delivery, Group, Store, Subscribing, Subscription};
+use coldstream::store::{Deliveries, Delivery, Store, Subscription};
+
+use crate::support::subscribing;
 
 use super::expected::ExpectedLog;
 use super::operations::Answer;
@@ -23,14 +24,7 @@ pub struct Consumer {
 
 impl Consumer {
     pub fn start(store: &Arc<Store>, replica: usize, step: usize, logs: usize) -> Consumer {
-        let subscribing = Subscribing {
-            group: Group { name: GROUP.into(), is_parallel: false },
-            subscriber_id: "subscriber".into(),
-            deployment_id: 0,
-            topics: BTreeSet::new(),
-            acks_broadcasts: false,
-        };
-        let (subscription, deliveries) = store.subscribe(subscribing).expect("it is not closed");
+        let (subscription, deliveries) = store.subscribe(subscribing(GROUP)).expect("it is not closed");
         Consumer { replica, subscription, deliveries, answered: vec![step; logs] }
     }
 

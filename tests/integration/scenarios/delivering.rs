@@ -6,11 +6,13 @@ use coldstream::api::proto::{
     BackchannelNotice, BackchannelRequest, EventOptions, PublishEvent, PublishRequest, backchannel_request,
 };
 use coldstream::event::Log;
+use coldstream::store::Delivery;
 
 use crate::grpc::{Scene, TENANT, TOPIC, event, ids};
 use crate::scenarios::groups::until_handled;
 use crate::support::{
-    Fate, Gate, Kind, Program, Role, Subscriber, World, archive, import, old_event, settings, young_event,
+    Fate, Gate, Kind, Program, Role, Subscriber, World, archive, import, old_event, publish, settings, subscribing,
+    young_event,
 };
 
 fn in_stream(number: usize, stream: &str) -> PublishEvent {
@@ -46,6 +48,40 @@ async fn what_is_forgotten_while_more_is_read_is_read_again() {
     subscriber.ack(&first);
     assert_eq!(subscriber.handled_ids(11).await, numbered(1..12));
     scene.finish().await;
+}
+
+/// Or each of ten thousand topics would cost what all of them cost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_for_a_turn_asks_nothing() {
+    const TOPICS: i64 = 300;
+    const LOOKS: &str = "SELECT seq_scan + idx_scan FROM pg_stat_user_tables WHERE relname = 'topics'";
+    let mut world = World::new().await;
+    let store = world.store(settings(1));
+    for number in 0..TOPICS {
+        publish(&store, &Log::new("acme", format!("topic-{number}")).unwrap(), vec![young_event(0)]).await;
+    }
+    world.end(store).await;
+    let before: i64 = sqlx::query_scalar(LOOKS).fetch_one(&world.sql).await.unwrap();
+    let store = world.store(settings(1));
+    let (subscription, mut deliveries) = store.subscribe(subscribing("group")).unwrap();
+    for handled in 1..=TOPICS {
+        let next = tokio::time::timeout(PATIENCE, deliveries.next()).await.expect("nothing came");
+        let Some(Delivery::Event { log, event, .. }) = next else { panic!("no event: {next:?}") };
+        subscription.acked(&log, event.stream, String::new(), false).await;
+        // So slowly that the others wait.
+        let count = || sqlx::query_scalar::<_, i64>("SELECT count(*) FROM group_progress WHERE position = 1");
+        let written_down = async { while count().fetch_one(&world.sql).await.unwrap() < handled {} };
+        tokio::time::timeout(PATIENCE, written_down).await.expect("it is not written down");
+    }
+    drop(subscription);
+    store.close_subscriptions();
+    store.subscriptions_closed().await;
+    world.end(store).await;
+    let looks = sqlx::query_scalar::<_, i64>(LOOKS).fetch_one(&world.sql).await.unwrap() - before;
+    // To take its progress (two joins and a foreign key), to read its event, to ask whether that was edited, and to write
+    // down that it was handled.
+    assert!((3 * TOPICS..7 * TOPICS).contains(&looks), "{looks} looks at {TOPICS} topics");
+    world.audit().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -23,5 +23,5 @@ pub use program::{Ended, Program};
 pub use proxy::{Fate, Gate, Kind, Proxy};
 pub use raw::{MARKER, PROBE_PREFIX, RawBucket, unzip};
 pub use service::Service;
-pub use subscriber::{Role, Subscriber, retry_number};
+pub use subscriber::{Role, Subscriber, retry_number, subscribing};
 pub use world::{World, archive, edit, edit_request, everything, import, older_than, publish, read_all, settings};

@@ -1,5 +1,6 @@
 //! A subscriber as the published clients are: it acks with a tenant and a topic, and sees events as they come.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use coldstream::api::proto::service_client::ServiceClient;
@@ -7,6 +8,7 @@ use coldstream::api::proto::{
     Event, Handled, Subscribe, SubscribeMetadata, SubscribeRequest, SubscribeResponse, subscribe_request,
     subscribe_response,
 };
+use coldstream::store::{Group, Subscribing};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tonic::transport::Channel;
@@ -41,6 +43,17 @@ impl Role {
 
     pub fn topics(group: &str, topics: &[&str]) -> Role {
         Role { topics: topics.iter().map(|topic| (*topic).to_owned()).collect(), ..Role::of(group) }
+    }
+}
+
+/// To every topic, without a connection.
+pub fn subscribing(group: &str) -> Subscribing {
+    Subscribing {
+        group: Group { name: group.into(), is_parallel: false },
+        subscriber_id: "subscriber".into(),
+        deployment_id: 0,
+        topics: BTreeSet::new(),
+        acks_broadcasts: false,
     }
 }
 

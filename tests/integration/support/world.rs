@@ -120,6 +120,14 @@ impl World {
         tokio::time::timeout(patience, asking).await.unwrap_or_else(|_| panic!("never: {query}"));
     }
 
+    /// Lets go of a process' store. What its connections did is in Postgres' statistics then.
+    pub async fn end(&self, store: Arc<Store>) {
+        drop(store);
+        let is_over = "SELECT NOT EXISTS (SELECT FROM pg_stat_activity
+                                          WHERE datname = current_database() AND application_name = 'coldstream')";
+        self.until(is_over, Duration::from_secs(10)).await;
+    }
+
     /// A way to Postgres that can be disturbed.
     pub async fn postgres_proxy(&self) -> PostgresProxy {
         PostgresProxy::start(&self.database.url).await

@@ -1,17 +1,21 @@
 //! Offering events to the subscribers that may take them.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
+use futures::FutureExt;
 use tokio::time::Instant;
 
 use crate::store::Error;
 use crate::store::subscribe::courier::{Courier, HELD_DELAY};
-use crate::store::subscribe::subscriber::Subscriber;
+use crate::store::subscribe::subscriber::{Room, Subscriber};
 
 /// What became of an offer.
 enum Offer {
     Sent,
-    /// Its subscribers are busy; the next one may have others.
+    /// The queues of these, who may take it, are full.
+    Busy(Vec<u64>),
+    /// The next one may have other subscribers.
     Later,
     /// No subscriber may take it.
     Held,
@@ -22,13 +26,14 @@ impl Courier {
         self.window.in_flight_on(subscriber.number).len() < subscriber.in_flight_max()
     }
 
-    /// Offers what may be sent. Gives the subscribers whose queues are full.
-    pub(super) async fn offer_all(&mut self, subscribers: &[Arc<Subscriber>]) -> Result<Vec<Arc<Subscriber>>, Error> {
-        let mut busy = Vec::new();
+    /// Offers what may be sent.
+    pub(super) async fn offer_all(&mut self, subscribers: &[Arc<Subscriber>]) -> Result<(), Error> {
+        let mut busy = HashSet::new();
         self.held_until = None;
         for position in self.window.sendable(Instant::now()) {
-            match self.offer(position, subscribers, &mut busy).await? {
+            match self.offer(position, subscribers).await? {
                 Offer::Sent | Offer::Later => {}
+                Offer::Busy(numbers) => busy.extend(numbers),
                 Offer::Held => {
                     self.hand_over = Some((position, HELD_DELAY));
                     self.held_until = Some(Instant::now() + HELD_DELAY);
@@ -36,15 +41,12 @@ impl Courier {
                 }
             }
         }
-        Ok(busy)
+        // What there is no use for is somebody else's.
+        self.lines.retain(|number, _| busy.contains(number));
+        Ok(())
     }
 
-    async fn offer(
-        &mut self,
-        position: i64,
-        subscribers: &[Arc<Subscriber>],
-        busy: &mut Vec<Arc<Subscriber>>,
-    ) -> Result<Offer, Error> {
+    async fn offer(&mut self, position: i64, subscribers: &[Arc<Subscriber>]) -> Result<Offer, Error> {
         let Some(item) = self.window.get(position) else { return Ok(Offer::Later) };
         let mut able: Vec<&Arc<Subscriber>> =
             subscribers.iter().filter(|subscriber| subscriber.may_take(item.deployment_id)).collect();
@@ -62,45 +64,57 @@ impl Courier {
         if able.is_empty() {
             return Ok(Offer::Later);
         }
+        // Before anything is asked of Postgres, or each event would be asked for by all who wait for room.
+        let Some(mut place) = self.place(&able) else { return Ok(Offer::busy(&able)) };
         if !self.is_edit_counter_fresh {
             let edit_counter = self.session.store.edit_counter(&self.turn).await?;
             self.heard_of_edits(edit_counter);
         }
         let Some(item) = self.window.get(position) else { return Ok(Offer::Later) };
-        let mut event = match item.event.take() {
-            Some(event) => event,
-            None => {
-                // Others may have been edited before this one is read.
-                self.is_edit_counter_fresh = false;
-                match self.session.store.event_at(&self.log, position).await? {
-                    Some(event) => Box::new(event),
-                    None => {
-                        // It was deleted meanwhile: there is nothing to handle.
-                        self.window.done(position);
-                        return Ok(Offer::Later);
-                    }
-                }
-            }
-        };
-        for subscriber in able {
-            if !self.session.is_live() {
-                break;
-            }
-            event = match subscriber.send(&self.log, event, retry_number) {
-                Ok(()) => {
-                    metrics::counter!("coldstream_events_delivered_total").increment(1);
-                    self.window.sent(position, subscriber.number);
-                    return Ok(Offer::Sent);
-                }
-                Err(event) => {
-                    busy.push(Arc::clone(subscriber));
-                    event
-                }
+        if item.event.is_none() {
+            // Others may have been edited before this one is read.
+            self.is_edit_counter_fresh = false;
+            // Nobody waits for room behind a read, which may be one from S3.
+            drop(place);
+            self.lines.clear();
+            let Some(event) = self.session.store.event_at(&self.log, position).await? else {
+                // It was deleted meanwhile: there is nothing to handle.
+                self.window.done(position);
+                return Ok(Offer::Later);
             };
+            if let Some(item) = self.window.get(position) {
+                item.event = Some(Box::new(event));
+            }
+            match self.place(&able) {
+                Some(again) => place = again,
+                None => return Ok(Offer::busy(&able)),
+            }
         }
-        if let Some(item) = self.window.get(position) {
-            item.event = Some(event);
+        if !self.session.is_live() {
+            return Ok(Offer::Later);
         }
-        Ok(Offer::Later)
+        let (subscriber, room) = place;
+        if let Some(event) = self.window.get(position).and_then(|item| item.event.take()) {
+            metrics::counter!("coldstream_events_delivered_total").increment(1);
+            subscriber.send(room, &self.log, event, retry_number);
+            self.window.sent(position, subscriber.number);
+        }
+        Ok(Offer::Sent)
+    }
+
+    /// Room at the first of them that has some now; at the others it is waited for.
+    fn place<'a>(&mut self, able: &[&'a Arc<Subscriber>]) -> Option<(&'a Arc<Subscriber>, Room)> {
+        able.iter().find_map(|subscriber| {
+            let line = self.lines.entry(subscriber.number).or_insert_with(|| subscriber.room().boxed());
+            let room = line.now_or_never()?;
+            self.lines.remove(&subscriber.number);
+            Some((*subscriber, room))
+        })
+    }
+}
+
+impl Offer {
+    fn busy(subscribers: &[&Arc<Subscriber>]) -> Offer {
+        Offer::Busy(subscribers.iter().map(|subscriber| subscriber.number).collect())
     }
 }
