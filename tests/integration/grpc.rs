@@ -143,7 +143,7 @@ impl Scene {
     /// Returns when nothing is left to rewrite or purge, by the service or by this.
     pub async fn settled(&self) {
         let store = self.world.store(older_than(0, 1_000_000));
-        let leased = "SELECT count(*) FROM topics WHERE lease_holder IS NOT NULL";
+        let leased = "SELECT count(*) FROM topics WHERE lease_expires_at > clock_timestamp()";
         while store.has_unfinished().await.unwrap()
             || sqlx::query_scalar::<_, i64>(leased).fetch_one(&self.world.sql).await.unwrap() > 0
         {

@@ -164,7 +164,6 @@ impl Courier {
                 return End::Deserted { refusal: self.window.refusal().unwrap_or(self.refusal) };
             }
             if self.wake.resends.swap(false, Ordering::AcqRel) {
-                self.lines.clear();
                 if let Err(error) = self.load_resends().await {
                     self.failed_reading(error);
                     self.wake.resends.store(true, Ordering::Release);

@@ -131,6 +131,15 @@ impl Store {
         Ok(database::edit_counter(&mut transaction, turn.topic_id).await?)
     }
 
+    /// The event at a position, if it is in Postgres.
+    pub(super) async fn hot_event_at(&self, turn: &Turn, position: i64) -> Result<Option<Event>, Error> {
+        let _permit = self.subscriptions.write_permit().await;
+        let mut transaction = self.database.snapshot().await?;
+        let range = (position, position + 1);
+        let found = database::hot_range(&mut transaction, turn.topic_id, &Filter::All, range, (0, 1), i64::MAX);
+        Ok(found.await?.pop())
+    }
+
     /// The event at a position, as it is read now. `None` if it was deleted.
     pub(super) async fn event_at(&self, log: &Log, position: i64) -> Result<Option<Event>, Error> {
         let query = Query { filter: Filter::All, from: position, skip: 0, limit: 1 };
@@ -138,18 +147,11 @@ impl Store {
         Ok(event.filter(|event| event.position == position))
     }
 
-    /// What is to be sent to the group once more, with its retry numbers.
-    pub(super) async fn resends(&self, turn: &Turn, log: &Log) -> Result<Vec<(Event, i64)>, Error> {
-        let permit = self.subscriptions.read_permit().await;
+    /// Where there is something that is to be sent to the group once more, with its retry numbers.
+    pub(super) async fn resends(&self, turn: &Turn) -> Result<Vec<(i64, i64)>, Error> {
+        let _permit = self.subscriptions.read_permit().await;
         let mut transaction = self.database.snapshot().await?;
-        let resends = database::resends(&mut transaction, &turn.group, turn.topic_id, RESENDS_MAX).await?;
-        drop(transaction);
-        drop(permit);
-        let mut events = Vec::with_capacity(resends.len());
-        for (position, retry_number) in resends {
-            events.extend(self.event_at(log, position).await?.map(|event| (event, retry_number)));
-        }
-        Ok(events)
+        Ok(database::resends(&mut transaction, &turn.group, turn.topic_id, RESENDS_MAX).await?)
     }
 
     /// Whether another replica has subscribers of the group. If that cannot be said, it has none.

@@ -17,6 +17,8 @@ pub struct Item {
     pub deployment_id: i64,
     /// `None` once it was sent: to send it again, it is read again.
     pub event: Option<Box<Event>>,
+    /// It was read because it was its turn, and waits for another one: it is not forgotten before that.
+    pub is_due: bool,
     pub retry_number: i64,
     /// Subscribers that refused it since all had been asked.
     pub refused_by: HashSet<u64>,
@@ -42,6 +44,7 @@ impl Item {
             stream: event.stream.clone(),
             deployment_id: event.metadata.deployment_id,
             event: Some(Box::new(event)),
+            is_due: false,
             retry_number,
             refused_by: HashSet::new(),
             rounds: 0,
@@ -211,12 +214,12 @@ impl Window {
         self.items.values_mut().for_each(|item| item.event = None);
     }
 
-    /// Forgets what was read and not tried yet, so that whoever takes long costs no memory. True if it is to be read
-    /// once more with what follows; in parallel mode, where other streams go on behind it, its place is kept, and it is
-    /// read when it is sent.
+    /// Forgets what was read and not tried yet, so that whoever takes long costs no memory. The place of what is next is
+    /// kept, and in parallel mode, where other streams go on behind it, each place: it is read when it is sent. True if
+    /// more is to be read once more with what follows.
     pub fn trim(&mut self) -> bool {
+        self.items.values_mut().filter(|item| !item.is_due).for_each(|item| item.event = None);
         if self.is_parallel {
-            self.forget_events();
             return false;
         }
         let is_untouched = |item: &Item| {
@@ -224,10 +227,9 @@ impl Window {
         };
         let kept = self.items.iter().rev().find(|(_, item)| !item.is_resent && !is_untouched(item));
         let from = kept.map_or(i64::MIN, |(position, _)| position + 1);
-        // The next to be sent waits for its turn, or for somebody who may take it: it would be read again at once.
-        let waiting = usize::from(kept.is_none());
+        let next = usize::from(kept.is_none());
         let untouched = self.items.range(from..).filter(|(_, item)| is_untouched(item));
-        let behind: Vec<i64> = untouched.map(|(position, _)| *position).skip(waiting).collect();
+        let behind: Vec<i64> = untouched.map(|(position, _)| *position).skip(next).collect();
         let Some(first) = behind.first() else { return false };
         self.next = *first;
         behind.iter().for_each(|position| drop(self.items.remove(position)));
@@ -337,11 +339,16 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_for_its_turn_is_not_forgotten() {
+    fn what_waits_for_its_turn_keeps_its_place() {
         let (mut window, now) = (window(false, &["a", "b", "c"]), Instant::now());
         assert!(window.trim());
-        assert_eq!((window.ahead(), window.wants(10), window.sendable(now)), (1, (2, 10), vec![1]));
+        assert_eq!((window.ahead(), window.wants(10), window.sendable(now)), (0, (2, 10), vec![1]));
+        let item = window.get(1).unwrap();
+        (item.event, item.is_due) = (Some(Box::new(event(1, "a"))), true);
         assert!(!window.trim());
+        assert_eq!(window.ahead(), 1, "what has had its turn is not forgotten");
+        window.forget_events();
+        assert_eq!(window.ahead(), 0, "unless it was edited");
     }
 
     #[test]

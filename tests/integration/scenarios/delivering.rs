@@ -78,9 +78,9 @@ async fn who_waits_for_a_turn_asks_nothing() {
     store.subscriptions_closed().await;
     world.end(store).await;
     let looks = sqlx::query_scalar::<_, i64>(LOOKS).fetch_one(&world.sql).await.unwrap() - before;
-    // To take its progress (two joins and a foreign key), to read its event, to ask whether that was edited, and to write
-    // down that it was handled.
-    assert!((3 * TOPICS..7 * TOPICS).contains(&looks), "{looks} looks at {TOPICS} topics");
+    // To take its progress, read its event, ask whether that was edited, and write down that it was handled; and where that
+    // takes long, a look at everything now and then. When all asked at each turn, it was 13 of each topic and more.
+    assert!((3 * TOPICS..10 * TOPICS).contains(&looks), "{looks} looks at {TOPICS} topics");
     world.audit().await;
 }
 

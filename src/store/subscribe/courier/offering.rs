@@ -1,11 +1,13 @@
 //! Offering events to the subscribers that may take them.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use futures::FutureExt;
+use futures::future::BoxFuture;
 use tokio::time::Instant;
 
+use crate::event::Event;
 use crate::store::Error;
 use crate::store::subscribe::courier::{Courier, HELD_DELAY};
 use crate::store::subscribe::subscriber::{Room, Subscriber};
@@ -13,8 +15,8 @@ use crate::store::subscribe::subscriber::{Room, Subscriber};
 /// What became of an offer.
 enum Offer {
     Sent,
-    /// The queues of these, who may take it, are full.
-    Busy(Vec<u64>),
+    /// The queues of those who may take it are full.
+    Busy(Vec<Arc<Subscriber>>),
     /// The next one may have other subscribers.
     Later,
     /// No subscriber may take it.
@@ -28,12 +30,12 @@ impl Courier {
 
     /// Offers what may be sent.
     pub(super) async fn offer_all(&mut self, subscribers: &[Arc<Subscriber>]) -> Result<(), Error> {
-        let mut busy = HashSet::new();
+        let mut busy: HashMap<u64, Arc<Subscriber>> = HashMap::new();
         self.held_until = None;
         for position in self.window.sendable(Instant::now()) {
             match self.offer(position, subscribers).await? {
                 Offer::Sent | Offer::Later => {}
-                Offer::Busy(numbers) => busy.extend(numbers),
+                Offer::Busy(able) => busy.extend(able.into_iter().map(|subscriber| (subscriber.number, subscriber))),
                 Offer::Held => {
                     self.hand_over = Some((position, HELD_DELAY));
                     self.held_until = Some(Instant::now() + HELD_DELAY);
@@ -41,8 +43,11 @@ impl Courier {
                 }
             }
         }
-        // What there is no use for is somebody else's.
-        self.lines.retain(|number, _| busy.contains(number));
+        // Room that there is no use for is somebody else's; of one place in a line several events can have made use.
+        self.lines.retain(|number, _| busy.contains_key(number));
+        for subscriber in busy.values() {
+            self.line(subscriber);
+        }
         Ok(())
     }
 
@@ -64,57 +69,74 @@ impl Courier {
         if able.is_empty() {
             return Ok(Offer::Later);
         }
+        let able: Vec<Arc<Subscriber>> = able.into_iter().cloned().collect();
         // Before anything is asked of Postgres, or each event would be asked for by all who wait for room.
-        let Some(mut place) = self.place(&able) else { return Ok(Offer::busy(&able)) };
+        let Some(mut place) = self.place(&able) else { return Ok(Offer::Busy(able)) };
         if !self.is_edit_counter_fresh {
             let edit_counter = self.session.store.edit_counter(&self.turn).await?;
             self.heard_of_edits(edit_counter);
         }
         let Some(item) = self.window.get(position) else { return Ok(Offer::Later) };
-        if item.event.is_none() {
-            // Others may have been edited before this one is read.
-            self.is_edit_counter_fresh = false;
-            // Nobody waits for room behind a read, which may be one from S3.
-            drop(place);
-            self.lines.clear();
-            let Some(event) = self.session.store.event_at(&self.log, position).await? else {
-                // It was deleted meanwhile: there is nothing to handle.
-                self.window.done(position);
-                return Ok(Offer::Later);
-            };
-            if let Some(item) = self.window.get(position) {
-                item.event = Some(Box::new(event));
+        let event = match item.event.take() {
+            Some(event) => event,
+            None => {
+                // Others may have been edited before this one is read.
+                self.is_edit_counter_fresh = false;
+                match self.session.store.hot_event_at(&self.turn, position).await? {
+                    Some(event) => Box::new(event),
+                    None => {
+                        // Nobody waits for room behind a read from S3.
+                        drop(place);
+                        let Some(event) = self.archived_event_at(position).await? else { return Ok(Offer::Later) };
+                        match self.place(&able) {
+                            Some(again) => place = again,
+                            None => {
+                                if let Some(item) = self.window.get(position) {
+                                    (item.event, item.is_due) = (Some(event), true);
+                                }
+                                return Ok(Offer::Busy(able));
+                            }
+                        }
+                        event
+                    }
+                }
             }
-            match self.place(&able) {
-                Some(again) => place = again,
-                None => return Ok(Offer::busy(&able)),
-            }
-        }
+        };
+        let Some(item) = self.window.get(position) else { return Ok(Offer::Later) };
         if !self.session.is_live() {
+            item.event = Some(event);
             return Ok(Offer::Later);
         }
+        item.is_due = false;
         let (subscriber, room) = place;
-        if let Some(event) = self.window.get(position).and_then(|item| item.event.take()) {
-            metrics::counter!("coldstream_events_delivered_total").increment(1);
-            subscriber.send(room, &self.log, event, retry_number);
-            self.window.sent(position, subscriber.number);
-        }
+        metrics::counter!("coldstream_events_delivered_total").increment(1);
+        subscriber.send(room, &self.log, event, retry_number);
+        self.window.sent(position, subscriber.number);
         Ok(Offer::Sent)
     }
 
+    /// `None` if it was deleted meanwhile: there is nothing to handle.
+    async fn archived_event_at(&mut self, position: i64) -> Result<Option<Box<Event>>, Error> {
+        self.lines.clear();
+        let event = self.session.store.event_at(&self.log, position).await?;
+        if event.is_none() {
+            self.window.done(position);
+            // It goes on with what follows.
+            self.wake.notify.notify_one();
+        }
+        Ok(event.map(Box::new))
+    }
+
     /// Room at the first of them that has some now; at the others it is waited for.
-    fn place<'a>(&mut self, able: &[&'a Arc<Subscriber>]) -> Option<(&'a Arc<Subscriber>, Room)> {
+    fn place(&mut self, able: &[Arc<Subscriber>]) -> Option<(Arc<Subscriber>, Room)> {
         able.iter().find_map(|subscriber| {
-            let line = self.lines.entry(subscriber.number).or_insert_with(|| subscriber.room().boxed());
-            let room = line.now_or_never()?;
+            let room = self.line(subscriber).now_or_never()?;
             self.lines.remove(&subscriber.number);
-            Some((*subscriber, room))
+            Some((Arc::clone(subscriber), room))
         })
     }
-}
 
-impl Offer {
-    fn busy(subscribers: &[&Arc<Subscriber>]) -> Offer {
-        Offer::Busy(subscribers.iter().map(|subscriber| subscriber.number).collect())
+    fn line(&mut self, subscriber: &Subscriber) -> &mut BoxFuture<'static, Room> {
+        self.lines.entry(subscriber.number).or_insert_with(|| subscriber.room().boxed())
     }
 }

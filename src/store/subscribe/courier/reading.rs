@@ -100,8 +100,15 @@ impl Courier {
     }
 
     pub(super) async fn load_resends(&mut self) -> Result<(), Error> {
-        for (event, retry_number) in self.session.store.resends(&self.turn, &self.log).await? {
-            self.window.resend(event, retry_number);
+        for (position, retry_number) in self.session.store.resends(&self.turn).await? {
+            if self.window.get(position).is_some() {
+                continue;
+            }
+            // Nobody waits for room behind a read, which may be one from S3.
+            self.lines.clear();
+            if let Some(event) = self.session.store.event_at(&self.log, position).await? {
+                self.window.resend(event, retry_number);
+            }
         }
         Ok(())
     }
