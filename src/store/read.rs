@@ -20,7 +20,7 @@ use crate::store::{ATTEMPTS, Error, Store};
 use planning::Plan;
 
 /// Members that are fetched ahead for one read.
-const MEMBERS_AHEAD: usize = 4;
+const MEMBERS_AHEAD: usize = 8;
 
 /// Events that match, from a position on, in order of position.
 #[derive(Debug, Clone)]

@@ -6,7 +6,7 @@ use crate::event::{Event, Log};
 use crate::store::{Error, Query, Store};
 
 /// Events that are read at once. Three such windows are in memory: one is passed on, one waits, one is being read.
-const WINDOW_EVENTS: i64 = 2_000;
+const WINDOW_EVENTS: i64 = 8_000;
 const WINDOW_BYTES: i64 = 8 * 1024 * 1024;
 
 impl Store {
