@@ -404,15 +404,16 @@ async fn readers_never_notice_events_move() {
 
 #[tokio::test]
 async fn a_replay_goes_on_over_many_windows() {
+    const EVENTS: usize = 33_200;
     let mut world = World::new().await;
     let (store, log) = (world.store(settings(1500)), world.log());
-    import(&store, &log, (0..8300).map(old_event)).await;
+    import(&store, &log, (0..EVENTS).map(old_event)).await;
     let model = Model { events: read_all(&store, &log).await };
-    assert_eq!(model.events.len(), 8300);
-    assert_eq!(archive(&store).await, 7500);
+    assert_eq!(model.events.len(), EVENTS);
+    assert_eq!(archive(&store).await, 33_000);
     let queries = [
         everything(),
-        Query { from: 1999, skip: 3, limit: 2500, ..everything() },
+        Query { from: 7999, skip: 3, limit: 10_000, ..everything() },
         Query { filter: Filter::Types(vec!["type-1".into(), "type-3".into()]), ..everything() },
         Query { filter: Filter::Stream("stream-2".into()), from: 7, skip: 1, limit: 1700 },
     ];
@@ -424,10 +425,10 @@ async fn a_replay_goes_on_over_many_windows() {
     // What is published while somebody reads is read, too; a few windows are read ahead.
     let mut windows = Box::pin(store.replay(log.clone(), everything()));
     let mut count = windows.next().await.unwrap().unwrap().len();
-    publish(&store, &log, vec![young_event(9000)]).await;
+    publish(&store, &log, vec![young_event(EVENTS)]).await;
     while let Some(events) = windows.next().await {
         count += events.unwrap().len();
     }
-    assert_eq!(count, 8301);
+    assert_eq!(count, EVENTS + 1);
     world.audit().await;
 }
