@@ -7,7 +7,6 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::time::Instant;
 
-use crate::event::Event;
 use crate::store::Error;
 use crate::store::subscribe::courier::{Courier, HELD_DELAY};
 use crate::store::subscribe::subscriber::{Room, Subscriber};
@@ -69,9 +68,10 @@ impl Courier {
         if able.is_empty() {
             return Ok(Offer::Later);
         }
-        let able: Vec<Arc<Subscriber>> = able.into_iter().cloned().collect();
         // Before anything is asked of Postgres, or each event would be asked for by all who wait for room.
-        let Some(mut place) = self.place(&able) else { return Ok(Offer::Busy(able)) };
+        let Some((subscriber, room)) = self.place(&able) else {
+            return Ok(Offer::Busy(able.into_iter().cloned().collect()));
+        };
         if !self.is_edit_counter_fresh {
             let edit_counter = self.session.store.edit_counter(&self.turn).await?;
             self.heard_of_edits(edit_counter);
@@ -82,24 +82,13 @@ impl Courier {
             None => {
                 // Others may have been edited before this one is read.
                 self.is_edit_counter_fresh = false;
-                match self.session.store.hot_event_at(&self.turn, position).await? {
-                    Some(event) => Box::new(event),
-                    None => {
-                        // Nobody waits for room behind a read from S3.
-                        drop(place);
-                        let Some(event) = self.archived_event_at(position).await? else { return Ok(Offer::Later) };
-                        match self.place(&able) {
-                            Some(again) => place = again,
-                            None => {
-                                if let Some(item) = self.window.get(position) {
-                                    (item.event, item.is_due) = (Some(event), true);
-                                }
-                                return Ok(Offer::Busy(able));
-                            }
-                        }
-                        event
-                    }
-                }
+                let Some(event) = self.session.store.hot_event_at(&self.turn, position).await? else {
+                    // Nobody waits for room behind a read from S3.
+                    drop(room);
+                    self.read_for_next_turn(position).await?;
+                    return Ok(Offer::Later);
+                };
+                Box::new(event)
             }
         };
         let Some(item) = self.window.get(position) else { return Ok(Offer::Later) };
@@ -108,31 +97,34 @@ impl Courier {
             return Ok(Offer::Later);
         }
         item.is_due = false;
-        let (subscriber, room) = place;
         metrics::counter!("coldstream_events_delivered_total").increment(1);
         subscriber.send(room, &self.log, event, retry_number);
         self.window.sent(position, subscriber.number);
         Ok(Offer::Sent)
     }
 
-    /// `None` if it was deleted meanwhile: there is nothing to handle.
-    async fn archived_event_at(&mut self, position: i64) -> Result<Option<Box<Event>>, Error> {
+    async fn read_for_next_turn(&mut self, position: i64) -> Result<(), Error> {
         self.lines.clear();
-        let event = self.session.store.event_at(&self.log, position).await?;
-        if event.is_none() {
-            self.window.done(position);
-            // It goes on with what follows.
-            self.wake.notify.notify_one();
+        match self.session.store.event_at(&self.log, position).await? {
+            Some(event) => {
+                if let Some(item) = self.window.get(position) {
+                    (item.event, item.is_due) = (Some(Box::new(event)), true);
+                }
+            }
+            // It was deleted meanwhile: there is nothing to handle.
+            None => self.window.done(position),
         }
-        Ok(event.map(Box::new))
+        // It goes on with what there is now.
+        self.wake.notify.notify_one();
+        Ok(())
     }
 
     /// Room at the first of them that has some now; at the others it is waited for.
-    fn place(&mut self, able: &[Arc<Subscriber>]) -> Option<(Arc<Subscriber>, Room)> {
+    fn place<'a>(&mut self, able: &[&'a Arc<Subscriber>]) -> Option<(&'a Arc<Subscriber>, Room)> {
         able.iter().find_map(|subscriber| {
             let room = self.line(subscriber).now_or_never()?;
             self.lines.remove(&subscriber.number);
-            Some((Arc::clone(subscriber), room))
+            Some((*subscriber, room))
         })
     }
 
