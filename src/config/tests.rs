@@ -1,0 +1,101 @@
+use super::*;
+
+const S3: [(&str, &str); 4] =
+    [("S3_ENDPOINT", "s3:9000"), ("S3_ACCESS_KEY", "a"), ("S3_SECRET_KEY", "b"), ("S3_BUCKET", "events")];
+
+fn config(variables: &[(&str, &str)]) -> Result<Config, String> {
+    let postgres = [("POSTGRES_CONNECTION", "postgres://localhost/events")];
+    let all = postgres.iter().chain(variables).map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    Config::from_variables(all).map_err(|error| error.to_string())
+}
+
+#[test]
+fn nothing_but_a_database_is_needed() {
+    let config = config(&[]).unwrap();
+    assert!(!config.archive);
+    assert_eq!(config.http_addr.to_string(), "127.0.0.1:3000");
+    assert_eq!(config.grpc_addr.to_string(), "127.0.0.1:9000");
+    assert_eq!(config.store.eligibility.batch_size, 100_000);
+    assert_eq!(config.store.eligibility.older_than_days, 30);
+    assert_eq!(config.archive_interval, Duration::from_secs(60));
+    assert_eq!(config.scrub_bytes_per_second, 1_000_000);
+    assert_eq!(config.bucket().unwrap_err().to_string(), "S3_ENDPOINT is not set");
+}
+
+#[test]
+fn archiving_needs_a_bucket() {
+    for (missing, (name, _)) in S3.iter().enumerate() {
+        let mut variables = vec![("STREAMS_ARCHIVE", "true")];
+        variables.extend(S3.iter().enumerate().filter(|(index, _)| *index != missing).map(|(_, pair)| *pair));
+        let expected = format!("STREAMS_ARCHIVE is true, and {name} is not set");
+        assert_eq!(config(&variables).unwrap_err(), expected);
+        variables.push((name, "  "));
+        assert!(config(&variables).is_err(), "an empty value is none");
+    }
+    let bucket = config(&S3).unwrap().bucket().unwrap().clone();
+    assert!(bucket.ssl);
+    assert_eq!(bucket.region, "us-east-1");
+}
+
+#[test]
+fn a_wrong_value_is_named_with_its_variable() {
+    let wrong = [
+        ("STREAMS_ARCHIVE", "yes"),
+        ("STREAMS_ARCHIVE_SIZE", "0"),
+        ("STREAMS_ARCHIVE_SIZE", "-1"),
+        ("STREAMS_ARCHIVE_SIZE", "99999999999"),
+        ("STREAMS_ARCHIVE_OLDER_THAN_DAYS", "a month"),
+        ("STREAMS_ARCHIVE_INTERVAL_SECONDS", "0"),
+        ("STREAMS_START_UNRECONCILED", "1"),
+        ("STREAMS_SCRUB_BYTES_PER_SECOND", "1 MB"),
+        ("S3_SSL", "1"),
+        ("HTTP_ADDR", "localhost"),
+        ("GRPC_ADDR", ":9000"),
+        ("LOG_FORMAT", "xml"),
+        ("CONFIG_FILE", "/nowhere/config.yaml"),
+        ("GRPC_TLS_CERTIFICATE", "certificate.pem"),
+        ("GRPC_TLS_KEY", "key.pem"),
+    ];
+    for (name, value) in wrong {
+        let error = config(&[(name, value)]).unwrap_err();
+        assert!(error.contains(name) && !error.contains('\n'), "{name}={value}: {error}");
+    }
+    let mut variables = S3.to_vec();
+    variables[0].1 = "http://s3:9000";
+    variables.push(("STREAMS_ARCHIVE", "true"));
+    assert!(config(&variables).unwrap_err().contains("S3_ENDPOINT"));
+    assert_eq!(
+        Config::from_variables([]).unwrap_err().to_string(),
+        "POSTGRES_CONNECTION is not set: postgres://user:password@host:5432/database"
+    );
+}
+
+#[test]
+fn a_certificate_that_is_none_is_said() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let path = file.path().to_str().unwrap();
+    for (certificate, key) in [(path, "/nowhere/key.pem"), (path, path)] {
+        let error = config(&[("GRPC_TLS_CERTIFICATE", certificate), ("GRPC_TLS_KEY", key)]).unwrap_err();
+        assert!(error.starts_with("GRPC_TLS_"), "{error}");
+    }
+}
+
+#[test]
+fn topics_that_are_deleted_are_excluded() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let path = file.path().to_str().unwrap();
+    let write = |text: &str| std::fs::write(path, text).unwrap();
+    write(
+        "deleteAfterConsumption:\n  mails: { requiredConsumptionGroups: [a] }\n\
+           deleteAfterParallelConsumption:\n  pings: { requiredConsumptionGroups: [a, b] }\n",
+    );
+    let settings = config(&[("CONFIG_FILE", path)]).unwrap().store;
+    assert_eq!(settings.eligibility.excluded_topics, ["mails", "pings"].map(str::to_owned).into());
+    let required = settings.subscribing.required_groups;
+    assert_eq!((&required.normal["mails"], required.normal.len()), (&vec!["a".to_owned()], 1));
+    assert_eq!(required.parallel["pings"], ["a", "b"]);
+    for text in ["deleteAfter: {}", "deleteAfterConsumption:\n  mails: { requiredConsumptionGroups: [] }\n", "- x"] {
+        write(text);
+        assert!(config(&[("CONFIG_FILE", path)]).unwrap_err().contains("CONFIG_FILE"), "{text}");
+    }
+}
