@@ -19,7 +19,7 @@ use time::macros::format_description;
 use url::Url;
 
 use crate::bucket::retries::Retries;
-use crate::bucket::{Error, Settings};
+use crate::bucket::{self, Error, Settings};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Without a byte for so long, a connection is given up. A whole answer may take longer.
@@ -85,17 +85,20 @@ impl Client {
         let refused = |error: &dyn std::fmt::Display| Error::Refused {
             status: 0,
             code: "InvalidSettings".into(),
-            what: format!("the settings of the bucket {:?}: {error}", settings.bucket),
+            what: format!("the settings of the bucket {}: {error}", settings.bucket),
         };
         let scheme = if settings.ssl { "https" } else { "http" };
         let region = s3::Region::Custom {
             region: settings.region.clone(),
             endpoint: format!("{scheme}://{}", settings.endpoint),
         };
-        let credentials = Credentials::new(Some(&settings.access_key), Some(&settings.secret_key), None, None, None)
-            .map_err(|error| refused(&error))?;
-        let bucket =
-            s3::Bucket::new(&settings.bucket, region, credentials).map_err(|error| refused(&error))?.with_path_style();
+        let credentials = {
+            let bucket::Credentials { access_key, secret_key } = &settings.credentials;
+            Credentials::new(Some(access_key), Some(secret_key), None, None, None).map_err(|error| refused(&error))?
+        };
+        let bucket = s3::Bucket::new(settings.bucket.as_str(), region, credentials)
+            .map_err(|error| refused(&error))?
+            .with_path_style();
         let http = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
             .read_timeout(IDLE_TIMEOUT)

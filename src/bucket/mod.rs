@@ -16,6 +16,7 @@ mod probe;
 mod purge;
 mod retries;
 mod scan;
+mod settings;
 mod upload;
 
 use std::sync::atomic::AtomicBool;
@@ -30,22 +31,8 @@ pub use metadata::{ObjectMetadata, Said};
 pub use objects::{Head, Listed, ListedArchive, ListedObject};
 pub use probe::{Abilities, is_probe};
 pub use scan::Scan;
+pub use settings::{BucketName, Credentials, Endpoint, Settings};
 pub use upload::{UnfinishedUpload, Upload, Uploaded};
-
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// host:port
-    pub endpoint: String,
-    pub access_key: String,
-    pub secret_key: String,
-    pub ssl: bool,
-    pub bucket: String,
-    pub region: String,
-    /// Decoded members that are kept in memory, in bytes.
-    pub cache_bytes_max: u64,
-    /// Ranged reads that are under way at once.
-    pub reads_max: usize,
-}
 
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
@@ -87,7 +74,7 @@ impl Bucket {
     pub fn new(settings: &Settings) -> Result<Bucket, Error> {
         Ok(Bucket {
             client: Client::new(settings)?,
-            name: settings.bucket.clone(),
+            name: settings.bucket.to_string(),
             region: settings.region.clone(),
             members: MemberCache::new(settings.cache_bytes_max, settings.reads_max),
             range_copies: AtomicBool::new(false),

@@ -106,6 +106,7 @@ impl CommandLine {
 fn configured() -> anyhow::Result<Config> {
     let config = Config::from_environment()?;
     logging::start(&config.log_level, config.log_format)?;
+    config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     Ok(config)
 }
 

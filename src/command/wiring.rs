@@ -46,7 +46,7 @@ pub async fn connect_to_own_bucket(config: &Config) -> anyhow::Result<Arc<Store>
 
 /// Refuses a bucket that is another deployment's.
 pub async fn check_owner(store: &Store, config: &Config) -> anyhow::Result<()> {
-    refuse_another(&config.bucket()?.bucket, store.bucket_owner().await?)
+    refuse_another(config.bucket()?.bucket.as_str(), store.bucket_owner().await?)
 }
 
 async fn migrated(config: &Config) -> anyhow::Result<Store> {
@@ -109,7 +109,7 @@ pub fn is_away(error: &anyhow::Error) -> bool {
 
 /// A bucket that is nobody's is this deployment's from now on.
 async fn reconcile(store: &Store, config: &Config) -> anyhow::Result<()> {
-    let name = &config.bucket()?.bucket;
+    let name = config.bucket()?.bucket.as_str();
     let owner = store.bucket_owner().await?;
     refuse_another(name, owner)?;
     let Unreconciled { archives, strangers } = store.unreconciled().await?;

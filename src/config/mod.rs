@@ -1,11 +1,16 @@
 //! The only reader of the environment. Everything that can be set has its name, its default and its check in here; the
 //! table of the README is this file in prose.
 
+mod dotenv;
 mod file;
+mod names;
+mod s3;
+mod secrets;
 #[cfg(test)]
 mod tests;
 mod variables;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,6 +18,7 @@ use std::time::Duration;
 use crate::api;
 use crate::bucket;
 use crate::config::file::required_groups;
+use crate::config::s3::bucket_settings;
 use crate::config::variables::Variables;
 use crate::event;
 use crate::store;
@@ -46,46 +52,47 @@ pub struct Config {
     pub store: store::Settings,
     /// What is known of the bucket; `Err` says what is missing, for whoever needs one.
     bucket: Result<bucket::Settings, String>,
+    /// What is odd about the settings and stops nobody: to be logged.
+    pub warnings: Vec<String>,
 }
 
 impl Config {
     /// Reads `.env` in the working directory, where variables that are set already win, and then the environment.
     pub fn from_environment() -> Result<Config, Error> {
-        match dotenvy::from_path(".env") {
-            Err(error) if !error.not_found() => return Err(Error(format!(".env cannot be read: {error}"))),
-            _ => {}
-        }
-        Config::from_variables(std::env::vars())
-    }
-
-    /// An empty value is as good as none.
-    pub fn from_variables(variables: impl IntoIterator<Item = (String, String)>) -> Result<Config, Error> {
-        let set: Vec<(String, String)> = variables.into_iter().filter(|(_, value)| !value.trim().is_empty()).collect();
-        // One by one first: not every message of a wrong value says whose it is.
-        for (name, value) in &set {
-            let alone = [(name.clone(), value.clone())];
-            if let Err(error) = envy::from_iter::<_, Variables>(alone) {
-                return Err(Error(format!("{name} cannot be {value:?}: {error}")));
+        let known = names::known();
+        let mut variables = dotenv::read(Path::new(".env"))?;
+        let unread = variables.keys().filter(|name| names::is_read_by_libraries(name));
+        let unread: Vec<String> =
+            unread.map(|name| format!("{name} is in .env and is not read: set it in the environment")).collect();
+        for (name, value) in std::env::vars_os() {
+            // Whatever is not in Unicode is somebody else's, unless it bears a name of ours.
+            match (name.into_string(), value.into_string()) {
+                (Ok(name), Ok(value)) => drop(variables.insert(name, value)),
+                (Ok(name), Err(_)) if known.contains(&name) => return Err(Error(format!("{name} is not in UTF-8"))),
+                _ => {}
             }
         }
-        let variables: Variables = envy::from_iter(set).map_err(|error| Error(error.to_string()))?;
-        let bucket = bucket_settings(&variables);
+        let mut config = Config::from_variables(variables)?;
+        config.warnings.extend(unread);
+        Ok(config)
+    }
+
+    /// An empty value is as good as none, and white space around one means nothing.
+    pub fn from_variables(variables: impl IntoIterator<Item = (String, String)>) -> Result<Config, Error> {
+        let known = names::known();
+        let (mut set, mut warnings) = (BTreeMap::new(), Vec::new());
+        for (name, value) in variables.into_iter().filter(|(_, value)| !value.trim().is_empty()) {
+            if known.contains(&name) {
+                set.insert(name.clone(), one_line(&name, &value)?);
+            } else {
+                warnings.extend(names::suspicion(&name, &known));
+            }
+        }
+        secrets::read_files(&mut set)?;
+        let variables = Variables::read(&set)?;
+        let bucket = bucket_settings(&variables)?;
         if let (true, Err(missing)) = (variables.streams_archive, &bucket) {
             return Err(Error(format!("STREAMS_ARCHIVE is true, and {missing}")));
-        }
-        let not_zero = [
-            ("POSTGRES_CONNECTIONS_MAX", u64::from(variables.postgres_connections_max)),
-            ("STREAMS_ARCHIVE_SIZE", variables.streams_archive_size),
-            ("STREAMS_ARCHIVE_INTERVAL_SECONDS", variables.streams_archive_interval_seconds),
-            ("STREAMS_ARCHIVE_LEASE_SECONDS", variables.streams_archive_lease_seconds),
-            ("STREAMS_CONSISTENCY_WAIT_SECONDS", variables.streams_consistency_wait_seconds),
-            ("S3_READS_MAX", variables.s3_reads_max as u64),
-        ];
-        if let Some((name, _)) = not_zero.iter().find(|(_, value)| *value == 0) {
-            return Err(Error(format!("{name} is 0, at least 1 is needed")));
-        }
-        if i32::try_from(variables.streams_archive_size).is_err() {
-            return Err(Error("STREAMS_ARCHIVE_SIZE is too large: at most 2147483647".into()));
         }
         let postgres_connection = variables.postgres_connection.ok_or_else(|| {
             Error("POSTGRES_CONNECTION is not set: postgres://user:password@host:5432/database".into())
@@ -119,6 +126,7 @@ impl Config {
                 },
             },
             bucket,
+            warnings,
         })
     }
 
@@ -128,22 +136,13 @@ impl Config {
     }
 }
 
-fn bucket_settings(variables: &Variables) -> Result<bucket::Settings, String> {
-    let required = |name: &str, value: &Option<String>| value.clone().ok_or(format!("{name} is not set"));
-    let endpoint = required("S3_ENDPOINT", &variables.s3_endpoint)?;
-    if endpoint.contains('/') {
-        return Err(format!("S3_ENDPOINT is {endpoint:?}: host:port is needed, without a scheme or a path"));
+/// A value as it was meant. Whoever reads it from a file, or has it made by a program, gets a line break behind it.
+fn one_line(name: &str, value: &str) -> Result<String, Error> {
+    let value = value.trim();
+    if value.contains(char::is_control) {
+        return Err(Error(format!("{name} has a line break or another control character within")));
     }
-    Ok(bucket::Settings {
-        endpoint,
-        access_key: required("S3_ACCESS_KEY", &variables.s3_access_key)?,
-        secret_key: required("S3_SECRET_KEY", &variables.s3_secret_key)?,
-        bucket: required("S3_BUCKET", &variables.s3_bucket)?,
-        ssl: variables.s3_ssl,
-        region: variables.s3_region.clone(),
-        cache_bytes_max: variables.s3_cache_bytes,
-        reads_max: variables.s3_reads_max,
-    })
+    Ok(value.to_owned())
 }
 
 fn grpc_tls(certificate: &Option<PathBuf>, key: &Option<PathBuf>) -> Result<Option<api::Tls>, Error> {

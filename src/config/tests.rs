@@ -99,3 +99,93 @@ fn topics_that_are_deleted_are_excluded() {
         assert!(config(&[("CONFIG_FILE", path)]).unwrap_err().contains("CONFIG_FILE"), "{text}");
     }
 }
+
+#[test]
+fn white_space_around_a_value_means_nothing_and_line_breaks_within_are_refused() {
+    let padded = [("S3_ENDPOINT", " s3:9000\n"), ("S3_BUCKET", "\tevents\r\n"), ("STREAMS_ARCHIVE", " true ")];
+    let bucket = config(&[&S3[1..3], &padded].concat()).unwrap().bucket().unwrap().clone();
+    assert_eq!((bucket.endpoint.to_string(), bucket.bucket.as_str()), ("s3:9000".to_owned(), "events"));
+    for name in ["S3_SECRET_KEY", "S3_BUCKET", "POSTGRES_CONNECTION", "LOG_LEVEL", "S3_SECRET_KEY_FILE"] {
+        let error = config(&[(name, "hunter2\nhunter2")]).unwrap_err();
+        assert!(error.starts_with(&format!("{name} has a line break")) && !error.contains("hunter2"), "{error}");
+    }
+}
+
+#[test]
+fn what_cannot_be_meant_is_refused() {
+    let wrong = [
+        ("POSTGRES_CONNECTIONS_MAX", "4000000000"),
+        ("STREAMS_ARCHIVE_OLDER_THAN_DAYS", "4000000000"),
+        ("STREAMS_ARCHIVE_INTERVAL_SECONDS", "18446744073709551615"),
+        ("STREAMS_ARCHIVE_LEASE_SECONDS", "18446744073709551615"),
+        ("STREAMS_CONSISTENCY_WAIT_SECONDS", "18446744073709551616"),
+        ("STREAMS_SCRUB_BYTES_PER_SECOND", "18446744073709551615"),
+        ("S3_CACHE_BYTES", "18446744073709551615"),
+        ("S3_READS_MAX", "18446744073709551615"),
+        ("S3_READS_MAX", "0"),
+        ("S3_REGION", "eu/central"),
+        ("S3_BUCKET", "precious#2"),
+        ("S3_BUCKET", "precious # mine"),
+        ("S3_ENDPOINT", "s3:70000"),
+        ("S3_ENDPOINT", "::1"),
+        ("HTTP_ADDR", "127.0.0.1:65536"),
+        ("GRPC_ADDR", "::1:9000"),
+    ];
+    for (name, value) in wrong {
+        let error = config(&[(name, value)]).unwrap_err();
+        assert!(error.contains(name) && error.contains(value), "{name}={value}: {error}");
+    }
+    for (name, most) in [("STREAMS_ARCHIVE_LEASE_SECONDS", "31622400"), ("S3_READS_MAX", "10000")] {
+        config(&[(name, most)]).unwrap();
+    }
+}
+
+#[test]
+fn secrets_come_from_files() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let path = file.path().to_str().unwrap();
+    let write = |text: &str| std::fs::write(path, text).unwrap();
+    write("pa$$word#1\r\n");
+    let rest = [S3[0], S3[1], S3[3]];
+    let from_file = config(&[&rest[..], &[("S3_SECRET_KEY_FILE", path)]].concat()).unwrap();
+    assert_eq!(from_file.bucket().unwrap().credentials.secret_key, "pa$$word#1");
+    write("postgres://localhost/elsewhere\n");
+    let direct = config(&[("POSTGRES_DIRECT_CONNECTION_FILE", path)]).unwrap();
+    assert_eq!(direct.postgres_direct_connection, "postgres://localhost/elsewhere");
+    let twice = config(&[("POSTGRES_CONNECTION_FILE", path)]).unwrap_err();
+    assert_eq!(twice, "POSTGRES_CONNECTION and POSTGRES_CONNECTION_FILE are both set, one is needed");
+    for name in ["S3_ACCESS_KEY_FILE", "S3_SECRET_KEY_FILE", "POSTGRES_DIRECT_CONNECTION_FILE"] {
+        let error = |path: &str| config(&[(name, path)]).unwrap_err();
+        assert!(error("/nowhere/secret").starts_with(&format!("{name} /nowhere/secret: ")));
+        write(" \n");
+        assert!(error(path).ends_with("the file is empty"), "{}", error(path));
+        write("hunter2\nhunter2\n");
+        assert!(error(path).contains(name) && !error(path).contains("hunter2"), "{}", error(path));
+    }
+}
+
+#[test]
+fn a_secret_is_never_said() {
+    let secret = "hunter2";
+    let config = config(&[&S3[..2], &S3[3..], &[("S3_SECRET_KEY", secret)]].concat()).unwrap();
+    assert!(!format!("{:?}", config.bucket()).contains(secret));
+    let error = super::tests::config(&[("S3_ENDPOINT", "https://user:hunter2@s3:9000")]).unwrap_err();
+    assert!(error.contains("S3_ENDPOINT") && !error.contains(secret), "{error}");
+}
+
+#[test]
+fn a_name_that_looks_like_one_of_ours_is_told() {
+    let warnings = |name: &str| config(&[(name, "1")]).unwrap().warnings;
+    for (name, meant) in [
+        ("S3_ACESS_KEY", "S3_ACCESS_KEY"),
+        ("STREAMS_ARCHVE", "STREAMS_ARCHIVE"),
+        ("s3_bucket", "S3_BUCKET"),
+        ("S3_SECRETKEY_FILE", "S3_SECRET_KEY_FILE"),
+    ] {
+        let [warning] = warnings(name).try_into().unwrap();
+        assert!(warning.contains(name) && warning.contains(meant), "{warning}");
+    }
+    for name in ["PATH", "HTTP_PROXY", "POSTGRES_USER", "POSTGRES_PASSWORD", "S3_PORT", "RUST_LOG", "AWS_REGION"] {
+        assert_eq!(warnings(name), Vec::<String>::new(), "{name}");
+    }
+}

@@ -1,9 +1,23 @@
 //! The variables, their types and their defaults.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use serde::Deserialize;
+
+use crate::config::Error;
+use crate::config::secrets::SECRETS;
+
+/// A year: what is longer cannot be meant, and far beyond it clocks overflow.
+const SECONDS_MAX: u64 = 366 * 24 * 60 * 60;
+/// Of connections and requests at once.
+const AT_ONCE_MAX: u64 = 10_000;
+const BYTES_MAX: u64 = 1 << 50;
+const DAYS_MAX: u64 = 1_000_000;
+/// What a statement's LIMIT takes.
+const EVENTS_MAX: u64 = i32::MAX as u64;
 
 /// The environment, variable by variable: `STREAMS_ARCHIVE` is `streams_archive`.
 #[derive(Debug, Clone, Deserialize)]
@@ -54,6 +68,41 @@ pub(super) struct Variables {
     pub(super) s3_cache_bytes: u64,
     #[serde(default = "defaults::s3_reads_max")]
     pub(super) s3_reads_max: usize,
+}
+
+impl Variables {
+    pub(super) fn read(set: &BTreeMap<String, String>) -> Result<Variables, Error> {
+        // One by one first: not every message of a wrong value says whose it is.
+        for (name, value) in set.iter().filter(|(name, _)| !SECRETS.contains(&name.as_str())) {
+            if let Err(error) = envy::from_iter::<_, Variables>([(name.clone(), value.clone())]) {
+                let example =
+                    if name.ends_with("_ADDR") { "; an address and a port are, such as 127.0.0.1:3000" } else { "" };
+                return Err(Error(format!("{name} cannot be {value:?}: {error}{example}")));
+            }
+        }
+        let variables: Variables = envy::from_iter(set.clone()).map_err(|error| Error(error.to_string()))?;
+        variables.check_ranges()?;
+        Ok(variables)
+    }
+
+    fn check_ranges(&self) -> Result<(), Error> {
+        let ranges: [(&str, u64, RangeInclusive<u64>); 9] = [
+            ("POSTGRES_CONNECTIONS_MAX", self.postgres_connections_max.into(), 1..=AT_ONCE_MAX),
+            ("STREAMS_ARCHIVE_SIZE", self.streams_archive_size, 1..=EVENTS_MAX),
+            ("STREAMS_ARCHIVE_OLDER_THAN_DAYS", self.streams_archive_older_than_days.into(), 0..=DAYS_MAX),
+            ("STREAMS_ARCHIVE_INTERVAL_SECONDS", self.streams_archive_interval_seconds, 1..=SECONDS_MAX),
+            ("STREAMS_ARCHIVE_LEASE_SECONDS", self.streams_archive_lease_seconds, 1..=SECONDS_MAX),
+            ("STREAMS_SCRUB_BYTES_PER_SECOND", self.streams_scrub_bytes_per_second, 0..=BYTES_MAX),
+            ("STREAMS_CONSISTENCY_WAIT_SECONDS", self.streams_consistency_wait_seconds, 1..=SECONDS_MAX),
+            ("S3_CACHE_BYTES", self.s3_cache_bytes, 0..=BYTES_MAX),
+            ("S3_READS_MAX", self.s3_reads_max as u64, 1..=AT_ONCE_MAX),
+        ];
+        let Some((name, value, range)) = ranges.into_iter().find(|(_, value, range)| !range.contains(value)) else {
+            return Ok(());
+        };
+        let (least, most) = range.into_inner();
+        Err(Error(format!("{name} cannot be {value}: {least} to {most} is possible")))
+    }
 }
 
 mod defaults {

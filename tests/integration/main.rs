@@ -19,6 +19,7 @@ mod reads;
 mod recover;
 mod restore;
 mod scenarios;
+mod settings;
 mod support;
 mod sweep;
 mod verify;

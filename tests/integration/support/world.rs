@@ -163,11 +163,13 @@ impl World {
 
     pub fn bucket_client(&self) -> Bucket {
         let settings = bucket::Settings {
-            endpoint: self.proxy.address().to_string(),
-            access_key: self.server.access_key.clone(),
-            secret_key: self.server.secret_key.clone(),
+            endpoint: self.proxy.address().to_string().parse().expect("it is an address"),
+            credentials: bucket::Credentials {
+                access_key: self.server.access_key.clone(),
+                secret_key: self.server.secret_key.clone(),
+            },
             ssl: false,
-            bucket: self.bucket_name.clone(),
+            bucket: self.bucket_name.parse().expect("it is a name"),
             region: self.server.region.clone(),
             cache_bytes_max: 64 * 1024 * 1024,
             reads_max: 8,

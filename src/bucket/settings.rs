@@ -1,0 +1,204 @@
+//! What a bucket is reached and written with. Values are checked when they are made, so that none of them can turn an
+//! address or a header into another one.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use url::{Host, Url};
+
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub endpoint: Endpoint,
+    pub credentials: Credentials,
+    pub ssl: bool,
+    pub bucket: BucketName,
+    pub region: String,
+    /// Decoded members that are kept in memory, in bytes.
+    pub cache_bytes_max: u64,
+    /// Ranged reads that are under way at once.
+    pub reads_max: usize,
+}
+
+#[derive(Clone)]
+pub struct Credentials {
+    pub access_key: String,
+    pub secret_key: String,
+}
+
+/// Never shows a key.
+impl fmt::Debug for Credentials {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Credentials")
+    }
+}
+
+/// Why a value cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Unusable(pub(super) &'static str);
+
+/// host:port, or host alone where the port is that of the scheme.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint(String);
+
+impl FromStr for Endpoint {
+    type Err = Unusable;
+
+    fn from_str(text: &str) -> Result<Endpoint, Unusable> {
+        if text.contains("://") {
+            return Err(Unusable("host:port is needed, without a scheme; S3_SSL says whether it is https"));
+        }
+        if text.parse::<std::net::Ipv6Addr>().is_ok() {
+            return Err(Unusable("an address of IPv6 needs brackets, such as [::1]:9000"));
+        }
+        let needed = Unusable("host:port is needed, such as s3.example.com:443, 192.0.2.1:9000 or [::1]:9000");
+        // This scheme has a default port that nobody means, so that every other one is seen.
+        let url = Url::parse(&format!("ftp://{text}")).map_err(|_| needed.clone())?;
+        let is_more = text.contains(|letter: char| "/\\?#@%".contains(letter) || letter.is_whitespace());
+        if is_more || text.ends_with(':') || url.port() == Some(0) {
+            Err(needed)
+        } else {
+            Ok(Endpoint(text.to_owned()))
+        }
+    }
+}
+
+impl Endpoint {
+    /// Whether it is an address instead of a name, so that no bucket can stand in front of it.
+    pub fn is_ip(&self) -> bool {
+        let url = Url::parse(&format!("http://{self}")).ok();
+        matches!(url.as_ref().and_then(Url::host), Some(Host::Ipv4(_) | Host::Ipv6(_)))
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+/// A name that S3 or a server like it takes for a bucket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BucketName(String);
+
+const BUCKET_NAME_CHARS_MIN: usize = 3;
+/// Of an old name; 63 of one that is given today.
+const BUCKET_NAME_CHARS_MAX: usize = 255;
+
+impl FromStr for BucketName {
+    type Err = Unusable;
+
+    /// By S3's rules for names, with those of old buckets beside them: capital letters and underscores, and more than
+    /// 63 characters. Nothing of that means anything in an address.
+    fn from_str(text: &str) -> Result<BucketName, Unusable> {
+        let is_edge = |letter: Option<u8>| letter.is_some_and(|letter| letter.is_ascii_alphanumeric());
+        if !text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte)) {
+            return Err(Unusable("a bucket's name has letters, digits, dots, hyphens and underscores only"));
+        }
+        if !(BUCKET_NAME_CHARS_MIN..=BUCKET_NAME_CHARS_MAX).contains(&text.len()) {
+            return Err(Unusable("a bucket's name has 3 to 63 characters, or up to 255 if it is an old one"));
+        }
+        if !is_edge(text.bytes().next()) || !is_edge(text.bytes().last()) || text.contains("..") {
+            return Err(Unusable(
+                "a bucket's name begins and ends with a letter or a digit, and has no two dots in a row",
+            ));
+        }
+        if text.parse::<IpAddr>().is_ok() {
+            return Err(Unusable("a bucket's name is no IP address"));
+        }
+        Ok(BucketName(text.to_owned()))
+    }
+}
+
+impl BucketName {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for BucketName {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bucket_has_a_name_that_s3_takes() {
+        let longest = "a".repeat(BUCKET_NAME_CHARS_MAX);
+        for name in ["abc", "my-events.2024", "0-9", "Legacy_Name", &longest] {
+            assert_eq!(name.parse::<BucketName>().unwrap().as_str(), name);
+        }
+        let long = format!("{longest}a");
+        let wrong = [
+            "",
+            "ab",
+            &long,
+            "precious#2",
+            "precious?x",
+            "a/b/c",
+            "../etc",
+            "a..b",
+            "-abc",
+            "abc-",
+            ".abc",
+            "abc.",
+            "_abc",
+            "192.168.5.4",
+            "häuser",
+            "a b c",
+            "abc%2f",
+            "arn:aws:s3:::abc",
+            "a\\b",
+            "a\nb",
+            "...",
+        ];
+        for name in wrong {
+            assert!(name.parse::<BucketName>().is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn an_endpoint_is_a_host_and_a_port() {
+        for (text, is_ip) in [
+            ("s3:9000", false),
+            ("S3.example.com", false),
+            ("s3.example.com:443", false),
+            ("s3.example.com:21", false),
+            ("192.0.2.1:9000", true),
+            ("[::1]:9000", true),
+            ("[2001:db8::1]", true),
+        ] {
+            let endpoint = text.parse::<Endpoint>().unwrap_or_else(|why| panic!("{text}: {why}"));
+            assert_eq!((endpoint.to_string(), endpoint.is_ip()), (text.to_owned(), is_ip));
+        }
+        let wrong = [
+            "",
+            ":9000",
+            "s3:",
+            "s3:0",
+            "s3:65536",
+            "s3:http",
+            "::1",
+            "[::1",
+            "http://s3:9000",
+            "s3:9000/path",
+            "s3:9000/",
+            "s3?x",
+            "s3#x",
+            "user:secret@s3:9000",
+            "s3 9000",
+            "s3:90 00",
+            "s3\\x",
+            "s3:9000 # a comment",
+            "300.1.1.1",
+        ];
+        for text in wrong {
+            assert!(text.parse::<Endpoint>().is_err(), "{text}");
+        }
+    }
+}
