@@ -7,7 +7,9 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::event::{Event, Gdpr, GdprField, Instant, Invalid, Json, Log, Metadata, NewEvent};
+use crate::event::{
+    Event, Gdpr, GdprField, Instant, Invalid, Json, Log, Metadata, NewEvent, read_from_objects, written_as_derived,
+};
 
 /// An event at its place in a log.
 #[derive(Debug, Serialize, ToSchema)]
@@ -44,7 +46,7 @@ struct GdprDocument<'a> {
 
 /// What a publisher says of an event beside its payload.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields, default)]
+#[serde(remote = "Self", deny_unknown_fields, default)]
 pub struct MetadataDocument {
     #[serde(skip_serializing_if = "String::is_empty")]
     correlation_id: String,
@@ -57,7 +59,7 @@ pub struct MetadataDocument {
 
 /// An event that is to be published.
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct NewEventDocument {
     /// Unique in its log. Publishing the same event again changes nothing. Generated where there is none, and then
     /// publishing again publishes another event.
@@ -79,7 +81,7 @@ pub struct NewEventDocument {
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct NewGdprDocument {
     /// One id may stand for many fields and events. Generated where there is none.
     #[serde(default)]
@@ -94,7 +96,7 @@ pub struct NewGdprDocument {
 
 /// A line of an import: an event with its log and its time. What the HTTP API gives can be imported.
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct ImportLine {
     /// Events get new positions, in the order in which they come.
     #[serde(default, rename = "position")]
@@ -115,6 +117,9 @@ pub struct ImportLine {
     #[serde(default)]
     gdpr: BTreeMap<String, NewGdprDocument>,
 }
+
+read_from_objects!(MetadataDocument, NewEventDocument, NewGdprDocument, ImportLine);
+written_as_derived!(MetadataDocument);
 
 impl MetadataDocument {
     fn is_default(&self) -> bool {

@@ -4,6 +4,7 @@ use uuid::Uuid;
 
 use crate::bucket::client::Request;
 use crate::bucket::{Bucket, Error};
+use crate::event::{read_from_objects, written_as_derived};
 
 /// No archive has such a key: theirs have three segments.
 const MARKER_KEY: &str = "coldstream.json";
@@ -16,10 +17,14 @@ pub fn is_marker(key: &str) -> bool {
 
 /// Says whose bucket it is.
 #[derive(Serialize, Deserialize)]
+#[serde(remote = "Self")]
 struct Marker {
     format: u32,
     deployment_id: Uuid,
 }
+
+read_from_objects!(Marker);
+written_as_derived!(Marker);
 
 impl Bucket {
     /// The deployment whose archives are in the bucket; `None` if it does not say.

@@ -6,21 +6,24 @@ use std::path::Path;
 use serde::Deserialize;
 
 use crate::config::Error;
+use crate::event::read_from_objects;
 use crate::store;
 
 /// `CONFIG_FILE`.
 #[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[serde(remote = "Self", rename_all = "camelCase", deny_unknown_fields, default)]
 struct ConfigFile {
     delete_after_consumption: BTreeMap<String, PartialPersistence>,
     delete_after_parallel_consumption: BTreeMap<String, PartialPersistence>,
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(remote = "Self", rename_all = "camelCase", deny_unknown_fields)]
 struct PartialPersistence {
     required_consumption_groups: Vec<String>,
 }
+
+read_from_objects!(ConfigFile, PartialPersistence);
 
 /// Topics whose events are deleted once they are consumed, and by whom. They are never archived.
 pub(super) fn required_groups(path: Option<&Path>) -> Result<store::RequiredGroups, Error> {

@@ -94,7 +94,14 @@ fn topics_that_are_deleted_are_excluded() {
     let required = settings.subscribing.required_groups;
     assert_eq!((&required.normal["mails"], required.normal.len()), (&vec!["a".to_owned()], 1));
     assert_eq!(required.parallel["pings"], ["a", "b"]);
-    for text in ["deleteAfter: {}", "deleteAfterConsumption:\n  mails: { requiredConsumptionGroups: [] }\n", "- x"] {
+    let wrong = [
+        "deleteAfter: {}",
+        "deleteAfterConsumption:\n  mails: { requiredConsumptionGroups: [] }\n",
+        "deleteAfterConsumption:\n  mails: [[a]]\n",
+        "- x",
+        "- mails: { requiredConsumptionGroups: [a] }",
+    ];
+    for text in wrong {
         write(text);
         assert!(config(&[("CONFIG_FILE", path)]).unwrap_err().contains("CONFIG_FILE"), "{text}");
     }

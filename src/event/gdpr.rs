@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use crate::event::object::{read_from_objects, written_as_derived};
 use crate::event::{ID_BYTES_MAX, Invalid, Json, check_text};
 
 /// Which fields of a payload are personal: field name → its data. A field that is named here is in the payload,
@@ -20,12 +21,16 @@ pub struct GdprField {
 
 /// As it stands in Postgres and in archives. Frozen with version 1 of the archive format.
 #[derive(Serialize, Deserialize)]
+#[serde(remote = "Self")]
 struct Stored<'a> {
     id: std::borrow::Cow<'a, str>,
     #[serde(borrow)]
     default: &'a RawValue,
     is_invalidated: bool,
 }
+
+read_from_objects!(Stored<'_>);
+written_as_derived!(Stored<'_>);
 
 impl GdprField {
     pub fn new(id: String, default: Json) -> Result<GdprField, Invalid> {

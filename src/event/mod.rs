@@ -9,6 +9,7 @@ mod gdpr;
 mod instant;
 mod json;
 mod log;
+mod object;
 mod patch;
 mod record;
 
@@ -20,6 +21,8 @@ pub use gdpr::{Gdpr, GdprField};
 pub use instant::Instant;
 pub use json::Json;
 pub use log::Log;
+pub use object::ObjectOnly;
+pub(crate) use object::{read_from_objects, written_as_derived};
 pub use patch::{Patch, Patched, pointer_to};
 pub use record::{Edits, Event, Metadata, NewEvent};
 

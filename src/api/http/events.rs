@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 use crate::api::document::{EventDocument, NewEventDocument};
 use crate::api::http::parameters::{EventIdOfPath, LogOfPath, Parameters, cursor, parse_cursor};
 use crate::api::http::problem::Problem;
-use crate::event::{Event, Invalid, Log, NewEvent};
+use crate::event::{Event, Invalid, Log, NewEvent, read_from_objects};
 use crate::store::{self, Query, Store};
 
 const LIMIT_DEFAULT: i64 = 100;
@@ -23,10 +23,12 @@ const NDJSON: &str = "application/x-ndjson";
 
 /// Events of one log, to be published all or not at all.
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct PublishRequest {
     events: Vec<NewEventDocument>,
 }
+
+read_from_objects!(PublishRequest);
 
 #[derive(Debug, Serialize, ToSchema)]
 pub struct PublishResponse {

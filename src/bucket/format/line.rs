@@ -6,10 +6,10 @@ use std::io::Write;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::event::{BorrowedEvent, BorrowedMetadata, Instant, Log};
+use crate::event::{BorrowedEvent, BorrowedMetadata, Instant, Log, read_from_objects};
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 struct Line<'a> {
     position: i64,
     #[serde(borrow)]
@@ -35,7 +35,7 @@ struct Line<'a> {
 }
 
 #[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields, default)]
+#[serde(remote = "Self", deny_unknown_fields, default)]
 struct LineMetadata<'a> {
     #[serde(borrow)]
     correlation_id: Cow<'a, str>,
@@ -45,6 +45,8 @@ struct LineMetadata<'a> {
     user_id: Cow<'a, str>,
     deployment_id: i64,
 }
+
+read_from_objects!(Line<'_>, LineMetadata<'_>);
 
 /// Writes and reads the lines of one log.
 pub struct LogLines {

@@ -43,6 +43,10 @@ async fn what_is_asked_wrongly_is_a_problem() {
         r#"{"events":[],"events":[]}"#,
         r#"{"events":[],"more":1}"#,
         r#"{"events":[{"type":"t"}]}"#,
+        r#"[[{"type":"t","payload":{}}]]"#,
+        r#"{"events":[["a","s","t","",{},{"name":1},{}]]}"#,
+        r#"{"events":[{"type":"t","payload":{},"metadata":["c","","",0]}]}"#,
+        r#"{"events":[{"type":"t","payload":{"name":1},"gdpr":{"name":["g",null,false]}}]}"#,
     ] {
         scene.post(&target, body).await.problem(400, "invalid");
     }
