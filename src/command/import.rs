@@ -1,9 +1,9 @@
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+mod file;
+mod objects;
+
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use flate2::bufread::MultiGzDecoder;
 use tokio::sync::mpsc;
 
 use crate::api::ImportLine;
@@ -11,94 +11,129 @@ use crate::command::progress::Progress;
 use crate::command::{report, wiring};
 use crate::config::Config;
 use crate::event::{Log, NewEvent};
-use crate::store::{ImportBatch, ImportCounts, Store};
+use crate::store::{Conflicts, ImportBatch, Store};
 
-const LINE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+use objects::{Objects, Place};
+
 /// That wait to be inserted, beside the one that is made.
 const BATCHES_AHEAD: usize = 1;
-const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
+/// Of those that were skipped, so many are named.
+const NAMED_CONFLICTS_MAX: u64 = 10;
 
-pub async fn run(config: &Config, file: &Path) -> anyhow::Result<()> {
+/// What an import did, and what it skipped, by kind.
+#[derive(Debug, Default)]
+pub struct Imported {
+    pub events: u64,
+    there_already: u64,
+    conflicts: u64,
+    blank_lines: u64,
+}
+
+/// What is inserted together.
+#[derive(Default)]
+struct Part {
+    batch: ImportBatch,
+    /// Of each event, where it was found.
+    places: Vec<Place>,
+}
+
+pub async fn run(config: &Config, file: &Path, conflicts: Conflicts) -> anyhow::Result<()> {
     let store = wiring::open_store(config).await?;
     let mut progress = Progress::start("importing");
-    let counts = import(&store, file, |events| progress.set(events)).await?;
+    let imported = import(&store, file, conflicts, |events| progress.set(events)).await?;
     let seconds = progress.finish();
-    let ImportCounts { imported, skipped } = counts;
-    println!(
-        "imported {} events in {seconds:.1} s, skipped {} that were there",
-        report::count(imported as i64),
-        report::count(skipped as i64)
-    );
+    let Imported { events, there_already, conflicts, blank_lines } = imported;
+    let count = |number: u64| report::count(number as i64);
+    print!("imported {} events in {seconds:.1} s, ", count(events));
+    if conflicts > 0 {
+        print!("skipped {} in conflict with others of their ids, ", count(conflicts));
+    }
+    if blank_lines > 0 {
+        print!("skipped {} blank lines, ", count(blank_lines));
+    }
+    println!("skipped {} that were there", count(there_already));
     Ok(())
 }
 
 /// Reads, parses and checks on another thread, a little ahead of what is inserted.
-pub async fn import(store: &Store, file: &Path, mut progress: impl FnMut(u64)) -> anyhow::Result<ImportCounts> {
+pub async fn import(
+    store: &Store,
+    file: &Path,
+    conflicts: Conflicts,
+    mut progress: impl FnMut(u64),
+) -> anyhow::Result<Imported> {
     let (sender, mut receiver) = mpsc::channel(BATCHES_AHEAD);
     let path = file.to_owned();
     let reader = tokio::task::spawn_blocking(move || {
-        let mut batch = ImportBatch::default();
-        let read = each_event(&path, |log, event| {
-            batch.push(log, event)?;
-            Ok(!batch.is_full() || sender.blocking_send(std::mem::take(&mut batch)).is_ok())
+        let mut part = Part::default();
+        let read = each_event(&path, |place, log, event| {
+            part.batch.push(log, event)?;
+            part.places.push(place);
+            Ok(!part.batch.is_full() || sender.blocking_send(std::mem::take(&mut part)).is_ok())
         });
         // What came before a bad line is imported all the same: running it again skips that. Nobody takes it where
         // importing has failed, which is what is told then.
-        let _ = sender.blocking_send(batch);
+        let _ = sender.blocking_send(part);
         read
     });
-    let mut counts = ImportCounts::default();
-    while let Some(batch) = receiver.recv().await {
-        counts += store.import(batch).await?;
-        progress(counts.imported + counts.skipped);
+    let (mut imported, mut conflicting) = (Imported::default(), Ok(()));
+    while let (Ok(()), Some(Part { batch, places })) = (&conflicting, receiver.recv().await) {
+        let counts = store.import(batch, conflicts).await?;
+        imported.events += counts.imported;
+        imported.there_already += counts.skipped;
+        for conflict in counts.conflicts {
+            let named = format!("{}, {}: another event of {}", name_of(file), places[conflict.index], conflict.log);
+            let named = format!("{named} has the id {:?} and other content", conflict.id);
+            if conflicts != Conflicts::Skip {
+                conflicting = Err(anyhow::anyhow!("{named}; with --skip-conflicts the others are imported"));
+                break;
+            }
+            imported.conflicts += 1;
+            if imported.conflicts <= NAMED_CONFLICTS_MAX {
+                tracing::warn!("{named}: skipped");
+            }
+        }
+        progress(imported.events + imported.there_already);
     }
+    drop(receiver);
     let ended = store.end_import().await;
-    reader.await.context("the reader of the file panicked")??;
+    let read = reader.await.context("the reader of the file panicked")?;
+    conflicting?;
+    imported.blank_lines = read?;
     ended?;
-    Ok(counts)
+    Ok(imported)
 }
 
-/// Calls `take` with every event of a file until it wants no more. Errors, its own as well, say in which line.
-pub fn each_event(file: &Path, mut take: impl FnMut(Log, NewEvent) -> anyhow::Result<bool>) -> anyhow::Result<()> {
+fn name_of(file: &Path) -> String {
     let name = if file == Path::new("-") { PathBuf::from("standard input") } else { file.to_owned() };
-    let mut lines = open(file).with_context(|| format!("{} cannot be read", name.display()))?;
-    let mut line = Vec::new();
-    for number in 1.. {
-        line.clear();
-        let length = lines
-            .by_ref()
-            .take(LINE_BYTES_MAX)
-            .read_until(b'\n', &mut line)
-            .with_context(|| format!("{}, line {number}: cannot be read", name.display()))?;
-        if length == 0 {
-            break;
-        }
-        if length as u64 == LINE_BYTES_MAX {
-            bail!("{}, line {number}: longer than {LINE_BYTES_MAX} bytes", name.display());
-        }
-        let text = line.trim_ascii();
-        if text.is_empty() {
-            continue;
-        }
-        let taken = std::str::from_utf8(text)
-            .map_err(anyhow::Error::from)
-            .and_then(|text| Ok(ImportLine::parse(text)?))
-            .and_then(|(log, event)| take(log, event));
-        if !taken.with_context(|| format!("{}, line {number}", name.display()))? {
-            break;
-        }
-    }
-    Ok(())
+    name.display().to_string()
 }
 
-/// Compressed or not, its first bytes tell.
-fn open(file: &Path) -> std::io::Result<Box<dyn BufRead>> {
-    let mut raw: Box<dyn BufRead> = match file.to_str() {
-        Some("-") => Box::new(BufReader::new(std::io::stdin())),
-        _ => Box::new(BufReader::new(File::open(file)?)),
-    };
-    if raw.fill_buf()?.starts_with(&GZIP_MAGIC) {
-        return Ok(Box::new(BufReader::new(MultiGzDecoder::new(raw))));
+/// Calls `take` with every event of a file until it wants no more, and says how many blank lines there were. Errors,
+/// its own as well, say in which line.
+pub fn each_event(
+    file: &Path,
+    mut take: impl FnMut(Place, Log, NewEvent) -> anyhow::Result<bool>,
+) -> anyhow::Result<u64> {
+    let name = name_of(file);
+    let mut objects = Objects::new(file::open(file).with_context(|| format!("{name} cannot be read"))?);
+    loop {
+        let found = match objects.next() {
+            Ok(None) => return Ok(objects.blank_lines()),
+            Ok(Some(text)) => event(text),
+            Err(error) => Err(error.into()),
+        };
+        let place = objects.place();
+        let taken = found.and_then(|(log, event)| take(place, log, event));
+        if !taken.with_context(|| format!("{name}, {place}"))? {
+            return Ok(objects.blank_lines());
+        }
     }
-    Ok(raw)
+}
+
+fn event(text: &[u8]) -> anyhow::Result<(Log, NewEvent)> {
+    if memchr::memchr(0, text).is_some() {
+        bail!("it has NUL characters: UTF-8 text is taken, and this may be UTF-16");
+    }
+    Ok(ImportLine::parse(std::str::from_utf8(text)?)?)
 }

@@ -22,6 +22,7 @@ use clap::{Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, LogFormat};
+use crate::store::Conflicts;
 
 /// An event store on Postgres that never outgrows Postgres: old events move to S3, readers never notice.
 ///
@@ -42,11 +43,15 @@ enum Verb {
     Migrate,
     /// Import events, and exit
     ///
-    /// One JSON object a line: id, tenant_id, topic, stream, type, raised_at, payload. Ids and times are kept. What is
-    /// there already is skipped and counted, so an import that was cut off is simply run again.
+    /// JSON objects, a line each or not, or one array of them: id, tenant_id, topic, stream, type, raised_at, payload.
+    /// Ids and times are kept. What is there already is skipped and counted, so an import that was cut off is simply run
+    /// again. Another event under a known id ends it, with its line.
     Import {
-        /// A file of lines, gzip-compressed or not; - is the standard input
+        /// A file of UTF-8 text, as it is or compressed with gzip or zstd; - is the standard input
         file: PathBuf,
+        /// Skip and count events whose ids others have that are not the same
+        #[arg(long)]
+        skip_conflicts: bool,
     },
     /// Archive now, until nothing eligible is left, and exit
     Archive,
@@ -88,7 +93,10 @@ impl CommandLine {
         match self.verb.unwrap_or(Verb::Serve) {
             Verb::Serve => serve::run(&configured()?, shutdown).await,
             Verb::Migrate => until(shutdown, migrate::run(&configured()?)).await,
-            Verb::Import { file } => until(shutdown, import::run(&configured()?, &file)).await,
+            Verb::Import { file, skip_conflicts } => {
+                let conflicts = if skip_conflicts { Conflicts::Skip } else { Conflicts::StopAt };
+                until(shutdown, import::run(&configured()?, &file, conflicts)).await
+            }
             Verb::Archive => until(shutdown, archive::run(&configured()?)).await,
             Verb::Restore(arguments) => until(shutdown, restore::run(&configured()?, arguments)).await,
             Verb::Status => until(shutdown, status::run(&configured()?)).await,

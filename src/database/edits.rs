@@ -1,3 +1,5 @@
+use std::collections::HashMap;
+
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 use time::OffsetDateTime;
@@ -118,18 +120,28 @@ pub async fn edited_since(
     .await?)
 }
 
-/// What was done to the event at a position, or to the types of its log.
-pub async fn edits_of(connection: &mut PgConnection, topic_id: i64, position: i64) -> Result<Edits, Error> {
-    let patched = sqlx::query_scalar(
-        "SELECT DISTINCT unnest(changed) AS pointer FROM edits
-         WHERE topic_id = $1 AND position = $2 AND kind = 'patch'
-         ORDER BY pointer",
+/// What was done to the event at each of these positions, or to the types of its log.
+pub async fn edits_of(
+    connection: &mut PgConnection,
+    topic_id: i64,
+    positions: &[i64],
+) -> Result<HashMap<i64, Edits>, Error> {
+    let patched: Vec<(i64, String)> = sqlx::query_as(
+        "SELECT DISTINCT position, unnest(changed) AS pointer FROM edits
+         WHERE topic_id = $1 AND position = ANY($2) AND kind = 'patch'
+         ORDER BY position, pointer",
     )
     .bind(topic_id)
-    .bind(position)
+    .bind(positions)
     .fetch_all(&mut *connection)
     .await?;
-    Ok(Edits { patched, renames: renames(connection, topic_id).await? })
+    let renames = renames(connection, topic_id).await?;
+    let unpatched = |position: &i64| (*position, Edits { patched: Vec::new(), renames: renames.clone() });
+    let mut edits: HashMap<i64, Edits> = positions.iter().map(unpatched).collect();
+    for (position, pointer) in patched {
+        edits.entry(position).or_default().patched.push(pointer);
+    }
+    Ok(edits)
 }
 
 /// From the old name to the new one, in their order.

@@ -14,7 +14,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::database::{self, Topic, Transaction};
-use crate::event::{Event, Instant, Invalid, Log, NewEvent};
+use crate::event::{Edits, Event, Instant, Invalid, Log, NewEvent};
 use crate::store::{ATTEMPTS, Error, Store};
 
 pub(super) use archived_ids::ArchivedIds;
@@ -29,18 +29,22 @@ pub struct Published {
     pub is_new: bool,
 }
 
-/// What to do with an event whose id is there already.
+/// What becomes of a batch with an event whose id another one has. The same event again is fine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Repeated {
-    /// The same content is fine, another one is refused.
-    Compare,
-    /// The one that is there counts: it may have been edited since.
-    Keep,
+pub enum Conflicts {
+    /// Nothing of the batch is published.
+    Refuse,
+    /// Nothing that stands behind it in its log is published.
+    StopAt,
+    /// All but that event is published.
+    Skip,
 }
 
 /// Events of some logs, and what became of them, each log's in order.
 type Batches = BTreeMap<Log, Vec<NewEvent>>;
 type Results = BTreeMap<Log, Vec<Published>>;
+/// What became of each call to publish to a log.
+type Calls = Vec<Result<Vec<Published>, Error>>;
 
 /// Events of a log that were found in archives, by id; and the members that were searched for them. Not the ids that
 /// were looked for: what is in no archive now may be archived before the next attempt.
@@ -58,14 +62,14 @@ struct LookFor {
 
 enum Outcome {
     /// And the topics, as they were before.
-    Published(Results, Vec<Topic>),
+    Published(BTreeMap<Log, Calls>, Vec<Topic>),
     LookFor(Vec<(Log, LookFor)>),
 }
 
 /// What becomes of the calls that publish to one log.
 enum Placed {
     /// The results of each, in their order.
-    Published(Topic, Vec<Result<Vec<Published>, Error>>),
+    Published(Topic, Calls),
     LookFor(LookFor),
 }
 
@@ -85,19 +89,30 @@ impl Store {
         let mut checked = checked.collect::<Result<Batches, Error>>()?;
         if checked.len() > 1 {
             // Boxed: with it in them, the usual call's futures would be ten times as large.
-            return Box::pin(self.publish_checked(&checked, Repeated::Compare)).await;
+            return Box::pin(self.publish_checked(&checked)).await;
         }
         let Some((log, events)) = checked.pop_first() else { return Ok(Results::new()) };
         let published = self.publish_joined(log.clone(), events).await?;
         Ok(Results::from([(log, published)]))
     }
 
-    pub(super) async fn publish_checked(&self, batches: &Batches, repeated: Repeated) -> Result<Results, Error> {
+    async fn publish_checked(&self, batches: &Batches) -> Result<Results, Error> {
+        let results = self.publish_where(batches, Conflicts::Refuse).await?.into_iter();
+        let whole = |calls: Calls| calls.into_iter().flatten().flatten().collect();
+        Ok(results.map(|(log, calls)| (log, whole(calls))).collect())
+    }
+
+    /// Where a conflict does not refuse the whole batch, each event is a call of its own.
+    pub(super) async fn publish_where(
+        &self,
+        batches: &Batches,
+        conflicts: Conflicts,
+    ) -> Result<BTreeMap<Log, Calls>, Error> {
         let mut archived: HashMap<Log, Archived> = HashMap::new();
         for _ in 0..ATTEMPTS {
-            match self.try_publish(batches, repeated, &archived).await {
+            match self.try_publish(batches, conflicts, &archived).await {
                 Ok(Outcome::Published(results, topics)) => {
-                    self.tell_published(&topics, count_new(results.values().flatten()));
+                    self.tell_published(&topics, count_new(results.values().flatten().flatten().flatten()));
                     topics.into_iter().for_each(|topic| self.queues.remember(topic));
                     return Ok(results);
                 }
@@ -121,18 +136,24 @@ impl Store {
     async fn try_publish(
         &self,
         batches: &Batches,
-        repeated: Repeated,
+        conflicts: Conflicts,
         archived: &HashMap<Log, Archived>,
     ) -> Result<Outcome, Error> {
         let nothing = Archived::default();
         let mut transaction = self.database.begin().await?;
-        let (mut results, mut topics, mut wanted) = (Results::new(), Vec::new(), Vec::new());
+        let (mut results, mut topics, mut wanted) = (BTreeMap::new(), Vec::new(), Vec::new());
         for (log, events) in batches {
             let archived = archived.get(log).unwrap_or(&nothing);
-            match self.publish_to(&mut transaction, log, &[events], repeated, archived).await? {
-                Placed::Published(topic, published) => {
-                    let published: Vec<Vec<Published>> = published.into_iter().collect::<Result<_, Error>>()?;
-                    results.insert(log.clone(), published.into_iter().flatten().collect());
+            let calls: Vec<&[NewEvent]> = match conflicts {
+                Conflicts::Refuse => vec![events],
+                Conflicts::StopAt | Conflicts::Skip => events.chunks(1).collect(),
+            };
+            match self.publish_to(&mut transaction, log, &calls, conflicts, archived).await? {
+                Placed::Published(topic, mut calls) => {
+                    if conflicts == Conflicts::Refuse {
+                        calls = calls.into_iter().map(|call| call.map(Ok)).collect::<Result<Calls, Error>>()?;
+                    }
+                    results.insert(log.clone(), calls);
                     topics.push(topic);
                 }
                 Placed::LookFor(look_for) => wanted.push((log.clone(), look_for)),
@@ -152,7 +173,7 @@ impl Store {
         transaction: &mut Transaction,
         log: &Log,
         calls: &[&[NewEvent]],
-        repeated: Repeated,
+        conflicts: Conflicts,
         archived: &Archived,
     ) -> Result<Placed, Error> {
         let topic = lock_or_make(transaction, log).await?;
@@ -173,10 +194,14 @@ impl Store {
             _ => database::consumed_positions(transaction, topic.id, &unknown).await?,
         };
 
-        let mut places = Places { topic: &topic, repeated, known, consumed, new: Vec::new() };
-        let mut results = Vec::with_capacity(calls.len());
+        let edits = edits_of_others(transaction, &topic, &known, calls).await?;
+        let mut places = Places { topic: &topic, known, edits, consumed, new: Vec::new() };
+        let mut results = Calls::with_capacity(calls.len());
         for events in calls {
-            results.push(places.take(transaction, events).await);
+            results.push(places.take(events));
+            if conflicts == Conflicts::StopAt && results.last().is_some_and(Result::is_err) {
+                break;
+            }
         }
         let new = places.new;
         if let Some(last) = new.last() {
@@ -210,20 +235,21 @@ async fn lock_or_make(transaction: &mut Transaction, log: &Log) -> Result<Topic,
 /// consumed.
 struct Places<'a> {
     topic: &'a Topic,
-    repeated: Repeated,
     /// By id; those that are new are among them.
     known: HashMap<String, Event>,
+    /// What was done to those of them that are not what is published now, by position.
+    edits: HashMap<i64, Edits>,
     consumed: HashMap<String, i64>,
     new: Vec<Event>,
 }
 
 impl Places<'_> {
     /// All the events of a call, or none.
-    async fn take(&mut self, transaction: &mut Transaction, events: &[NewEvent]) -> Result<Vec<Published>, Error> {
+    fn take(&mut self, events: &[NewEvent]) -> Result<Vec<Published>, Error> {
         let taken = self.new.len();
         let mut published = Vec::with_capacity(events.len());
         for event in events {
-            match self.place(transaction, event).await {
+            match self.place(event) {
                 Ok(placed) => published.push(placed),
                 Err(error) => {
                     for given_back in self.new.drain(taken..) {
@@ -236,18 +262,17 @@ impl Places<'_> {
         Ok(published)
     }
 
-    async fn place(&mut self, transaction: &mut Transaction, event: &NewEvent) -> Result<Published, Error> {
-        let topic = self.topic;
+    fn place(&mut self, event: &NewEvent) -> Result<Published, Error> {
         let (position, is_new) = match (self.known.get(&event.id), self.consumed.get(&event.id)) {
             (Some(there), _) => {
-                if self.repeated == Repeated::Compare && !is_same(transaction, topic.id, event, there).await? {
+                if !self.is_same(event, there) {
                     return Err(Error::Conflict { id: event.id.clone() });
                 }
                 (there.position, false)
             }
             (None, Some(position)) => (*position, false),
             (None, None) => {
-                let position = topic.head_position + 1 + self.new.len() as i64;
+                let position = self.topic.head_position + 1 + self.new.len() as i64;
                 let event = event.clone().at(position, now());
                 self.known.insert(event.id.clone(), event.clone());
                 self.new.push(event);
@@ -256,14 +281,31 @@ impl Places<'_> {
         };
         Ok(Published { id: event.id.clone(), position, is_new })
     }
+
+    /// Whether an event was there before, whatever edits have made of it since.
+    fn is_same(&self, event: &NewEvent, there: &Event) -> bool {
+        let edits = self.edits.get(&there.position);
+        event.is_same_as(there) || edits.is_some_and(|edits| event.was_same_as(there, edits))
+    }
+}
+
+/// Of what is known and differs from what is published now, all at once: an import that is run again after a rename has
+/// thousands of them.
+async fn edits_of_others(
+    transaction: &mut Transaction,
+    topic: &Topic,
+    known: &HashMap<String, Event>,
+    calls: &[&[NewEvent]],
+) -> Result<HashMap<i64, Edits>, Error> {
+    let there = calls.iter().copied().flatten().filter_map(|event| Some((event, known.get(&event.id)?)));
+    let others = there.filter(|(event, there)| !event.is_same_as(there)).map(|(_, there)| there.position);
+    let positions: Vec<i64> = others.collect();
+    if positions.is_empty() {
+        return Ok(HashMap::new());
+    }
+    Ok(database::edits_of(transaction, topic.id, &positions).await?)
 }
 
 fn now() -> Instant {
     Instant::from_unix_nanos(OffsetDateTime::now_utc().unix_timestamp_nanos() as i64)
-}
-
-/// Whether an event was there before, whatever edits have made of it since.
-async fn is_same(transaction: &mut Transaction, topic_id: i64, event: &NewEvent, there: &Event) -> Result<bool, Error> {
-    Ok(event.is_same_as(there)
-        || event.was_same_as(there, &database::edits_of(transaction, topic_id, there.position).await?))
 }

@@ -9,6 +9,7 @@ mod edit;
 mod faults;
 mod grpc;
 mod http;
+mod importing;
 mod loan_applications;
 mod merges;
 mod model;

@@ -40,7 +40,7 @@ pub fn find(wanted: Option<PathBuf>, folder: &Path) -> anyhow::Result<(Data, Log
         },
     };
     let mut first = None;
-    import::each_event(&data.path, |log, _| {
+    import::each_event(&data.path, |_, log, _| {
         first = Some(log);
         Ok(false)
     })?;

@@ -19,7 +19,7 @@ use crate::command::{import, report, serve, status, wiring};
 use crate::config::Config;
 use crate::embedded::{Durability, Postgres, S3Server};
 use crate::event::{Event, Filter, Log, NewEvent, Patch};
-use crate::store::{EditRequest, Query, Store};
+use crate::store::{Conflicts, EditRequest, Query, Store};
 
 const ACCESS_KEY: &str = "coldstream";
 const SECRET_KEY: &str = "coldstream-demo";
@@ -74,9 +74,9 @@ async fn import_events(store: &Store, file: &data::Data, log: &Log) -> anyhow::R
     heading("Import");
     println!("{}", file.description);
     let mut progress = Progress::start("importing");
-    let counts = import::import(store, &file.path, |events| progress.set(events)).await?;
+    let imported = import::import(store, &file.path, Conflicts::StopAt, |events| progress.set(events)).await?;
     let seconds = progress.finish();
-    println!("{} events of {log} in {seconds:.1} s", report::count(counts.imported as i64));
+    println!("{} events of {log} in {seconds:.1} s", report::count(imported.events as i64));
     Ok(())
 }
 
@@ -105,7 +105,7 @@ async fn compare(store: &Arc<Store>, file: &data::Data) -> anyhow::Result<()> {
     let path = file.path.clone();
     let sources = tokio::task::spawn_blocking(move || {
         let mut sources: HashMap<Log, Vec<NewEvent>> = HashMap::new();
-        import::each_event(&path, |log, event| {
+        import::each_event(&path, |_, log, event| {
             sources.entry(log).or_default().push(event);
             Ok(true)
         })?;

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 use crate::database::{self, Topic};
 use crate::event::{Log, NewEvent};
-use crate::store::publish::{Archived, Placed, Published, Repeated, count_new, now};
+use crate::store::publish::{Archived, Conflicts, Placed, Published, count_new, now};
 use crate::store::{Error, Store};
 
 /// In one transaction, unless a single call brings more.
@@ -137,7 +137,7 @@ impl Leader {
             Ok(None) | Err(_) => calls.into_iter().for_each(|call| {
                 let (store, batches) = (Arc::clone(&self.store), BTreeMap::from([(self.log.clone(), call.events)]));
                 tokio::spawn(async move {
-                    let results = store.publish_checked(&batches, Repeated::Compare).await;
+                    let results = store.publish_checked(&batches).await;
                     // Nobody may be waiting any more.
                     let _ = call.answer.send(results.map(|results| results.into_values().flatten().collect()));
                 });
@@ -150,7 +150,7 @@ impl Leader {
         let (store, log) = (&self.store, &self.log);
         let events: Vec<&[NewEvent]> = calls.iter().map(|call| call.events.as_slice()).collect();
         let mut transaction = store.database.begin().await?;
-        let placed = store.publish_to(&mut transaction, log, &events, Repeated::Compare, &Archived::default()).await?;
+        let placed = store.publish_to(&mut transaction, log, &events, Conflicts::Refuse, &Archived::default()).await?;
         let Placed::Published(topic, results) = placed else { return Ok(None) };
         database::commit(transaction).await?;
         store.tell_published(std::slice::from_ref(&topic), count_new(results.iter().flatten().flatten()));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coldstream::event::{Change, Event, GdprField, Instant, Json, Log, NewEvent};
-use coldstream::store::{Error, ImportBatch, Store};
+use coldstream::store::{Conflicts, Error, ImportBatch, Store};
 use time::OffsetDateTime;
 
 use super::case::Case;
@@ -132,7 +132,7 @@ impl Case {
         for event in &batch {
             import.push(self.logs[log].log.clone(), event.clone()).unwrap();
         }
-        let Some(counts) = self.given(store.import(import).await) else { return };
+        let Some(counts) = self.given(store.import(import, Conflicts::StopAt).await) else { return };
         let (published, new) = self.logs[log].place(&batch, true).expect("nothing is refused");
         assert_eq!((counts.imported, counts.skipped), (new.len() as u64, (published.len() - new.len()) as u64));
         self.logs[log].append(&batch, new);

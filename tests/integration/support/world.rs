@@ -6,7 +6,7 @@ use coldstream::bucket::{self, Bucket, object_key};
 use coldstream::database::{self, Archive, Database, Lease};
 use coldstream::event::{Eligibility, Event, Filter, Log, NewEvent, Patch};
 use coldstream::store::{
-    EditOutcome, EditRequest, ImportBatch, Published, Query, RequiredGroups, Settings, Store, SubscribingSettings,
+    Conflicts, EditOutcome, EditRequest, ImportBatch, Published, Query, RequiredGroups, Settings, Store, SubscribingSettings,
 };
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
@@ -272,10 +272,10 @@ pub async fn import(store: &Store, log: &Log, events: impl IntoIterator<Item = N
     for event in events {
         batch.push(log.clone(), event).unwrap();
         if batch.is_full() {
-            store.import(std::mem::take(&mut batch)).await.unwrap();
+            store.import(std::mem::take(&mut batch), Conflicts::StopAt).await.unwrap();
         }
     }
-    store.import(batch).await.unwrap();
+    store.import(batch, Conflicts::StopAt).await.unwrap();
 }
 
 pub async fn archive(store: &Store) -> i64 {
