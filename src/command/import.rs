@@ -63,10 +63,11 @@ pub async fn import(
     mut progress: impl FnMut(u64),
 ) -> anyhow::Result<Imported> {
     let (sender, mut receiver) = mpsc::channel(BATCHES_AHEAD);
-    let path = file.to_owned();
+    let (path, event_bytes_max) = (file.to_owned(), store.event_bytes_max());
     let reader = tokio::task::spawn_blocking(move || {
         let mut part = Part::default();
         let read = each_event(&path, |place, log, event| {
+            event.check_size(event_bytes_max)?;
             part.batch.push(log, event)?;
             part.places.push(place);
             Ok(!part.batch.is_full() || sender.blocking_send(std::mem::take(&mut part)).is_ok())

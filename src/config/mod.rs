@@ -124,6 +124,7 @@ impl Config {
                     required_groups,
                     consistency_wait: Duration::from_secs(variables.streams_consistency_wait_seconds),
                 },
+                event_bytes_max: variables.event_bytes_max as usize,
             },
             bucket,
             warnings,

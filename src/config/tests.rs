@@ -137,6 +137,8 @@ fn what_cannot_be_meant_is_refused() {
         ("S3_ENDPOINT", "::1"),
         ("HTTP_ADDR", "127.0.0.1:65536"),
         ("GRPC_ADDR", "::1:9000"),
+        ("EVENT_BYTES_MAX", "0"),
+        ("EVENT_BYTES_MAX", "16777217"),
     ];
     for (name, value) in wrong {
         let error = config(&[(name, value)]).unwrap_err();

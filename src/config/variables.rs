@@ -16,6 +16,8 @@ const SECONDS_MAX: u64 = 366 * 24 * 60 * 60;
 const AT_ONCE_MAX: u64 = 10_000;
 const BYTES_MAX: u64 = 1 << 50;
 const DAYS_MAX: u64 = 1_000_000;
+/// 16 MiB: what the gRPC contract takes, and clients send at most.
+const EVENT_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// What a statement's LIMIT takes.
 const EVENTS_MAX: u64 = i32::MAX as u64;
 
@@ -55,6 +57,8 @@ pub(super) struct Variables {
 
     #[serde(default = "defaults::streams_consistency_wait_seconds")]
     pub(super) streams_consistency_wait_seconds: u64,
+    #[serde(default = "defaults::event_bytes_max")]
+    pub(super) event_bytes_max: u64,
 
     pub(super) s3_endpoint: Option<String>,
     pub(super) s3_access_key: Option<String>,
@@ -86,7 +90,7 @@ impl Variables {
     }
 
     fn check_ranges(&self) -> Result<(), Error> {
-        let ranges: [(&str, u64, RangeInclusive<u64>); 9] = [
+        let ranges: [(&str, u64, RangeInclusive<u64>); 10] = [
             ("POSTGRES_CONNECTIONS_MAX", self.postgres_connections_max.into(), 1..=AT_ONCE_MAX),
             ("STREAMS_ARCHIVE_SIZE", self.streams_archive_size, 1..=EVENTS_MAX),
             ("STREAMS_ARCHIVE_OLDER_THAN_DAYS", self.streams_archive_older_than_days.into(), 0..=DAYS_MAX),
@@ -94,6 +98,7 @@ impl Variables {
             ("STREAMS_ARCHIVE_LEASE_SECONDS", self.streams_archive_lease_seconds, 1..=SECONDS_MAX),
             ("STREAMS_SCRUB_BYTES_PER_SECOND", self.streams_scrub_bytes_per_second, 0..=BYTES_MAX),
             ("STREAMS_CONSISTENCY_WAIT_SECONDS", self.streams_consistency_wait_seconds, 1..=SECONDS_MAX),
+            ("EVENT_BYTES_MAX", self.event_bytes_max, 1..=EVENT_BYTES_MAX),
             ("S3_CACHE_BYTES", self.s3_cache_bytes, 0..=BYTES_MAX),
             ("S3_READS_MAX", self.s3_reads_max as u64, 1..=AT_ONCE_MAX),
         ];
@@ -144,6 +149,9 @@ mod defaults {
     }
     pub fn streams_consistency_wait_seconds() -> u64 {
         30
+    }
+    pub fn event_bytes_max() -> u64 {
+        super::EVENT_BYTES_MAX
     }
     pub fn s3_ssl() -> bool {
         true

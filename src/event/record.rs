@@ -52,6 +52,16 @@ pub struct Edits {
 }
 
 impl NewEvent {
+    /// See [`Event::byte_len`].
+    pub fn byte_len(&self) -> usize {
+        let NewEvent { id, stream, event_type, reason, raised_at: _, metadata, payload, gdpr } = self;
+        byte_len([id, stream, event_type, reason], metadata, payload, gdpr)
+    }
+
+    pub fn check_size(&self, bytes_max: usize) -> Result<(), Invalid> {
+        check_size(&self.id, self.byte_len(), bytes_max)
+    }
+
     /// Checks every field, and gives an id to an event that has none.
     pub fn check(mut self) -> Result<NewEvent, Invalid> {
         if self.id.is_empty() {
@@ -124,6 +134,18 @@ impl Event {
             && (reason, *raised_at, metadata) == (&other.reason, other.raised_at, &other.metadata)
     }
 
+    /// What the limit of an event's size is about: the bytes in UTF-8 of its id, stream, type, reason, correlation id,
+    /// causation id and user id; of its payload as JSON without white space; and of the name, the GDPR id and the default
+    /// of each personal field.
+    pub fn byte_len(&self) -> usize {
+        let Event { position: _, id, stream, event_type, reason, raised_at: _, metadata, payload, gdpr } = self;
+        byte_len([id, stream, event_type, reason], metadata, payload, gdpr)
+    }
+
+    pub fn check_size(&self, bytes_max: usize) -> Result<(), Invalid> {
+        check_size(&self.id, self.byte_len(), bytes_max)
+    }
+
     /// `None` where no field is personal.
     pub fn gdpr_json(&self) -> Option<String> {
         (!self.gdpr.is_empty()).then(|| gdpr::to_json(&self.gdpr))
@@ -154,4 +176,18 @@ impl Event {
         let texts = [&self.id, &self.stream, &self.event_type, &self.reason, correlation_id, causation_id, user_id];
         size_of::<Event>() + texts.iter().map(|text| text.len()).sum::<usize>() + self.payload.byte_len()
     }
+}
+
+fn byte_len(texts: [&String; 4], metadata: &Metadata, payload: &Json, gdpr: &Gdpr) -> usize {
+    let Metadata { correlation_id, causation_id, user_id, deployment_id: _ } = metadata;
+    let texts = texts.into_iter().chain([correlation_id, causation_id, user_id]).map(String::len).sum::<usize>();
+    let personal = gdpr.iter().map(|(name, field)| name.len() + field.id.len() + field.default.byte_len());
+    texts + payload.byte_len() + personal.sum::<usize>()
+}
+
+fn check_size(id: &str, bytes: usize, bytes_max: usize) -> Result<(), Invalid> {
+    if bytes > bytes_max {
+        return Err(Invalid(format!("the event {id:?} has {bytes} bytes, at most {bytes_max} are taken")));
+    }
+    Ok(())
 }

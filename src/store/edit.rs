@@ -66,6 +66,7 @@ impl Store {
                 ..line(EditKind::Patch, &found.topic, &found.event.id)
             };
             let event = Event { payload: patched.payload, ..found.event.clone() };
+            self.check_growth(&found.event, &event)?;
             let changed = Changed { event, change: Change::Patch(request.patch.clone()), line };
             if let Some((event, edit)) = self.change(&found, changed).await? {
                 return Ok(Some(EditOutcome { event, edit: Some(edit), missing }));

@@ -24,6 +24,7 @@ impl Store {
                 return self.introduce_gdpr_on_snapshot(log, event_id, field, &change).await;
             };
             let Some(event) = introduced(&found.event, field, &change)? else { return Ok(()) };
+            self.check_growth(&found.event, &event)?;
             let line = Edit {
                 position: Some(event.position),
                 changed: vec![pointer_to("", field)],
@@ -49,6 +50,7 @@ impl Store {
         let topic = database::find_topic(&mut transaction, log).await?.ok_or_else(unknown)?;
         let old = database::snapshot(&mut transaction, topic.id, event_id).await?.ok_or_else(unknown)?;
         let Some(new) = introduced(&old, field, change)? else { return Ok(()) };
+        self.check_growth(&old, &new)?;
         if !database::replace_snapshot(&mut transaction, topic.id, &old, &new).await? {
             return Err(moved_all_the_time(log, event_id));
         }

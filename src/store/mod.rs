@@ -46,7 +46,7 @@ use tokio::sync::{Notify, OnceCell};
 
 use crate::bucket::{self, Bucket};
 use crate::database::{self, CommitError, Connection, Database, HashKey, Lease};
-use crate::event::{Eligibility, Invalid};
+use crate::event::{Eligibility, Event, Invalid, NewEvent};
 
 pub use crate::database::{Archive, ArchiveRun, Edit, Topic};
 pub use archive::{Archived, Batch, Exported, Verified};
@@ -75,6 +75,9 @@ pub struct Settings {
     /// A writer of archives that has not been heard of for so long has lost its turn.
     pub lease_term: Duration,
     pub subscribing: SubscribingSettings,
+    /// Of one event, as [`Event::byte_len`] counts them, when it is published and after an edit. What is erased is
+    /// never refused for it.
+    pub event_bytes_max: usize,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -173,6 +176,22 @@ impl Store {
             queues,
             archived_ids,
         }
+    }
+
+    /// What [`NewEvent::check`] checks, and the size.
+    fn checked(&self, event: NewEvent) -> Result<NewEvent, Invalid> {
+        let event = event.check()?;
+        event.check_size(self.settings.event_bytes_max)?;
+        Ok(event)
+    }
+
+    /// An event that was made larger than it was is no larger than one may be.
+    fn check_growth(&self, old: &Event, new: &Event) -> Result<(), Invalid> {
+        if new.byte_len() > old.byte_len() { new.check_size(self.settings.event_bytes_max) } else { Ok(()) }
+    }
+
+    pub fn event_bytes_max(&self) -> usize {
+        self.settings.event_bytes_max
     }
 
     /// Brings the tables up to date.

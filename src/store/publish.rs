@@ -85,7 +85,7 @@ impl Store {
         let checked = batches
             .into_iter()
             .filter(|(_, events)| !events.is_empty())
-            .map(|(log, events)| Ok((log, events.into_iter().map(NewEvent::check).collect::<Result<_, Invalid>>()?)));
+            .map(|(log, events)| Ok((log, events.into_iter().map(|event| self.checked(event)).collect::<Result<_, Invalid>>()?)));
         let mut checked = checked.collect::<Result<Batches, Error>>()?;
         if checked.len() > 1 {
             // Boxed: with it in them, the usual call's futures would be ten times as large.

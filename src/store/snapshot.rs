@@ -47,7 +47,7 @@ impl Store {
         last_event_id: &str,
         snapshot: NewEvent,
     ) -> Result<(), Error> {
-        let snapshot = NewEvent { stream: stream.to_owned(), ..snapshot }.check()?;
+        let snapshot = self.checked(NewEvent { stream: stream.to_owned(), ..snapshot })?;
         let ids = [last_event_id.to_owned(), snapshot.id.clone()];
         let found = self.find(log, &ids).await?;
         if found.iter().any(|found| found.event.id == snapshot.id) {

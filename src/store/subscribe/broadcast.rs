@@ -37,7 +37,7 @@ impl Store {
             return Ok(());
         }
         let now = Instant::from_unix_nanos(OffsetDateTime::now_utc().unix_timestamp_nanos() as i64);
-        let checked = events.into_iter().map(|(log, event)| Ok((log, event.check()?.at(0, now))));
+        let checked = events.into_iter().map(|(log, event)| Ok((log, self.checked(event)?.at(0, now))));
         let events: Vec<(Log, Event)> = checked.collect::<Result<_, Invalid>>()?;
         let laid: Vec<Laid> = events.iter().map(|(log, event)| laid(log, event)).collect();
         let text = serde_json::to_string(&laid).expect("texts, numbers and raw JSON always serialize");

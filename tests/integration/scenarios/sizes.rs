@@ -1,10 +1,13 @@
 //! Large events, and larger pages.
 
-use coldstream::api::proto::{Event, PublishEvent};
+use coldstream::api::proto::{
+    CreateStreamSnapshotRequest, Event, EventOptions, IntroduceGdprOnEventFieldRequest, PublishEvent,
+};
 use futures::future::join_all;
 use sha2::{Digest, Sha256};
 
-use crate::grpc::{Scene, TENANT, event, everywhere, fields, is_permanent};
+use crate::grpc::{Scene, TENANT, TOPIC, event, everywhere, fields, is_permanent};
+use crate::support::{Program, Role, Subscriber, World};
 
 const MIB: usize = 1024 * 1024;
 const EVENTS: usize = 50;
@@ -67,5 +70,106 @@ async fn scenario_45_what_is_too_large_is_refused_for_good() {
     let scene = Scene::new().await;
     is_permanent(scene.publish(vec![large(0, 17 * MIB)]).await, "at most 16777216 are taken");
     is_permanent(scene.last(TENANT).await, "unable to find last event");
+    scene.finish().await;
+}
+
+/// Of so many bytes, as the limit counts them: of its id, type and payload.
+fn sized(id: &str, bytes: usize) -> PublishEvent {
+    let text = "x".repeat(bytes - id.len() - "t".len() - r#"{"text":""}"#.len());
+    let payload = fields([("text", &format!("\"{text}\""))]);
+    PublishEvent { id: id.into(), tenant_id: TENANT.into(), r#type: "t".into(), payload, ..PublishEvent::default() }
+}
+
+fn as_json(event: &PublishEvent, more: &str) -> String {
+    format!(r#"{{"id":"{}","type":"t",{more}"payload":{{"text":{}}}}}"#, event.id, event.payload["text"].value)
+}
+
+fn as_line(event: &PublishEvent) -> String {
+    as_json(event, r#""tenant_id":"acme","topic":"orders","raised_at":"2020-01-01T00:00:00Z","#)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_limit_holds_at_every_door() {
+    const MAX: usize = 1_000;
+    const REFUSED: &str = "has 1001 bytes, at most 1000 are taken";
+    let world = World::new().await;
+    let program = || Program::new(&world, 1_000_000).set("EVENT_BYTES_MAX", MAX);
+    let (importing, serving) = (program().unset("STREAMS_ARCHIVE"), program());
+    let scene = Scene::start(world, serving).await;
+    // gRPC
+    scene.publish(vec![sized("grpc", MAX)]).await.unwrap();
+    is_permanent(scene.publish(vec![sized("grpc+", MAX + 1)]).await, REFUSED);
+    let options = Some(EventOptions { broadcast: true });
+    is_permanent(scene.publish(vec![PublishEvent { options, ..sized("broadcast", MAX + 1) }]).await, REFUSED);
+    for (bytes, is_refused) in [(MAX, false), (MAX + 1, true)] {
+        let request = CreateStreamSnapshotRequest {
+            tenant_id: TENANT.into(),
+            topic: TOPIC.into(),
+            last_snapshotted_event_id: "grpc".into(),
+            snapshot_event: Some(sized("snapshot", bytes)),
+            ..CreateStreamSnapshotRequest::default()
+        };
+        let made = scene.client.clone().create_stream_snapshot(request).await;
+        if is_refused { is_permanent(made, REFUSED) } else { drop(made.unwrap()) }
+    }
+    // HTTP
+    let (http, url) = (reqwest::Client::new(), format!("{}/v1/topics/orders/events", scene.service.http));
+    for (event, status) in [(sized("http", MAX), 201), (sized("http+", MAX + 1), 400)] {
+        let body = format!(r#"{{"events":[{}]}}"#, as_json(&event, ""));
+        let answer = http.post(format!("{url}?tenant=acme")).body(body).send().await.unwrap();
+        assert_eq!(answer.status(), status);
+        assert!(status == 201 || answer.text().await.unwrap().contains(REFUSED));
+    }
+    // Imports
+    importing.write("events", as_line(&sized("import", MAX)) + "\n" + &as_line(&sized("import+", MAX + 1)));
+    let line = importing.run(&["import", "events"]).await.failed();
+    assert!(line.contains("line 2: ") && line.contains(REFUSED), "{line}");
+    // Edits
+    let edit = async |text: String| {
+        let patch = format!(r#"{{"payload":{{"text":"{text}"}}}}"#);
+        let answer = http.patch(format!("{url}/import?tenant=acme")).body(patch).send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    };
+    let length = sized("import", MAX).payload["text"].value.len() - 2;
+    let (status, why) = edit("y".repeat(length + 1)).await;
+    assert!(status == 400 && why.contains(REFUSED), "{why}");
+    let request = IntroduceGdprOnEventFieldRequest {
+        tenant_id: TENANT.into(),
+        topic: TOPIC.into(),
+        event_id: "import".into(),
+        field_name: "text".into(),
+        default_value: "?".into(),
+    };
+    is_permanent(scene.client.clone().introduce_gdpr_on_event_field(request.clone()).await, "at most 1000 are taken");
+    assert_eq!(edit("y".repeat(length)).await.0, 200);
+    assert_eq!(edit("erased".into()).await.0, 200);
+    scene.client.clone().introduce_gdpr_on_event_field(request).await.unwrap();
+    scene.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_event_at_the_limit_goes_everywhere() {
+    const MAX: usize = 16 * MIB;
+    let scene = Scene::new().await;
+    let importing = Program::new(&scene.world, 1_000_000).unset("STREAMS_ARCHIVE");
+    let published = sized("limit", MAX);
+    importing.write("events", as_line(&published));
+    importing.run(&["import", "events"]).await.succeeded();
+    let found = everywhere(&scene, 1, async || {
+        let mut page = scene.page(&[], (0, 10)).await.unwrap();
+        let event = scene.event(TENANT, "limit").await.unwrap();
+        assert_eq!(page.pop().as_ref(), Some(&event));
+        summary(event)
+    });
+    check(&[found.await], std::slice::from_ref(&published));
+    let url = format!("{}/v1/topics/orders/events/limit?tenant=acme", scene.service.http);
+    let answer: serde_json::Value = reqwest::get(url).await.unwrap().json().await.unwrap();
+    assert_eq!(answer["payload"]["text"].as_str().unwrap().len() + 2, published.payload["text"].value.len());
+    let mut subscriber = Subscriber::start(&scene.client, Role::of("group")).await;
+    assert_eq!(subscriber.handled_ids(1).await, ["limit"]);
+    drop(subscriber);
+    importing.write("events", as_line(&sized("limit+", MAX + 1)));
+    let line = importing.run(&["import", "events"]).await.failed();
+    assert!(line.contains("line 1: ") && line.contains("at most 16777216 are taken"), "{line}");
     scene.finish().await;
 }

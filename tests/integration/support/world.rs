@@ -50,7 +50,7 @@ fn connect(url: &str) -> PgPool {
 pub fn settings(batch_size: u64) -> Settings {
     let eligibility = Eligibility { older_than_days: 30, excluded_topics: BTreeSet::new(), batch_size };
     let subscribing = SubscribingSettings { required_groups: RequiredGroups::default(), consistency_wait: LEASE_TERM };
-    Settings { eligibility, lease_term: LEASE_TERM, subscribing }
+    Settings { eligibility, lease_term: LEASE_TERM, subscribing, event_bytes_max: 16 * 1024 * 1024 }
 }
 
 /// Batches of so many events of another age.
