@@ -123,6 +123,7 @@ impl Config {
                 subscribing: store::SubscribingSettings {
                     required_groups,
                     consistency_wait: Duration::from_secs(variables.streams_consistency_wait_seconds),
+                    delivery_attempts_max: variables.streams_delivery_attempts_max.into(),
                 },
                 event_bytes_max: variables.event_bytes_max as usize,
             },

@@ -137,6 +137,7 @@ fn what_cannot_be_meant_is_refused() {
         ("S3_ENDPOINT", "::1"),
         ("HTTP_ADDR", "127.0.0.1:65536"),
         ("GRPC_ADDR", "::1:9000"),
+        ("STREAMS_DELIVERY_ATTEMPTS_MAX", "0"),
         ("EVENT_BYTES_MAX", "0"),
         ("EVENT_BYTES_MAX", "16777217"),
     ];

@@ -14,6 +14,7 @@ use crate::config::secrets::SECRETS;
 const SECONDS_MAX: u64 = 366 * 24 * 60 * 60;
 /// Of connections and requests at once.
 const AT_ONCE_MAX: u64 = 10_000;
+const ATTEMPTS_MAX: u64 = 1_000_000;
 const BYTES_MAX: u64 = 1 << 50;
 const DAYS_MAX: u64 = 1_000_000;
 /// 16 MiB: what the gRPC contract takes, and clients send at most.
@@ -57,6 +58,8 @@ pub(super) struct Variables {
 
     #[serde(default = "defaults::streams_consistency_wait_seconds")]
     pub(super) streams_consistency_wait_seconds: u64,
+    #[serde(default = "defaults::streams_delivery_attempts_max")]
+    pub(super) streams_delivery_attempts_max: u32,
     #[serde(default = "defaults::event_bytes_max")]
     pub(super) event_bytes_max: u64,
 
@@ -90,7 +93,7 @@ impl Variables {
     }
 
     fn check_ranges(&self) -> Result<(), Error> {
-        let ranges: [(&str, u64, RangeInclusive<u64>); 10] = [
+        let ranges: [(&str, u64, RangeInclusive<u64>); 11] = [
             ("POSTGRES_CONNECTIONS_MAX", self.postgres_connections_max.into(), 1..=AT_ONCE_MAX),
             ("STREAMS_ARCHIVE_SIZE", self.streams_archive_size, 1..=EVENTS_MAX),
             ("STREAMS_ARCHIVE_OLDER_THAN_DAYS", self.streams_archive_older_than_days.into(), 0..=DAYS_MAX),
@@ -98,6 +101,7 @@ impl Variables {
             ("STREAMS_ARCHIVE_LEASE_SECONDS", self.streams_archive_lease_seconds, 1..=SECONDS_MAX),
             ("STREAMS_SCRUB_BYTES_PER_SECOND", self.streams_scrub_bytes_per_second, 0..=BYTES_MAX),
             ("STREAMS_CONSISTENCY_WAIT_SECONDS", self.streams_consistency_wait_seconds, 1..=SECONDS_MAX),
+            ("STREAMS_DELIVERY_ATTEMPTS_MAX", self.streams_delivery_attempts_max.into(), 1..=ATTEMPTS_MAX),
             ("EVENT_BYTES_MAX", self.event_bytes_max, 1..=EVENT_BYTES_MAX),
             ("S3_CACHE_BYTES", self.s3_cache_bytes, 0..=BYTES_MAX),
             ("S3_READS_MAX", self.s3_reads_max as u64, 1..=AT_ONCE_MAX),
@@ -149,6 +153,9 @@ mod defaults {
     }
     pub fn streams_consistency_wait_seconds() -> u64 {
         30
+    }
+    pub fn streams_delivery_attempts_max() -> u32 {
+        10
     }
     pub fn event_bytes_max() -> u64 {
         super::EVENT_BYTES_MAX

@@ -41,12 +41,14 @@ pub struct Progress {
     pub handled: Vec<i64>,
 }
 
-/// An event that nobody at the last owner could handle; at position 0 if there was none.
+/// An event that nobody at the last owner could handle, or receive; at position 0 if there was none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Refusal {
     pub position: i64,
     pub retry_number: i64,
     pub rounds: i64,
+    /// Connections in a row that ended as it came.
+    pub resets: i64,
 }
 
 #[derive(Debug, Clone)]
@@ -70,6 +72,7 @@ fn from_row(row: &PgRow, owner: Uuid) -> Result<Taken, Error> {
             position: row.try_get("refused_position")?,
             retry_number: row.try_get("refused_retry_number")?,
             rounds: row.try_get("refused_rounds")?,
+            resets: row.try_get("refused_resets")?,
         },
         has_resends: row.try_get("has_resends")?,
     })
@@ -197,10 +200,10 @@ pub async fn release_progress(connection: &mut PgConnection, released: &[(Turn, 
     sqlx::query(
         "UPDATE group_progress AS progress
          SET owner = NULL, refused_position = released.position, refused_retry_number = released.retry_number,
-             refused_rounds = released.rounds, refused_by = NULL, refused_until = NULL
+             refused_rounds = released.rounds, refused_resets = released.resets, refused_by = NULL, refused_until = NULL
          FROM unnest($1::text[], $2::boolean[], $3::bigint[], $4::uuid[], $5::bigint[], $6::bigint[], $7::bigint[],
-                     $8::bigint[])
-              AS released (group_name, is_parallel, topic_id, owner, epoch, position, retry_number, rounds)
+                     $8::bigint[], $9::bigint[])
+              AS released (group_name, is_parallel, topic_id, owner, epoch, position, retry_number, rounds, resets)
          WHERE progress.group_name = released.group_name AND progress.is_parallel = released.is_parallel
            AND progress.topic_id = released.topic_id AND progress.owner = released.owner
            AND progress.epoch = released.epoch",
@@ -213,6 +216,7 @@ pub async fn release_progress(connection: &mut PgConnection, released: &[(Turn, 
     .bind(refusals(|refusal| refusal.position))
     .bind(refusals(|refusal| refusal.retry_number))
     .bind(refusals(|refusal| refusal.rounds))
+    .bind(refusals(|refusal| refusal.resets))
     .execute(connection)
     .await?;
     Ok(())
@@ -232,8 +236,8 @@ pub async fn hand_over(
 ) -> Result<(), Error> {
     sqlx::query(
         "UPDATE group_progress
-         SET owner = NULL, refused_position = $6, refused_retry_number = $7, refused_rounds = $8, refused_by = $4,
-             refused_until = clock_timestamp() + make_interval(secs => $9)
+         SET owner = NULL, refused_position = $6, refused_retry_number = $7, refused_rounds = $8, refused_resets = $9,
+             refused_by = $4, refused_until = clock_timestamp() + make_interval(secs => $10)
          WHERE group_name = $1 AND is_parallel = $2 AND topic_id = $3 AND owner = $4 AND epoch = $5",
     )
     .bind(&turn.group.name)
@@ -244,6 +248,7 @@ pub async fn hand_over(
     .bind(refusal.position)
     .bind(refusal.retry_number)
     .bind(refusal.rounds)
+    .bind(refusal.resets)
     .bind(wait.as_secs_f64())
     .execute(connection)
     .await?;

@@ -5,9 +5,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::Stream;
+use futures::{FutureExt, Stream};
 use tonic::metadata::MetadataMap;
-use tonic::{Request, Status, Streaming};
+use tonic::{Code, Request, Status, Streaming};
 
 use crate::api::grpc::proto::{
     Handled, Panic, Subscribe, SubscribeMetadata, SubscribeRequest, SubscribeResponse, Subscribed,
@@ -113,10 +113,20 @@ fn subscribing(subscribe: Subscribe, acks_broadcasts: bool) -> Result<Subscribin
 async fn take_acks(mut requests: Streaming<SubscribeRequest>, subscription: Subscription) {
     loop {
         let request = tokio::select! {
+            biased;
             request = requests.message() => request,
-            () = subscription.closed() => return,
+            () = subscription.closed() => match requests.message().now_or_never() {
+                // Its other half was gone first.
+                Some(request) => request,
+                None => return,
+            },
         };
-        let Ok(Some(SubscribeRequest { payload })) = request else { return };
+        let payload = match request {
+            Ok(Some(SubscribeRequest { payload })) => payload,
+            // A connection that breaks off bears no code of HTTP/2.
+            Err(status) if status.code() == Code::Unknown => return,
+            Ok(None) | Err(_) => return subscription.ended_by_client(),
+        };
         // A second Subscribe says nothing new.
         let Some(Payload::Handled(handled)) = payload else { continue };
         let Handled { tenant_id, topic, error, retry, stream } = handled;

@@ -60,16 +60,18 @@ pub enum End {
 }
 
 pub struct Courier {
-    session: Arc<Session>,
-    turn: Turn,
-    log: Log,
-    window: Window,
+    pub(super) session: Arc<Session>,
+    pub(super) turn: Turn,
+    pub(super) log: Log,
+    pub(super) window: Window,
     refusal: Refusal,
     subscribers: watch::Receiver<Vec<Arc<Subscriber>>>,
     inbox: mpsc::Receiver<Ack>,
     wake: Arc<Wake>,
     /// Where it waits for room, by subscriber. A place in a line is kept while it does something else.
     lines: HashMap<u64, BoxFuture<'static, Room>>,
+    /// Subscribers that were sent what is large, by their numbers.
+    pub(super) carriers: HashMap<u64, Arc<Subscriber>>,
     reading: Option<Reading>,
     read_limit: i64,
     /// Of the log, as it was last heard of: what was read before is not sent as it was.
@@ -105,6 +107,7 @@ impl Courier {
             inbox,
             wake,
             lines: HashMap::new(),
+            carriers: HashMap::new(),
             reading: None,
             read_limit: READ_EVENTS_MIN,
             edit_counter: 0,
@@ -154,6 +157,7 @@ impl Courier {
             for ack in pending.drain(..) {
                 self.acked(ack, &subscribers, &mut outcomes);
             }
+            self.look_at_receipts(&subscribers, &mut outcomes);
             if !outcomes.is_empty() && !self.write_down(outcomes).await {
                 return End::Lost;
             }
@@ -208,6 +212,10 @@ impl Courier {
             }
         };
         (self.quiet_since, self.is_trimmed) = (Instant::now(), false);
+        subscriber.receipts.acked((self.turn.topic_id, position));
+        if let Some(item) = self.window.get(position) {
+            item.resets = 0;
+        }
         if error.is_empty() {
             if self.turn.group.is_parallel && !stream.is_empty() {
                 subscriber.names_streams();

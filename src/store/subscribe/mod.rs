@@ -13,6 +13,7 @@ mod record;
 mod session;
 mod subscriber;
 mod tend;
+mod unreceived;
 mod window;
 mod words;
 
@@ -23,6 +24,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::error::SendError;
 use tokio::sync::{Notify, Semaphore, SemaphorePermit};
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
@@ -64,6 +66,8 @@ pub struct SubscribingSettings {
     pub required_groups: RequiredGroups,
     /// How long somebody waits for groups, at most.
     pub consistency_wait: Duration,
+    /// After so many connections in a row that could not receive an event, it is erroneous.
+    pub delivery_attempts_max: i64,
 }
 
 /// What this process knows of subscriptions.
@@ -240,6 +244,11 @@ impl Subscription {
     /// Returns once its stream is to end.
     pub async fn closed(&self) {
         self.subscriber.closed().await;
+    }
+
+    /// The client itself has ended its stream, while the connection was fine.
+    pub fn ended_by_client(&self) {
+        self.subscriber.receipts.ended(Instant::now());
     }
 
     /// What the client says of an event of this log: `error` is empty if it was handled.

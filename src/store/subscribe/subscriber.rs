@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::database::Group;
 use crate::event::{Event, Log};
+use crate::store::subscribe::unreceived::Receipts;
 
 /// Persisted events that wait for the connection to take them.
 const QUEUED_EVENTS_MAX: usize = 8;
@@ -52,7 +53,9 @@ struct Queued {
 pub struct Subscriber {
     pub number: u64,
     pub group: Group,
+    pub joined_at: Instant,
     pub ready_at: Instant,
+    pub receipts: Receipts,
     subscribing: Subscribing,
     queue: mpsc::UnboundedSender<Queued>,
     room: Arc<Semaphore>,
@@ -81,6 +84,7 @@ pub struct Deliveries {
 
 impl Subscriber {
     pub fn new(number: u64, subscribing: Subscribing) -> (Subscriber, Deliveries) {
+        let joined_at = Instant::now();
         let (sender, receiver) = mpsc::unbounded_channel();
         let (closed, broadcast_bytes) = (CancellationToken::new(), Arc::new(AtomicUsize::new(0)));
         let deliveries =
@@ -88,7 +92,9 @@ impl Subscriber {
         let subscriber = Subscriber {
             number,
             group: subscribing.group.clone(),
-            ready_at: Instant::now() + FIRST_EVENT_DELAY,
+            joined_at,
+            ready_at: joined_at + FIRST_EVENT_DELAY,
+            receipts: Receipts::default(),
             acks_broadcasts: AtomicBool::new(subscribing.acks_broadcasts),
             subscribing,
             queue: sender,

@@ -24,6 +24,9 @@ pub struct Item {
     pub refused_by: HashSet<u64>,
     /// How often all of them had refused it.
     pub rounds: i64,
+    /// How many connections in a row could not receive it, and when the last one of them ended.
+    pub resets: i64,
+    pub reset_at: Option<Instant>,
     /// It was erroneous, and is sent to the group once more, outside of the order.
     pub is_resent: bool,
     state: State,
@@ -48,6 +51,8 @@ impl Item {
             retry_number,
             refused_by: HashSet::new(),
             rounds: 0,
+            resets: 0,
+            reset_at: None,
             is_resent,
             state: State::Waiting { until: None },
         }
@@ -57,10 +62,11 @@ impl Item {
         matches!(self.state, State::InFlight(_))
     }
 
-    /// What the next owner is to know. Of what is sent once more, a row says it.
+    /// What the next owner is to know. How often what is sent once more was refused, a row says.
     pub fn refusal(&self, position: i64) -> Option<Refusal> {
-        let Item { retry_number, rounds, .. } = *self;
-        (retry_number > 0 && !self.is_resent).then_some(Refusal { position, retry_number, rounds })
+        let Item { retry_number, rounds, resets, .. } = *self;
+        let is_told = resets > 0 || retry_number > 0 && !self.is_resent;
+        is_told.then_some(Refusal { position, retry_number, rounds, resets })
     }
 
     fn is_ready(&self, now: Instant) -> bool {
@@ -117,10 +123,10 @@ impl Window {
         self.items.get_mut(&position)
     }
 
-    /// Of the event that was refused most often.
+    /// Of the event that could be received least, or was refused most often.
     pub fn refusal(&self) -> Option<Refusal> {
         let refusals = self.items.iter().filter_map(|(position, item)| item.refusal(*position));
-        refusals.max_by_key(|refusal| refusal.retry_number)
+        refusals.max_by_key(|refusal| (refusal.resets, refusal.retry_number))
     }
 
     pub fn is_empty(&self) -> bool {
@@ -223,7 +229,8 @@ impl Window {
             return false;
         }
         let is_untouched = |item: &Item| {
-            !item.is_in_flight() && !item.is_resent && item.retry_number == 0 && item.refused_by.is_empty()
+            let is_untried = item.retry_number == 0 && item.resets == 0 && item.refused_by.is_empty();
+            !item.is_in_flight() && !item.is_resent && is_untried
         };
         let kept = self.items.iter().rev().find(|(_, item)| !item.is_resent && !is_untouched(item));
         let from = kept.map_or(i64::MIN, |(position, _)| position + 1);

@@ -16,3 +16,4 @@ mod snapshots;
 mod soak;
 mod streams;
 mod subscribing;
+mod unreceived;

@@ -49,7 +49,11 @@ fn connect(url: &str) -> PgPool {
 /// Batches of so many events that are older than 30 days.
 pub fn settings(batch_size: u64) -> Settings {
     let eligibility = Eligibility { older_than_days: 30, excluded_topics: BTreeSet::new(), batch_size };
-    let subscribing = SubscribingSettings { required_groups: RequiredGroups::default(), consistency_wait: LEASE_TERM };
+    let subscribing = SubscribingSettings {
+        required_groups: RequiredGroups::default(),
+        consistency_wait: LEASE_TERM,
+        delivery_attempts_max: 10,
+    };
     Settings { eligibility, lease_term: LEASE_TERM, subscribing, event_bytes_max: 16 * 1024 * 1024 }
 }
 

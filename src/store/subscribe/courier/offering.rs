@@ -98,6 +98,9 @@ impl Courier {
         }
         item.is_due = false;
         metrics::counter!("coldstream_events_delivered_total").increment(1);
+        if subscriber.receipts.sent((self.turn.topic_id, position), event.byte_len(), Instant::now()) {
+            self.carriers.insert(subscriber.number, Arc::clone(subscriber));
+        }
         subscriber.send(room, &self.log, event, retry_number);
         self.window.sent(position, subscriber.number);
         Ok(Offer::Sent)

@@ -83,8 +83,14 @@ impl Courier {
             self.window.forget_events();
         }
         self.edit_counter = self.edit_counter.max(page.edit_counter);
-        if let Some(item) = self.window.get(self.refusal.position) {
-            (item.retry_number, item.rounds) = (self.refusal.retry_number, self.refusal.rounds);
+        self.recall_refusal();
+    }
+
+    /// What the last owner knew of an event, once it is here.
+    fn recall_refusal(&mut self) {
+        let Refusal { position, retry_number, rounds, resets } = self.refusal;
+        if let Some(item) = self.window.get(position) {
+            (item.retry_number, item.rounds, item.resets) = (retry_number, rounds, resets);
             self.refusal = Refusal::default();
         }
     }
@@ -110,6 +116,7 @@ impl Courier {
                 self.window.resend(event, retry_number);
             }
         }
+        self.recall_refusal();
         Ok(())
     }
 }
