@@ -1,5 +1,6 @@
 //! The scenarios of the gRPC contract, by their numbers.
 
+mod absent;
 mod delivering;
 mod erroneous;
 mod groups;
