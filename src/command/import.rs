@@ -78,7 +78,9 @@ pub async fn import(
         read
     });
     let (mut imported, mut conflicting) = (Imported::default(), Ok(()));
-    while let (Ok(()), Some(Part { batch, places })) = (&conflicting, receiver.recv().await) {
+    while conflicting.is_ok()
+        && let Some(Part { batch, places }) = receiver.recv().await
+    {
         let counts = store.import(batch, conflicts).await?;
         imported.events += counts.imported;
         imported.there_already += counts.skipped;

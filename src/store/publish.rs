@@ -82,10 +82,9 @@ impl Store {
 
     /// Of any number of logs, and all of it or nothing.
     pub async fn publish_all(self: &Arc<Self>, batches: Batches) -> Result<Results, Error> {
-        let checked = batches
-            .into_iter()
-            .filter(|(_, events)| !events.is_empty())
-            .map(|(log, events)| Ok((log, events.into_iter().map(|event| self.checked(event)).collect::<Result<_, Invalid>>()?)));
+        let checked = batches.into_iter().filter(|(_, events)| !events.is_empty()).map(|(log, events)| {
+            Ok((log, events.into_iter().map(|event| self.checked(event)).collect::<Result<_, Invalid>>()?))
+        });
         let mut checked = checked.collect::<Result<Batches, Error>>()?;
         if checked.len() > 1 {
             // Boxed: with it in them, the usual call's futures would be ten times as large.

@@ -100,9 +100,17 @@ async fn what_is_cut_off_or_of_another_kind_is_named() {
         ("text", format!("{}{{\"id\":\"cut\n{}", two("text"), two("text")).into(), "line 3: a text"),
         ("array", format!("[\n{},\n{}\n", object("array", 0), object("array", 1)).into(), "line 4, event 2: the file"),
         ("gzip", cut(gzip(&long("gzip"))), "line 3: cannot be read: the compressed file is cut off"),
-        ("zstd", [zstd(&two("zstd")), cut(zstd(&two("zstd")))].concat(), "line 3: cannot be read: the compressed file is cut off"),
+        (
+            "zstd",
+            [zstd(&two("zstd")), cut(zstd(&two("zstd")))].concat(),
+            "line 3: cannot be read: the compressed file is cut off",
+        ),
         ("positional", format!("{}[\"a\",\"positional\"]", two("positional")).into(), "line 3: an array is no event"),
-        ("none", br#"[null,"p-1","t","orders","s","a","2020-01-01T00:00:00Z","",{},{"n":1},{}]"#.into(), "line 1: an event"),
+        (
+            "none",
+            br#"[null,"p-1","t","orders","s","a","2020-01-01T00:00:00Z","",{},{"n":1},{}]"#.into(),
+            "line 1: an event",
+        ),
         ("none", utf_16(&two("none")), "it is UTF-16"),
         ("none", utf_16(&format!("\u{feff}{}", two("none"))), "it is UTF-16"),
         ("none", b"BZh91AY&SY".into(), "bzip2"),
@@ -117,7 +125,9 @@ async fn what_is_cut_off_or_of_another_kind_is_named() {
         assert_eq!(there.len(), kept, "{tenant}");
     }
     // Fields in their order are no object at any depth.
-    for (field, array) in [("\"metadata\":{", "\"metadata\":[\"x\",\"\",\"\",0],\"more\":{"), ("\"payload\":{", "\"payload\":[{")] {
+    for (field, array) in
+        [("\"metadata\":{", "\"metadata\":[\"x\",\"\",\"\",0],\"more\":{"), ("\"payload\":{", "\"payload\":[{")]
+    {
         program.write("events", object("none", 0).replace(field, array) + "]}");
         assert!(program.run(&["import", "events"]).await.failed().contains("line 1: "), "{array}");
     }
@@ -138,7 +148,10 @@ async fn another_event_under_a_known_id_is_told_wherever_the_first_one_is() {
     // In one file: what comes before is kept, and nothing of the log comes behind.
     let within = [object("acme", 0), object("acme", 0), object("acme", 1), other(0), object("acme", 2)].join("\n");
     let line = import(within.clone(), &[]).await.failed();
-    assert!(line.contains("events, line 4: ") && line.contains("\"event-0\"") && line.contains("--skip-conflicts"), "{line}");
+    assert!(
+        line.contains("events, line 4: ") && line.contains("\"event-0\"") && line.contains("--skip-conflicts"),
+        "{line}"
+    );
     assert_eq!(ids().await, ["event-0", "event-1"]);
     let output = import(within, &["--skip-conflicts"]).await.succeeded();
     let skipped = "skipped 1 in conflict with others of their ids, skipped 3 that were there";
@@ -154,7 +167,10 @@ async fn another_event_under_a_known_id_is_told_wherever_the_first_one_is() {
         assert_eq!(said(&output), ("imported 0 events", "skipped 1 that were there"), "{number}");
         let content = format!("[{},{}]", object("acme", 0), object("acme", number).replace("64.30", "64.3"));
         let line = import(content.clone(), &[]).await.failed();
-        assert!(line.contains(&format!("line 1, event 2: another event of {log} has the id \"event-{number}\"")), "{line}");
+        assert!(
+            line.contains(&format!("line 1, event 2: another event of {log} has the id \"event-{number}\"")),
+            "{line}"
+        );
         import(content, &["--skip-conflicts"]).await.succeeded();
     }
     let at_another_time = object("acme", 0).replace("\"raised_at\":\"2", "\"raised_at\":\"1");

@@ -6,7 +6,8 @@ use coldstream::bucket::{self, Bucket, object_key};
 use coldstream::database::{self, Archive, Database, Lease};
 use coldstream::event::{Eligibility, Event, Filter, Log, NewEvent, Patch};
 use coldstream::store::{
-    Conflicts, EditOutcome, EditRequest, ImportBatch, Published, Query, RequiredGroups, Settings, Store, SubscribingSettings,
+    Conflicts, EditOutcome, EditRequest, ImportBatch, Published, Query, RequiredGroups, Settings, Store,
+    SubscribingSettings,
 };
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
