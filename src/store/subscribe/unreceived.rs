@@ -38,8 +38,11 @@ struct Sent {
 /// What became of a large event that was not acked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Receipt {
-    /// The client ended its stream as it came. So many bytes it has.
-    Reset(usize),
+    /// The client ended its stream as it came.
+    Reset {
+        bytes: usize,
+        at: Instant,
+    },
     Received,
     Unknown,
 }
@@ -76,7 +79,7 @@ impl Receipts {
         }
         let is_largest = large.iter().all(|(other, it)| (it.bytes, *other) <= (sent.bytes, place));
         match ended_at {
-            Some(_) if is_largest => Receipt::Reset(sent.bytes),
+            Some(at) if is_largest => Receipt::Reset { bytes: sent.bytes, at },
             _ => Receipt::Unknown,
         }
     }
@@ -100,25 +103,25 @@ impl Courier {
 
     /// What is wrong with the event, once it was tried often enough.
     fn unreceived(&mut self, position: i64, subscriber: &Subscriber) -> Option<String> {
-        let now = Instant::now();
-        let receipt = subscriber.receipts.of((self.turn.topic_id, position), now);
+        let receipt = subscriber.receipts.of((self.turn.topic_id, position), Instant::now());
         let attempts_max = self.session.store.settings.subscribing.delivery_attempts_max;
         let item = self.window.get(position)?;
         match receipt {
             Receipt::Received => item.resets = 0,
-            Receipt::Reset(bytes) if item.reset_at.is_none_or(|at| subscriber.joined_at > at) => {
-                (item.resets, item.reset_at) = (item.resets + 1, Some(now));
+            Receipt::Reset { bytes, at } if item.reset_at.is_none_or(|before| subscriber.joined_at > before) => {
+                (item.resets, item.reset_at) = (item.resets + 1, Some(at));
                 if item.resets >= attempts_max {
                     let error = format!(
                         "no client of the group received it: {attempts_max} connections in a row ended their stream \
                          as it came. It has {bytes} bytes; does the client take messages of that size?"
                     );
                     metrics::counter!("coldstream_events_unreceived_total").increment(1);
+                    metrics::counter!("coldstream_events_erroneous_total").increment(1);
                     tracing::warn!(log = %self.log, group = self.turn.group.name, position, "{error}");
                     return Some(error);
                 }
             }
-            Receipt::Reset(_) | Receipt::Unknown => {}
+            Receipt::Reset { .. } | Receipt::Unknown => {}
         }
         None
     }
@@ -139,7 +142,7 @@ mod tests {
         let of = |position| receipts.of((1, position), now + RECEIVED_AFTER / 2);
         assert_eq!([1, 2, 3, 4].map(of), [Receipt::Unknown; 4], "the connection broke off");
         receipts.ended(now + RECEIVED_AFTER / 2);
-        let reset = Receipt::Reset(LARGE_BYTES_MIN + 1);
+        let reset = Receipt::Reset { bytes: LARGE_BYTES_MIN + 1, at: now + RECEIVED_AFTER / 2 };
         assert_eq!([1, 2, 3, 4].map(of), [Receipt::Unknown, Receipt::Unknown, reset, Receipt::Unknown]);
         assert_eq!(receipts.of((1, 3), now + RECEIVED_AFTER), reset, "however late it is looked at");
     }

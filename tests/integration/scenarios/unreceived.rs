@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use coldstream::api::proto::service_client::ServiceClient;
-use coldstream::api::proto::{Event, ListErroneousEventsRequest, PublishEvent, ResendErroneousEventRequest};
 use coldstream::api::proto::subscribe_response::Payload;
+use coldstream::api::proto::{Event, ListErroneousEventsRequest, PublishEvent, ResendErroneousEventRequest};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tonic::transport::{Channel, Endpoint};
@@ -45,7 +45,10 @@ async fn handled_at_last(client: &ServiceClient<Channel>, role: &Role, count: us
                     subscriber.ack_stream(&event);
                     ids.push(event.id);
                 }
-                Err(_) => break failures += 1,
+                Err(_) => {
+                    failures += 1;
+                    break;
+                }
                 other => panic!("no event: {other:?}"),
             }
         }
@@ -79,7 +82,11 @@ async fn what_no_client_of_a_group_can_receive_is_erroneous_and_the_next_one_flo
         scene.publish(events.map(of_one_stream).to_vec()).await.unwrap();
         let small = small_client(&scene).await;
         let (ids, failures) = handled_at_last(&small, &role, 2).await;
-        assert_eq!((ids, failures), (vec!["event-0".into(), "event-2".into()], ATTEMPTS), "in order, after bounded attempts");
+        assert_eq!(
+            (ids, failures),
+            (vec!["event-0".into(), "event-2".into()], ATTEMPTS),
+            "in order, after bounded attempts"
+        );
         let listed = erroneous(&scene, parallel).await;
         assert!(listed.len() == 1 && listed[0].0 == "event-1", "{listed:?}");
         assert!(listed[0].1.contains("3 connections in a row"), "{listed:?}");
