@@ -44,36 +44,44 @@ struct GdprDocument<'a> {
     is_invalidated: bool,
 }
 
-/// What a publisher says of an event beside its payload.
+/// What a publisher says of an event beside its payload. Each text has at most 1,020 bytes in UTF-8.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(remote = "Self", deny_unknown_fields, default)]
 pub struct MetadataDocument {
     #[serde(skip_serializing_if = "String::is_empty")]
+    #[schema(max_length = 1020)]
     correlation_id: String,
     #[serde(skip_serializing_if = "String::is_empty")]
+    #[schema(max_length = 1020)]
     causation_id: String,
     #[serde(skip_serializing_if = "String::is_empty")]
+    #[schema(max_length = 1020)]
     user_id: String,
     deployment_id: i64,
 }
 
-/// An event that is to be published.
+/// An event that is to be published. Its texts, its payload without white space, and the names, ids and defaults of its
+/// personal fields have at most `EVENT_BYTES_MAX` bytes together, 16 MiB where nothing else is set.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(remote = "Self", deny_unknown_fields)]
 pub struct NewEventDocument {
     /// Unique in its log. Publishing the same event again changes nothing. Generated where there is none, and then
-    /// publishing again publishes another event.
+    /// publishing again publishes another event. At most 255 bytes in UTF-8.
     #[serde(default)]
+    #[schema(max_length = 255)]
     id: String,
-    /// The events of one entity inside a topic.
+    /// The events of one entity inside a topic. At most 1,020 bytes in UTF-8.
     #[serde(default)]
+    #[schema(max_length = 1020)]
     stream: String,
+    /// At most 1,020 bytes in UTF-8.
+    #[schema(min_length = 1, max_length = 1020)]
     r#type: String,
     #[serde(default)]
     reason: String,
     #[serde(default)]
     metadata: MetadataDocument,
-    /// A JSON object. Its values are kept to the letter.
+    /// A JSON object, nested 128 levels deep at most. Its values are kept to the letter.
     #[schema(value_type = Object)]
     payload: Box<RawValue>,
     #[serde(default)]
@@ -83,8 +91,9 @@ pub struct NewEventDocument {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(remote = "Self", deny_unknown_fields)]
 pub struct NewGdprDocument {
-    /// One id may stand for many fields and events. Generated where there is none.
+    /// One id may stand for many fields and events. Generated where there is none. At most 255 bytes in UTF-8.
     #[serde(default)]
+    #[schema(max_length = 255)]
     id: String,
     #[schema(value_type = Value)]
     default: Box<RawValue>,
