@@ -24,6 +24,8 @@ use crate::bucket::{self, Error, Settings};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Without a byte for so long, a connection is given up. A whole answer may take longer.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
+/// For an answer that is small, once it has begun: one that comes a byte at a time is none.
+const WHOLE_TIMEOUT: Duration = Duration::from_secs(60);
 const LONG_DATE: &[BorrowedFormatItem<'static>] = format_description!("[year][month][day]T[hour][minute][second]Z");
 
 pub struct Client {
@@ -144,8 +146,10 @@ impl Client {
     pub async fn once_whole(&self, request: &Request) -> Result<(HeaderMap, Bytes), Error> {
         let response = self.once(request).await?;
         let headers = response.headers().clone();
-        let body = response.bytes().await.map_err(|error| unavailable(request, &error))?;
-        Ok((headers, body))
+        match tokio::time::timeout(WHOLE_TIMEOUT, response.bytes()).await {
+            Ok(body) => Ok((headers, body.map_err(|error| unavailable(request, &error))?)),
+            Err(_) => Err(Error::Unavailable { what: format!("{} {}: too slow", request.method, request.key) }),
+        }
     }
 
     /// Sends a request once. An answer that says "not now", or none at all, is [`Error::Unavailable`] if the request
@@ -275,7 +279,8 @@ fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
 
 async fn refusal(request: &Request, response: reqwest::Response) -> Error {
     let status = response.status();
-    let body = response.text().await.unwrap_or_default();
+    let body = tokio::time::timeout(WHOLE_TIMEOUT, response.text()).await.map(Result::unwrap_or_default);
+    let body = body.unwrap_or_default();
     let what = format!("{} {}", request.method, request.key);
     match status {
         StatusCode::NOT_FOUND if !body.contains("NoSuchBucket") => Error::NotFound { object: request.key.clone() },

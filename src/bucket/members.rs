@@ -11,6 +11,9 @@ use crate::event::Log;
 /// An edit may have erased something from a member since: what was decoded before is not kept for ever.
 const KEPT: Duration = Duration::from_secs(15 * 60);
 
+/// For a place among the reads that are under way.
+const TURN_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// Where a member is and what it must turn out to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MemberAddress {
@@ -54,8 +57,11 @@ impl Bucket {
     }
 
     async fn fetch_member(&self, log: &Log, address: &MemberAddress) -> Result<Arc<Member>, Error> {
-        let _permit = self.members.reads.acquire().await.expect("the semaphore is never closed");
         let key = object_key(log, address.archive_id);
+        let Ok(permit) = tokio::time::timeout(TURN_TIMEOUT, self.members.reads.acquire()).await else {
+            return Err(Error::Unavailable { what: format!("GET {key}: too many reads are waiting") });
+        };
+        let _permit = permit.expect("the semaphore is never closed");
         let MemberAddress { byte_start, byte_end, json_bytes, first_position, last_position, count, .. } = *address;
         let compressed = self.get_range(&key, (byte_start, byte_end), &address.etag, address.object_bytes).await?;
         let log = log.clone();

@@ -12,6 +12,7 @@ mod marker;
 mod members;
 mod metadata;
 mod objects;
+mod pace;
 mod probe;
 mod purge;
 mod retries;

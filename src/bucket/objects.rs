@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::{Stream, TryStreamExt};
+use futures::Stream;
 use http::Method;
 use http::header::{ETAG, HeaderMap, RANGE};
 use quick_xml::events::Event;
@@ -14,12 +14,15 @@ use crate::bucket::client::Request;
 use crate::bucket::keys::archive_in_key;
 use crate::bucket::marker::is_marker;
 use crate::bucket::metadata::{FORMAT_VERSION, Said};
+use crate::bucket::pace::Pace;
 use crate::bucket::probe::is_probe;
 use crate::bucket::{Bucket, Error, object_key};
 use crate::event::Log;
 
 /// Somebody waits for it, and can ask again.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
+/// Of whole objects.
+const PACE: Pace = Pace { patience: Duration::from_secs(60), bytes_per_second_min: 10_000.0 };
 const DEFAULT_REGION: &str = "us-east-1";
 
 /// What an object is known by without reading it.
@@ -243,8 +246,7 @@ fn body_of(
     key: String,
     response: reqwest::Response,
 ) -> impl Stream<Item = Result<Bytes, Error>> + Send + Unpin + use<> {
-    let body = response.bytes_stream();
-    Box::pin(body.map_err(move |error| Error::Unavailable { what: format!("GET {key} broke off: {error}") }))
+    Box::pin(PACE.keep(format!("GET {key}"), Box::pin(response.bytes_stream())))
 }
 
 /// As it stands in the head of an answer; some servers leave the quotes out where they list.

@@ -1,0 +1,76 @@
+//! An answer that comes a byte at a time is none: whoever waits for it is not held for ever.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::stream::{Stream, TryStreamExt, unfold};
+use tokio::time::{Instant, timeout};
+
+use crate::bucket::Error;
+
+/// The least that a body has to come at. Only what is spent waiting counts: whoever reads it may be slower.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pace {
+    /// Before the first byte, and again and again on the whole way.
+    pub patience: Duration,
+    pub bytes_per_second_min: f64,
+}
+
+impl Pace {
+    /// How long may be waited in all for so many bytes and the next ones.
+    fn allowance(self, bytes: u64) -> Duration {
+        self.patience + Duration::from_secs_f64(bytes as f64 / self.bytes_per_second_min)
+    }
+
+    /// The body as it comes; what does not come, or breaks off, is an error that names it.
+    pub fn keep(
+        self,
+        what: String,
+        body: impl Stream<Item = Result<Bytes, reqwest::Error>> + Send + Unpin + 'static,
+    ) -> impl Stream<Item = Result<Bytes, Error>> + Send + 'static {
+        let rest = Some((body, Duration::ZERO, 0));
+        unfold((rest, what), move |(rest, what)| async move {
+            let (mut body, waited, bytes) = rest?;
+            let (started, allowed) = (Instant::now(), self.allowance(bytes).saturating_sub(waited));
+            let broken = |why: &dyn std::fmt::Display| Error::Unavailable { what: format!("{what} broke off: {why}") };
+            match timeout(allowed, body.try_next()).await {
+                Ok(Ok(Some(chunk))) => {
+                    let rest = Some((body, waited + started.elapsed(), bytes + chunk.len() as u64));
+                    Some((Ok(chunk), (rest, what)))
+                }
+                Ok(Ok(None)) => None,
+                Ok(Err(error)) => Some((Err(broken(&error)), (None, what))),
+                Err(_) => Some((Err(broken(&format!("{bytes} bytes came, too slowly"))), (None, what))),
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::StreamExt;
+
+    use super::*;
+
+    const PACE: Pace = Pace { patience: Duration::from_millis(200), bytes_per_second_min: 1_000.0 };
+
+    fn body(chunks: usize) -> impl Stream<Item = Result<Bytes, reqwest::Error>> + Send + Unpin {
+        futures::stream::repeat_with(|| Ok(Bytes::from_static(&[0; 400]))).take(chunks)
+    }
+
+    #[tokio::test]
+    async fn a_body_that_comes_is_read_to_its_end() {
+        let chunks: Vec<Bytes> = PACE.keep("it".into(), body(3)).try_collect().await.unwrap();
+        assert_eq!(chunks.concat().len(), 1_200);
+    }
+
+    #[tokio::test]
+    async fn a_body_that_trickles_is_given_up() {
+        let trickle = body(1).chain(futures::stream::pending());
+        let chunks: Vec<_> = PACE.keep("it".into(), trickle).collect().await;
+        let [Ok(first), Err(Error::Unavailable { what })] = chunks.as_slice() else { panic!("{chunks:?}") };
+        assert_eq!(first.len(), 400);
+        assert_eq!(what, "it broke off: 400 bytes came, too slowly");
+        assert_eq!(PACE.allowance(1_000), Duration::from_millis(1_200));
+    }
+}
