@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 
 use crate::bucket::{self, Abilities, Bucket};
 use crate::config::Config;
-use crate::database::Database;
+use crate::database::{self, Database};
 use crate::store::{Error, Owner, Store, Unreconciled};
 
 /// A store that may be worked with: as [`connect`] gives it, and its database knows what is in the bucket.
@@ -58,7 +58,9 @@ async fn migrated(config: &Config) -> anyhow::Result<Store> {
 /// Makes no connection yet.
 pub fn open_database(config: &Config) -> anyhow::Result<Database> {
     let Config { postgres_connection, postgres_direct_connection, postgres_connections_max, .. } = config;
-    Database::behind_pooler(postgres_connection, postgres_direct_connection, *postgres_connections_max)
+    let settings = database::Settings::new(postgres_connection, *postgres_connections_max);
+    let direct_url = postgres_direct_connection.clone();
+    Database::open(&database::Settings { direct_url, ..settings.with_patience(config.postgres_timeout) })
         .context("POSTGRES_CONNECTION or POSTGRES_DIRECT_CONNECTION is no address of a Postgres database")
 }
 

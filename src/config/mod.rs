@@ -36,6 +36,7 @@ pub struct Config {
     pub postgres_connection: String,
     pub postgres_direct_connection: String,
     pub postgres_connections_max: u32,
+    pub postgres_timeout: Duration,
     pub http_addr: SocketAddr,
     pub grpc_addr: SocketAddr,
     /// Plain text without one.
@@ -108,6 +109,7 @@ impl Config {
             postgres_direct_connection: variables.postgres_direct_connection.unwrap_or(postgres_connection.clone()),
             postgres_connection,
             postgres_connections_max: variables.postgres_connections_max,
+            postgres_timeout: Duration::from_secs(variables.postgres_timeout_seconds),
             http_addr: variables.http_addr,
             grpc_addr: variables.grpc_addr,
             grpc_tls: grpc_tls(&variables.grpc_tls_certificate, &variables.grpc_tls_key)?,

@@ -41,6 +41,8 @@ fn archiving_needs_a_bucket() {
 fn a_wrong_value_is_named_with_its_variable() {
     let wrong = [
         ("STREAMS_ARCHIVE", "yes"),
+        ("POSTGRES_TIMEOUT_SECONDS", "0"),
+        ("POSTGRES_TIMEOUT_SECONDS", "3601"),
         ("STREAMS_ARCHIVE_SIZE", "0"),
         ("STREAMS_ARCHIVE_SIZE", "-1"),
         ("STREAMS_ARCHIVE_SIZE", "99999999999"),

@@ -12,6 +12,8 @@ use crate::config::secrets::SECRETS;
 
 /// A year: what is longer cannot be meant, and far beyond it clocks overflow.
 const SECONDS_MAX: u64 = 366 * 24 * 60 * 60;
+/// An hour: jobs wait for some times as long, and Postgres counts milliseconds in 31 bits.
+const WAIT_SECONDS_MAX: u64 = 60 * 60;
 /// Of connections and requests at once.
 const AT_ONCE_MAX: u64 = 10_000;
 const ATTEMPTS_MAX: u64 = 1_000_000;
@@ -29,6 +31,8 @@ pub(super) struct Variables {
     pub(super) postgres_direct_connection: Option<String>,
     #[serde(default = "defaults::postgres_connections_max")]
     pub(super) postgres_connections_max: u32,
+    #[serde(default = "defaults::postgres_timeout_seconds")]
+    pub(super) postgres_timeout_seconds: u64,
     #[serde(default = "defaults::http_addr")]
     pub(super) http_addr: SocketAddr,
     #[serde(default = "defaults::grpc_addr")]
@@ -93,8 +97,9 @@ impl Variables {
     }
 
     fn check_ranges(&self) -> Result<(), Error> {
-        let ranges: [(&str, u64, RangeInclusive<u64>); 11] = [
+        let ranges: [(&str, u64, RangeInclusive<u64>); 12] = [
             ("POSTGRES_CONNECTIONS_MAX", self.postgres_connections_max.into(), 1..=AT_ONCE_MAX),
+            ("POSTGRES_TIMEOUT_SECONDS", self.postgres_timeout_seconds, 1..=WAIT_SECONDS_MAX),
             ("STREAMS_ARCHIVE_SIZE", self.streams_archive_size, 1..=EVENTS_MAX),
             ("STREAMS_ARCHIVE_OLDER_THAN_DAYS", self.streams_archive_older_than_days.into(), 0..=DAYS_MAX),
             ("STREAMS_ARCHIVE_INTERVAL_SECONDS", self.streams_archive_interval_seconds, 1..=SECONDS_MAX),
@@ -121,6 +126,9 @@ mod defaults {
 
     pub fn postgres_connections_max() -> u32 {
         20
+    }
+    pub fn postgres_timeout_seconds() -> u64 {
+        10
     }
     /// Loopback: there is no authentication yet.
     pub fn http_addr() -> SocketAddr {

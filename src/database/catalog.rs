@@ -1,9 +1,9 @@
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
-use sqlx::{PgConnection, Postgres, Row};
+use sqlx::{Postgres, Row};
 use uuid::Uuid;
 
-use crate::database::Error;
+use crate::database::{Connection, Error};
 use crate::event::Log;
 
 /// An archive as the catalog knows it.
@@ -107,7 +107,7 @@ fn with_columns<'a>(
         .bind(type_counts)
 }
 
-pub async fn archive(connection: &mut PgConnection, topic_id: i64, id: Uuid) -> Result<Option<Archive>, Error> {
+pub async fn archive(connection: &mut Connection, topic_id: i64, id: Uuid) -> Result<Option<Archive>, Error> {
     let row = sqlx::query(select_archives!("WHERE topic_id = $1 AND id = $2"))
         .bind(topic_id)
         .bind(id)
@@ -117,7 +117,7 @@ pub async fn archive(connection: &mut PgConnection, topic_id: i64, id: Uuid) -> 
 }
 
 /// All archives of a topic, in the order of their first positions.
-pub async fn archives_of(connection: &mut PgConnection, topic_id: i64) -> Result<Vec<Archive>, Error> {
+pub async fn archives_of(connection: &mut Connection, topic_id: i64) -> Result<Vec<Archive>, Error> {
     let rows = sqlx::query(select_archives!("WHERE topic_id = $1 ORDER BY first_position, id"))
         .bind(topic_id)
         .fetch_all(connection)
@@ -126,7 +126,7 @@ pub async fn archives_of(connection: &mut PgConnection, topic_id: i64) -> Result
 }
 
 /// Those of these archives that the catalog or an intent knows, with their logs: an object of another one is nobody's.
-pub async fn known_archives(connection: &mut PgConnection, ids: &[Uuid]) -> Result<Vec<(Log, Uuid)>, Error> {
+pub async fn known_archives(connection: &mut Connection, ids: &[Uuid]) -> Result<Vec<(Log, Uuid)>, Error> {
     let rows: Vec<(String, String, Uuid)> = sqlx::query_as(
         "SELECT tenant, topic, known.id
          FROM (
@@ -147,11 +147,11 @@ pub async fn known_archives(connection: &mut PgConnection, ids: &[Uuid]) -> Resu
 }
 
 /// Whether there are archives at all.
-pub async fn has_archives(connection: &mut PgConnection) -> Result<bool, Error> {
+pub async fn has_archives(connection: &mut Connection) -> Result<bool, Error> {
     Ok(sqlx::query_scalar("SELECT EXISTS (SELECT FROM archives)").fetch_one(connection).await?)
 }
 
-pub async fn insert_archive(connection: &mut PgConnection, archive: &Archive) -> Result<(), Error> {
+pub async fn insert_archive(connection: &mut Connection, archive: &Archive) -> Result<(), Error> {
     let insert = sqlx::query(
         "INSERT INTO archives (topic_id, id, generation, write_id, etag, digest, first_position, last_position, count,
                                raised_at_min, raised_at_max, json_bytes, object_bytes, types, type_counts)
@@ -163,7 +163,7 @@ pub async fn insert_archive(connection: &mut PgConnection, archive: &Archive) ->
 
 /// Makes the next generation the one that is read. False if another generation than `from_generation` is current.
 pub async fn promote_archive(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     (topic_id, id): (i64, Uuid),
     from_generation: i64,
     (write_id, etag, digest): (Uuid, &str, &[u8]),
@@ -189,13 +189,13 @@ pub async fn promote_archive(
 }
 
 /// The topic of an archive, if there is such an archive.
-pub async fn topic_of_archive(connection: &mut PgConnection, id: Uuid) -> Result<Option<i64>, Error> {
+pub async fn topic_of_archive(connection: &mut Connection, id: Uuid) -> Result<Option<i64>, Error> {
     Ok(sqlx::query_scalar("SELECT topic_id FROM archives WHERE id = $1").bind(id).fetch_optional(connection).await?)
 }
 
 /// Corrects what is known of an object; when it was archived and rewritten stays. False if another generation of it is
 /// current, or none.
-pub async fn correct_archive(connection: &mut PgConnection, archive: &Archive) -> Result<bool, Error> {
+pub async fn correct_archive(connection: &mut Connection, archive: &Archive) -> Result<bool, Error> {
     let correct = sqlx::query(
         "UPDATE archives
          SET write_id = $4, etag = $5, digest = $6, first_position = $7, last_position = $8, count = $9,
@@ -208,7 +208,7 @@ pub async fn correct_archive(connection: &mut PgConnection, archive: &Archive) -
 }
 
 /// False if another generation of it is current, or none.
-pub async fn delete_archive(connection: &mut PgConnection, archive: &Archive) -> Result<bool, Error> {
+pub async fn delete_archive(connection: &mut Connection, archive: &Archive) -> Result<bool, Error> {
     let deleted = sqlx::query("DELETE FROM archives WHERE topic_id = $1 AND id = $2 AND generation = $3")
         .bind(archive.topic_id)
         .bind(archive.id)
@@ -221,7 +221,7 @@ pub async fn delete_archive(connection: &mut PgConnection, archive: &Archive) ->
 /// Gives a type another name in every archive that has it, and says which archives those are, with the positions that
 /// they reach from and to.
 pub async fn rename_archived(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     topic_id: i64,
     old_type: &str,
     new_type: &str,
@@ -281,7 +281,7 @@ macro_rules! archives_within {
 /// positions: those that reach across `start`, and the first `limit` of the others. What a stream has in which archive is
 /// said by the lookup pages, see [`super::members_with_stream`].
 pub async fn archive_extents(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     topic_id: i64,
     types: Option<&[String]>,
     (start, end): (i64, i64),
@@ -325,7 +325,7 @@ pub async fn archive_extents(
 /// Where the archive begins that begins last of those that hold something that matches: the last event that does is not
 /// before that.
 pub async fn last_archive_from(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     topic_id: i64,
     types: Option<&[String]>,
 ) -> Result<Option<i64>, Error> {

@@ -1,130 +1,254 @@
-//! Connections that are not for a transaction. Most are for single statements that are many and short: a pool asks a
-//! connection whether it is alive when it gives it and when it takes it back, two round trips beside the one that counts.
-//! Here a connection is as good as it was when it was last used, and whoever finds out otherwise has another way.
+//! Connections that are kept for the next one who needs one.
+//!
+//! Whoever takes one begins a transaction, mostly, and that is how it is found out whether the connection still lives: one
+//! that was idle has a second for it, and is replaced otherwise, since a middle box that has forgotten it says nothing.
+//! The one that was used last is the first to be used again, so that what such a box has forgotten costs one caller its
+//! second, and not everybody.
+//!
+//! A connection comes back when it is dropped. One with a transaction or an answer in the middle is settled first, in a
+//! task of its own; one that is broken is closed, and its place is free at once.
 
 use std::ops::{Deref, DerefMut};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use sqlx::pool::PoolConnection;
+use backon::{ExponentialBuilder, Retryable};
+use sqlx::ConnectOptions;
 use sqlx::postgres::PgConnectOptions;
-use sqlx::{ConnectOptions, PgConnection, Postgres};
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout};
 
-use crate::database::{ACQUIRE_TIMEOUT, Error};
+use crate::database::Error;
+use crate::database::connection::{Connection, Limit};
+use crate::database::errors::{ends_session, is_starting, silence};
+use crate::database::session::Session;
+
+/// Whoever was idle and does not answer for so long does not live.
+pub(super) const SILENCE_MAX: Duration = Duration::from_secs(1);
+/// What was used so lately still lives, or whoever uses it has another way.
+const TRUSTED: Duration = Duration::from_secs(1);
+/// A connection is not kept for ever: its server's address may be another one by now.
+const AGE_MAX: Duration = Duration::from_secs(30 * 60);
+const IDLE_MAX: Duration = Duration::from_secs(10 * 60);
+/// Between two times when all connections are given up.
+const RETIRE_INTERVAL: Duration = Duration::from_secs(1);
+const CONNECT_PAUSE_MIN: Duration = Duration::from_millis(10);
+const CONNECT_PAUSE_MAX: Duration = Duration::from_secs(1);
+/// Of the time that there is for it: whoever waits for a server that does not come up is told why.
+const CONNECT_PAUSES: f64 = 0.8;
+
+/// From when on connections are of use, in all pools: a server that was found to be read-only may be the old primary.
+#[derive(Default)]
+pub(super) struct Era(Mutex<Option<Instant>>);
+
+impl Era {
+    fn begin_anew(&self) {
+        let mut since = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if since.is_none_or(|since| since.elapsed() >= RETIRE_INTERVAL) {
+            *since = Some(Instant::now());
+        }
+    }
+
+    fn includes(&self, instant: Instant) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_none_or(|since| instant >= since)
+    }
+}
 
 pub(super) struct Connections {
     options: PgConnectOptions,
-    idle: Mutex<Vec<PgConnection>>,
+    session: Session,
+    /// For a place, and a connection, altogether.
+    patience: Duration,
+    era: Arc<Era>,
+    idle: Mutex<Vec<Kept>>,
     permits: Arc<Semaphore>,
 }
 
-/// One that is used by one caller at a time, and closed unless it is kept.
-pub struct SingleConnection {
-    connection: PgConnection,
+struct Kept {
+    connection: Connection,
+    connected_at: Instant,
+    idle_since: Instant,
+}
+
+/// What is asked first over a connection, whereby it shows that it lives.
+#[derive(Clone, Copy)]
+pub(super) enum Opening {
+    Begin(&'static str),
+    Ping,
+    /// Nothing, where it was used a moment ago.
+    Trust,
+}
+
+/// One that is used by one caller at a time.
+pub struct PooledConnection {
+    connection: Option<Connection>,
+    connected_at: Instant,
     connections: Arc<Connections>,
-    permit: OwnedSemaphorePermit,
-}
-
-/// One of the pool of background jobs, which is closed unless it is kept: an answer can be dropped in the middle.
-pub struct JobConnection {
-    connection: PoolConnection<Postgres>,
-    is_kept: bool,
-}
-
-/// What holds for all statements of a connection. All of ours are short, whatever the planner thinks of tables that it
-/// has no statistics of: compiling one takes a hundred times as long as carrying it out.
-pub(super) async fn set_up(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    sqlx::raw_sql("SET jit = off").execute(connection).await?;
-    Ok(())
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Connections {
     /// Makes no connection before it is needed.
-    pub fn new(options: PgConnectOptions, connections_max: usize) -> Connections {
-        Connections { options, idle: Mutex::default(), permits: Arc::new(Semaphore::new(connections_max)) }
+    pub fn new(
+        options: PgConnectOptions,
+        session: Session,
+        (count_max, patience): (u32, Duration),
+        era: &Arc<Era>,
+    ) -> Arc<Connections> {
+        let permits = Arc::new(Semaphore::new(count_max as usize));
+        Arc::new(Connections { options, session, patience, era: Arc::clone(era), idle: Mutex::default(), permits })
     }
 
-    pub async fn take(this: &Arc<Connections>) -> Result<SingleConnection, Error> {
+    pub async fn take(self: &Arc<Self>, opening: Opening, limit: Limit) -> Result<PooledConnection, Error> {
         let taking = async {
-            let permit = Arc::clone(&this.permits).acquire_owned().await.map_err(|_| sqlx::Error::PoolClosed)?;
-            let idle = this.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-            let connection = match idle {
-                Some(connection) => connection,
-                // Boxed, since it is rare and large.
-                None => Box::pin(this.connect()).await?,
-            };
-            Ok(SingleConnection { connection, connections: Arc::clone(this), permit })
+            let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(|_| sqlx::Error::PoolClosed)?;
+            self.open(Some(permit), opening).await
         };
-        tokio::time::timeout(ACQUIRE_TIMEOUT, taking)
-            .await
-            .unwrap_or(Err(sqlx::Error::PoolTimedOut))
-            .map_err(Error::from)
+        let mut taken = timeout(self.patience, taking).await.unwrap_or_else(|_| Err(silence(self.patience)))?;
+        taken.set_limit(limit);
+        Ok(taken)
     }
 
-    async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
-        let mut connection = self.options.connect().await?;
-        set_up(&mut connection).await?;
-        Ok(connection)
+    async fn open(
+        self: &Arc<Self>,
+        mut permit: Option<OwnedSemaphorePermit>,
+        opening: Opening,
+    ) -> Result<PooledConnection, sqlx::Error> {
+        if let Some(kept) = self.pop() {
+            let idle_for = kept.idle_since.elapsed();
+            let mut pooled = self.lend(kept, permit);
+            pooled.set_limit(Limit::within(SILENCE_MAX));
+            match pooled.begin_with(opening, idle_for).await {
+                Err(error) if pooled.is_broken() => {
+                    tracing::debug!(%error, "a connection that was idle is replaced");
+                    permit = pooled.give_up();
+                }
+                outcome => return outcome.map(|()| pooled),
+            }
+        }
+        // Boxed, since it is rare and large.
+        let kept = Box::pin(self.connect()).await?;
+        let mut pooled = self.lend(kept, permit);
+        pooled.begin_with(opening, Duration::ZERO).await?;
+        Ok(pooled)
+    }
+
+    async fn connect(&self) -> Result<Kept, sqlx::Error> {
+        let connection = connect(&self.options, self.session, self.patience).await?;
+        let now = Instant::now();
+        Ok(Kept { connection, connected_at: now, idle_since: now })
+    }
+
+    fn lend(self: &Arc<Self>, kept: Kept, permit: Option<OwnedSemaphorePermit>) -> PooledConnection {
+        let Kept { connection, connected_at, .. } = kept;
+        PooledConnection { connection: Some(connection), connected_at, connections: Arc::clone(self), permit }
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<Kept>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The one that was used last.
+    fn pop(&self) -> Option<Kept> {
+        let mut idle = self.idle();
+        idle.retain(|kept| {
+            let is_young = kept.connected_at.elapsed() < AGE_MAX && kept.idle_since.elapsed() < IDLE_MAX;
+            is_young && self.era.includes(kept.connected_at)
+        });
+        idle.pop()
+    }
+
+    fn put(&self, connection: Connection, connected_at: Instant) {
+        if !self.permits.is_closed() {
+            self.idle().push(Kept { connection, connected_at, idle_since: Instant::now() });
+        }
     }
 
     pub fn close(&self) {
         self.permits.close();
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.idle().clear();
     }
 }
 
-impl SingleConnection {
-    /// For the next caller. Not to be called after an error, or with a statement that was not followed to its end.
-    pub fn keep(self) {
-        let SingleConnection { connection, connections, permit } = self;
-        connections.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
-        drop(permit);
+impl PooledConnection {
+    async fn begin_with(&mut self, opening: Opening, idle_for: Duration) -> Result<(), sqlx::Error> {
+        match opening {
+            Opening::Begin(statement) => {
+                let statements = self.connections.session.begin(statement, self.server_version());
+                self.begin(statements).await
+            }
+            Opening::Trust if idle_for < TRUSTED => Ok(()),
+            Opening::Ping | Opening::Trust => self.ping().await,
+        }
+    }
+
+    /// Leaves its place to another one.
+    fn give_up(mut self) -> Option<OwnedSemaphorePermit> {
+        self.connection = None;
+        self.permit.take()
     }
 }
 
-impl Deref for SingleConnection {
-    type Target = PgConnection;
-
-    fn deref(&self) -> &PgConnection {
-        &self.connection
-    }
-}
-
-impl DerefMut for SingleConnection {
-    fn deref_mut(&mut self) -> &mut PgConnection {
-        &mut self.connection
-    }
-}
-
-impl JobConnection {
-    pub(super) fn new(connection: PoolConnection<Postgres>) -> JobConnection {
-        JobConnection { connection, is_kept: false }
-    }
-
-    /// For the next caller. Not to be called before the last answer was followed to its end.
-    pub fn keep(mut self) {
-        self.is_kept = true;
-    }
-}
-
-impl Drop for JobConnection {
+impl Drop for PooledConnection {
     fn drop(&mut self) {
-        if !self.is_kept {
-            self.connection.close_on_drop();
+        let Some(mut connection) = self.connection.take() else { return };
+        let (connections, connected_at) = (Arc::clone(&self.connections), self.connected_at);
+        if connection.is_read_only() {
+            connections.era.begin_anew();
+        }
+        if connection.is_settled() {
+            return connections.put(connection, connected_at);
+        }
+        let permit = self.permit.take();
+        if let (false, Ok(runtime)) = (connection.is_broken(), Handle::try_current()) {
+            runtime.spawn(async move {
+                connection.set_limit(Limit::within(connections.patience));
+                if connection.settle().await.is_ok() {
+                    connections.put(connection, connected_at);
+                }
+                drop(permit);
+            });
         }
     }
 }
 
-impl Deref for JobConnection {
-    type Target = PgConnection;
+impl Deref for PooledConnection {
+    type Target = Connection;
 
-    fn deref(&self) -> &PgConnection {
-        &self.connection
+    fn deref(&self) -> &Connection {
+        self.connection.as_ref().expect("it is there until this is dropped")
     }
 }
 
-impl DerefMut for JobConnection {
-    fn deref_mut(&mut self) -> &mut PgConnection {
-        &mut self.connection
+impl DerefMut for PooledConnection {
+    fn deref_mut(&mut self) -> &mut Connection {
+        self.connection.as_mut().expect("it is there until this is dropped")
+    }
+}
+
+/// A new connection that has been told what holds for it. A server that is coming up is asked again and again, and so is
+/// one that a connection breaks off to before it was told.
+pub(super) async fn connect(
+    options: &PgConnectOptions,
+    session: Session,
+    patience: Duration,
+) -> Result<Connection, sqlx::Error> {
+    let pauses = ExponentialBuilder::default()
+        .with_min_delay(CONNECT_PAUSE_MIN)
+        .with_max_delay(CONNECT_PAUSE_MAX)
+        .without_max_times()
+        .with_total_delay(Some(patience.mul_f64(CONNECT_PAUSES)));
+    let attempt = || async {
+        let raw = options.connect().await.map_err(|error| (is_starting(&error), error))?;
+        let mut connection = Connection::new(raw, Limit::within(patience));
+        let set_up = session.set_up(connection.server_version());
+        connection.run(set_up).await.map_err(|error| (ends_session(&error), error))?;
+        Ok(connection)
+    };
+    let connecting = attempt.retry(pauses).when(|(is_passing, _): &(bool, sqlx::Error)| *is_passing);
+    match timeout(patience, connecting).await {
+        Ok(connected) => connected.map_err(|(_, error)| error),
+        Err(_) => Err(silence(patience)),
     }
 }

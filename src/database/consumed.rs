@@ -2,13 +2,11 @@
 
 use std::collections::HashMap;
 
-use sqlx::PgConnection;
-
-use crate::database::{Error, Group};
+use crate::database::{Connection, Error, Group};
 
 /// Deletes the events of a log that every one of these groups has handled, and says how many there were. One that a
 /// group could not handle stays: it can be sent again. Their ids are remembered for a minute.
-pub async fn delete_consumed(connection: &mut PgConnection, topic_id: i64, groups: &[Group]) -> Result<i64, Error> {
+pub async fn delete_consumed(connection: &mut Connection, topic_id: i64, groups: &[Group]) -> Result<i64, Error> {
     let deleted = sqlx::query(
         "WITH deleted AS (
              DELETE FROM events
@@ -40,7 +38,7 @@ pub async fn delete_consumed(connection: &mut PgConnection, topic_id: i64, group
 
 /// Of these ids, those of events that were deleted within the last minute, with the positions that they had.
 pub async fn consumed_positions(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     topic_id: i64,
     ids: &[String],
 ) -> Result<HashMap<String, i64>, Error> {
@@ -57,7 +55,7 @@ pub async fn consumed_positions(
 }
 
 /// Forgets what was deleted more than a minute ago.
-pub async fn forget_consumed(connection: &mut PgConnection, topic_id: i64) -> Result<(), Error> {
+pub async fn forget_consumed(connection: &mut Connection, topic_id: i64) -> Result<(), Error> {
     sqlx::query(
         "DELETE FROM consumed_ids WHERE topic_id = $1 AND consumed_at < clock_timestamp() - interval '1 minute'",
     )

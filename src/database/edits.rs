@@ -1,11 +1,11 @@
 use std::collections::HashMap;
 
+use sqlx::Row;
 use sqlx::postgres::PgRow;
-use sqlx::{PgConnection, Row};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::database::Error;
+use crate::database::{Connection, Error};
 use crate::event::{Change, Edits, Invalid};
 
 /// A line of the ledger: never a value.
@@ -103,7 +103,7 @@ fn edit_from_row(row: &PgRow) -> Result<Edit, Error> {
 
 /// Whether an event was changed after the edit of this sequence, or may have been.
 pub async fn edited_since(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     (topic_id, position): (i64, i64),
     sequence: i64,
 ) -> Result<bool, Error> {
@@ -122,7 +122,7 @@ pub async fn edited_since(
 
 /// What was done to the event at each of these positions, or to the types of its log.
 pub async fn edits_of(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     topic_id: i64,
     positions: &[i64],
 ) -> Result<HashMap<i64, Edits>, Error> {
@@ -145,7 +145,7 @@ pub async fn edits_of(
 }
 
 /// From the old name to the new one, in their order.
-pub async fn renames(connection: &mut PgConnection, topic_id: i64) -> Result<Vec<(String, String)>, Error> {
+pub async fn renames(connection: &mut Connection, topic_id: i64) -> Result<Vec<(String, String)>, Error> {
     Ok(sqlx::query_as(
         "SELECT DISTINCT sequence, subject, changed[1] FROM edits
          WHERE topic_id = $1 AND kind = 'rename'
@@ -161,7 +161,7 @@ pub async fn renames(connection: &mut PgConnection, topic_id: i64) -> Result<Vec
 
 /// The archives that an invalidation of this GDPR id was laid over before.
 pub async fn archives_invalidated(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     topic_id: i64,
     gdpr_id: &str,
 ) -> Result<Vec<Uuid>, Error> {
@@ -177,12 +177,12 @@ pub async fn archives_invalidated(
 }
 
 /// `None` if there is no edit of this id.
-pub async fn edit(connection: &mut PgConnection, id: Uuid) -> Result<Option<Edit>, Error> {
+pub async fn edit(connection: &mut Connection, id: Uuid) -> Result<Option<Edit>, Error> {
     let row = sqlx::query(select_edits!("WHERE id = $1")).bind(id).fetch_optional(connection).await?;
     row.as_ref().map(edit_from_row).transpose()
 }
 
-pub async fn insert_edit(connection: &mut PgConnection, edit: &Edit) -> Result<(), Error> {
+pub async fn insert_edit(connection: &mut Connection, edit: &Edit) -> Result<(), Error> {
     let Edit {
         id,
         topic_id,
@@ -227,7 +227,7 @@ pub async fn insert_edit(connection: &mut PgConnection, edit: &Edit) -> Result<(
 
 /// Lays a change over positions `first_position..=last_position` of the archive that the edit is about.
 pub async fn insert_pending_edit(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     edit: &Edit,
     (first_position, last_position): (i64, i64),
     change: &Change,
@@ -260,7 +260,7 @@ fn pending_from_row(row: &PgRow) -> Result<PendingEdit, Error> {
 
 /// What is pending for positions `start..end`, in the order in which it is to be applied.
 pub async fn pending_edits(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     topic_id: i64,
     (start, end): (i64, i64),
 ) -> Result<Vec<PendingEdit>, Error> {
@@ -279,7 +279,7 @@ pub async fn pending_edits(
 
 /// What is pending for an archive, in the order in which it is to be applied.
 pub async fn pending_edits_of_archive(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     topic_id: i64,
     archive_id: Uuid,
 ) -> Result<Vec<PendingEdit>, Error> {
@@ -296,7 +296,7 @@ pub async fn pending_edits_of_archive(
 }
 
 /// Topic and archive of every pending edit.
-pub async fn archives_with_pending_edits(connection: &mut PgConnection) -> Result<Vec<(i64, Uuid)>, Error> {
+pub async fn archives_with_pending_edits(connection: &mut Connection) -> Result<Vec<(i64, Uuid)>, Error> {
     let rows = sqlx::query(
         "SELECT topic_id, archive_id FROM pending_edits GROUP BY topic_id, archive_id ORDER BY topic_id, archive_id",
     )
@@ -307,7 +307,7 @@ pub async fn archives_with_pending_edits(connection: &mut PgConnection) -> Resul
 
 /// Removes what a rewrite has taken over, up to the sequence that it saw, and says so in the ledger.
 pub async fn settle_edits(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     topic_id: i64,
     archive_id: Uuid,
     sequence_max: i64,
@@ -328,7 +328,7 @@ pub async fn settle_edits(
 
 /// Topic, archive and newest sequence of edits that are applied, and whose old values may still be in noncurrent
 /// versions of the object. Not of an object that an intent is about: whoever settles that purges it.
-pub async fn unpurged_archives(connection: &mut PgConnection) -> Result<Vec<(i64, Uuid, i64)>, Error> {
+pub async fn unpurged_archives(connection: &mut Connection) -> Result<Vec<(i64, Uuid, i64)>, Error> {
     let rows = sqlx::query(
         "SELECT topic_id, archive_id, max(sequence) AS sequence FROM edits
          WHERE purged_at IS NULL AND applied_at IS NOT NULL AND archive_id IS NOT NULL
@@ -348,7 +348,7 @@ pub async fn unpurged_archives(connection: &mut PgConnection) -> Result<Vec<(i64
 
 /// Of the applied edits of an archive up to a sequence.
 pub async fn mark_purged(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     topic_id: i64,
     archive_id: Uuid,
     sequence_max: i64,
@@ -366,7 +366,7 @@ pub async fn mark_purged(
 }
 
 /// Edits of hot events are done once no object is on its way that was begun before them.
-pub async fn mark_hot_purged(connection: &mut PgConnection) -> Result<(), Error> {
+pub async fn mark_hot_purged(connection: &mut Connection) -> Result<(), Error> {
     sqlx::query(
         "UPDATE edits SET purged_at = now()
          WHERE archive_id IS NULL AND purged_at IS NULL

@@ -1,8 +1,8 @@
 //! What groups could not handle, and what of it is on its way again.
 
-use sqlx::{PgConnection, Row};
+use sqlx::Row;
 
-use crate::database::{Error, Group, Turn};
+use crate::database::{Connection, Error, Group, Turn};
 
 /// An event that a group could not handle.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,7 +14,7 @@ pub struct Erroneous {
 }
 
 pub async fn insert_erroneous(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     turn: &Turn,
     position: i64,
     error: &str,
@@ -39,7 +39,7 @@ pub async fn insert_erroneous(
 
 /// Behind a position and a group's name, in the order of both.
 pub async fn erroneous_after(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     topic_id: i64,
     is_parallel: bool,
     (position, group_name): (i64, &str),
@@ -71,7 +71,7 @@ pub async fn erroneous_after(
 }
 
 /// Positions that a group has passed without handling them, in order.
-pub async fn unsettled(connection: &mut PgConnection, group: &Group, topic_id: i64) -> Result<Vec<i64>, Error> {
+pub async fn unsettled(connection: &mut Connection, group: &Group, topic_id: i64) -> Result<Vec<i64>, Error> {
     Ok(sqlx::query_scalar(
         "SELECT position FROM erroneous_events WHERE topic_id = $1 AND is_parallel = $2 AND group_name = $3
          UNION
@@ -86,7 +86,7 @@ pub async fn unsettled(connection: &mut PgConnection, group: &Group, topic_id: i
 }
 
 /// Moves it from the list to what is to be sent again. False if it is not on the list.
-pub async fn resend(connection: &mut PgConnection, group: &Group, topic_id: i64, position: i64) -> Result<bool, Error> {
+pub async fn resend(connection: &mut Connection, group: &Group, topic_id: i64, position: i64) -> Result<bool, Error> {
     let moved = sqlx::query(
         "WITH taken_off AS (
              DELETE FROM erroneous_events
@@ -107,7 +107,7 @@ pub async fn resend(connection: &mut PgConnection, group: &Group, topic_id: i64,
 
 /// Positions and retry numbers, in order of position.
 pub async fn resends(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     group: &Group,
     topic_id: i64,
     limit: i64,
@@ -128,7 +128,7 @@ pub async fn resends(
     rows.iter().map(|row| Ok((row.try_get("position")?, row.try_get("retry_number")?))).collect()
 }
 
-pub async fn delete_resend(connection: &mut PgConnection, turn: &Turn, position: i64) -> Result<(), Error> {
+pub async fn delete_resend(connection: &mut Connection, turn: &Turn, position: i64) -> Result<(), Error> {
     sqlx::query("DELETE FROM resends WHERE topic_id = $1 AND is_parallel = $2 AND group_name = $3 AND position = $4")
         .bind(turn.topic_id)
         .bind(turn.group.is_parallel)

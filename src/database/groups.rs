@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
+use sqlx::Row;
 use sqlx::postgres::PgRow;
-use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
-use crate::database::Error;
+use crate::database::{Connection, Error};
 use crate::event::Log;
 
 /// A group in one of its two modes.
@@ -80,7 +80,7 @@ fn from_row(row: &PgRow, owner: Uuid) -> Result<Taken, Error> {
 
 /// Takes what is wanted, has something to deliver, and is owned by no live replica; of these topics, if some are named.
 pub async fn take_progress(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     replica_id: Uuid,
     wanted: &[Wanted],
     topic_ids: Option<&[i64]>,
@@ -131,7 +131,7 @@ pub async fn take_progress(
 
 /// Of these topics, what other live replicas own.
 pub async fn owned_by_others(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     replica_id: Uuid,
     topic_ids: &[i64],
 ) -> Result<Vec<(Group, i64)>, Error> {
@@ -152,7 +152,7 @@ pub async fn owned_by_others(
 }
 
 /// What a replica owns and has something to deliver.
-pub async fn pending_progress(connection: &mut PgConnection, replica_id: Uuid) -> Result<Vec<Taken>, Error> {
+pub async fn pending_progress(connection: &mut Connection, replica_id: Uuid) -> Result<Vec<Taken>, Error> {
     let rows = sqlx::query(
         "WITH owned AS (
              SELECT progress.*, topics.tenant, topics.topic, topics.head_position,
@@ -172,7 +172,7 @@ pub async fn pending_progress(connection: &mut PgConnection, replica_id: Uuid) -
 
 /// Gives the log's edit counter; `None` if somebody else has taken it since. Locks the row until the transaction ends.
 pub async fn update_progress(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     turn: &Turn,
     Progress { position, handled }: &Progress,
 ) -> Result<Option<i64>, Error> {
@@ -194,7 +194,7 @@ pub async fn update_progress(
 }
 
 /// Lets others take these at once, and tells them what was refused.
-pub async fn release_progress(connection: &mut PgConnection, released: &[(Turn, Refusal)]) -> Result<(), Error> {
+pub async fn release_progress(connection: &mut Connection, released: &[(Turn, Refusal)]) -> Result<(), Error> {
     let turns = || released.iter().map(|(turn, _)| turn);
     let refusals = |field: fn(&Refusal) -> i64| released.iter().map(|(_, refusal)| field(refusal)).collect::<Vec<_>>();
     sqlx::query(
@@ -222,14 +222,14 @@ pub async fn release_progress(connection: &mut PgConnection, released: &[(Turn, 
     Ok(())
 }
 
-pub async fn release_all(connection: &mut PgConnection, replica_id: Uuid) -> Result<(), Error> {
+pub async fn release_all(connection: &mut Connection, replica_id: Uuid) -> Result<(), Error> {
     sqlx::query("UPDATE group_progress SET owner = NULL WHERE owner = $1").bind(replica_id).execute(connection).await?;
     Ok(())
 }
 
 /// Lets others take it at once, and its owner again after a while.
 pub async fn hand_over(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     turn: &Turn,
     refusal: Refusal,
     wait: Duration,
@@ -256,7 +256,7 @@ pub async fn hand_over(
 }
 
 /// Up to where everything is handled; 0 for a group that nobody has heard of.
-pub async fn handled_position(connection: &mut PgConnection, group: &Group, topic_id: i64) -> Result<i64, Error> {
+pub async fn handled_position(connection: &mut Connection, group: &Group, topic_id: i64) -> Result<i64, Error> {
     let position: Option<i64> = sqlx::query_scalar(
         "SELECT position FROM group_progress WHERE group_name = $1 AND is_parallel = $2 AND topic_id = $3",
     )
@@ -270,7 +270,7 @@ pub async fn handled_position(connection: &mut PgConnection, group: &Group, topi
 
 /// Of these positions, whether the group has one still to handle, and the error of one that it could not.
 pub async fn unhandled(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     group: &Group,
     topic_id: i64,
     positions: &[i64],

@@ -1,8 +1,8 @@
+use sqlx::Row;
 use sqlx::postgres::PgRow;
-use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
-use crate::database::{Error, Lease};
+use crate::database::{Connection, Error, Lease};
 
 /// An object that somebody set out to write and that nothing has taken over yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,7 +53,7 @@ fn from_row(row: &PgRow) -> Result<Intent, Error> {
     })
 }
 
-pub async fn insert_intent(connection: &mut PgConnection, intent: &Intent, lease: &Lease) -> Result<(), Error> {
+pub async fn insert_intent(connection: &mut Connection, intent: &Intent, lease: &Lease) -> Result<(), Error> {
     sqlx::query(
         "INSERT INTO intents (topic_id, archive_id, generation, write_id, edit_sequence, epoch)
          VALUES ($1, $2, $3, $4, $5, $6)",
@@ -72,7 +72,7 @@ pub async fn insert_intent(connection: &mut PgConnection, intent: &Intent, lease
 /// Records what was uploaded. False if the intent has been settled by somebody else, or is about to be: whoever took the
 /// lease since aborts the uploads that there are, and none may be completed behind that.
 pub async fn complete_intent(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     intent: &Intent,
     uploaded: &UploadedFacts,
 ) -> Result<bool, Error> {
@@ -94,7 +94,7 @@ pub async fn complete_intent(
 }
 
 /// Keeps it from being settled until the transaction ends. False if it is not there any more.
-pub async fn hold_intent(connection: &mut PgConnection, intent: &Intent) -> Result<bool, Error> {
+pub async fn hold_intent(connection: &mut Connection, intent: &Intent) -> Result<bool, Error> {
     let held =
         sqlx::query("SELECT FROM intents WHERE topic_id = $1 AND archive_id = $2 AND write_id = $3 FOR KEY SHARE")
             .bind(intent.topic_id)
@@ -106,7 +106,7 @@ pub async fn hold_intent(connection: &mut PgConnection, intent: &Intent) -> Resu
 }
 
 /// False if it was not there any more.
-pub async fn delete_intent(connection: &mut PgConnection, intent: &Intent) -> Result<bool, Error> {
+pub async fn delete_intent(connection: &mut Connection, intent: &Intent) -> Result<bool, Error> {
     let deleted = sqlx::query("DELETE FROM intents WHERE topic_id = $1 AND archive_id = $2 AND write_id = $3")
         .bind(intent.topic_id)
         .bind(intent.archive_id)
@@ -117,10 +117,7 @@ pub async fn delete_intent(connection: &mut PgConnection, intent: &Intent) -> Re
 }
 
 /// Whoever wrote them down finds out when it comes to an end.
-pub async fn delete_intents_of(
-    connection: &mut PgConnection,
-    (topic_id, archive_id): (i64, Uuid),
-) -> Result<(), Error> {
+pub async fn delete_intents_of(connection: &mut Connection, (topic_id, archive_id): (i64, Uuid)) -> Result<(), Error> {
     sqlx::query("DELETE FROM intents WHERE topic_id = $1 AND archive_id = $2")
         .bind(topic_id)
         .bind(archive_id)
@@ -130,7 +127,7 @@ pub async fn delete_intents_of(
 }
 
 /// The intents of a topic, oldest first.
-pub async fn intents(connection: &mut PgConnection, topic_id: i64) -> Result<Vec<Intent>, Error> {
+pub async fn intents(connection: &mut Connection, topic_id: i64) -> Result<Vec<Intent>, Error> {
     let rows = sqlx::query(select_intents!("WHERE topic_id = $1 ORDER BY intended_at, archive_id"))
         .bind(topic_id)
         .fetch_all(connection)
@@ -138,7 +135,7 @@ pub async fn intents(connection: &mut PgConnection, topic_id: i64) -> Result<Vec
     rows.iter().map(from_row).collect()
 }
 
-pub async fn has_intents(connection: &mut PgConnection, topic_id: i64) -> Result<bool, Error> {
+pub async fn has_intents(connection: &mut Connection, topic_id: i64) -> Result<bool, Error> {
     Ok(sqlx::query_scalar("SELECT EXISTS (SELECT FROM intents WHERE topic_id = $1)")
         .bind(topic_id)
         .fetch_one(connection)
@@ -146,7 +143,7 @@ pub async fn has_intents(connection: &mut PgConnection, topic_id: i64) -> Result
 }
 
 /// Whether an archive is one that somebody set out to write.
-pub async fn is_intended(connection: &mut PgConnection, archive_id: Uuid) -> Result<bool, Error> {
+pub async fn is_intended(connection: &mut Connection, archive_id: Uuid) -> Result<bool, Error> {
     Ok(sqlx::query_scalar("SELECT EXISTS (SELECT FROM intents WHERE archive_id = $1)")
         .bind(archive_id)
         .fetch_one(connection)
@@ -154,7 +151,7 @@ pub async fn is_intended(connection: &mut PgConnection, archive_id: Uuid) -> Res
 }
 
 /// Whether an object is on its way, or an old value still somewhere in the bucket, of any topic.
-pub async fn has_unfinished(connection: &mut PgConnection) -> Result<bool, Error> {
+pub async fn has_unfinished(connection: &mut Connection) -> Result<bool, Error> {
     Ok(sqlx::query_scalar("SELECT EXISTS (SELECT FROM intents) OR EXISTS (SELECT FROM edits WHERE purged_at IS NULL)")
         .fetch_one(connection)
         .await?)
@@ -162,7 +159,7 @@ pub async fn has_unfinished(connection: &mut PgConnection) -> Result<bool, Error
 
 /// The intent to rewrite an archive, if there is one.
 pub async fn intent_of_archive(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     topic_id: i64,
     archive_id: Uuid,
 ) -> Result<Option<Intent>, Error> {
@@ -175,7 +172,7 @@ pub async fn intent_of_archive(
 }
 
 /// Topics with intents whose writer's lease is not there any more: it expired, or somebody else has taken it.
-pub async fn topics_with_stale_intents(connection: &mut PgConnection) -> Result<Vec<i64>, Error> {
+pub async fn topics_with_stale_intents(connection: &mut Connection) -> Result<Vec<i64>, Error> {
     Ok(sqlx::query_scalar(
         "SELECT DISTINCT intents.topic_id
          FROM intents JOIN topics ON topics.id = intents.topic_id

@@ -2,13 +2,13 @@
 
 use std::collections::HashSet;
 
-use sqlx::{PgConnection, Row};
+use sqlx::Row;
 use uuid::Uuid;
 
-use crate::database::Error;
+use crate::database::{Connection, Error};
 
 pub async fn insert_introduced_gdpr_id(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     topic_id: i64,
     gdpr_id: &str,
     (archive_id, position): (Uuid, i64),
@@ -25,7 +25,7 @@ pub async fn insert_introduced_gdpr_id(
 
 /// An archive's events are elsewhere now, and their GDPR ids are known there.
 pub async fn delete_introduced_gdpr_ids(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     (topic_id, archive_id): (i64, Uuid),
 ) -> Result<(), Error> {
     sqlx::query("DELETE FROM introduced_gdpr_ids WHERE topic_id = $1 AND archive_id = $2")
@@ -38,7 +38,7 @@ pub async fn delete_introduced_gdpr_ids(
 
 /// Those that were introduced on fields of an archive.
 pub async fn introduced_gdpr_ids(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     (topic_id, archive_id): (i64, Uuid),
 ) -> Result<HashSet<String>, Error> {
     let ids: Vec<String> = sqlx::query_scalar(
@@ -53,7 +53,7 @@ pub async fn introduced_gdpr_ids(
 
 /// The archive and position of the field that this GDPR id was introduced on.
 pub async fn introduced_gdpr_id(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     topic_id: i64,
     gdpr_id: &str,
 ) -> Result<Option<(Uuid, i64)>, Error> {

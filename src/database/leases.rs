@@ -1,9 +1,8 @@
 use std::time::Duration;
 
-use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::database::Error;
+use crate::database::{Connection, Error};
 
 /// The right to write archives of one topic, until it expires or somebody else takes it afterwards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,7 +14,7 @@ pub struct Lease {
 
 /// `None` while another holder's lease has not expired. The epoch that comes with it has never been given before.
 pub async fn take_lease(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     topic_id: i64,
     holder: Uuid,
     term: Duration,
@@ -37,7 +36,7 @@ pub async fn take_lease(
 }
 
 /// False if somebody else has taken it since.
-pub async fn renew_lease(connection: &mut PgConnection, lease: &Lease, term: Duration) -> Result<bool, Error> {
+pub async fn renew_lease(connection: &mut Connection, lease: &Lease, term: Duration) -> Result<bool, Error> {
     let renewed = sqlx::query(
         "UPDATE topics
          SET lease_expires_at = clock_timestamp() + make_interval(secs => $3)
@@ -52,7 +51,7 @@ pub async fn renew_lease(connection: &mut PgConnection, lease: &Lease, term: Dur
 }
 
 /// Locks the topic's row until the transaction ends, and gives its edit counter if the lease still is the newest one.
-pub async fn check_lease(connection: &mut PgConnection, lease: &Lease) -> Result<Option<i64>, Error> {
+pub async fn check_lease(connection: &mut Connection, lease: &Lease) -> Result<Option<i64>, Error> {
     Ok(sqlx::query_scalar("SELECT edit_counter FROM topics WHERE id = $1 AND lease_epoch = $2 FOR UPDATE")
         .bind(lease.topic_id)
         .bind(lease.epoch)
@@ -61,7 +60,7 @@ pub async fn check_lease(connection: &mut PgConnection, lease: &Lease) -> Result
 }
 
 /// Lets others take it at once.
-pub async fn release_lease(connection: &mut PgConnection, lease: &Lease) -> Result<(), Error> {
+pub async fn release_lease(connection: &mut Connection, lease: &Lease) -> Result<(), Error> {
     sqlx::query("UPDATE topics SET lease_holder = NULL, lease_expires_at = NULL WHERE id = $1 AND lease_epoch = $2")
         .bind(lease.topic_id)
         .bind(lease.epoch)

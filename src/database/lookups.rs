@@ -13,10 +13,10 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use siphasher::sip128::{Hasher128, SipHasher24};
-use sqlx::{PgConnection, Row};
+use sqlx::Row;
 use uuid::Uuid;
 
-use crate::database::Error;
+use crate::database::{Connection, Error};
 
 use pages::{Entry, Hash, Kind, Page, PageWriter, combine, entries_of, head};
 
@@ -107,14 +107,14 @@ fn entries_for(kind: Kind, hashes: &[(Hash, u16)]) -> Vec<Entry> {
 }
 
 /// The key of this deployment.
-pub async fn hash_key(connection: &mut PgConnection) -> Result<HashKey, Error> {
+pub async fn hash_key(connection: &mut Connection) -> Result<HashKey, Error> {
     let key: Uuid = sqlx::query_scalar("SELECT hash_key FROM deployment").fetch_one(connection).await?;
     Ok(HashKey::new(key))
 }
 
 /// One more run of an archive's own.
 pub async fn insert_run(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     (topic_id, archive_id): (i64, Uuid),
     run: i32,
     lookups: LookupRun,
@@ -133,7 +133,7 @@ pub async fn insert_run(
 }
 
 async fn insert_pages(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     (topic_id, lookup_id): (i64, Uuid),
     run: i32,
     pages: Vec<Page>,
@@ -161,7 +161,7 @@ async fn insert_pages(
 
 /// Forgets where an archive's events are. What a merge says of it does not count any more, and goes with the last of the
 /// merge's archives.
-pub async fn delete_lookups(connection: &mut PgConnection, (topic_id, archive_id): (i64, Uuid)) -> Result<(), Error> {
+pub async fn delete_lookups(connection: &mut Connection, (topic_id, archive_id): (i64, Uuid)) -> Result<(), Error> {
     delete_pages(connection, topic_id, &[archive_id]).await?;
     let without: Vec<Uuid> = sqlx::query_scalar(
         "WITH left_by AS (
@@ -180,7 +180,7 @@ pub async fn delete_lookups(connection: &mut PgConnection, (topic_id, archive_id
     delete_pages(connection, topic_id, &without).await
 }
 
-async fn delete_pages(connection: &mut PgConnection, topic_id: i64, lookup_ids: &[Uuid]) -> Result<(), Error> {
+async fn delete_pages(connection: &mut Connection, topic_id: i64, lookup_ids: &[Uuid]) -> Result<(), Error> {
     for statement in [
         "DELETE FROM lookups WHERE topic_id = $1 AND id = ANY($2)",
         "DELETE FROM lookup_pages WHERE topic_id = $1 AND lookup_id = ANY($2)",
@@ -194,7 +194,7 @@ async fn delete_pages(connection: &mut PgConnection, topic_id: i64, lookup_ids: 
 /// member: such a run ends with a member. Pages may lead to more GDPR ids: fields that were invalidated since have their
 /// entries still.
 pub async fn leads_to(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     (topic_id, archive_id): (i64, Uuid),
     run: &LookupRun,
 ) -> Result<bool, Error> {
@@ -226,7 +226,7 @@ pub async fn leads_to(
 
 /// The lookups of live archives, with the archives that they say something of; of those that are known, nothing.
 pub async fn live_lookups(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     topic_id: i64,
     known_ids: &[Uuid],
 ) -> Result<Vec<(Uuid, Vec<Uuid>)>, Error> {
@@ -246,7 +246,7 @@ pub async fn live_lookups(
 
 /// Gives the fingerprints of all events that a lookup leads to, a page at a time.
 pub async fn fingerprints(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     topic_id: i64,
     lookup_id: Uuid,
     mut each: impl FnMut(&[u64]),
@@ -267,7 +267,7 @@ pub async fn fingerprints(
 
 /// Members that perhaps hold one of these event ids, without a look at some lookups.
 pub async fn members_with_ids(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     topic_id: i64,
     key: HashKey,
     ids: &[String],
@@ -279,7 +279,7 @@ pub async fn members_with_ids(
 
 /// Members that perhaps hold a field with this GDPR id that showed its value when it was archived.
 pub async fn members_with_gdpr_id(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     topic_id: i64,
     key: HashKey,
     gdpr_id: &str,
@@ -288,7 +288,7 @@ pub async fn members_with_gdpr_id(
 }
 
 async fn members_with(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     among: (i64, Among<'_>),
     kind: Kind,
     hashes: Vec<Hash>,
@@ -303,7 +303,7 @@ async fn members_with(
 
 /// Members that hold events of a stream, and how many each.
 pub async fn members_with_stream(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     topic_id: i64,
     key: HashKey,
     stream: &str,
@@ -322,7 +322,7 @@ enum Among<'a> {
 
 /// Where these hashes lead to.
 async fn led_to(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     (topic_id, among): (i64, Among<'_>),
     kind: Kind,
     hashes: &[Hash],
@@ -364,7 +364,7 @@ async fn led_to(
 ///
 /// A merge names a hundred archives, of which an entry means one: their names are asked for where there is an entry.
 async fn by_archive(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     topic_id: i64,
     by_lookup: BTreeMap<Uuid, Vec<Entry>>,
 ) -> Result<Option<BTreeMap<Uuid, Vec<Entry>>>, Error> {
@@ -405,7 +405,7 @@ async fn by_archive(
 
 /// The pages that could hold one of these hashes, each once, with the lookups that they belong to.
 fn found_pages<'a>(
-    connection: &'a mut PgConnection,
+    connection: &'a mut Connection,
     (topic_id, among): (i64, Among<'a>),
     kind: Kind,
     hashes: &'a [i64],

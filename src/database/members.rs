@@ -1,9 +1,9 @@
+use sqlx::Row;
 use sqlx::postgres::PgRow;
-use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
-use crate::database::Error;
 use crate::database::catalog::archives_across;
+use crate::database::{Connection, Error};
 
 /// A member as the catalog knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,7 +37,7 @@ pub struct MemberExtent {
 
 /// The members of one generation, in order.
 pub async fn members_of(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     (topic_id, archive_id): (i64, Uuid),
     generation: i64,
 ) -> Result<Vec<MemberRow>, Error> {
@@ -68,7 +68,7 @@ pub async fn members_of(
 }
 
 pub async fn insert_members(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     (topic_id, archive_id): (i64, Uuid),
     generation: i64,
     members: &[MemberRow],
@@ -105,7 +105,7 @@ pub async fn insert_members(
 }
 
 pub async fn delete_members(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     (topic_id, archive_id): (i64, Uuid),
     generation: i64,
 ) -> Result<(), Error> {
@@ -160,7 +160,7 @@ fn member_from_row(row: &PgRow) -> Result<MemberExtent, Error> {
 
 /// Members of these archives that reach into positions `start..end` and hold something that matches.
 pub async fn member_extents(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     topic_id: i64,
     archive_ids: &[Uuid],
     types: Option<&[String]>,
@@ -192,7 +192,7 @@ pub async fn member_extents(
 /// These members of these archives; how many of their events match is for the caller to say, who has it from the
 /// lookup pages.
 pub async fn members_by_key(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     topic_id: i64,
     keys: &[(Uuid, i32)],
 ) -> Result<Vec<MemberExtent>, Error> {
@@ -213,7 +213,7 @@ pub async fn members_by_key(
 
 /// The first position of the lowest member that reaches across `position`, if one begins before it.
 pub async fn lowest_member_across(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     topic_id: i64,
     position: i64,
 ) -> Result<Option<i64>, Error> {

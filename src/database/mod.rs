@@ -5,10 +5,12 @@
 //! [`Database::connection`]. If the process dies, Postgres rolls back what was not committed.
 
 mod catalog;
+mod connection;
 mod connections;
 mod consumed;
 mod edits;
 mod erroneous;
+mod errors;
 mod events;
 mod groups;
 mod intents;
@@ -16,27 +18,31 @@ mod introduced;
 mod leases;
 mod lookups;
 mod members;
+mod migrations;
 mod moves;
 mod recovery;
 mod replicas;
 mod runs;
 mod scrubs;
+mod session;
 mod snapshots;
 mod topics;
 mod wakeups;
 
+use std::ops::{Deref, DerefMut};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
-use sqlx::{ConnectOptions, Connection as _, PgConnection, Postgres};
+use sqlx::ConnectOptions;
+use sqlx::postgres::PgConnectOptions;
 
 pub use catalog::{
     Archive, ArchiveExtent, archive, archive_extents, archives_of, correct_archive, delete_archive, has_archives,
     insert_archive, known_archives, last_archive_from, promote_archive, rename_archived, topic_of_archive,
 };
-pub use connections::{JobConnection, SingleConnection};
+pub use connection::Connection;
+pub use connections::PooledConnection;
 pub use consumed::{consumed_positions, delete_consumed, forget_consumed};
 pub use edits::{
     Edit, EditKind, PendingEdit, archives_invalidated, archives_with_pending_edits, edit, edited_since, edits_of,
@@ -44,10 +50,11 @@ pub use edits::{
     settle_edits, unpurged_archives,
 };
 pub use erroneous::{Erroneous, delete_resend, erroneous_after, insert_erroneous, resend, resends, unsettled};
+pub use errors::{CommitError, Error};
 pub use events::{
-    append, append_many, average_row_bytes, collect_statistics, count_between, delete_ranges, eligible_batch, export,
-    first_hot, hot_by_ids, hot_position_ranges, hot_range, insert, last_hot, lock_hot, lock_hot_by_gdpr_id,
-    oldest_raised_at, positions_of_correlation, rename_hot, replace, table_bytes,
+    ExportedRow, append, append_many, average_row_bytes, collect_statistics, count_between, delete_ranges,
+    eligible_batch, export, first_hot, hot_by_ids, hot_position_ranges, hot_range, insert, last_hot, lock_hot,
+    lock_hot_by_gdpr_id, oldest_raised_at, positions_of_correlation, rename_hot, replace, table_bytes,
 };
 pub use groups::{
     Group, Progress, Refusal, Taken, Turn, Wanted, hand_over, handled_position, owned_by_others, pending_progress,
@@ -85,175 +92,185 @@ pub use topics::{
 };
 pub use wakeups::{Listener, broadcast, delete_old_broadcasts, insert_broadcast, notify, notify_others};
 
-use connections::Connections;
-
-pub type Connection = PgConnection;
-pub type Transaction = sqlx::Transaction<'static, Postgres>;
+use connection::Limit;
+use connections::{Connections, Era, Opening};
+use errors::ends_session;
+use session::{BEGIN, SNAPSHOT, Session};
 
 /// An export holds one while it needs others for a moment, and so does a renewal of its lease.
 const JOBS_CONNECTIONS_MIN: u32 = 4;
 /// One renews the replica's lease, one takes and releases; twice, while one set of subscribers follows
 /// another.
 const GROUPS_CONNECTIONS: u32 = 4;
-const BEGIN: &str = "BEGIN";
-const SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
+const DEFAULT_PATIENCE: Duration = Duration::from_secs(10);
+/// How many times as long as a caller a background job waits for each answer: it asks for much at once.
+const JOBS_FACTOR: u32 = 30;
+/// Whoever appends waits for a part of a caller's time only, since the long way is to follow.
+const APPEND_DIVISOR: u32 = 3;
 
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// It cannot be reached, or has no connection left: try again later.
-    #[error("the database is not available: {0}")]
-    Unavailable(sqlx::Error),
-    /// Another transaction came in between: the same one can be tried again at once.
-    #[error("the database gave way to another transaction: {0}")]
-    GaveWay(sqlx::Error),
-    #[error("the database refused: {0}")]
-    Refused(sqlx::Error),
-    /// What it holds cannot be what we wrote.
-    #[error("the database holds damaged data: {0}")]
-    Damaged(String),
-    #[error("the migrations cannot be applied: {0}")]
-    Migrate(sqlx::migrate::MigrateError),
+/// Where the database is, and how it is asked.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub url: String,
+    /// Past a pooler that gives a connection for a transaction, where `url` leads to one.
+    pub direct_url: String,
+    /// For callers; background jobs have a quarter as many.
+    pub connections_max: u32,
+    /// Callers wait for no longer.
+    pub patience: Duration,
+    /// Background jobs wait for each answer for no longer.
+    pub jobs_patience: Duration,
 }
 
-impl From<sqlx::Error> for Error {
-    fn from(error: sqlx::Error) -> Error {
-        let code = error.as_database_error().and_then(|error| error.code()).unwrap_or_default().into_owned();
-        match (&error, code.as_str()) {
-            (_, "40001" | "40P01") => Error::GaveWay(error),
-            // Connection lost, too many connections, shutting down, not up yet.
-            (_, code) if code.starts_with("08") || code.starts_with("53") || code.starts_with("57P") => {
-                Error::Unavailable(error)
-            }
-            (sqlx::Error::Database(_), _) => Error::Refused(error),
-            (sqlx::Error::ColumnDecode { .. } | sqlx::Error::RowNotFound, _) => Error::Damaged(error.to_string()),
-            _ => Error::Unavailable(error),
-        }
+impl Settings {
+    pub fn new(url: &str, connections_max: u32) -> Settings {
+        let (url, direct_url) = (url.to_owned(), url.to_owned());
+        let jobs_patience = DEFAULT_PATIENCE * JOBS_FACTOR;
+        Settings { url, direct_url, connections_max, patience: DEFAULT_PATIENCE, jobs_patience }
+    }
+
+    /// Where callers wait for so long, jobs wait for some times as long.
+    pub fn with_patience(self, patience: Duration) -> Settings {
+        Settings { patience, jobs_patience: patience * JOBS_FACTOR, ..self }
     }
 }
 
-/// What became of a commit.
-#[derive(Debug, thiserror::Error)]
-pub enum CommitError {
-    #[error(transparent)]
-    Refused(Error),
-    /// The connection broke off: it may have been committed or not.
-    #[error("the database did not say whether it committed: {0}")]
-    Unknown(sqlx::Error),
+/// What is asked together, and happens together, once it is committed.
+pub struct Transaction(PooledConnection);
+
+impl Deref for Transaction {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        &self.0
+    }
 }
 
-/// Publishers and readers have one pool, background jobs another, so that neither waits for the other; and a replica's
+impl DerefMut for Transaction {
+    fn deref_mut(&mut self) -> &mut Connection {
+        &mut self.0
+    }
+}
+
+/// Publishers and readers have connections, background jobs others, so that neither waits for the other; and a replica's
 /// lease waits for none of them.
 #[derive(Clone)]
 pub struct Database {
-    pool: PgPool,
-    jobs_pool: PgPool,
-    groups_pool: PgPool,
-    connections: Arc<Connections>,
+    callers: Arc<Connections>,
+    jobs: Arc<Connections>,
+    groups: Arc<Connections>,
+    /// For single statements that are many and short.
+    appends: Arc<Connections>,
     /// For what concerns a session: migrations hold a lock in it, and notifications come to it.
     direct: PgConnectOptions,
+    patience: Duration,
+    jobs_patience: Duration,
 }
 
 impl Database {
     /// Makes no connection before it is needed.
     pub fn new(url: &str, connections_max: u32) -> Result<Database, Error> {
-        Database::behind_pooler(url, url, connections_max)
+        Database::open(&Settings::new(url, connections_max))
     }
 
-    /// One whose `url` leads to a pooler that gives a connection for a transaction, and `direct_url` past it.
-    pub fn behind_pooler(url: &str, direct_url: &str, connections_max: u32) -> Result<Database, Error> {
+    /// The same, to the last setting.
+    pub fn open(settings: &Settings) -> Result<Database, Error> {
+        let Settings { url, direct_url, connections_max, patience, jobs_patience } = settings;
         // A statement that is logged as slow would be every export.
-        let options = |url| -> Result<PgConnectOptions, sqlx::Error> {
+        let options = |url: &str| -> Result<PgConnectOptions, sqlx::Error> {
             Ok(PgConnectOptions::from_str(url)?.application_name("coldstream").disable_statement_logging())
         };
         let (options, direct) = (options(url)?.extra_float_digits(None), options(direct_url)?);
-        let pool = |connections_max| {
-            PgPoolOptions::new()
-                .max_connections(connections_max)
-                .after_connect(|connection, _| Box::pin(connections::set_up(connection)))
-                .acquire_timeout(ACQUIRE_TIMEOUT)
-                .connect_lazy_with(options.clone())
+        let (era, is_pooled) = (Arc::new(Era::default()), url != direct_url);
+        let connections = |count, patience_each: Duration| {
+            let session = Session { patience: Some(patience_each), is_pooled };
+            Connections::new(options.clone(), session, (count, *patience), &era)
         };
+        let quarter = connections_max.div_ceil(4);
         Ok(Database {
-            pool: pool(connections_max),
-            jobs_pool: pool(connections_max.div_ceil(4).max(JOBS_CONNECTIONS_MIN)),
-            groups_pool: pool(GROUPS_CONNECTIONS),
-            connections: Arc::new(Connections::new(options.clone(), connections_max.div_ceil(4) as usize)),
+            callers: connections(*connections_max, *patience),
+            jobs: connections(quarter.max(JOBS_CONNECTIONS_MIN), *jobs_patience),
+            groups: connections(GROUPS_CONNECTIONS, *patience),
+            appends: connections(quarter, *patience / APPEND_DIVISOR),
             direct,
+            patience: *patience,
+            jobs_patience: *jobs_patience,
         })
     }
 
-    /// Brings the tables up to date. On a connection of its own, which says at once why it cannot be had.
-    pub async fn migrate(&self) -> Result<(), Error> {
-        let mut connection = PgConnection::connect_with(&self.direct).await?;
-        sqlx::migrate!().run(&mut connection).await.map_err(Error::Migrate)?;
-        Ok(connection.close().await?)
+    /// For how long callers wait.
+    pub fn patience(&self) -> Duration {
+        self.patience
     }
 
-    /// Whether it answers.
-    pub async fn ping(&self) -> Result<(), Error> {
-        self.pool.acquire().await?.ping().await?;
+    /// Whether it answers, and takes changes.
+    pub async fn check(&self) -> Result<(), Error> {
+        let mut connection = self.callers.take(Opening::Ping, Limit::within(self.patience)).await?;
+        let is_read_only: bool = sqlx::query_scalar("SELECT current_setting('transaction_read_only')::boolean")
+            .fetch_one(&mut *connection)
+            .await?;
+        if is_read_only {
+            connection.found_read_only();
+            return Err(Error::ReadOnly);
+        }
         Ok(())
     }
 
     /// One moment of everything, for reading.
     pub async fn snapshot(&self) -> Result<Transaction, Error> {
-        begun(&self.pool, SNAPSHOT).await
+        begun(&self.callers, SNAPSHOT, Limit::within(self.patience)).await
     }
 
     /// One moment of everything, for background jobs.
     pub async fn snapshot_for_job(&self) -> Result<Transaction, Error> {
-        begun(&self.jobs_pool, SNAPSHOT).await
+        begun(&self.jobs, SNAPSHOT, Limit::Each(self.jobs_patience)).await
     }
 
     pub async fn begin(&self) -> Result<Transaction, Error> {
-        begun(&self.pool, BEGIN).await
+        begun(&self.callers, BEGIN, Limit::within(self.patience)).await
     }
 
-    /// For single statements: nobody asks it first whether it is alive.
-    pub async fn connection(&self) -> Result<SingleConnection, Error> {
-        Connections::take(&self.connections).await
+    /// For single statements: nobody asks it first whether it is alive, if it was a moment ago.
+    pub async fn connection(&self) -> Result<PooledConnection, Error> {
+        let limit = Limit::within(self.patience / APPEND_DIVISOR);
+        self.appends.take(Opening::Trust, limit).await
     }
 
-    /// For background jobs.
+    /// For background jobs, and for what a caller changes in a whole log.
     pub async fn begin_job(&self) -> Result<Transaction, Error> {
-        begun(&self.jobs_pool, BEGIN).await
+        begun(&self.jobs, BEGIN, Limit::Each(self.jobs_patience)).await
     }
 
     /// For a replica's lease, and what it takes and releases.
     pub async fn begin_groups(&self) -> Result<Transaction, Error> {
-        begun(&self.groups_pool, BEGIN).await
+        begun(&self.groups, BEGIN, Limit::within(self.patience)).await
+    }
+
+    /// For a replica's lease, which has an end of its own.
+    pub async fn begin_beat(&self, patience: Duration) -> Result<Transaction, Error> {
+        begun(&self.groups, BEGIN, Limit::within(patience)).await
     }
 
     /// For what background jobs read in a long answer.
-    pub async fn job_connection(&self) -> Result<JobConnection, Error> {
-        Ok(JobConnection::new(self.jobs_pool.acquire().await?))
+    pub async fn job_connection(&self) -> Result<PooledConnection, Error> {
+        self.jobs.take(Opening::Ping, Limit::Each(self.jobs_patience)).await
     }
 
-    pub async fn close(&self) {
-        self.pool.close().await;
-        self.jobs_pool.close().await;
-        self.groups_pool.close().await;
-        self.connections.close();
-    }
-}
-
-/// In a task of its own, which comes to its end whatever happens to the caller: a connection goes back to its pool with
-/// the transaction open if it is given up in the middle of beginning one. Boxed, since it is large, what is spawned is
-/// moved about, and callers are spawned themselves.
-async fn begun(pool: &PgPool, statement: &'static str) -> Result<Transaction, Error> {
-    let pool = pool.clone();
-    let begin = Box::pin(async move { pool.begin_with(statement).await });
-    Ok(tokio::spawn(begin).await.unwrap_or(Err(sqlx::Error::WorkerCrashed))?)
-}
-
-pub async fn commit(transaction: Transaction) -> Result<(), CommitError> {
-    transaction.commit().await.map_err(|error| match &error {
-        // A server that is shut down may say so when it has committed and not answered yet.
-        sqlx::Error::Database(why) if why.code().is_some_and(|code| code.starts_with("57P")) => {
-            CommitError::Unknown(error)
+    pub fn close(&self) {
+        for connections in [&self.callers, &self.jobs, &self.groups, &self.appends] {
+            connections.close();
         }
-        sqlx::Error::Database(_) => CommitError::Refused(error.into()),
-        _ => CommitError::Unknown(error),
+    }
+}
+
+async fn begun(connections: &Arc<Connections>, statement: &'static str, limit: Limit) -> Result<Transaction, Error> {
+    connections.take(Opening::Begin(statement), limit).await.map(Transaction)
+}
+
+pub async fn commit(mut transaction: Transaction) -> Result<(), CommitError> {
+    transaction.commit().await.map_err(|error| match ends_session(&error) {
+        // A server that is shut down may say so when it has committed and not answered yet.
+        true => CommitError::Unknown(error),
+        false => CommitError::Refused(error.into()),
     })
 }

@@ -1,7 +1,6 @@
-use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::database::{Error, Topic};
+use crate::database::{Connection, Error, Topic};
 
 /// Where the rows of a transaction come from or go to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,7 +22,7 @@ impl Move {
 
 /// Tells whoever reads the database's change stream what the rows that follow in this transaction are: they only move.
 pub async fn announce(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     direction: Move,
     topic: &Topic,
     archive_id: Uuid,

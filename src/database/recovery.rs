@@ -1,11 +1,11 @@
 //! What is asked and written while a database is made to know its bucket again.
 
+use sqlx::Row;
 use sqlx::postgres::PgRow;
-use sqlx::{PgConnection, Row};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::database::{Archive, Error};
+use crate::database::{Archive, Connection, Error};
 use crate::event::Log;
 
 /// An object that the database has a reason to expect.
@@ -48,14 +48,14 @@ fn from_row(row: &PgRow) -> Result<KnownObject, Error> {
     })
 }
 
-pub async fn known_objects(connection: &mut PgConnection) -> Result<Vec<KnownObject>, Error> {
+pub async fn known_objects(connection: &mut Connection) -> Result<Vec<KnownObject>, Error> {
     let rows =
         sqlx::query(select_known_objects!("ORDER BY topic_id, archive_id, generation")).fetch_all(connection).await?;
     rows.iter().map(from_row).collect()
 }
 
 pub async fn known_objects_of(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     topic_id: i64,
     archive_id: Uuid,
 ) -> Result<Vec<KnownObject>, Error> {
@@ -67,12 +67,12 @@ pub async fn known_objects_of(
     rows.iter().map(from_row).collect()
 }
 
-pub async fn deployment_id(connection: &mut PgConnection) -> Result<Uuid, Error> {
+pub async fn deployment_id(connection: &mut Connection) -> Result<Uuid, Error> {
     Ok(sqlx::query_scalar("SELECT id FROM deployment").fetch_one(connection).await?)
 }
 
 /// Makes this database another deployment's. False if it holds events, or has held some.
-pub async fn adopt_deployment(connection: &mut PgConnection, id: Uuid) -> Result<bool, Error> {
+pub async fn adopt_deployment(connection: &mut Connection, id: Uuid) -> Result<bool, Error> {
     let adopted = sqlx::query("UPDATE deployment SET id = $1 WHERE NOT EXISTS (SELECT FROM topics)")
         .bind(id)
         .execute(connection)
@@ -82,7 +82,7 @@ pub async fn adopt_deployment(connection: &mut PgConnection, id: Uuid) -> Result
 
 /// Whether a hot event was changed since, or may have been: also while it was archived, and before it was restored.
 pub async fn hot_edited_since(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     (topic_id, position): (i64, i64),
     since: OffsetDateTime,
 ) -> Result<bool, Error> {
@@ -101,7 +101,7 @@ pub async fn hot_edited_since(
 
 /// Whether an edit that was made since is pending for an archive.
 pub async fn has_pending_since(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     (topic_id, archive_id): (i64, Uuid),
     since: OffsetDateTime,
 ) -> Result<bool, Error> {
@@ -121,7 +121,7 @@ pub async fn has_pending_since(
 /// Counts in an archive that was found: so many of its events were nowhere until now. The head moves to its last
 /// position; what lies in between and is nowhere counts as deleted. Gives what does then; less than none is nonsense.
 pub async fn add_found(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     topic_id: i64,
     last_position: i64,
     found_count: i64,
@@ -143,13 +143,13 @@ pub async fn add_found(
 
 /// Makes an archive what its object turned out to be. Members, lookup pages and intents of what it was are gone: all
 /// are to be written anew.
-pub async fn replace_archive(connection: &mut PgConnection, archive: &Archive) -> Result<(), Error> {
+pub async fn replace_archive(connection: &mut Connection, archive: &Archive) -> Result<(), Error> {
     delete_what_is_known(connection, (archive.topic_id, archive.id)).await?;
     super::insert_archive(connection, archive).await
 }
 
 /// Takes an archive out of the catalog whose events are elsewhere, or nowhere. What is pending for it counts as done.
-pub async fn forget_archive(connection: &mut PgConnection, key: (i64, Uuid)) -> Result<(), Error> {
+pub async fn forget_archive(connection: &mut Connection, key: (i64, Uuid)) -> Result<(), Error> {
     delete_what_is_known(connection, key).await?;
     super::delete_lookups(connection, key).await?;
     super::delete_introduced_gdpr_ids(connection, key).await?;
@@ -157,7 +157,7 @@ pub async fn forget_archive(connection: &mut PgConnection, key: (i64, Uuid)) -> 
     super::settle_edits(connection, topic_id, archive_id, i64::MAX).await
 }
 
-async fn delete_what_is_known(connection: &mut PgConnection, (topic_id, archive_id): (i64, Uuid)) -> Result<(), Error> {
+async fn delete_what_is_known(connection: &mut Connection, (topic_id, archive_id): (i64, Uuid)) -> Result<(), Error> {
     for statement in [
         "DELETE FROM archives WHERE topic_id = $1 AND id = $2",
         "DELETE FROM members WHERE topic_id = $1 AND archive_id = $2",
@@ -169,7 +169,7 @@ async fn delete_what_is_known(connection: &mut PgConnection, (topic_id, archive_
 
 /// The same object under another ETag.
 pub async fn set_etag(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     (topic_id, archive_id): (i64, Uuid),
     etag: &str,
 ) -> Result<(), Error> {

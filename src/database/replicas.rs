@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::database::Error;
+use crate::database::{Connection, Error};
 
 /// Names of groups, by mode.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -16,7 +15,7 @@ pub struct GroupNames {
 
 /// Once more changes nothing: the first time may have been committed unheard.
 pub async fn insert_replica(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     id: Uuid,
     groups: &GroupNames,
     term: Duration,
@@ -37,7 +36,7 @@ pub async fn insert_replica(
 
 /// False if it has been found dead: then others may have taken over what it owned.
 pub async fn renew_replica(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     id: Uuid,
     groups: &GroupNames,
     term: Duration,
@@ -57,19 +56,19 @@ pub async fn renew_replica(
 }
 
 /// Says how many there were.
-pub async fn delete_dead_replicas(connection: &mut PgConnection) -> Result<u64, Error> {
+pub async fn delete_dead_replicas(connection: &mut Connection) -> Result<u64, Error> {
     let deleted = sqlx::query("DELETE FROM replicas WHERE expires_at < clock_timestamp()").execute(connection).await?;
     Ok(deleted.rows_affected())
 }
 
-pub async fn delete_replica(connection: &mut PgConnection, id: Uuid) -> Result<(), Error> {
+pub async fn delete_replica(connection: &mut Connection, id: Uuid) -> Result<(), Error> {
     sqlx::query("DELETE FROM replicas WHERE id = $1").bind(id).execute(connection).await?;
     Ok(())
 }
 
 /// Whether another replica lives that has subscribers of the group.
 pub async fn others_subscribe(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     id: Uuid,
     group_name: &str,
     is_parallel: bool,

@@ -1,8 +1,8 @@
-use sqlx::{PgConnection, Row};
+use sqlx::Row;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::database::Error;
+use crate::database::{Connection, Error};
 
 /// What one pass of the archiver did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub struct ArchiveRun {
 const KEPT: i64 = 100;
 
 /// Remembers a pass, and forgets the oldest ones.
-pub async fn insert_archive_run(connection: &mut PgConnection, run: &ArchiveRun) -> Result<(), Error> {
+pub async fn insert_archive_run(connection: &mut Connection, run: &ArchiveRun) -> Result<(), Error> {
     let ArchiveRun { id, started_at, finished_at, archives, events, error } = run;
     sqlx::query(
         "INSERT INTO archive_runs (id, started_at, finished_at, archives, events, error)
@@ -40,7 +40,7 @@ pub async fn insert_archive_run(connection: &mut PgConnection, run: &ArchiveRun)
     Ok(())
 }
 
-pub async fn last_archive_run(connection: &mut PgConnection) -> Result<Option<ArchiveRun>, Error> {
+pub async fn last_archive_run(connection: &mut Connection) -> Result<Option<ArchiveRun>, Error> {
     let row = sqlx::query(
         "SELECT id, started_at, finished_at, archives, events, error FROM archive_runs ORDER BY id DESC LIMIT 1",
     )

@@ -1,13 +1,12 @@
-use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::database::Error;
+use crate::database::{Connection, Error};
 
 /// The archive whose last scrub is the longest ago, if that was before this moment, with its topic: the caller's turn.
 /// Not one whose turn somebody has who began later than `begun_before`.
 pub async fn begin_scrub(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     scrubbed_before: OffsetDateTime,
     begun_before: OffsetDateTime,
 ) -> Result<Option<(i64, Uuid)>, Error> {
@@ -29,7 +28,7 @@ pub async fn begin_scrub(
 }
 
 /// The turn is over: it counts, or it is the next one's again.
-pub async fn end_scrub(connection: &mut PgConnection, (topic_id, id): (i64, Uuid), is_read: bool) -> Result<(), Error> {
+pub async fn end_scrub(connection: &mut Connection, (topic_id, id): (i64, Uuid), is_read: bool) -> Result<(), Error> {
     sqlx::query(
         "UPDATE archives
          SET scrub_begun_at = NULL, scrubbed_at = CASE WHEN $3 THEN clock_timestamp() ELSE scrubbed_at END

@@ -1,7 +1,5 @@
-use sqlx::PgConnection;
-
-use crate::database::Error;
 use crate::database::events::from_row;
+use crate::database::{Connection, Error};
 use crate::event::Event;
 
 macro_rules! select_snapshots {
@@ -15,7 +13,7 @@ macro_rules! select_snapshots {
 }
 
 /// The snapshot bears the position of the last event that it stands for. False if there is one of this id already.
-pub async fn insert_snapshot(connection: &mut PgConnection, topic_id: i64, snapshot: &Event) -> Result<bool, Error> {
+pub async fn insert_snapshot(connection: &mut Connection, topic_id: i64, snapshot: &Event) -> Result<bool, Error> {
     let inserted = sqlx::query(
         "INSERT INTO snapshots (topic_id, position, raised_at, deployment_id, id, stream, type, reason, correlation_id,
                                 causation_id, user_id, payload, gdpr)
@@ -40,7 +38,7 @@ pub async fn insert_snapshot(connection: &mut PgConnection, topic_id: i64, snaps
     Ok(inserted.rows_affected() == 1)
 }
 
-pub async fn snapshot(connection: &mut PgConnection, topic_id: i64, id: &str) -> Result<Option<Event>, Error> {
+pub async fn snapshot(connection: &mut Connection, topic_id: i64, id: &str) -> Result<Option<Event>, Error> {
     let row = sqlx::query(select_snapshots!("WHERE topic_id = $1 AND id = $2"))
         .bind(topic_id)
         .bind(id)
@@ -51,7 +49,7 @@ pub async fn snapshot(connection: &mut PgConnection, topic_id: i64, id: &str) ->
 
 /// The one of a stream that stands for most events, of those that a reader of this deployment may use.
 pub async fn newest_snapshot(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     topic_id: i64,
     stream: &str,
     deployment_id: i64,
@@ -70,7 +68,7 @@ pub async fn newest_snapshot(
 
 /// Replaces payload and GDPR data. False if the snapshot is not what it was.
 pub async fn replace_snapshot(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     topic_id: i64,
     old: &Event,
     new: &Event,
@@ -92,7 +90,7 @@ pub async fn replace_snapshot(
 
 /// Those with a field of this GDPR id that still shows its value, held until the transaction ends.
 pub async fn lock_snapshots_by_gdpr_id(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     topic_id: i64,
     gdpr_id: &str,
 ) -> Result<Vec<Event>, Error> {
@@ -108,7 +106,7 @@ pub async fn lock_snapshots_by_gdpr_id(
 
 /// Gives the snapshots of a type another one, and says how many there were.
 pub async fn rename_snapshots(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     topic_id: i64,
     old_type: &str,
     new_type: &str,

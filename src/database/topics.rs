@@ -1,7 +1,7 @@
+use sqlx::Row;
 use sqlx::postgres::PgRow;
-use sqlx::{PgConnection, Row};
 
-use crate::database::Error;
+use crate::database::{Connection, Error};
 use crate::event::Log;
 
 /// A log's row.
@@ -58,7 +58,7 @@ fn from_row(row: &PgRow) -> Result<Topic, Error> {
     })
 }
 
-pub async fn find_topic(connection: &mut PgConnection, log: &Log) -> Result<Option<Topic>, Error> {
+pub async fn find_topic(connection: &mut Connection, log: &Log) -> Result<Option<Topic>, Error> {
     let row = sqlx::query(select_topics!("WHERE tenant = $1 AND topic = $2"))
         .bind(log.tenant())
         .bind(log.topic())
@@ -67,18 +67,18 @@ pub async fn find_topic(connection: &mut PgConnection, log: &Log) -> Result<Opti
     row.as_ref().map(from_row).transpose()
 }
 
-pub async fn topic_by_id(connection: &mut PgConnection, topic_id: i64) -> Result<Topic, Error> {
+pub async fn topic_by_id(connection: &mut Connection, topic_id: i64) -> Result<Topic, Error> {
     from_row(&sqlx::query(select_topics!("WHERE id = $1")).bind(topic_id).fetch_one(connection).await?)
 }
 
 /// All of them, in the order of their names.
-pub async fn topics(connection: &mut PgConnection) -> Result<Vec<Topic>, Error> {
+pub async fn topics(connection: &mut Connection) -> Result<Vec<Topic>, Error> {
     let rows = sqlx::query(select_topics!("ORDER BY tenant, topic")).fetch_all(connection).await?;
     rows.iter().map(from_row).collect()
 }
 
 /// Topics with at least so many hot events, those with most first.
-pub async fn topics_with_hot_events(connection: &mut PgConnection, hot_count_min: i64) -> Result<Vec<Topic>, Error> {
+pub async fn topics_with_hot_events(connection: &mut Connection, hot_count_min: i64) -> Result<Vec<Topic>, Error> {
     // The magnitude is in an index, the count is not.
     let rows = sqlx::query(select_topics!(
         "WHERE hot_magnitude >= magnitude($1) AND head_position - archived_count - deleted_count >= $1
@@ -91,14 +91,14 @@ pub async fn topics_with_hot_events(connection: &mut PgConnection, hot_count_min
 }
 
 /// The topics of this name, of all tenants.
-pub async fn topics_named(connection: &mut PgConnection, topic: &str) -> Result<Vec<Topic>, Error> {
+pub async fn topics_named(connection: &mut Connection, topic: &str) -> Result<Vec<Topic>, Error> {
     let rows =
         sqlx::query(select_topics!("WHERE topic = $1 ORDER BY tenant")).bind(topic).fetch_all(connection).await?;
     rows.iter().map(from_row).collect()
 }
 
 /// Makes the topic's row where there is none.
-pub async fn make_topic(connection: &mut PgConnection, log: &Log) -> Result<(), Error> {
+pub async fn make_topic(connection: &mut Connection, log: &Log) -> Result<(), Error> {
     sqlx::query(
         "INSERT INTO topics (tenant, topic) VALUES ($1, $2) ON CONFLICT ON CONSTRAINT topics_tenant_topic_key DO NOTHING",
     )
@@ -110,7 +110,7 @@ pub async fn make_topic(connection: &mut PgConnection, log: &Log) -> Result<(), 
 }
 
 /// Holds the topic until the transaction ends: positions are given, edits counted and archives published under this.
-pub async fn lock_topic(connection: &mut PgConnection, log: &Log) -> Result<Option<Topic>, Error> {
+pub async fn lock_topic(connection: &mut Connection, log: &Log) -> Result<Option<Topic>, Error> {
     let row = sqlx::query(select_topics!("WHERE tenant = $1 AND topic = $2 FOR UPDATE"))
         .bind(log.tenant())
         .bind(log.topic())
@@ -119,7 +119,7 @@ pub async fn lock_topic(connection: &mut PgConnection, log: &Log) -> Result<Opti
     row.as_ref().map(from_row).transpose()
 }
 
-pub async fn set_head(connection: &mut PgConnection, topic_id: i64, head_position: i64) -> Result<(), Error> {
+pub async fn set_head(connection: &mut Connection, topic_id: i64, head_position: i64) -> Result<(), Error> {
     sqlx::query(
         "UPDATE topics
          SET head_position = $2, hot_magnitude = magnitude($2 - archived_count - deleted_count)
@@ -134,7 +134,7 @@ pub async fn set_head(connection: &mut PgConnection, topic_id: i64, head_positio
 
 /// Adds what an archive took over that ends at some position, or what a rewrite or a restore changed of one.
 pub async fn add_archived(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     topic_id: i64,
     last_position: i64,
     (count, json_bytes, object_bytes): (i64, i64, i64),
@@ -159,7 +159,7 @@ pub async fn add_archived(
 }
 
 /// Makes the sums those of the topic's archives, whatever they were.
-pub async fn recount_archived(connection: &mut PgConnection, topic_id: i64) -> Result<(), Error> {
+pub async fn recount_archived(connection: &mut Connection, topic_id: i64) -> Result<(), Error> {
     sqlx::query(
         "UPDATE topics
          SET archived_count = sums.count,
@@ -185,7 +185,7 @@ pub async fn recount_archived(connection: &mut PgConnection, topic_id: i64) -> R
 }
 
 /// Counts events that were deleted because they were consumed.
-pub async fn add_deleted(connection: &mut PgConnection, topic_id: i64, count: i64) -> Result<(), Error> {
+pub async fn add_deleted(connection: &mut Connection, topic_id: i64, count: i64) -> Result<(), Error> {
     sqlx::query(
         "UPDATE topics
          SET deleted_count = deleted_count + $2,
@@ -200,7 +200,7 @@ pub async fn add_deleted(connection: &mut PgConnection, topic_id: i64, count: i6
 }
 
 /// What was known of archived events does not hold any more.
-pub async fn raise_catalog_epoch(connection: &mut PgConnection, topic_id: i64) -> Result<(), Error> {
+pub async fn raise_catalog_epoch(connection: &mut Connection, topic_id: i64) -> Result<(), Error> {
     sqlx::query("UPDATE topics SET catalog_epoch = catalog_epoch + 1 WHERE id = $1")
         .bind(topic_id)
         .execute(connection)
@@ -210,7 +210,7 @@ pub async fn raise_catalog_epoch(connection: &mut PgConnection, topic_id: i64) -
 
 /// The sequence of the edit that this transaction makes, which holds the topic from now on. `None` if events were
 /// restored since the topic was read: what was looked for in rows may have been in an archive then.
-pub async fn bump_edit_counter(connection: &mut PgConnection, topic: &Topic) -> Result<Option<i64>, Error> {
+pub async fn bump_edit_counter(connection: &mut Connection, topic: &Topic) -> Result<Option<i64>, Error> {
     Ok(sqlx::query_scalar(
         "UPDATE topics SET edit_counter = edit_counter + 1 WHERE id = $1 AND catalog_epoch = $2 RETURNING edit_counter",
     )
@@ -220,6 +220,6 @@ pub async fn bump_edit_counter(connection: &mut PgConnection, topic: &Topic) -> 
     .await?)
 }
 
-pub async fn edit_counter(connection: &mut PgConnection, topic_id: i64) -> Result<i64, Error> {
+pub async fn edit_counter(connection: &mut Connection, topic_id: i64) -> Result<i64, Error> {
     Ok(sqlx::query_scalar("SELECT edit_counter FROM topics WHERE id = $1").bind(topic_id).fetch_one(connection).await?)
 }

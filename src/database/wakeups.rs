@@ -1,10 +1,15 @@
 //! What replicas tell each other, through Postgres. A word that is lost is made up for by looking.
 
-use sqlx::PgConnection;
+use std::time::Duration;
+
 use sqlx::postgres::{PgListener, PgPoolOptions};
+use tokio::time::timeout;
 use uuid::Uuid;
 
-use crate::database::{Database, Error};
+use crate::database::connections::SILENCE_MAX;
+use crate::database::errors::silence;
+use crate::database::session::Session;
+use crate::database::{Connection, Database, Error};
 
 const CHANNEL: &str = "coldstream";
 
@@ -13,22 +18,45 @@ pub struct Listener(PgListener);
 impl Database {
     /// Hears what is said from now on.
     pub async fn listen(&self) -> Result<Listener, Error> {
-        let pool = PgPoolOptions::new().max_connections(1).connect_lazy_with(self.direct.clone());
-        let mut listener = PgListener::connect_with(&pool).await?;
-        listener.listen(CHANNEL).await?;
-        Ok(Listener(listener))
+        let session = Session { patience: Some(self.patience), is_pooled: false };
+        let pool = PgPoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(self.patience)
+            .after_connect(move |connection, _| {
+                let set_up = session.set_up(connection.server_version_num());
+                Box::pin(async move { sqlx::raw_sql(set_up).execute(connection).await.map(drop) })
+            })
+            .connect_lazy_with(self.direct.clone());
+        within(self.patience, async {
+            let mut listener = PgListener::connect_with(&pool).await?;
+            listener.listen(CHANNEL).await?;
+            Ok(Listener(listener))
+        })
+        .await
     }
 }
 
 impl Listener {
-    /// `None` if the connection broke off: what was said meanwhile was not heard.
+    /// `None` if the connection broke off: what was said meanwhile was not heard. Whoever waits has to [`check`] now and
+    /// then: a connection that a middle box has forgotten is as silent as one on which nobody says anything.
+    ///
+    /// [`check`]: Listener::check
     pub async fn next(&mut self) -> Result<Option<String>, Error> {
         Ok(self.0.try_recv().await?.map(|heard| heard.payload().to_owned()))
     }
+
+    /// Whether anything can be heard.
+    pub async fn check(&mut self) -> Result<(), Error> {
+        within(SILENCE_MAX, async { sqlx::raw_sql("SELECT 1").execute(&mut self.0).await.map(drop) }).await
+    }
+}
+
+async fn within<T>(limit: Duration, answer: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, Error> {
+    Ok(timeout(limit, answer).await.unwrap_or_else(|_| Err(silence(limit)))?)
 }
 
 /// Heard by every replica, the one that says it included.
-pub async fn notify(connection: &mut PgConnection, words: &[String]) -> Result<(), Error> {
+pub async fn notify(connection: &mut Connection, words: &[String]) -> Result<(), Error> {
     sqlx::query("SELECT pg_notify($1, word) FROM unnest($2::text[]) AS word")
         .bind(CHANNEL)
         .bind(words)
@@ -39,11 +67,7 @@ pub async fn notify(connection: &mut PgConnection, words: &[String]) -> Result<(
 
 /// Heard by the other replicas. False where there are none, and then nothing is said: a notification would have to be
 /// committed. One that comes up meanwhile looks at everything once it is there.
-pub async fn notify_others(
-    connection: &mut PgConnection,
-    own_replica_id: Uuid,
-    words: &[String],
-) -> Result<bool, Error> {
+pub async fn notify_others(connection: &mut Connection, own_replica_id: Uuid, words: &[String]) -> Result<bool, Error> {
     let said = sqlx::query(
         "SELECT pg_notify($1, word) FROM unnest($2::text[]) AS word
          WHERE EXISTS (SELECT FROM replicas WHERE id <> $3 AND expires_at > clock_timestamp())",
@@ -58,7 +82,7 @@ pub async fn notify_others(
 
 /// Lays a broadcast out for other replicas and says `word` to them; nothing where there is no other one.
 pub async fn insert_broadcast(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     own_replica_id: Uuid,
     (id, events): (Uuid, &str),
     word: &str,
@@ -82,12 +106,12 @@ pub async fn insert_broadcast(
     Ok(())
 }
 
-pub async fn broadcast(connection: &mut PgConnection, id: Uuid) -> Result<Option<String>, Error> {
+pub async fn broadcast(connection: &mut Connection, id: Uuid) -> Result<Option<String>, Error> {
     Ok(sqlx::query_scalar("SELECT events FROM broadcasts WHERE id = $1").bind(id).fetch_optional(connection).await?)
 }
 
 /// Those that every replica has had the time to fetch.
-pub async fn delete_old_broadcasts(connection: &mut PgConnection) -> Result<(), Error> {
+pub async fn delete_old_broadcasts(connection: &mut Connection) -> Result<(), Error> {
     sqlx::query("DELETE FROM broadcasts WHERE sent_at < clock_timestamp() - interval '1 minute'")
         .execute(connection)
         .await?;

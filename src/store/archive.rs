@@ -17,7 +17,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::bucket::{Scan, decode_member};
-use crate::database::{self, ArchiveRun, Intent, Lease, MemberRow, Move, Topic};
+use crate::database::{self, ArchiveRun, ExportedRow, Intent, Lease, MemberRow, Move, Topic};
 use crate::event::{Event, Instant, Log};
 use crate::store::breaks::{Breaks, Haste};
 use crate::store::contents::Contents;
@@ -28,6 +28,8 @@ use crate::store::{Error, Store, background};
 /// That one statement exports or deletes. Whatever the planner thinks of the table, it cannot read and sort more than that;
 /// and no snapshot is held for long, behind which dead rows would add up, those of the topic first.
 const POSITIONS_AT_ONCE: i64 = 4_000;
+/// In memory at once, beside one event that is larger.
+const PIECE_BYTES: i64 = 4 * 1024 * 1024;
 /// Where nobody waits for the end of it.
 const POSITIONS_AT_LEISURE: i64 = 500;
 /// Of a topic in one pass. Where more are due, archiving has fallen behind, and hurries: what is published must not outrun
@@ -42,6 +44,12 @@ pub struct Batch<'a> {
     raised_at_max: Instant,
     now: OffsetDateTime,
     haste: Haste,
+}
+
+/// Rows on their way from Postgres to S3.
+struct Piece {
+    rows: Vec<ExportedRow>,
+    last_position: i64,
 }
 
 /// A batch whose object is complete in the bucket.
@@ -296,24 +304,38 @@ impl<'a> Batch<'a> {
     }
 
     async fn export(&self) -> Result<Export, Error> {
-        let Object { store, topic, extent: (first_position, last_position, _), .. } = &self.object;
         let mut writer = self.object.begin().await?;
-        let mut connection = store.database.job_connection().await?;
-        let limits = (self.raised_at_max.unix_nanos(), self.now);
-        let (mut rest, mut breaks) = (*first_position, Breaks::new(self.haste));
-        // Most of the extent may have been archived before.
-        while let Some(first) = database::first_hot(&mut connection, topic.id, (rest, *last_position)).await? {
-            let last = (first + self.haste.positions_at_once() - 1).min(*last_position);
-            let mut rows = database::export(&mut connection, topic.id, limits, (first, last)).await?;
-            while let Some(row) = rows.next().await? {
+        let (mut rest, mut breaks) = (self.object.extent.0, Breaks::new(self.haste));
+        while let Some(Piece { rows, last_position }) = self.piece(rest).await? {
+            for row in rows {
                 writer.push(&row.event()?).await?;
                 breaks.take().await;
             }
             breaks.take().await;
-            rest = last + 1;
+            rest = last_position + 1;
         }
-        connection.keep();
         writer.finish().await
+    }
+
+    /// What follows from a position on, read to its end before S3 takes the first of it: no statement waits for S3.
+    async fn piece(&self, from: i64) -> Result<Option<Piece>, Error> {
+        let Object { store, topic, extent: (_, end, _), .. } = &self.object;
+        let mut connection = store.database.job_connection().await?;
+        // Most of the extent may have been archived before.
+        let Some(first) = database::first_hot(&mut connection, topic.id, (from, *end)).await? else { return Ok(None) };
+        let mut last_position = (first + self.haste.positions_at_once() - 1).min(*end);
+        let (limits, range) = ((self.raised_at_max.unix_nanos(), self.now), (first, last_position));
+        let mut export = database::export(&mut connection, topic.id, limits, range, PIECE_BYTES).await?;
+        let (mut rows, mut bytes): (Vec<ExportedRow>, i64) = (Vec::new(), 0);
+        while let Some(row) = export.next().await? {
+            bytes += row.byte_len();
+            rows.push(row);
+        }
+        // So many may be all, or the first ones.
+        if let Some(last) = rows.last().filter(|_| bytes >= PIECE_BYTES) {
+            last_position = last.position()?;
+        }
+        Ok(Some(Piece { rows, last_position }))
     }
 }
 

@@ -71,7 +71,7 @@ impl Store {
 
     async fn try_invalidate(&self, log: &Log, gdpr_id: &str) -> Result<(), Error> {
         let change = Change::Invalidate { gdpr_id: gdpr_id.to_owned() };
-        let mut transaction = self.database.begin().await?;
+        let mut transaction = self.database.begin_job().await?;
         let Some(topic) = database::find_topic(&mut transaction, log).await? else { return Ok(()) };
         let line = || line(EditKind::Invalidate, &topic, gdpr_id);
         // Rows before the topic: in the order in which an archive run takes them.

@@ -108,7 +108,7 @@ pub enum Error {
 impl From<database::Error> for Error {
     fn from(error: database::Error) -> Error {
         match error {
-            database::Error::Unavailable(_) => Error::Unavailable(error.to_string()),
+            database::Error::Unavailable(_) | database::Error::ReadOnly => Error::Unavailable(error.to_string()),
             database::Error::GaveWay(_) => Error::GaveWay(error.to_string()),
             database::Error::Damaged(_) => Error::Damaged(error.to_string()),
             database::Error::Refused(_) | database::Error::Migrate(_) => Error::Refused(error.to_string()),
@@ -141,6 +141,16 @@ impl From<CommitError> for Error {
 
 /// How often a call is tried again that another one got in the way of.
 const ATTEMPTS: usize = 5;
+/// Whoever asks whether all is ready does not wait for longer.
+const CHECK_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What a check says, or that it says nothing.
+async fn soon<E: Into<Error>>(what: &str, check: impl Future<Output = Result<(), E>>) -> Result<(), Error> {
+    match tokio::time::timeout(CHECK_PATIENCE, check).await {
+        Ok(outcome) => outcome.map_err(E::into),
+        Err(_) => Err(Error::Unavailable(format!("{what} did not answer within {CHECK_PATIENCE:?}"))),
+    }
+}
 
 pub struct Store {
     database: Database,
@@ -204,13 +214,16 @@ impl Store {
         self.rewrite_wanted.notified().await;
     }
 
-    /// Whether what the service stands on answers.
+    /// Whether what the service stands on answers, and does all that it is asked.
     pub async fn check(&self) -> Result<(), Error> {
-        self.database.ping().await?;
-        if let Some(bucket) = &self.bucket {
-            bucket.check().await?;
-        }
-        Ok(())
+        let bucket = async {
+            match &self.bucket {
+                Some(bucket) => bucket.check().await,
+                None => Ok(()),
+            }
+        };
+        let (database, bucket) = (soon("the database", self.database.check()), soon("the bucket", bucket));
+        tokio::try_join!(database, bucket).map(|((), ())| ())
     }
 
     /// Whether archived events can be read, and edits of them be rewritten.

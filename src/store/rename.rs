@@ -38,7 +38,7 @@ impl Store {
 
     async fn try_rename(&self, topic: &Topic, old_type: &str, new_type: &str) -> Result<(), Error> {
         let change = Change::Rename { old_type: old_type.to_owned(), new_type: new_type.to_owned() };
-        let mut transaction = self.database.begin().await?;
+        let mut transaction = self.database.begin_job().await?;
         let topic = database::topic_by_id(&mut transaction, topic.id).await?;
         let line = || Edit { changed: vec![new_type.to_owned()], ..line(EditKind::Rename, &topic, old_type) };
         // Rows before the topic: in the order in which an archive run takes them.

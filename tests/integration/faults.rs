@@ -1,16 +1,20 @@
 //! Every request to S3 and every statement to Postgres meets every fate that it can have. Whatever was under way,
 //! nothing is lost, nothing comes twice, and what was not done is made up for afterwards.
 
+mod inherited;
 mod kills;
 mod postgres_away;
 mod rare;
 mod requests;
 mod s3_away;
+mod silence;
 mod statements;
+mod temporary;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use coldstream::database;
 use coldstream::event::{Event, Json, Log};
 use coldstream::store::{Error, Query, Store};
 
@@ -21,6 +25,12 @@ use crate::support::{
 const BATCH: usize = 3;
 const EDITED: usize = 1;
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A database that is waited for as long as on a machine that is busy, and not for much longer.
+fn impatient(url: &str) -> database::Settings {
+    let jobs_patience = Duration::from_secs(3);
+    database::Settings { jobs_patience, ..database::Settings::new(url, 8).with_patience(Duration::from_secs(4)) }
+}
 
 /// What is disturbed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -393,7 +393,9 @@ async fn a_merger_may_die_at_any_statement() {
         let mut count = 0;
         postgres.script(move |statement| {
             // Nobody waits for the end of what is given up.
-            let is_counted = statement != "ROLLBACK" && statement != SET_UP;
+            let begins = statement == SET_UP || statement.starts_with("BEGIN");
+            // Where a connection turns out to be dead with that, another one is made.
+            let is_counted = statement != "ROLLBACK" && !begins;
             count += i32::from(is_counted);
             if is_counted && count == last { StatementFate::LoseStatement } else { StatementFate::Pass }
         });

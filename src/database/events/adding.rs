@@ -2,11 +2,11 @@
 
 use sqlx::postgres::PgArguments;
 use sqlx::query::Query;
-use sqlx::{PgConnection, Postgres, Row};
+use sqlx::{Postgres, Row};
 use time::OffsetDateTime;
 
 use super::copying::Rows;
-use crate::database::{Error, Topic};
+use crate::database::{Connection, Error, Topic};
 use crate::event::{Event, Metadata};
 
 /// The topic, the position, and the columns of an event.
@@ -28,7 +28,7 @@ macro_rules! bound_events {
 
 /// Events in order of position, with the positions that they bear. They are not archived before the hold is over.
 pub async fn insert(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     topic_id: i64,
     events: &[Event],
     held_until: Option<OffsetDateTime>,
@@ -121,7 +121,7 @@ macro_rules! bound_event {
 /// Puts events behind the end of their log, which bear the positions from 1 on until then, and says where that end
 /// was. One statement, and a transaction by itself. `None`, and nothing happened, if an id is hot already, or if events
 /// of the topic left their rows or came back into them since it was read.
-pub async fn append(connection: &mut PgConnection, topic: &Topic, events: &[Event]) -> Result<Option<i64>, Error> {
+pub async fn append(connection: &mut Connection, topic: &Topic, events: &[Event]) -> Result<Option<i64>, Error> {
     let append = match events {
         // Most calls bring one, and where nobody else publishes that is all there is.
         [event] => bind_event(
@@ -141,7 +141,7 @@ pub async fn append(connection: &mut PgConnection, topic: &Topic, events: &[Even
 /// The same for many events, which are made while Postgres takes those before them, in a transaction of the caller's:
 /// `None` leaves nothing that it could commit.
 pub async fn append_many(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     topic: &Topic,
     ids: &[String],
     events: impl Iterator<Item = Event>,
@@ -159,7 +159,7 @@ pub async fn append_many(
         .transpose()?;
     let Some(end_position) = end_position else { return Ok(None) };
     let statement = concat!("COPY events (topic_id, position, ", columns!(), ") FROM STDIN (FORMAT binary)");
-    let mut copy = connection.copy_in_raw(statement).await?;
+    let mut copy = connection.copy_in(statement).await?;
     let mut rows = Rows::new();
     for event in events {
         let Event { position, id, stream, event_type, reason, raised_at, metadata, payload, gdpr: _ } = &event;

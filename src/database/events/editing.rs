@@ -1,14 +1,12 @@
 //! Hot events that are edited.
 
-use sqlx::PgConnection;
-
 use super::from_row;
-use crate::database::Error;
+use crate::database::{Connection, Error};
 use crate::event::Event;
 
 /// The hot events at these positions or with these ids, in order of position, held until the transaction ends.
 pub async fn lock_hot(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     topic_id: i64,
     positions: &[i64],
     ids: &[&str],
@@ -27,7 +25,7 @@ pub async fn lock_hot(
 /// The hot events with a field of this GDPR id that still shows its value, in order of position, held until the
 /// transaction ends.
 pub async fn lock_hot_by_gdpr_id(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     topic_id: i64,
     gdpr_id: &str,
 ) -> Result<Vec<Event>, Error> {
@@ -42,7 +40,7 @@ pub async fn lock_hot_by_gdpr_id(
 }
 
 /// Replaces payload and GDPR data. False if the event is not hot any more, or not what it was.
-pub async fn replace(connection: &mut PgConnection, topic_id: i64, old: &Event, new: &Event) -> Result<bool, Error> {
+pub async fn replace(connection: &mut Connection, topic_id: i64, old: &Event, new: &Event) -> Result<bool, Error> {
     let replaced = sqlx::query(
         "UPDATE events SET payload = $5, gdpr = $6
          WHERE topic_id = $1 AND position = $2 AND payload = $3 AND gdpr IS NOT DISTINCT FROM $4",
@@ -60,7 +58,7 @@ pub async fn replace(connection: &mut PgConnection, topic_id: i64, old: &Event, 
 
 /// Gives the hot events of a type another one, and says how many there were.
 pub async fn rename_hot(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     topic_id: i64,
     old_type: &str,
     new_type: &str,

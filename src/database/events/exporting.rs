@@ -6,17 +6,17 @@ use std::borrow::Cow;
 use bytes::{Buf, Bytes, BytesMut};
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use sqlx::PgConnection;
 use time::OffsetDateTime;
 
 use super::copying::SIGNATURE;
-use crate::database::Error;
+use crate::database::{Connection, Error};
 use crate::event::{BorrowedEvent, BorrowedMetadata, Instant};
 
 /// Position, and then the columns of an event.
 const COLUMNS: usize = 12;
 
-/// The old events at positions `first..=last` that nothing holds at this moment, in order of position, out of one snapshot.
+/// The old events at positions `first..=last` that nothing holds at this moment, in order of position, out of one snapshot:
+/// all, or the first of them, which have as many bytes as are wanted.
 /// A connection on which it is not followed to its end cannot be used again.
 pub struct Export<'c> {
     messages: BoxStream<'c, Result<Bytes, sqlx::Error>>,
@@ -40,10 +40,11 @@ enum Begun {
 }
 
 pub async fn export(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     topic_id: i64,
     (raised_at_max, now): (i64, OffsetDateTime),
     (first_position, last_position): (i64, i64),
+    bytes_max: i64,
 ) -> Result<Export<'_>, Error> {
     // COPY takes no parameters.
     let now_micros = now.unix_timestamp_nanos() / 1_000;
@@ -51,10 +52,17 @@ pub async fn export(
         concat!(
             "COPY (SELECT position, ",
             columns!(),
-            " FROM events
-             WHERE topic_id = {topic_id} AND position BETWEEN {first_position} AND {last_position}
-               AND raised_at <= {raised_at_max}
-               AND (held_until IS NULL OR held_until <= to_timestamp(0) + interval '{now_micros} microseconds')
+            " FROM (
+                 SELECT position, ",
+            columns!(),
+            ", sum(octet_length(payload) + coalesce(octet_length(gdpr), 0))
+                       OVER (ORDER BY position ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS bytes_before
+                 FROM events
+                 WHERE topic_id = {topic_id} AND position BETWEEN {first_position} AND {last_position}
+                   AND raised_at <= {raised_at_max}
+                   AND (held_until IS NULL OR held_until <= to_timestamp(0) + interval '{now_micros} microseconds')
+             ) AS piece
+             WHERE bytes_before IS NULL OR bytes_before < {bytes_max}
              ORDER BY position) TO STDOUT (FORMAT binary)"
         ),
         topic_id = topic_id,
@@ -62,8 +70,9 @@ pub async fn export(
         last_position = last_position,
         raised_at_max = raised_at_max,
         now_micros = now_micros,
+        bytes_max = bytes_max,
     );
-    let mut export = Export { messages: connection.copy_out_raw(&statement).await?, rest: Bytes::new() };
+    let mut export = Export { messages: connection.copy_out(&statement).await?, rest: Bytes::new() };
     export.skip_header().await?;
     Ok(export)
 }
@@ -122,9 +131,18 @@ impl Export<'_> {
 }
 
 impl ExportedRow {
+    pub fn position(&self) -> Result<i64, Error> {
+        self.number(0)
+    }
+
+    /// No less than what an export counts of it.
+    pub fn byte_len(&self) -> i64 {
+        self.bytes.len() as i64
+    }
+
     pub fn event(&self) -> Result<BorrowedEvent<'_>, Error> {
         Ok(BorrowedEvent {
-            position: self.number(0)?,
+            position: self.position()?,
             raised_at: Instant::from_unix_nanos(self.number(1)?),
             metadata: BorrowedMetadata {
                 deployment_id: self.number(2)?,

@@ -1,12 +1,10 @@
 //! What is known of the hot events as a whole.
 
-use sqlx::PgConnection;
-
-use crate::database::Error;
+use crate::database::{Connection, Error};
 use crate::event::Instant;
 
 /// The positions of hot events, as ranges from the first to the last of each.
-pub async fn hot_position_ranges(connection: &mut PgConnection, topic_id: i64) -> Result<Vec<(i64, i64)>, Error> {
+pub async fn hot_position_ranges(connection: &mut Connection, topic_id: i64) -> Result<Vec<(i64, i64)>, Error> {
     Ok(sqlx::query_as(
         "SELECT min(position), max(position)
          FROM (
@@ -22,7 +20,7 @@ pub async fn hot_position_ranges(connection: &mut PgConnection, topic_id: i64) -
     .await?)
 }
 
-pub async fn oldest_raised_at(connection: &mut PgConnection, topic_id: i64) -> Result<Option<Instant>, Error> {
+pub async fn oldest_raised_at(connection: &mut Connection, topic_id: i64) -> Result<Option<Instant>, Error> {
     let nanos: Option<i64> = sqlx::query_scalar(
         "SELECT least(
              (SELECT min(raised_at) FROM events WHERE topic_id = $1 AND held_until IS NULL),
@@ -36,7 +34,7 @@ pub async fn oldest_raised_at(connection: &mut PgConnection, topic_id: i64) -> R
 }
 
 /// Bytes of a row on average, without its share of indexes, from the first thousand of a topic.
-pub async fn average_row_bytes(connection: &mut PgConnection, topic_id: i64) -> Result<f64, Error> {
+pub async fn average_row_bytes(connection: &mut Connection, topic_id: i64) -> Result<f64, Error> {
     Ok(sqlx::query_scalar(
         "SELECT coalesce(avg(pg_column_size(sample.*)), 0)::float8
          FROM (SELECT * FROM events WHERE topic_id = $1 ORDER BY position LIMIT 1000) AS sample",
@@ -47,13 +45,13 @@ pub async fn average_row_bytes(connection: &mut PgConnection, topic_id: i64) -> 
 }
 
 /// Bytes on disk of the table of hot events, its indexes and long values.
-pub async fn table_bytes(connection: &mut PgConnection) -> Result<i64, Error> {
+pub async fn table_bytes(connection: &mut Connection) -> Result<i64, Error> {
     Ok(sqlx::query_scalar("SELECT pg_total_relation_size('events')").fetch_one(connection).await?)
 }
 
 /// Tells the planner how many there are, and of what kind: after many were added at once, and before autovacuum finds
 /// out, it would expect few, and read and sort all of them for a page.
-pub async fn collect_statistics(connection: &mut PgConnection) -> Result<(), Error> {
+pub async fn collect_statistics(connection: &mut Connection) -> Result<(), Error> {
     sqlx::query("ANALYZE events").execute(connection).await?;
     Ok(())
 }

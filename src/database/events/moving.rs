@@ -1,9 +1,9 @@
 //! Which events leave their rows, and how they do.
 
-use sqlx::{PgConnection, Row};
+use sqlx::Row;
 use time::OffsetDateTime;
 
-use crate::database::{Error, Transaction};
+use crate::database::{Connection, Error, Transaction};
 
 /// In one statement.
 const POSITIONS_AT_ONCE: usize = 10_000;
@@ -73,7 +73,7 @@ pub async fn eligible_batch(
 }
 
 /// Deletes the hot events at these positions, each range from its first to its last, and says how many there were.
-pub async fn delete_ranges(connection: &mut PgConnection, topic_id: i64, ranges: &[(i64, i64)]) -> Result<u64, Error> {
+pub async fn delete_ranges(connection: &mut Connection, topic_id: i64, ranges: &[(i64, i64)]) -> Result<u64, Error> {
     if let [(first, last)] = ranges {
         let deleted = sqlx::query("DELETE FROM events WHERE topic_id = $1 AND position BETWEEN $2 AND $3")
             .bind(topic_id)

@@ -2,10 +2,10 @@
 
 use sqlx::postgres::PgArguments;
 use sqlx::query::Query;
-use sqlx::{PgConnection, Postgres, Row};
+use sqlx::{Postgres, Row};
 
 use super::from_row;
-use crate::database::Error;
+use crate::database::{Connection, Error};
 use crate::event::{Event, Filter};
 
 macro_rules! select_events_within {
@@ -29,7 +29,7 @@ macro_rules! select_events_within {
 /// Hot events at positions `start..end` that match, in order of position, after `skip` of them; at most `limit`, and
 /// none behind the one whose payload reaches `bytes_max`.
 pub async fn hot_range(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     topic_id: i64,
     filter: &Filter,
     (start, end): (i64, i64),
@@ -47,7 +47,7 @@ pub async fn hot_range(
 
 /// How many hot events match in each of the ranges that lie between the boundaries, which rise.
 pub async fn count_between(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     topic_id: i64,
     filter: &Filter,
     boundaries: &[i64],
@@ -77,7 +77,7 @@ pub async fn count_between(
 }
 
 /// The hot ones of these ids, in order of position.
-pub async fn hot_by_ids(connection: &mut PgConnection, topic_id: i64, ids: &[String]) -> Result<Vec<Event>, Error> {
+pub async fn hot_by_ids(connection: &mut Connection, topic_id: i64, ids: &[String]) -> Result<Vec<Event>, Error> {
     let rows = sqlx::query(select_events!("WHERE topic_id = $1 AND id = ANY($2) ORDER BY position"))
         .bind(topic_id)
         .bind(ids)
@@ -86,7 +86,7 @@ pub async fn hot_by_ids(connection: &mut PgConnection, topic_id: i64, ids: &[Str
     rows.iter().map(from_row).collect()
 }
 
-pub async fn last_hot(connection: &mut PgConnection, topic_id: i64, filter: &Filter) -> Result<Option<Event>, Error> {
+pub async fn last_hot(connection: &mut Connection, topic_id: i64, filter: &Filter) -> Result<Option<Event>, Error> {
     let query = match filter {
         Filter::All => sqlx::query(select_events!("WHERE topic_id = $1 ORDER BY position DESC LIMIT 1")),
         Filter::Types(_) => {
@@ -102,7 +102,7 @@ pub async fn last_hot(connection: &mut PgConnection, topic_id: i64, filter: &Fil
 
 /// The lowest of the positions `first..=last` at which there is a hot event.
 pub async fn first_hot(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     topic_id: i64,
     (first, last): (i64, i64),
 ) -> Result<Option<i64>, Error> {
@@ -119,7 +119,7 @@ pub async fn first_hot(
 
 /// Where the hot events of a correlation are.
 pub async fn positions_of_correlation(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     topic_id: i64,
     correlation_id: &str,
 ) -> Result<Vec<i64>, Error> {

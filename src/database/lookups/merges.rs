@@ -7,12 +7,11 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::pages::{Entry, Kind, PageWriter, combine, entries_of};
 use super::{delete_pages, insert_pages};
-use crate::database::Error;
+use crate::database::{Connection, Error};
 
 /// Lookups of a level that become one of the next.
 const MERGED_AT_ONCE: i64 = 10;
@@ -44,7 +43,7 @@ impl Merge {
 }
 
 /// The next merge of a topic, if there are enough lookups of a level.
-pub async fn due_merge(connection: &mut PgConnection, topic_id: i64) -> Result<Option<Merge>, Error> {
+pub async fn due_merge(connection: &mut Connection, topic_id: i64) -> Result<Option<Merge>, Error> {
     for level in 0..LEVEL_MAX {
         // Those of an archive that is not live yet are still written.
         let sources: Vec<Source> = sqlx::query_as(
@@ -67,7 +66,7 @@ pub async fn due_merge(connection: &mut PgConnection, topic_id: i64) -> Result<O
 }
 
 /// Topics that perhaps have something to merge. Looks at all lookups of all topics.
-pub async fn topics_with_due_merges(connection: &mut PgConnection) -> Result<Vec<i64>, Error> {
+pub async fn topics_with_due_merges(connection: &mut Connection) -> Result<Vec<i64>, Error> {
     Ok(sqlx::query_scalar(
         "SELECT DISTINCT topic_id FROM (
              SELECT topic_id FROM lookups WHERE level < $1 GROUP BY topic_id, level HAVING count(*) >= $2
@@ -81,7 +80,7 @@ pub async fn topics_with_due_merges(connection: &mut PgConnection) -> Result<Vec
 }
 
 /// Writes one in the place of its sources, without sums. Says which one, and of how many archives it is.
-pub async fn merge_lookups(connection: &mut PgConnection, merge: &Merge) -> Result<(Uuid, usize), Error> {
+pub async fn merge_lookups(connection: &mut Connection, merge: &Merge) -> Result<(Uuid, usize), Error> {
     let Merge { topic_id, level, sources } = merge;
     let (id, archive_ids) = (Uuid::now_v7(), merge.archive_ids());
     let stride = members_max(connection, *topic_id, &archive_ids).await?;
@@ -101,7 +100,7 @@ pub async fn merge_lookups(connection: &mut PgConnection, merge: &Merge) -> Resu
 }
 
 /// The greatest number of members that one of these archives has.
-async fn members_max(connection: &mut PgConnection, topic_id: i64, archive_ids: &[Uuid]) -> Result<u32, Error> {
+async fn members_max(connection: &mut Connection, topic_id: i64, archive_ids: &[Uuid]) -> Result<u32, Error> {
     let members: i32 = sqlx::query_scalar(
         "SELECT coalesce(max(last.member) + 1, 1)
          FROM unnest($2::uuid[]) AS merged (archive_id)
@@ -117,7 +116,7 @@ async fn members_max(connection: &mut PgConnection, topic_id: i64, archive_ids: 
 }
 
 async fn merge_kind(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     merge: &Merge,
     kind: Kind,
     (id, stride): (Uuid, u32),
@@ -156,7 +155,7 @@ struct Run {
 }
 
 impl Runs {
-    async fn open(connection: &mut PgConnection, merge: &Merge, kind: Kind) -> Result<Runs, Error> {
+    async fn open(connection: &mut Connection, merge: &Merge, kind: Kind) -> Result<Runs, Error> {
         let (mut runs, mut next) = (Vec::new(), 0..);
         for Source { id, runs: count, archive_ids } in &merge.sources {
             let ordinals: Vec<Option<u32>> =
@@ -178,7 +177,7 @@ impl Runs {
     }
 
     /// All entries of the next head.
-    async fn next(&mut self, connection: &mut PgConnection) -> Result<Option<Vec<Entry>>, Error> {
+    async fn next(&mut self, connection: &mut Connection) -> Result<Option<Vec<Entry>>, Error> {
         let Some(&Reverse((head, _))) = self.heads.peek() else { return Ok(None) };
         let mut entries = Vec::new();
         while let Some(&Reverse((next, index))) = self.heads.peek()
@@ -196,7 +195,7 @@ impl Runs {
     }
 
     /// Reads on where a run has nothing ahead, and remembers its next head.
-    async fn advance(&mut self, connection: &mut PgConnection, index: usize) -> Result<(), Error> {
+    async fn advance(&mut self, connection: &mut Connection, index: usize) -> Result<(), Error> {
         let run = &mut self.runs[index];
         if run.ahead.is_empty() {
             let pages: Vec<(i64, Vec<u8>)> = sqlx::query_as(

@@ -1,10 +1,9 @@
 //! What the archives of a merge reach over and hold together, so that many are passed over at once. An archive that
 //! leaves takes it along ([`super::delete_lookups`]): its merge is passed over archive by archive from then on.
 
-use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::database::Error;
+use crate::database::{Connection, Error};
 
 /// What reaches from a position to another one, and how many events it holds, and how many that match.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, sqlx::FromRow)]
@@ -17,7 +16,7 @@ pub struct Sum {
 
 /// All archives of a topic, and what they hold of these types or of all, in the order of the first positions: merges, and
 /// archives that no merge has sums of.
-pub async fn sums(connection: &mut PgConnection, topic_id: i64, types: Option<&[String]>) -> Result<Vec<Sum>, Error> {
+pub async fn sums(connection: &mut Connection, topic_id: i64, types: Option<&[String]>) -> Result<Vec<Sum>, Error> {
     Ok(sqlx::query_as(
         "SELECT first_position, last_position, count, matching
          FROM (
@@ -43,7 +42,7 @@ pub async fn sums(connection: &mut PgConnection, topic_id: i64, types: Option<&[
 }
 
 /// Makes the sums of merges what they have to be. Archives stay as they are meanwhile: the topic is locked.
-pub async fn sum_up(connection: &mut PgConnection, topic_id: i64, ids: &[Uuid]) -> Result<(), Error> {
+pub async fn sum_up(connection: &mut Connection, topic_id: i64, ids: &[Uuid]) -> Result<(), Error> {
     sqlx::query(
         "UPDATE lookups
          SET first_position = sums.first_position, last_position = sums.last_position, types = sums.types,
@@ -59,7 +58,7 @@ pub async fn sum_up(connection: &mut PgConnection, topic_id: i64, ids: &[Uuid]) 
 }
 
 /// Merges whose sums are not what they have to be.
-pub async fn wrong_sums(connection: &mut PgConnection, topic_id: i64) -> Result<Vec<Uuid>, Error> {
+pub async fn wrong_sums(connection: &mut Connection, topic_id: i64) -> Result<Vec<Uuid>, Error> {
     Ok(sqlx::query_scalar(
         "SELECT lookups.id
          FROM lookups JOIN lookup_sums AS sums ON sums.topic_id = lookups.topic_id AND sums.id = lookups.id

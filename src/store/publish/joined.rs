@@ -93,7 +93,11 @@ impl Store {
             // In a task of its own: whoever gives up takes nobody along. Boxed, since what is spawned is moved about.
             tokio::spawn(Box::pin(Leader { store: Arc::clone(self), log, has_ended: false }.lead()));
         }
-        answered.await.unwrap_or_else(|_| Err(Error::Unavailable("publishing was broken off".into())))
+        let patience = self.database.patience();
+        match tokio::time::timeout(patience, answered).await {
+            Ok(answer) => answer.unwrap_or_else(|_| Err(Error::Unavailable("publishing was broken off".into()))),
+            Err(_) => Err(Error::Unavailable(format!("nothing was published within {patience:?}"))),
+        }
     }
 }
 
@@ -107,6 +111,10 @@ impl Leader {
     /// Those that share the next transaction. Where there are none, the queue goes, before anybody can join it.
     fn next(&mut self) -> Option<Vec<Call>> {
         let mut waiting = self.store.queues.waiting();
+        if let Some(queue) = waiting.get_mut(&self.log) {
+            // Whoever waits no longer publishes again.
+            queue.retain(|call| !call.answer.is_closed());
+        }
         let Some(queue) = waiting.get_mut(&self.log).filter(|queue| !queue.is_empty()) else {
             waiting.remove(&self.log);
             self.has_ended = true;
@@ -196,13 +204,12 @@ impl Store {
         let mut connection = self.database.connection().await?;
         let ids: Vec<String> = events.iter().map(|event| event.id.clone()).collect();
         if !self.members_with_ids(&mut connection, topic, &ids).await?.is_empty() {
-            connection.keep();
             return Ok(None);
         }
         let now = now();
         let events = events.iter().copied().zip(1..).map(|(event, offset)| event.clone().at(offset, now));
         if ids.len() >= COPIED_EVENTS_MIN {
-            connection.keep();
+            drop(connection);
             let mut transaction = self.database.begin().await?;
             let end_position = database::append_many(&mut transaction, topic, &ids, events).await?;
             if end_position.is_some() {
@@ -210,9 +217,7 @@ impl Store {
             }
             return Ok(end_position);
         }
-        let end_position = database::append(&mut connection, topic, &events.collect::<Vec<_>>()).await?;
-        connection.keep();
-        Ok(end_position)
+        Ok(database::append(&mut connection, topic, &events.collect::<Vec<_>>()).await?)
     }
 }
 

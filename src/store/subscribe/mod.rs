@@ -139,10 +139,7 @@ impl Subscriptions {
         let own_replica_id = self.session().map_or(Uuid::nil(), |session| session.id);
         let mut connection = database.connection().await?;
         let has_others = match database::notify_others(&mut connection, own_replica_id, &words).await {
-            Ok(has_others) => {
-                connection.keep();
-                has_others
-            }
+            Ok(has_others) => has_others,
             // It may have died since it was last used, which is noticed at once in a pool.
             Err(_) => {
                 drop(connection);

@@ -18,6 +18,10 @@ const BEAT_INTERVAL: Duration = Duration::from_millis(800);
 /// Makes up for every word that was not heard.
 const LOOK_INTERVAL: Duration = Duration::from_secs(10);
 const RETRY_INTERVAL: Duration = Duration::from_millis(200);
+/// What fails again and again is tried less and less often.
+const RETRY_INTERVAL_MAX: Duration = Duration::from_secs(5);
+/// Two attempts fit into a lease: one over a connection that has fallen silent, another over the next one.
+const BEAT_PATIENCE: Duration = Duration::from_millis(1_500);
 const LAST_ACKS_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// From the first subscriber to the last one.
@@ -53,6 +57,7 @@ impl Session {
     async fn beats(&self) {
         let mut is_registered = false;
         let mut lease_end: Option<Instant> = None;
+        let mut pause = RETRY_INTERVAL;
         loop {
             let started = Instant::now();
             let deadline = lease_end.unwrap_or(started + LEASE_TERM);
@@ -69,7 +74,9 @@ impl Session {
                 Ok(Ok(false)) => break,
                 Ok(Err(error)) => {
                     tracing::warn!(%error, "the replica's lease was not renewed");
-                    tokio::time::sleep(RETRY_INTERVAL).await;
+                    tokio::time::sleep(pause).await;
+                    // Without a lease nothing is at stake.
+                    pause = if is_registered { RETRY_INTERVAL } else { longer(pause) };
                 }
                 Err(_) if lease_end.is_some() => {}
                 Err(_) => tracing::warn!("the database does not answer: no events are delivered"),
@@ -83,11 +90,15 @@ impl Session {
     }
 
     async fn listens(self: &Arc<Self>) {
+        let mut pause = RETRY_INTERVAL;
         loop {
+            let started = Instant::now();
             if let Err(error) = self.listen().await {
                 tracing::warn!(%error, "other replicas cannot be heard");
             }
-            tokio::time::sleep(RETRY_INTERVAL).await;
+            pause = if started.elapsed() > LOOK_INTERVAL { RETRY_INTERVAL } else { pause };
+            tokio::time::sleep(pause).await;
+            pause = longer(pause);
         }
     }
 
@@ -97,6 +108,7 @@ impl Session {
         loop {
             // What was said before it listened, or while the connection was away.
             self.catch_up().await?;
+            listener.check().await?;
             let look_at = Instant::now() + LOOK_INTERVAL;
             loop {
                 let heard = tokio::time::timeout_at(look_at, listener.next()).await;
@@ -216,7 +228,7 @@ impl Store {
     /// Renews the lease, or begins it. False if it is lost.
     async fn beat(&self, session: &Session, is_registered: bool) -> Result<bool, Error> {
         let names = session.group_names();
-        let mut transaction = self.database.begin_groups().await?;
+        let mut transaction = self.database.begin_beat(BEAT_PATIENCE).await?;
         let is_held = match is_registered {
             true => database::renew_replica(&mut transaction, session.id, &names, LEASE_TERM).await?,
             false => {
@@ -276,6 +288,10 @@ impl Store {
         database::notify(&mut transaction, &[Word::Released.to_string()]).await?;
         Ok(database::commit(transaction).await?)
     }
+}
+
+fn longer(pause: Duration) -> Duration {
+    (pause * 2).min(RETRY_INTERVAL_MAX)
 }
 
 async fn release(transaction: &mut Transaction, errands: &Errands) -> Result<(), Error> {

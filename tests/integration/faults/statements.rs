@@ -2,10 +2,11 @@
 
 use std::sync::{Arc, OnceLock};
 
+use coldstream::store::Store;
 use futures::future::join_all;
 
-use super::{BATCH, Scene, Verb};
-use crate::support::{SET_UP, StatementFate, settings};
+use super::{BATCH, Scene, Verb, impatient};
+use crate::support::{PostgresProxy, SET_UP, StatementFate, settings};
 
 /// What it is called, and what becomes of a statement.
 type Disturbance = (&'static str, fn() -> StatementFate);
@@ -21,12 +22,22 @@ enum Counted {
     Commits,
 }
 
-/// Disturbs statement 1, 2, 3… of a run, and perhaps all that follow, until a run needs no more of them.
-async fn disturb_each(verb: Verb, counted: Counted, min: usize, (name, fate): Disturbance, is_for_good: bool) {
-    let mut scene = Scene::new().await;
+async fn disturb_each(verb: Verb, counted: Counted, min: usize, disturbance: Disturbance, is_for_good: bool) {
+    let scene = Scene::new().await;
     let postgres = scene.world.postgres_proxy().await;
-    // One process, which goes on once all is well again.
     let store = scene.world.store_behind(&postgres, settings(BATCH as u64));
+    disturb(scene, (store, postgres), (verb, counted, min), disturbance, is_for_good).await;
+}
+
+/// Disturbs statement 1, 2, 3… of a run, and perhaps all that follow, until a run needs no more of them. One process, which
+/// goes on once all is well again.
+async fn disturb(
+    mut scene: Scene,
+    (store, postgres): (Arc<Store>, PostgresProxy),
+    (verb, counted, min): (Verb, Counted, usize),
+    (name, fate): Disturbance,
+    is_for_good: bool,
+) {
     for k in 1.. {
         scene.prepare(verb).await;
         let (mut count, reached) = (0, Arc::new(OnceLock::new()));
@@ -67,6 +78,23 @@ async fn the_disk_may_be_full_at_any_statement() {
     let full: Disturbance = ("disk full", || StatementFate::Refuse("53100"));
     let writers = VERBS.into_iter().filter(|(verb, ..)| matches!(verb, Verb::Publish | Verb::Edit | Verb::Archive));
     join_all(writers.map(|(verb, min, _)| disturb_each(verb, Counted::All, min, full, false))).await;
+}
+
+/// Whoever asked waits no longer than a caller does, and what the silent connection holds goes by itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_may_be_heard_after_any_statement_of_a_caller() {
+    let fates: [Disturbance; 2] =
+        [("no statement", || StatementFate::SwallowStatement), ("no reply", || StatementFate::SwallowReply)];
+    let verbs = [(Verb::Publish, Counted::All, 3), (Verb::Edit, Counted::All, 4), (Verb::Archive, Counted::Commits, 5)];
+    for fate in fates {
+        join_all(verbs.map(async |verb| {
+            let scene = Scene::new().await;
+            let postgres = scene.world.postgres_proxy().await;
+            let store = scene.world.store_with(&impatient(postgres.url()), settings(BATCH as u64));
+            disturb(scene, (store, postgres), verb, fate, false).await;
+        }))
+        .await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

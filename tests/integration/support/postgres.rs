@@ -71,7 +71,7 @@ impl Running {
         let url = self.postgres.connection(name);
         let database = Database::new(&url, 2).expect("the url is one");
         database.migrate().await.expect("the migrations can be applied");
-        database.close().await;
+        database.close();
         url
     }
 }

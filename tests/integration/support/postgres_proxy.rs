@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -32,6 +33,10 @@ pub enum StatementFate {
     LoseReply,
     /// It never arrives, and the answer is this SQLSTATE.
     Refuse(&'static str),
+    /// A middle box swallows it: it never arrives, and nothing passes over its connection any more.
+    SwallowStatement,
+    /// It happens, and nothing passes over its connection any more.
+    SwallowReply,
     /// It waits at a gate before it passes, or until its client has gone.
     Hold(Gate),
     /// It happens, and the answer waits at a gate.
@@ -46,6 +51,8 @@ struct Shared {
     is_away: AtomicBool,
     /// Of the connections that there are.
     open: Mutex<CancellationToken>,
+    /// The same, until nothing passes over them any more.
+    heard: Mutex<CancellationToken>,
 }
 
 pub struct PostgresProxy {
@@ -64,6 +71,7 @@ impl PostgresProxy {
             script: Mutex::new(Box::new(|_| StatementFate::Pass)),
             is_away: AtomicBool::new(false),
             open: Mutex::default(),
+            heard: Mutex::default(),
         });
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a loopback port is free");
         let address: SocketAddr = listener.local_addr().expect("it is bound");
@@ -104,6 +112,12 @@ impl PostgresProxy {
         std::mem::take(&mut *lock(&self.shared.open)).cancel();
     }
 
+    /// A middle box forgets every connection: nothing passes over it any more in any direction, not even its end. New
+    /// ones are as good as ever.
+    pub fn fall_silent(&self) {
+        std::mem::take(&mut *lock(&self.shared.heard)).cancel();
+    }
+
     /// Postgres is there, and everything passes from now on.
     pub fn heal(&self) {
         self.shared.is_away.store(false, Ordering::SeqCst);
@@ -122,10 +136,17 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
     loop {
         let (client, _) = listener.accept().await.expect("connections can be accepted");
         let shared = Arc::clone(&shared);
-        let open = lock(&shared.open).clone();
+        let (open, heard) = (lock(&shared.open).clone(), lock(&shared.heard).clone());
         if !shared.is_away.load(Ordering::SeqCst) {
             // Who goes away in the middle is no concern of the proxy.
-            tokio::spawn(open.run_until_cancelled_owned(async move { converse(client, &shared).await.ok() }));
+            tokio::spawn(open.run_until_cancelled_owned(async move {
+                let mut conversation = pin!(converse(client, &shared));
+                tokio::select! {
+                    _ = &mut conversation => {}
+                    // It is kept, and not gone on with.
+                    () = heard.cancelled() => std::future::pending().await,
+                }
+            }));
         }
     }
 }
@@ -133,7 +154,7 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
 /// What a client says before it waits for an answer.
 struct Turn {
     bytes: Vec<u8>,
-    /// What is executed, if anything is.
+    /// What is executed, if anything is; of some statements that are sent as one, the first.
     sql: Option<String>,
 }
 
@@ -165,6 +186,7 @@ async fn converse(client: TcpStream, shared: &Shared) -> std::io::Result<()> {
         let fate = sql.map_or(StatementFate::Pass, |sql| lock(&shared.script)(&sql));
         match &fate {
             StatementFate::LoseStatement => return Ok(()),
+            StatementFate::SwallowStatement => std::future::pending().await,
             StatementFate::Refuse(code) => {
                 client.write_all(&refusal(code)).await?;
                 // After these a server says no more.
@@ -184,6 +206,10 @@ async fn converse(client: TcpStream, shared: &Shared) -> std::io::Result<()> {
             StatementFate::LoseReply => {
                 reply(&mut answers).await;
                 return Ok(());
+            }
+            StatementFate::SwallowReply => {
+                reply(&mut answers).await;
+                std::future::pending().await
             }
             StatementFate::HoldReply(gate) => {
                 let bytes = reply(&mut answers).await;
@@ -231,7 +257,7 @@ async fn read_turns(mut client: impl AsyncRead + Unpin, turns: UnboundedSender<T
         let mut texts = bytes[start..].split(|byte| *byte == 0).map(|text| String::from_utf8_lossy(text).into_owned());
         let mut text = || texts.next().unwrap_or_default();
         match kind {
-            b'Q' => sql = Some(text()),
+            b'Q' => sql = Some(text().split(';').next().unwrap_or_default().to_owned()),
             b'P' => drop(prepared.insert(text(), text())),
             b'B' => bound = prepared.get(&[text(), text()][1]).cloned(),
             b'E' => sql = bound.take(),

@@ -140,7 +140,12 @@ impl World {
 
     /// One that reaches Postgres through a proxy.
     pub fn store_behind(&self, postgres: &PostgresProxy, settings: Settings) -> Arc<Store> {
-        let database = Database::new(postgres.url(), CONNECTIONS_MAX).expect("the url is one");
+        self.store_with(&database::Settings::new(postgres.url(), CONNECTIONS_MAX), settings)
+    }
+
+    /// One whose database is asked in another way.
+    pub fn store_with(&self, database: &database::Settings, settings: Settings) -> Arc<Store> {
+        let database = Database::open(database).expect("the url is one");
         Arc::new(Store::new(database, Some(Arc::new(self.bucket_client())), settings))
     }
 

@@ -1,0 +1,261 @@
+//! A connection on which nobody waits for ever. All SQL goes through one.
+//!
+//! Whatever is asked over it ends within a limit: a statement, each answer of one that is read as it comes, a piece of a
+//! COPY, BEGIN and COMMIT. An answer that did not come by then is [`silence`], and nothing more is asked over a
+//! connection that is silent: it is closed, and nobody waits for its farewell.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::stream::{BoxStream, StreamExt, TryStreamExt, unfold};
+use sqlx::postgres::{PgCopyIn, PgQueryResult, PgRow, PgStatement, PgTypeInfo};
+use sqlx::{Connection as _, Describe, Either, Execute, Executor, PgConnection, Postgres, SqlSafeStr, SqlStr};
+use tokio::time::{Instant, timeout_at};
+
+use crate::database::errors::{ends_session, is_read_only, silence};
+
+type Outcome<T> = Result<T, sqlx::Error>;
+
+/// For how long an answer is waited for.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Limit {
+    /// Until then, whatever is asked meanwhile.
+    Until(Instant),
+    /// So long, for each answer by itself.
+    Each(Duration),
+}
+
+impl Limit {
+    pub fn within(duration: Duration) -> Limit {
+        Limit::Until(Instant::now() + duration)
+    }
+
+    fn end(self) -> Instant {
+        match self {
+            Limit::Until(end) => end,
+            Limit::Each(duration) => Instant::now() + duration,
+        }
+    }
+}
+
+#[derive(Debug)]
+pub struct Connection {
+    raw: PgConnection,
+    state: State,
+}
+
+#[derive(Debug)]
+struct State {
+    limit: Limit,
+    /// From BEGIN until the transaction is known to be over.
+    has_begun: bool,
+    /// While an answer is on its way, which whoever asked may not wait for.
+    is_busy: bool,
+    /// From the beginning of a COPY to its end.
+    is_copying: bool,
+    is_broken: bool,
+    is_read_only: bool,
+}
+
+impl Connection {
+    pub(super) fn new(raw: PgConnection, limit: Limit) -> Connection {
+        let state =
+            State { limit, has_begun: false, is_busy: false, is_copying: false, is_broken: false, is_read_only: false };
+        Connection { raw, state }
+    }
+
+    pub(super) fn set_limit(&mut self, limit: Limit) {
+        self.state.limit = limit;
+    }
+
+    /// Whether nothing can be asked over it any more.
+    pub(super) fn is_broken(&self) -> bool {
+        self.state.is_broken || self.state.is_copying
+    }
+
+    /// Whether it leads to a server that takes no changes.
+    pub(super) fn is_read_only(&self) -> bool {
+        self.state.is_read_only
+    }
+
+    /// It is of no use to anybody who wants to change something.
+    pub(super) fn found_read_only(&mut self) {
+        (self.state.is_read_only, self.state.is_broken) = (true, true);
+    }
+
+    /// Whether it can be given to somebody else as it is.
+    pub(super) fn is_settled(&self) -> bool {
+        !(self.state.has_begun || self.state.is_busy || self.is_broken())
+    }
+
+    pub(super) fn server_version(&self) -> Option<u32> {
+        self.raw.server_version_num()
+    }
+
+    /// For what the migrations of sqlx ask over it, without a limit.
+    pub(super) fn raw(&mut self) -> &mut PgConnection {
+        &mut self.raw
+    }
+
+    /// The simplest question that there is.
+    pub(super) async fn ping(&mut self) -> Outcome<()> {
+        self.state.bound(self.raw.ping()).await
+    }
+
+    /// Statements that give nothing back, in one round trip.
+    pub(super) async fn run(&mut self, statements: impl SqlSafeStr) -> Outcome<()> {
+        sqlx::raw_sql(statements).execute(self).await.map(drop)
+    }
+
+    pub(super) async fn begin(&mut self, statements: SqlStr) -> Outcome<()> {
+        self.state.has_begun = true;
+        self.run(statements).await
+    }
+
+    pub(super) async fn commit(&mut self) -> Outcome<()> {
+        self.run("COMMIT").await?;
+        self.state.has_begun = false;
+        Ok(())
+    }
+
+    /// Makes an end of what was left in the middle.
+    pub(super) async fn settle(&mut self) -> Outcome<()> {
+        // Both wait first for what is on its way.
+        match self.state.has_begun {
+            true => self.run("ROLLBACK").await?,
+            false => self.ping().await?,
+        }
+        self.state.has_begun = false;
+        Ok(())
+    }
+
+    /// What `COPY … TO STDOUT` gives. Left in the middle, it leaves a connection that is of no use any more.
+    pub(super) async fn copy_out<'c>(&'c mut self, statement: &str) -> Outcome<BoxStream<'c, Outcome<Bytes>>> {
+        let Connection { raw, state } = self;
+        state.is_copying = true;
+        let messages = state.bound(raw.copy_out_raw(statement)).await?;
+        Ok(state.bound_each(messages))
+    }
+
+    /// Takes what `COPY … FROM STDIN` reads. Left in the middle, it leaves a connection that is of no use any more.
+    pub(super) async fn copy_in<'c>(&'c mut self, statement: &str) -> Outcome<CopyIn<'c>> {
+        let Connection { raw, state } = self;
+        state.is_copying = true;
+        let copy = state.bound(raw.copy_in_raw(statement)).await?;
+        Ok(CopyIn { copy, state })
+    }
+}
+
+impl State {
+    /// The answer, or that there was none.
+    async fn bound<T>(&mut self, answer: impl Future<Output = Outcome<T>>) -> Outcome<T> {
+        let started = Instant::now();
+        self.is_busy = true;
+        let outcome = match timeout_at(self.limit.end(), answer).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(silence(started.elapsed())),
+        };
+        self.is_busy = false;
+        if let Err(error) = &outcome {
+            self.is_broken |= ends_session(error);
+            self.is_read_only |= is_read_only(error);
+        }
+        outcome
+    }
+
+    /// Answers that are read as they come. Whoever stops in the middle leaves some on their way.
+    fn bound_each<'e, T: Send + 'e>(&'e mut self, answers: BoxStream<'e, Outcome<T>>) -> BoxStream<'e, Outcome<T>> {
+        let rest = unfold(Some((self, answers)), |rest| async move {
+            let (state, mut answers) = rest?;
+            match state.bound(answers.try_next()).await {
+                Ok(Some(answer)) => {
+                    state.is_busy = true;
+                    Some((Ok(answer), Some((state, answers))))
+                }
+                Ok(None) => {
+                    state.is_copying = false;
+                    None
+                }
+                Err(error) => Some((Err(error), None)),
+            }
+        });
+        rest.boxed()
+    }
+}
+
+/// Rows on their way into a table.
+pub(super) struct CopyIn<'c> {
+    copy: PgCopyIn<&'c mut PgConnection>,
+    state: &'c mut State,
+}
+
+impl CopyIn<'_> {
+    pub async fn send(&mut self, bytes: Vec<u8>) -> Outcome<()> {
+        self.state.bound(self.copy.send(bytes)).await.map(drop)
+    }
+
+    pub async fn finish(self) -> Outcome<()> {
+        let CopyIn { copy, state } = self;
+        let outcome = state.bound(copy.finish()).await.map(drop);
+        // One that was refused has been followed to its end.
+        state.is_copying = !matches!(outcome, Ok(()) | Err(sqlx::Error::Database(_)));
+        outcome
+    }
+}
+
+impl<'c> Executor<'c> for &'c mut Connection {
+    type Database = Postgres;
+
+    fn execute<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, Outcome<PgQueryResult>>
+    where
+        'c: 'e,
+        E: 'q + Execute<'q, Postgres>,
+    {
+        let Connection { raw, state } = self;
+        Box::pin(state.bound(raw.execute(query)))
+    }
+
+    fn fetch_many<'e, 'q: 'e, E>(self, query: E) -> BoxStream<'e, Outcome<Either<PgQueryResult, PgRow>>>
+    where
+        'c: 'e,
+        E: 'q + Execute<'q, Postgres>,
+    {
+        let Connection { raw, state } = self;
+        state.bound_each(raw.fetch_many(query))
+    }
+
+    fn fetch_all<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, Outcome<Vec<PgRow>>>
+    where
+        'c: 'e,
+        E: 'q + Execute<'q, Postgres>,
+    {
+        let Connection { raw, state } = self;
+        Box::pin(state.bound(raw.fetch_all(query)))
+    }
+
+    fn fetch_optional<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, Outcome<Option<PgRow>>>
+    where
+        'c: 'e,
+        E: 'q + Execute<'q, Postgres>,
+    {
+        let Connection { raw, state } = self;
+        Box::pin(state.bound(raw.fetch_optional(query)))
+    }
+
+    fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, Outcome<Describe<Postgres>>>
+    where
+        'c: 'e,
+    {
+        let Connection { raw, state } = self;
+        Box::pin(state.bound(raw.describe(sql)))
+    }
+
+    fn prepare_with<'e>(self, sql: SqlStr, parameters: &'e [PgTypeInfo]) -> BoxFuture<'e, Outcome<PgStatement>>
+    where
+        'c: 'e,
+    {
+        let Connection { raw, state } = self;
+        Box::pin(state.bound(raw.prepare_with(sql, parameters)))
+    }
+}

@@ -1,0 +1,83 @@
+//! Bringing the tables up to date, over a connection of its own, which says at once why it cannot be had.
+//!
+//! Where they are, nothing is written and nothing is locked: a server that is read-only for now is served. A migration
+//! takes what it takes, such as the building of an index; whoever waits for it looks now and then whether Postgres still
+//! is at it, which ends what a client has left by itself (see [`super::session`]).
+
+use std::time::Duration;
+
+use sqlx::migrate::Migrator;
+
+use crate::database::connection::{Connection, Limit};
+use crate::database::connections::connect;
+use crate::database::errors::silence;
+use crate::database::session::Session;
+use crate::database::{Database, Error};
+
+const LOOK_INTERVAL: Duration = Duration::from_secs(10);
+/// After so many looks in a row that nobody answered, nobody will.
+const UNANSWERED_MAX: u32 = 30;
+
+impl Database {
+    /// Brings the tables up to date.
+    pub async fn migrate(&self) -> Result<(), Error> {
+        let migrator = sqlx::migrate!();
+        let mut connection = self.connect_directly().await?;
+        if is_up_to_date(&mut connection, &migrator).await? {
+            return Ok(());
+        }
+        let process_id: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut connection).await?;
+        tokio::select! {
+            outcome = migrator.run(connection.raw()) => outcome.map_err(Error::Migrate),
+            gone = self.until_gone(process_id) => gone,
+        }
+    }
+
+    /// Without any end of a statement's or a transaction's.
+    async fn connect_directly(&self) -> Result<Connection, Error> {
+        let session = Session { patience: None, is_pooled: false };
+        let mut connection = connect(&self.direct, session, self.patience).await?;
+        connection.set_limit(Limit::within(self.patience));
+        Ok(connection)
+    }
+
+    /// Returns once Postgres has no such process any more, or could not be asked for long.
+    async fn until_gone(&self, process_id: i32) -> Result<(), Error> {
+        let mut looks = tokio::time::interval(LOOK_INTERVAL);
+        // The first one comes at once.
+        looks.tick().await;
+        let mut unanswered = 0;
+        loop {
+            looks.tick().await;
+            match self.has_process(process_id).await {
+                Ok(true) => unanswered = 0,
+                Ok(false) => return Err(silence(LOOK_INTERVAL).into()),
+                Err(error) if unanswered == UNANSWERED_MAX => return Err(error),
+                Err(_) => unanswered += 1,
+            }
+        }
+    }
+
+    async fn has_process(&self, process_id: i32) -> Result<bool, Error> {
+        let mut connection = self.connect_directly().await?;
+        Ok(sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1)")
+            .bind(process_id)
+            .fetch_one(&mut connection)
+            .await?)
+    }
+}
+
+/// Whether every migration was applied, and nothing else. What speaks against that is said by whoever applies them.
+async fn is_up_to_date(connection: &mut Connection, migrator: &Migrator) -> Result<bool, Error> {
+    let is_there: bool =
+        sqlx::query_scalar("SELECT to_regclass('_sqlx_migrations') IS NOT NULL").fetch_one(&mut *connection).await?;
+    if !is_there {
+        return Ok(false);
+    }
+    let applied: Vec<(i64, Vec<u8>, bool)> =
+        sqlx::query_as("SELECT version, checksum, success FROM _sqlx_migrations ORDER BY version")
+            .fetch_all(connection)
+            .await?;
+    let known = migrator.iter().map(|migration| (migration.version, migration.checksum.to_vec(), true));
+    Ok(applied.into_iter().eq(known))
+}

@@ -1,0 +1,99 @@
+//! What holds for all statements of a connection, whatever a role, a database or a server says by default.
+//!
+//! On a connection of its own that is said once. Behind a pooler that gives a connection for a transaction it is said
+//! with every BEGIN, which costs no round trip: what is said outside of a transaction stays with whoever gets that
+//! connection next. What is asked there in single statements goes by the defaults.
+
+use std::time::Duration;
+
+use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
+
+pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
+pub(super) const SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+/// All of our statements are short, whatever the planner thinks of tables that it has no statistics of: compiling one
+/// takes a hundred times as long as carrying it out. Behind a pooler, too, where it harms nobody.
+const NO_JIT: &str = "SET jit = off";
+/// By which Postgres ends what nobody waits for any more.
+const MARGIN: Duration = Duration::from_secs(2);
+/// The first version with a `transaction_timeout`.
+const TRANSACTION_TIMEOUT_VERSION: u32 = 17_00_00;
+/// By which a middle box remembers a connection that is idle, and Postgres notices whose client is gone.
+const KEEPALIVES: [(&str, &str); 3] =
+    [("tcp_keepalives_idle", "60"), ("tcp_keepalives_interval", "10"), ("tcp_keepalives_count", "3")];
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Session {
+    /// After so long nobody waits for an answer any more; `None` where it takes what it takes.
+    pub patience: Option<Duration>,
+    pub is_pooled: bool,
+}
+
+impl Session {
+    /// What a new connection is told.
+    pub fn set_up(&self, server_version: Option<u32>) -> SqlStr {
+        if self.is_pooled {
+            return NO_JIT.into_sql_str();
+        }
+        let mut statements = NO_JIT.to_owned();
+        let defaults = [("default_transaction_isolation", "'read committed'"), ("idle_session_timeout", "0")];
+        for (name, value) in defaults.into_iter().chain(KEEPALIVES) {
+            statements += &format!("; SET {name} = {value}");
+        }
+        for (name, value) in self.timeouts(server_version) {
+            statements += &format!("; SET {name} = {value}");
+        }
+        AssertSqlSafe(statements).into_sql_str()
+    }
+
+    /// How a transaction begins.
+    pub fn begin(&self, begin: &'static str, server_version: Option<u32>) -> SqlStr {
+        if !self.is_pooled {
+            return begin.into_sql_str();
+        }
+        let mut statements = format!("{begin}; SET LOCAL jit = off");
+        for (name, value) in self.timeouts(server_version) {
+            statements += &format!("; SET LOCAL {name} = {value}");
+        }
+        AssertSqlSafe(statements).into_sql_str()
+    }
+
+    /// In milliseconds; 0 for none. We wait for locks as for any answer.
+    fn timeouts(&self, server_version: Option<u32>) -> impl Iterator<Item = (&'static str, u128)> {
+        let patience_ms = self.patience.map_or(0, |patience| (patience + MARGIN).as_millis());
+        let known = server_version.is_some_and(|version| version >= TRANSACTION_TIMEOUT_VERSION);
+        let timeouts = [
+            ("statement_timeout", patience_ms),
+            ("lock_timeout", 0),
+            ("idle_in_transaction_session_timeout", patience_ms),
+        ];
+        timeouts.into_iter().chain(known.then_some(("transaction_timeout", 0)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pooler_is_told_nothing_that_outlives_a_transaction() {
+        let session = Session { patience: Some(Duration::from_secs(10)), is_pooled: true };
+        assert_eq!(session.set_up(Some(17_00_00)).as_str(), NO_JIT);
+        let begin = session.begin(SNAPSHOT, Some(16_00_09));
+        let begin: Vec<&str> = begin.as_str().split("; ").collect();
+        assert_eq!(begin[0], SNAPSHOT);
+        assert!(begin[1..].iter().all(|statement| statement.starts_with("SET LOCAL ")), "{begin:?}");
+        assert!(begin.contains(&"SET LOCAL statement_timeout = 12000"), "{begin:?}");
+        assert!(!begin.concat().contains("transaction_timeout = 0"), "version 16 does not know it: {begin:?}");
+        assert!(session.begin(BEGIN, Some(17_00_00)).as_str().ends_with("; SET LOCAL transaction_timeout = 0"));
+    }
+
+    #[test]
+    fn a_connection_of_its_own_is_told_once() {
+        let session = Session { patience: None, is_pooled: false };
+        let set_up = session.set_up(Some(18_00_00));
+        for timeout in ["statement_timeout", "lock_timeout", "idle_session_timeout", "transaction_timeout"] {
+            assert!(set_up.as_str().contains(&format!("SET {timeout} = 0")), "{}", set_up.as_str());
+        }
+        assert_eq!(session.begin(BEGIN, Some(18_00_00)).as_str(), BEGIN);
+    }
+}
