@@ -31,7 +31,10 @@ const OWNERS: [(&str, &[&str]); 11] = [
     ("std::env", &["config", "embedded"]),
     ("SystemTime::now", &[]),
     ("async fn", &["database", "bucket", "store", "jobs", "api", "command", "embedded", "main.rs"]),
-    ("time::sleep", &["jobs", "command", "store/breaks.rs", "store/lease.rs", "store/subscribe", "embedded"]),
+    (
+        "time::sleep",
+        &["jobs", "command", "store/breaks.rs", "store/lease.rs", "store/ownership.rs", "store/subscribe", "embedded"],
+    ),
 ];
 
 fn sources(folder: &Path) -> Vec<PathBuf> {

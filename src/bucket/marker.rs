@@ -1,54 +1,155 @@
+//! The object that says whose bucket it is.
+
 use http::Method;
+use http::header::{IF_MATCH, IF_NONE_MATCH};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::bucket::client::Request;
+use crate::bucket::objects::etag;
 use crate::bucket::{Bucket, Error};
 use crate::event::{read_from_objects, written_as_derived};
 
 /// No archive has such a key: theirs have three segments.
 const MARKER_KEY: &str = "coldstream.json";
-/// Of the layout of a bucket.
-const FORMAT_VERSION: u32 = 1;
+/// The layout of a bucket. The first one knew deployments and no owners.
+const FORMAT_VERSION: u32 = 2;
+const FORMAT_WITHOUT_OWNER: u32 = 1;
 
 pub fn is_marker(key: &str) -> bool {
     key == MARKER_KEY
 }
 
 /// Says whose bucket it is.
-#[derive(Serialize, Deserialize)]
-#[serde(remote = "Self")]
-struct Marker {
-    format: u32,
-    deployment_id: Uuid,
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Marker {
+    pub deployment_id: Uuid,
+    /// `None` of a marker from before there were owners.
+    pub owner: Option<Claim>,
+    /// A database that takes the bucket over unless its owner answers.
+    pub challenger: Option<Claim>,
 }
 
-read_from_objects!(Marker);
-written_as_derived!(Marker);
+/// One database's claim to a bucket, which no other one makes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
+pub struct Claim {
+    /// Higher than that of any claim before.
+    pub epoch: i64,
+    pub token: Uuid,
+    /// The cluster's identifier, where it is known, as text: not every reader of JSON holds such a number.
+    pub cluster: Option<String>,
+    pub database: i64,
+    /// When the server was started, in microseconds.
+    pub instance: i64,
+}
+
+/// A marker as it was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Marked {
+    pub marker: Marker,
+    pub etag: String,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Self")]
+struct MarkerDocument {
+    format: u32,
+    deployment_id: Uuid,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    owner: Option<Claim>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    challenger: Option<Claim>,
+}
+
+read_from_objects!(Claim, MarkerDocument);
+written_as_derived!(Claim);
+written_as_derived!(MarkerDocument);
 
 impl Bucket {
-    /// The deployment whose archives are in the bucket; `None` if it does not say.
-    pub async fn owner(&self) -> Result<Option<Uuid>, Error> {
-        let body = match self.client.repeat_whole(&Request::new(Method::GET, MARKER_KEY)).await {
-            Ok((_, body)) => body,
+    /// `None` if the bucket does not say whose it is.
+    pub async fn marker(&self) -> Result<Option<Marked>, Error> {
+        let (headers, body) = match self.client.repeat_whole(&Request::new(Method::GET, MARKER_KEY)).await {
+            Ok(answer) => answer,
             Err(Error::NotFound { .. }) => return Ok(None),
             Err(error) => return Err(error),
         };
-        let damaged = |why: String| Error::Damaged { object: MARKER_KEY.to_owned(), why };
-        let Marker { format, deployment_id } =
-            serde_json::from_slice(&body).map_err(|error| damaged(format!("it is no marker of a bucket: {error}")))?;
-        if format != FORMAT_VERSION {
-            return Err(damaged(format!("it is of format {format}, and {FORMAT_VERSION} is known here")));
-        }
-        Ok(Some(deployment_id))
+        Ok(Some(Marked { marker: parse(&body)?, etag: etag(MARKER_KEY, &headers)? }))
     }
 
-    /// Marks a bucket that is nobody's, and says whose it then is: of two that do so at once the later one has it.
-    pub async fn claim(&self, deployment_id: Uuid) -> Result<Option<Uuid>, Error> {
-        let marker = Marker { format: FORMAT_VERSION, deployment_id };
-        let text = serde_json::to_vec(&marker).expect("a marker always serializes into memory");
-        let request = Request::new(Method::PUT, MARKER_KEY).header("content-type", "application/json").body(text);
-        self.client.repeat(&request).await?;
-        self.owner().await
+    /// Writes a marker in the place of the one that bears `expected_etag`, or of none. False if another one is there by
+    /// now. Where the server honours no condition, the later of two has it: both look again.
+    pub async fn mark(&self, marker: &Marker, expected_etag: Option<&str>) -> Result<bool, Error> {
+        self.refuse_if_read_only()?;
+        let conditional = match expected_etag {
+            Some(etag) => put(marker).header(IF_MATCH.as_str(), etag),
+            None => put(marker).header(IF_NONE_MATCH.as_str(), "*"),
+        };
+        match self.client.repeat(&conditional).await {
+            Ok(_) => return Ok(true),
+            // Not every server knows conditions, or takes one of a write that it repeats for a true one.
+            Err(Error::Changed { .. } | Error::NotFound { .. } | Error::Refused { status: 400 | 409 | 501, .. }) => {}
+            Err(error) => return Err(error),
+        }
+        let found = self.marker().await?;
+        if found.as_ref().is_some_and(|found| found.marker == *marker) {
+            return Ok(true);
+        }
+        if found.as_ref().map(|found| found.etag.as_str()) != expected_etag {
+            return Ok(false);
+        }
+        self.client.repeat(&put(marker)).await?;
+        Ok(true)
+    }
+}
+
+fn put(marker: &Marker) -> Request {
+    Request::new(Method::PUT, MARKER_KEY).header("content-type", "application/json").body(document(marker))
+}
+
+fn document(marker: &Marker) -> Vec<u8> {
+    let Marker { deployment_id, owner, challenger } = marker.clone();
+    let document = MarkerDocument { format: FORMAT_VERSION, deployment_id, owner, challenger };
+    serde_json::to_vec(&document).expect("a marker always serializes into memory")
+}
+
+fn parse(body: &[u8]) -> Result<Marker, Error> {
+    let damaged = |why: String| Error::Damaged { object: MARKER_KEY.to_owned(), why };
+    let MarkerDocument { format, deployment_id, owner, challenger } =
+        serde_json::from_slice(body).map_err(|error| damaged(format!("it is no marker of a bucket: {error}")))?;
+    match (format, &owner) {
+        (FORMAT_WITHOUT_OWNER, None) | (FORMAT_VERSION, Some(_)) => Ok(Marker { deployment_id, owner, challenger }),
+        (FORMAT_WITHOUT_OWNER | FORMAT_VERSION, _) => Err(damaged("it does not say who owns the bucket".into())),
+        _ => Err(damaged(format!("it is of format {format}, and {FORMAT_VERSION} is known here"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_marker_is_read_as_it_was_written() {
+        let claim = |epoch| Claim {
+            epoch,
+            token: Uuid::from_u128(7),
+            cluster: Some("7423456789012345678".into()),
+            database: 16_384,
+            instance: 1_700_000_000_000_000,
+        };
+        for challenger in [None, Some(claim(2))] {
+            let marker = Marker { deployment_id: Uuid::from_u128(1), owner: Some(claim(1)), challenger };
+            assert_eq!(parse(&document(&marker)).unwrap(), marker);
+        }
+    }
+
+    #[test]
+    fn a_marker_from_before_there_were_owners_is_read() {
+        let text = r#"{"format":1,"deployment_id":"00000000-0000-0000-0000-000000000001"}"#;
+        let expected = Marker { deployment_id: Uuid::from_u128(1), owner: None, challenger: None };
+        assert_eq!(parse(text.as_bytes()).unwrap(), expected);
+        for wrong in [text.replace(":1,", ":2,"), text.replace(":1,", ":3,"), "<html></html>".to_owned()] {
+            assert!(matches!(parse(wrong.as_bytes()), Err(Error::Damaged { .. })), "{wrong}");
+        }
     }
 }

@@ -6,6 +6,7 @@
 //! written before.
 
 mod client;
+mod fence;
 mod format;
 mod keys;
 mod marker;
@@ -23,10 +24,11 @@ mod upload;
 use std::sync::atomic::AtomicBool;
 
 use crate::bucket::client::Client;
+use crate::bucket::fence::Fence;
 
 pub use format::{ArchiveWriter, EncodedMember, Member, MemberText, RawMember, decode_member, decompress_member};
 pub use keys::{archive_in_key, object_key};
-pub use marker::is_marker;
+pub use marker::{Claim, Marked, Marker, is_marker};
 pub use members::{MemberAddress, MemberCache};
 pub use metadata::{ObjectMetadata, Said};
 pub use objects::{Head, Listed, ListedArchive, ListedObject};
@@ -50,6 +52,11 @@ pub enum Error {
     Unknown { what: String },
     #[error("the object store refused {what}: {status} {code}")]
     Refused { status: u16, code: String, what: String },
+    /// Another database owns the bucket: nothing was written.
+    #[error("the bucket {bucket} is not this database's any more")]
+    Fenced { bucket: String },
+    #[error("S3_READ_ONLY is true: the bucket {bucket} is read, and nothing is written to it")]
+    ReadOnly { bucket: String },
     #[error("the object {object} is damaged: {why}")]
     Damaged { object: String, why: String },
 }
@@ -68,6 +75,7 @@ pub struct Bucket {
     members: MemberCache,
     /// Known once it was probed, and unlearned when a copy is refused.
     range_copies: AtomicBool,
+    fence: Fence,
 }
 
 impl Bucket {
@@ -79,6 +87,7 @@ impl Bucket {
             region: settings.region.clone(),
             members: MemberCache::new(settings.cache_bytes_max, settings.reads_max),
             range_copies: AtomicBool::new(false),
+            fence: Fence::new(settings.is_read_only, settings.look_interval),
         })
     }
 

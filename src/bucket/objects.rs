@@ -179,6 +179,7 @@ impl Bucket {
     }
 
     pub(super) async fn delete_key(&self, key: &str) -> Result<(), Error> {
+        self.may_write().await?;
         match self.client.repeat_empty(&Request::new(Method::DELETE, key)).await {
             Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(error),

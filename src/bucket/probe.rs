@@ -32,6 +32,7 @@ pub struct Abilities {
 impl Bucket {
     /// Tries each on an object of its own, which is deleted at the end; if the process dies before, it remains.
     pub async fn probe(&self) -> Result<Abilities, Error> {
+        self.may_write().await?;
         let key = format!("{PROBE_PREFIX}{}", Uuid::now_v7());
         let abilities = self.try_abilities(&key).await;
         self.delete_whole(&key).await?;

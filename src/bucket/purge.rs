@@ -102,6 +102,7 @@ impl Bucket {
     }
 
     async fn delete_version(&self, key: &str, version: &str) -> Result<(), Error> {
+        self.may_write().await?;
         match self.client.repeat_empty(&Request::new(Method::DELETE, key).query("versionId", version)).await {
             Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(error),

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
+use std::time::Duration;
 
 use url::{Host, Url};
 
@@ -18,6 +19,10 @@ pub struct Settings {
     pub cache_bytes_max: u64,
     /// Ranged reads that are under way at once.
     pub reads_max: usize,
+    /// Nothing is written, whoever owns it.
+    pub is_read_only: bool,
+    /// A writer looks at the marker as often, at least.
+    pub look_interval: Duration,
 }
 
 #[derive(Clone)]

@@ -133,6 +133,7 @@ impl Bucket {
     /// Where the answer is lost, an upload may have been started whose id nobody knows. It is aborted before the next
     /// one is started.
     async fn start_upload(&self, log: &Log, archive_id: Uuid, request: &Request) -> Result<String, Error> {
+        self.may_write().await?;
         let mut attempts = 0;
         let start = || {
             attempts += 1;
@@ -207,6 +208,7 @@ impl Bucket {
     }
 
     pub(super) async fn abort_upload(&self, key: &str, upload_id: &str) -> Result<(), Error> {
+        self.may_write().await?;
         match self.client.repeat_empty(&Request::new(Method::DELETE, key).query("uploadId", upload_id)).await {
             Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(error),
@@ -342,6 +344,7 @@ impl Uploaded<'_> {
             .header("content-type", "application/xml")
             .body(format!("<CompleteMultipartUpload>{parts}</CompleteMultipartUpload>"));
         let complete = || async {
+            self.bucket.may_write().await?;
             let Err(error) = self.try_complete(&request).await else { return Ok(()) };
             if self.has_copies {
                 self.bucket.unlearn(&error);

@@ -10,6 +10,9 @@ use crate::config::Config;
 const LOOK_AGAIN_DELAY: Duration = Duration::from_millis(500);
 
 pub async fn run(config: &Config) -> anyhow::Result<()> {
+    if config.bucket().is_ok_and(|bucket| bucket.is_read_only) {
+        bail!("S3_READ_ONLY is true, so nothing is archived");
+    }
     if !config.archive {
         bail!("STREAMS_ARCHIVE is not true, so nothing is archived");
     }

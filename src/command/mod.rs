@@ -1,5 +1,6 @@
 //! The command line: one file a verb. Everything is wired together in here, and nothing else is decided.
 
+mod adopt;
 mod archive;
 mod demo;
 mod import;
@@ -71,6 +72,15 @@ enum Verb {
     /// Stop the service first. Prints what cannot be recovered, a line each, and fails if there is anything; running it
     /// again goes on where it ended.
     Recover,
+    /// Make the bucket this database's, and keep the one that owned it from writing
+    ///
+    /// Use it once a database was moved, upgraded with pg_upgrade, or restored from a backup, and is the right one from now
+    /// on. Says who owns the bucket, and asks.
+    Adopt {
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
     /// Delete what dead writers left in the bucket, and say what else is there that nobody needs
     ///
     /// Unfinished uploads of ours older than a day are aborted. Unknown objects of ours are listed, and what is not
@@ -101,6 +111,7 @@ impl CommandLine {
             Verb::Restore(arguments) => until(shutdown, restore::run(&configured()?, arguments)).await,
             Verb::Status => until(shutdown, status::run(&configured()?)).await,
             Verb::Recover => until(shutdown, recover::run(&configured()?)).await,
+            Verb::Adopt { yes } => until(shutdown, adopt::run(&configured()?, yes)).await,
             Verb::Verify(arguments) => until(shutdown, verify::run(&configured()?, arguments)).await,
             Verb::Sweep(arguments) => until(shutdown, sweep::run(&configured()?, arguments)).await,
             Verb::Demo { once, data } => {

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::api;
 use crate::command::listener::{self, Listener};
 use crate::command::wiring;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::jobs;
 use crate::store::Store;
 
@@ -90,6 +90,7 @@ pub async fn serve(
     let ticks = jobs::Settings {
         archives: config.archive,
         interval: config.archive_interval,
+        look_interval: config::LOOK_INTERVAL,
         scrub_bytes_per_second: config.scrub_bytes_per_second,
     };
     let jobs = store.has_bucket().then(|| jobs::start(&store, &ticks, &shutdown));

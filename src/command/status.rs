@@ -1,11 +1,35 @@
 use crate::command::{report, wiring};
 use crate::config::Config;
 use crate::event::Instant;
-use crate::store::{ArchiveRun, Status, TopicStatus};
+use crate::store::{ArchiveRun, Owner, Status, Store, TopicStatus};
 
 pub async fn run(config: &Config) -> anyhow::Result<()> {
-    print!("{}", text(&wiring::connect(config).await?.status().await?));
+    let store = wiring::connect(config).await?;
+    print!("{}", text(&store.status().await?));
+    if store.has_bucket() {
+        println!("{}", bucket(&store).await);
+    }
     Ok(())
+}
+
+/// Says who owns it. A bucket that is away keeps nobody from the rest.
+async fn bucket(store: &Store) -> String {
+    let whose = match store.bucket_owner().await {
+        Ok(Owner::Ours | Owner::Challenged) => "owned by this database".to_owned(),
+        Ok(Owner::Nobody) => "not marked as anybody's yet".to_owned(),
+        Ok(Owner::Restarted | Owner::Challenging { .. }) => {
+            "owned by this database, once nobody else has answered: Postgres was started anew".to_owned()
+        }
+        Ok(Owner::Copied { epoch }) => {
+            format!(
+                "owned by another database (epoch {epoch}), of which this one is a copy: nothing is written from here"
+            )
+        }
+        Ok(Owner::Another { deployment_id }) => format!("of another deployment, {deployment_id}"),
+        Err(error) => format!("not known whose it is: {error}"),
+    };
+    let only = if store.is_read_only() { ", and only read (S3_READ_ONLY)" } else { "" };
+    format!("bucket: {whose}{only}")
 }
 
 /// A table of the topics, and the last run.

@@ -1,7 +1,7 @@
 use clap::Args;
 use time::Duration;
 
-use crate::command::wiring;
+use crate::command::wiring::{self, Intent};
 use crate::config::Config;
 use crate::store::{Leftover, SweepRequest};
 
@@ -25,7 +25,8 @@ const UPLOAD_AGE: Duration = Duration::days(1);
 /// Prints what there is, a line each.
 pub async fn run(config: &Config, arguments: Arguments) -> anyhow::Result<()> {
     let Arguments { dry_run, older_than_days, delete_unknown } = arguments;
-    let store = wiring::connect_to_own_bucket(config).await?;
+    let intent = if dry_run { Intent::Read } else { Intent::Write };
+    let store = wiring::connect_to_own_bucket(config, intent).await?;
     let request = SweepRequest {
         is_dry: dry_run,
         deletes_unknown: delete_unknown,

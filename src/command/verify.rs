@@ -2,6 +2,7 @@ use anyhow::bail;
 use clap::Args;
 
 use crate::command::progress::Progress;
+use crate::command::wiring::Intent;
 use crate::command::{report, wiring};
 use crate::config::Config;
 use crate::jobs::Pace;
@@ -22,7 +23,11 @@ pub async fn run(config: &Config, arguments: Arguments) -> anyhow::Result<()> {
     let Arguments { repair, bytes_per_second } = arguments;
     let store = wiring::connect(config).await?;
     if store.has_bucket() {
-        wiring::check_owner(&store, config).await?;
+        let intent = if repair { Intent::Write } else { Intent::Read };
+        wiring::check_owner(&store, intent).await?;
+        if repair {
+            store.probe_bucket().await;
+        }
     }
     let mut progress = Progress::start("verifying");
     let pace = Pace::new(bytes_per_second);

@@ -4,10 +4,17 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 
-use crate::bucket::{self, Abilities, Bucket};
+use crate::bucket::{self, Bucket};
 use crate::config::Config;
 use crate::database::{self, Database};
 use crate::store::{Error, Owner, Store, Unreconciled};
+
+/// The use that a command makes of a bucket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Intent {
+    Read,
+    Write,
+}
 
 /// A store that may be worked with: as [`connect`] gives it, and its database knows what is in the bucket.
 pub async fn open_store(config: &Config) -> anyhow::Result<Arc<Store>> {
@@ -37,16 +44,16 @@ pub async fn connect_to_bucket(config: &Config) -> anyhow::Result<Arc<Store>> {
     with_bucket(config, settings, true).await
 }
 
-/// For what looks at a bucket that the database need not know, as long as it is no other deployment's.
-pub async fn connect_to_own_bucket(config: &Config) -> anyhow::Result<Arc<Store>> {
+/// Opens a bucket that the database need not know, and refuses one that it may not use like that.
+pub async fn connect_to_own_bucket(config: &Config, intent: Intent) -> anyhow::Result<Arc<Store>> {
     let store = connect_to_bucket(config).await?;
-    check_owner(&store, config).await?;
+    check_owner(&store, intent).await?;
     Ok(store)
 }
 
-/// Refuses a bucket that is another deployment's.
-pub async fn check_owner(store: &Store, config: &Config) -> anyhow::Result<()> {
-    refuse_another(config.bucket()?.bucket.as_str(), store.bucket_owner().await?)
+/// Refuses a bucket that is another deployment's, and a copy of the database that wants to write.
+pub async fn check_owner(store: &Store, intent: Intent) -> anyhow::Result<()> {
+    refuse_another(store, store.bucket_owner().await?, intent)
 }
 
 async fn migrated(config: &Config) -> anyhow::Result<Store> {
@@ -74,12 +81,9 @@ async fn with_bucket(config: &Config, settings: &bucket::Settings, has_archives:
 async fn open_bucket(bucket: &Bucket, settings: &bucket::Settings, has_archives: bool) -> anyhow::Result<()> {
     let bucket::Settings { endpoint, bucket: name, .. } = settings;
     // An empty bucket in the place of one that is missing would hide that it is the wrong one.
-    let opened = if has_archives { bucket.open().await } else { bucket.ensure().await };
+    let opened = if has_archives || settings.is_read_only { bucket.open().await } else { bucket.ensure().await };
     match opened {
-        Ok(()) => {
-            probe(bucket).await;
-            Ok(())
-        }
+        Ok(()) => Ok(()),
         Err(bucket::Error::NotFound { .. }) => {
             bail!("S3_BUCKET {name} at {endpoint} is not there, and events have been archived: it is another bucket")
         }
@@ -109,11 +113,17 @@ pub fn is_away(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(Error::Unavailable(_)))
 }
 
-/// A bucket that is nobody's is this deployment's from now on.
+/// A bucket that is nobody's is this database's from now on.
 async fn reconcile(store: &Store, config: &Config) -> anyhow::Result<()> {
     let name = config.bucket()?.bucket.as_str();
+    let intent = if store.is_read_only() { Intent::Read } else { Intent::Write };
     let owner = store.bucket_owner().await?;
-    refuse_another(name, owner)?;
+    refuse_another(store, owner, intent)?;
+    if intent == Intent::Read {
+        // The copy gives positions of its own, and never archives them: it may be older than the bucket.
+        tracing::info!("S3_READ_ONLY is true: archives are read, and nothing is written to the bucket");
+        return Ok(());
+    }
     let Unreconciled { archives, strangers } = store.unreconciled().await?;
     if let Some(key) = strangers.first() {
         tracing::warn!(count = strangers.len(), key, "objects in the bucket are no archives of ours");
@@ -131,33 +141,24 @@ async fn reconcile(store: &Store, config: &Config) -> anyhow::Result<()> {
         }
         tracing::error!("{found}");
     }
-    if owner == Owner::Ours {
-        return Ok(());
-    }
-    match store.claim_bucket().await {
-        Ok(owner) => refuse_another(name, owner),
-        // Whoever may only read is served; the next start tries again.
-        Err(error) => {
-            tracing::warn!(%error, "the bucket could not be marked as this deployment's");
-            Ok(())
+    if owner == Owner::Nobody {
+        match store.claim_bucket().await {
+            Ok(owner) => refuse_another(store, owner, intent)?,
+            // A process that may only read serves; the next start tries again.
+            Err(error) => tracing::warn!(%error, "the bucket could not be marked as this database's"),
         }
     }
+    // One that has to wait whether somebody answers is probed when that is over.
+    if matches!(owner, Owner::Nobody | Owner::Ours) {
+        store.probe_bucket().await;
+    }
+    Ok(())
 }
 
-fn refuse_another(name: &str, owner: Owner) -> anyhow::Result<()> {
-    let Owner::Another { deployment_id } = owner else { return Ok(()) };
-    bail!(
-        "S3_BUCKET {name} is of another deployment, {deployment_id}: set another bucket, or POSTGRES_CONNECTION to its database; if that \
-         one is lost, `coldstream recover` fills an empty one from the bucket"
-    )
-}
-
-/// Says what the bucket does of what not every server does.
-async fn probe(bucket: &Bucket) {
-    match bucket.probe().await {
-        Ok(Abilities { conditional_reads, conditional_writes, versions, range_copies }) => {
-            tracing::info!(conditional_reads, conditional_writes, versions, range_copies, "the bucket was probed");
-        }
-        Err(error) => tracing::warn!(%error, "the bucket could not be probed"),
+fn refuse_another(store: &Store, owner: Owner, intent: Intent) -> anyhow::Result<()> {
+    match owner {
+        Owner::Another { .. } => bail!(store.why_fenced(owner)?),
+        Owner::Copied { .. } if intent == Intent::Write => bail!(store.why_fenced(owner)?),
+        _ => Ok(()),
     }
 }

@@ -23,6 +23,7 @@ use crate::config::variables::Variables;
 use crate::event;
 use crate::store;
 
+pub use s3::LOOK_INTERVAL;
 pub use variables::LogFormat;
 
 /// Why the process cannot start: one line that names the variable.
@@ -43,7 +44,7 @@ pub struct Config {
     pub grpc_tls: Option<api::Tls>,
     pub log_level: String,
     pub log_format: LogFormat,
-    /// Whether old events are archived.
+    /// Whether old events are archived: not where the bucket is only read.
     pub archive: bool,
     pub archive_interval: Duration,
     /// Whether a database that does not know all that is in its bucket is served all the same.
@@ -115,13 +116,14 @@ impl Config {
             grpc_tls: grpc_tls(&variables.grpc_tls_certificate, &variables.grpc_tls_key)?,
             log_level: variables.log_level,
             log_format: variables.log_format,
-            archive: variables.streams_archive,
+            archive: variables.streams_archive && !variables.s3_read_only,
             archive_interval: Duration::from_secs(variables.streams_archive_interval_seconds),
             start_unreconciled: variables.streams_start_unreconciled,
             scrub_bytes_per_second: variables.streams_scrub_bytes_per_second,
             store: store::Settings {
                 eligibility,
                 lease_term: Duration::from_secs(variables.streams_archive_lease_seconds),
+                takeover_wait: Duration::from_secs(variables.s3_takeover_seconds),
                 subscribing: store::SubscribingSettings {
                     required_groups,
                     consistency_wait: Duration::from_secs(variables.streams_consistency_wait_seconds),

@@ -2,10 +2,14 @@
 
 use std::fmt::Display;
 use std::str::FromStr;
+use std::time::Duration;
 
 use crate::bucket;
 use crate::config::Error;
 use crate::config::variables::Variables;
+
+/// A writer of archives looks as often whose the bucket is, at least.
+pub const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// `Err` within says what is missing.
 pub(super) fn bucket_settings(variables: &Variables) -> Result<Result<bucket::Settings, String>, Error> {
@@ -25,6 +29,8 @@ pub(super) fn bucket_settings(variables: &Variables) -> Result<Result<bucket::Se
             region: variables.s3_region.clone(),
             cache_bytes_max: variables.s3_cache_bytes,
             reads_max: variables.s3_reads_max,
+            is_read_only: variables.s3_read_only,
+            look_interval: LOOK_INTERVAL,
         })
     })())
 }

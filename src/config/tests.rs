@@ -35,6 +35,8 @@ fn archiving_needs_a_bucket() {
     let bucket = config(&S3).unwrap().bucket().unwrap().clone();
     assert!(bucket.ssl);
     assert_eq!(bucket.region, "us-east-1");
+    let read_only = [&S3[..], &[("STREAMS_ARCHIVE", "true"), ("S3_READ_ONLY", "true")]].concat();
+    assert!(!config(&read_only).unwrap().archive, "nothing is archived into a bucket that is only read");
 }
 
 #[test]
@@ -51,6 +53,8 @@ fn a_wrong_value_is_named_with_its_variable() {
         ("STREAMS_START_UNRECONCILED", "1"),
         ("STREAMS_SCRUB_BYTES_PER_SECOND", "1 MB"),
         ("S3_SSL", "1"),
+        ("S3_READ_ONLY", "yes"),
+        ("S3_TAKEOVER_SECONDS", "-1"),
         ("HTTP_ADDR", "localhost"),
         ("GRPC_ADDR", ":9000"),
         ("LOG_FORMAT", "xml"),

@@ -79,6 +79,10 @@ pub(super) struct Variables {
     pub(super) s3_cache_bytes: u64,
     #[serde(default = "defaults::s3_reads_max")]
     pub(super) s3_reads_max: usize,
+    #[serde(default)]
+    pub(super) s3_read_only: bool,
+    #[serde(default = "defaults::s3_takeover_seconds")]
+    pub(super) s3_takeover_seconds: u64,
 }
 
 impl Variables {
@@ -110,6 +114,7 @@ impl Variables {
             ("EVENT_BYTES_MAX", self.event_bytes_max, 1..=EVENT_BYTES_MAX),
             ("S3_CACHE_BYTES", self.s3_cache_bytes, 0..=BYTES_MAX),
             ("S3_READS_MAX", self.s3_reads_max as u64, 1..=AT_ONCE_MAX),
+            ("S3_TAKEOVER_SECONDS", self.s3_takeover_seconds, 0..=SECONDS_MAX),
         ];
         let Some((name, value, range)) = ranges.into_iter().find(|(_, value, range)| !range.contains(value)) else {
             return Ok(());
@@ -179,6 +184,10 @@ mod defaults {
     }
     pub fn s3_reads_max() -> usize {
         32
+    }
+    /// More than what a look is good for and a request takes at most.
+    pub fn s3_takeover_seconds() -> u64 {
+        30
     }
 }
 

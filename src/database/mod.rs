@@ -5,6 +5,7 @@
 //! [`Database::connection`]. If the process dies, Postgres rolls back what was not committed.
 
 mod catalog;
+mod claims;
 mod connection;
 mod connections;
 mod consumed;
@@ -41,6 +42,7 @@ pub use catalog::{
     Archive, ArchiveExtent, archive, archive_extents, archives_of, correct_archive, delete_archive, has_archives,
     insert_archive, known_archives, last_archive_from, promote_archive, rename_archived, topic_of_archive,
 };
+pub use claims::{Identity, has_claimed, identity, insert_claim};
 pub use connection::Connection;
 pub use connections::PooledConnection;
 pub use consumed::{consumed_positions, delete_consumed, forget_consumed};
@@ -77,8 +79,8 @@ pub use members::{
 };
 pub use moves::{Move, announce};
 pub use recovery::{
-    KnownObject, add_found, adopt_deployment, deployment_id, forget_archive, has_pending_since, hot_edited_since,
-    known_objects, known_objects_of, replace_archive, set_etag,
+    KnownObject, add_found, adopt_deployment, forget_archive, has_pending_since, hot_edited_since, known_objects,
+    known_objects_of, replace_archive, set_etag,
 };
 pub use replicas::{GroupNames, delete_dead_replicas, delete_replica, insert_replica, others_subscribe, renew_replica};
 pub use runs::{ArchiveRun, insert_archive_run, last_archive_run};

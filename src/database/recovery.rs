@@ -67,10 +67,6 @@ pub async fn known_objects_of(
     rows.iter().map(from_row).collect()
 }
 
-pub async fn deployment_id(connection: &mut Connection) -> Result<Uuid, Error> {
-    Ok(sqlx::query_scalar("SELECT id FROM deployment").fetch_one(connection).await?)
-}
-
 /// Makes this database another deployment's. False if it holds events, or has held some.
 pub async fn adopt_deployment(connection: &mut Connection, id: Uuid) -> Result<bool, Error> {
     let adopted = sqlx::query("UPDATE deployment SET id = $1 WHERE NOT EXISTS (SELECT FROM topics)")

@@ -28,16 +28,42 @@ pub struct Settings {
     pub archives: bool,
     /// Between two ticks of a job.
     pub interval: Duration,
+    /// The pause between two looks at the bucket's marker.
+    pub look_interval: Duration,
     /// 0 for no scrubs at all.
     pub scrub_bytes_per_second: u64,
 }
 
 /// Starts the jobs of a process that has a bucket: edits of archived events are rewritten whether or not it archives
-/// more. They end when `shutdown` is cancelled, between two steps or inside one,
-/// which is then as good as dead.
+/// more; where the bucket is only read, archives are verified and that is all. They end when `shutdown` is cancelled,
+/// between two steps or inside one, which is then as good as dead.
 pub fn start(store: &Arc<Store>, settings: &Settings, shutdown: &CancellationToken) -> TaskTracker {
-    let Settings { archives, interval, scrub_bytes_per_second } = *settings;
+    let Settings { interval, scrub_bytes_per_second, .. } = *settings;
     let jobs = TaskTracker::new();
+    if !store.is_read_only() {
+        start_writers(&jobs, store, settings, shutdown);
+    }
+    if scrub_bytes_per_second > 0 {
+        let scrub = Arc::clone(store);
+        jobs.spawn(run("scrub", interval, shutdown.clone(), std::future::pending, move || {
+            let store = Arc::clone(&scrub);
+            async move {
+                let pace = Pace::new(scrub_bytes_per_second);
+                store.scrub(&|bytes| pace.spend(bytes)).await.map(drop)
+            }
+        }));
+    }
+    jobs.close();
+    jobs
+}
+
+fn start_writers(jobs: &TaskTracker, store: &Arc<Store>, settings: &Settings, shutdown: &CancellationToken) {
+    let Settings { archives, interval, look_interval, .. } = *settings;
+    let watch = Arc::clone(store);
+    jobs.spawn(run("owner", look_interval, shutdown.clone(), std::future::pending, move || {
+        let store = Arc::clone(&watch);
+        async move { store.watch_bucket().await }
+    }));
     let archive = Arc::clone(store);
     if archives {
         jobs.spawn(run("archive", interval, shutdown.clone(), std::future::pending, move || {
@@ -59,18 +85,6 @@ pub fn start(store: &Arc<Store>, settings: &Settings, shutdown: &CancellationTok
         let store = Arc::clone(&sweep);
         async move { store.sweep().await.map(drop) }
     }));
-    if scrub_bytes_per_second > 0 {
-        let scrub = Arc::clone(store);
-        jobs.spawn(run("scrub", interval, shutdown.clone(), std::future::pending, move || {
-            let store = Arc::clone(&scrub);
-            async move {
-                let pace = Pace::new(scrub_bytes_per_second);
-                store.scrub(&|bytes| pace.spend(bytes)).await.map(drop)
-            }
-        }));
-    }
-    jobs.close();
-    jobs
 }
 
 /// Ticks at once, and then after every interval or wake-up. After a failure nobody is woken up before its time: what is

@@ -196,6 +196,7 @@ impl Store {
         done: &mut Archived,
         progress: &mut impl FnMut(&Topic, Archived),
     ) -> Result<(), Error> {
+        self.own().await?;
         let held = self.with_lease(topic.id, async |lease| {
             let mut merged = Ok(());
             for number in 0.. {
@@ -217,7 +218,7 @@ impl Store {
 
     /// Chooses the oldest eligible events, and writes down what is to become of them. `None` if there are too few.
     pub async fn claim(&self, lease: Lease) -> Result<Option<Batch<'_>>, Error> {
-        self.bucket()?;
+        self.own().await?;
         self.settle_intents(lease).await?;
         let eligibility = &self.settings.eligibility;
         let now = OffsetDateTime::now_utc();
@@ -353,6 +354,8 @@ impl Verified<'_> {
         let Verified { batch, contents } = self;
         let Batch { object: Object { store, topic, intent, .. }, lease, haste, .. } = batch;
         let gave_way = |why: &str| Error::GaveWay(format!("{}: {why}", topic.log));
+        // Rows are not to leave for an object that another owner may delete.
+        store.own().await?;
         let mut transaction = store.database.begin_job().await?;
         let key = (topic.id, intent.archive_id);
         let archive = contents.archive(key, intent.generation, intent.write_id);

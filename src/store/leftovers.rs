@@ -42,6 +42,9 @@ pub enum Leftover {
 impl Store {
     /// Settles what dead writers left, says how many intents that were, and tells what else there is.
     pub async fn sweep_bucket(&self, request: SweepRequest, mut tell: impl FnMut(Leftover)) -> Result<usize, Error> {
+        if !request.is_dry {
+            self.own().await?;
+        }
         let settled = if request.is_dry { 0 } else { self.sweep().await? };
         let bucket = self.bucket()?;
         let now = OffsetDateTime::now_utc();

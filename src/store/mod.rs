@@ -19,6 +19,7 @@ mod merge;
 mod missing;
 mod object;
 mod overlay;
+mod ownership;
 mod plan;
 mod publish;
 mod read;
@@ -53,9 +54,10 @@ pub use archive::{Archived, Batch, Exported, Verified};
 pub use edit::{EditOutcome, EditRequest};
 pub use import::{ImportBatch, ImportConflict, ImportCounts};
 pub use leftovers::{Leftover, SweepRequest};
+pub use ownership::Owner;
 pub use publish::{Conflicts, Published};
 pub use read::{Page, Query};
-pub use reconcile::{Owner, Unreconciled};
+pub use reconcile::Unreconciled;
 pub use recover::{RecoveredLog, Recovery, Superseded, Unrecovered};
 pub use repair::Repaired;
 pub use restore::{Parted, Restore, Restored, Selection};
@@ -67,6 +69,7 @@ pub use subscribe::{
 };
 pub use verify::{Finding, Pacing};
 
+use ownership::Ownership;
 use subscribe::Subscriptions;
 
 #[derive(Debug, Clone)]
@@ -74,6 +77,8 @@ pub struct Settings {
     pub eligibility: Eligibility,
     /// A writer of archives that has not been heard of for so long has lost its turn.
     pub lease_term: Duration,
+    /// Where Postgres was started anew, so long the bucket's owner has time to answer before it is taken over.
+    pub takeover_wait: Duration,
     pub subscribing: SubscribingSettings,
     /// Of one event, as [`Event::byte_len`] counts them, when it is published and after an edit. What is erased is
     /// never refused for it.
@@ -125,7 +130,9 @@ impl From<bucket::Error> for Error {
             }
             // Credentials that have expired, or may do too little: an operator mends that, and callers try again.
             bucket::Error::Refused { status: 401 | 403, .. } => Error::Unavailable(error.to_string()),
-            bucket::Error::Refused { .. } => Error::Refused(error.to_string()),
+            bucket::Error::Refused { .. } | bucket::Error::Fenced { .. } | bucket::Error::ReadOnly { .. } => {
+                Error::Refused(error.to_string())
+            }
         }
     }
 }
@@ -155,6 +162,7 @@ async fn soon<E: Into<Error>>(what: &str, check: impl Future<Output = Result<(),
 pub struct Store {
     database: Database,
     bucket: Option<Arc<Bucket>>,
+    ownership: Ownership,
     settings: Settings,
     hash_key: OnceCell<HashKey>,
     merges_caught_up: OnceCell<()>,
@@ -177,6 +185,7 @@ impl Store {
         Store {
             database,
             bucket,
+            ownership: Ownership::default(),
             settings,
             hash_key,
             merges_caught_up,

@@ -2,7 +2,7 @@
 //!
 //! A database that was restored to an earlier time does not know the archives that were written after it. Publishing
 //! into it would give positions a second time, so that is found out before anything else is done. Nothing is changed
-//! here but the marker of a bucket that has none.
+//! here.
 
 use std::collections::HashMap;
 
@@ -17,14 +17,6 @@ use crate::store::{Error, Store};
 const HEADS_AT_ONCE: usize = 8;
 /// An object that somebody is just writing, or taking away, is another one, or gone, at the second look.
 const LOOKS: usize = 2;
-
-/// Whose bucket it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Owner {
-    Ours,
-    Nobody,
-    Another { deployment_id: Uuid },
-}
 
 /// What stands between a database and serving it over its bucket.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -78,22 +70,6 @@ pub(super) fn standing(archive_id: Uuid, head: &Head, known: &[KnownObject]) -> 
 }
 
 impl Store {
-    pub async fn bucket_owner(&self) -> Result<Owner, Error> {
-        let deployment_id = self.deployment_id().await?;
-        Ok(owner(self.bucket()?.owner().await?, deployment_id))
-    }
-
-    /// Marks a bucket that is nobody's as this deployment's; another one may have been faster.
-    pub async fn claim_bucket(&self) -> Result<Owner, Error> {
-        let deployment_id = self.deployment_id().await?;
-        Ok(owner(self.bucket()?.claim(deployment_id).await?, deployment_id))
-    }
-
-    async fn deployment_id(&self) -> Result<Uuid, Error> {
-        let mut snapshot = self.database.begin_job().await?;
-        Ok(database::deployment_id(&mut snapshot).await?)
-    }
-
     /// Compares the list of the bucket with the catalog and the intents. The service and its replicas may be at work
     /// meanwhile.
     pub async fn unreconciled(&self) -> Result<Unreconciled, Error> {
@@ -169,14 +145,6 @@ impl Store {
             by_key.entry(object_key(&known.log, known.archive_id)).or_default().push(known);
         }
         Ok(by_key)
-    }
-}
-
-fn owner(found: Option<Uuid>, deployment_id: Uuid) -> Owner {
-    match found {
-        None => Owner::Nobody,
-        Some(found) if found == deployment_id => Owner::Ours,
-        Some(deployment_id) => Owner::Another { deployment_id },
     }
 }
 

@@ -15,7 +15,7 @@ use crate::bucket::{self, ListedArchive, object_key};
 use crate::database::{self, Archive, Topic};
 use crate::event::Log;
 use crate::store::lease::another_writer;
-use crate::store::reconcile::{Owner, Standing};
+use crate::store::reconcile::Standing;
 use crate::store::{Error, Store};
 
 use take_over::{TakeOver, Taken};
@@ -64,7 +64,7 @@ pub struct Unrecovered {
 impl Store {
     /// Recovers what the database does not know of the bucket. `progress` is told how many events were read so far.
     pub async fn recover(&self, mut progress: impl FnMut(i64)) -> Result<Recovery, Error> {
-        self.own_bucket().await?;
+        self.succeed().await?;
         let (doubtful, strangers) = self.doubtful().await?;
         let mut recovery = Recovery { strangers, ..Recovery::default() };
         let mut doubtful = self.standings_of(doubtful).await?;
@@ -100,22 +100,6 @@ impl Store {
         recovery.unrecovered.extend(self.missing_objects().await?);
         recovery.gaps = self.gaps().await?;
         Ok(recovery)
-    }
-
-    /// An empty database becomes the one that the bucket belongs to; a bucket without a marker becomes this one's.
-    async fn own_bucket(&self) -> Result<(), Error> {
-        let mut owner = self.bucket_owner().await?;
-        if owner == Owner::Nobody {
-            owner = self.claim_bucket().await?;
-        }
-        let Owner::Another { deployment_id } = owner else { return Ok(()) };
-        let mut transaction = self.database.begin_job().await?;
-        if !database::adopt_deployment(&mut transaction, deployment_id).await? {
-            return Err(Error::Refused(format!(
-                "the bucket is of deployment {deployment_id}, and this database is another one's that is not empty"
-            )));
-        }
-        Ok(database::commit(transaction).await?)
     }
 
     /// `None` if there was nothing to do.

@@ -98,6 +98,7 @@ impl Store {
                 topic.log
             )));
         }
+        self.own().await?;
         let mut restored = Restored { hot, ..Restored::default() };
         for archive_id in archive_ids {
             let events = self.restore_from(&topic, archive_id, selection, held_until).await?;
@@ -185,6 +186,7 @@ impl Store {
         selection: &Selection,
         held_until: Option<OffsetDateTime>,
     ) -> Result<Option<Restore<'_>>, Error> {
+        self.own().await?;
         self.settle_intents(lease).await?;
         let Some(source) = self.source(lease, archive_id).await? else { return Ok(None) };
         let picked = source.pick(selection).await?;
@@ -285,6 +287,7 @@ impl Parted<'_> {
         let Source { store, topic, archive, .. } = source;
         let old = (topic.id, archive.id);
         let (first, last) = picked.positions.span().expect("something was picked");
+        store.own().await?;
         let mut transaction = store.database.begin_job().await?;
         database::announce(&mut transaction, Move::Restore, topic, archive.id, (first, last, picked.count)).await?;
         // Rows first, the topic last: publishers wait for the topic, and only for as long as a commit takes.

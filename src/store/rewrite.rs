@@ -50,6 +50,9 @@ impl Store {
         let mut transaction = self.database.begin_job().await?;
         let archives = database::archives_with_pending_edits(&mut transaction).await?;
         drop(transaction);
+        if !archives.is_empty() {
+            self.own().await?;
+        }
         let (mut rewritten, mut failure) = (0, None);
         for (topic_id, archive_id) in archives {
             let outcome =
@@ -92,6 +95,7 @@ impl Store {
         version: Option<String>,
     ) -> Result<Option<Rewrite<'_>>, Error> {
         let bucket = self.bucket()?;
+        self.own().await?;
         self.settle_intents(lease).await?;
         let mut transaction = self.database.begin_job().await?;
         let topic = database::topic_by_id(&mut transaction, lease.topic_id).await?;
@@ -238,6 +242,7 @@ impl Store {
 
     /// Removes the noncurrent versions of an object; edits up to `sequence_max` are then done.
     pub(super) async fn purge(&self, topic: &Topic, archive_id: Uuid, sequence_max: i64) -> Result<(), Error> {
+        self.own().await?;
         self.bucket()?.purge(&topic.log, archive_id).await?;
         let mut transaction = self.database.begin_job().await?;
         database::mark_purged(&mut transaction, topic.id, archive_id, sequence_max).await?;

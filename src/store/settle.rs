@@ -21,6 +21,9 @@ impl Store {
         let topic = database::topic_by_id(&mut transaction, lease.topic_id).await?;
         let intents = database::intents(&mut transaction, topic.id).await?;
         drop(transaction);
+        if !intents.is_empty() {
+            self.own().await?;
+        }
         for intent in &intents {
             self.settle_intent(&topic, intent).await?;
         }

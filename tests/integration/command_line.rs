@@ -15,7 +15,8 @@ const NOWHERE: &str = "127.0.0.1:1";
 #[tokio::test]
 async fn the_help_lists_every_verb() {
     let help = Program::bare().run(&["--help"]).await.succeeded();
-    let verbs = ["serve", "migrate", "import", "archive", "restore", "status", "verify", "recover", "sweep", "demo"];
+    let verbs =
+        ["serve", "migrate", "import", "archive", "restore", "status", "verify", "recover", "adopt", "sweep", "demo"];
     for verb in verbs {
         assert!(help.lines().any(|line| line.split_whitespace().next() == Some(verb)), "{verb}: {help}");
     }

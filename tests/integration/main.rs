@@ -13,6 +13,7 @@ mod importing;
 mod loan_applications;
 mod merges;
 mod model;
+mod owner;
 mod probe;
 mod process;
 mod publish;

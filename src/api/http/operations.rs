@@ -64,9 +64,11 @@ pub async fn health() -> &'static str {
     get, path = "/ready", tag = "operations",
     responses((status = 200, body = str), (status = 503, body = Problem)),
 )]
-pub async fn ready(State(store): State<Arc<Store>>) -> Result<&'static str, Problem> {
+pub async fn ready(State(store): State<Arc<Store>>) -> Result<String, Problem> {
     store.check().await.map_err(Problem::unavailable)?;
-    Ok("ready\n")
+    // A process that may not write to the bucket serves all the same.
+    let fenced = store.fenced().map_or_else(String::new, |why| format!("{why}\n"));
+    Ok(format!("ready\n{fenced}"))
 }
 
 /// Metrics in the format of Prometheus

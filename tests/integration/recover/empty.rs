@@ -2,6 +2,7 @@
 
 use coldstream::event::{Event, Gdpr, GdprField, Json, Log, NewEvent};
 use coldstream::store::RecoveredLog;
+use serde_json::json;
 use uuid::Uuid;
 
 use crate::recover::{check_reads, recover};
@@ -92,13 +93,18 @@ async fn an_empty_database_becomes_the_one_that_the_bucket_belongs_to() {
     let deployment = "SELECT id FROM deployment";
     let first: Uuid = sqlx::query_scalar(deployment).fetch_one(&world.sql).await.unwrap();
     store.claim_bucket().await.unwrap();
-    let marker = world.bucket.get(MARKER).await;
-    assert_eq!(String::from_utf8(marker.clone()).unwrap(), format!(r#"{{"format":1,"deployment_id":"{first}"}}"#));
+    let marker =
+        async |world: &World| -> serde_json::Value { serde_json::from_slice(&world.bucket.get(MARKER).await).unwrap() };
+    let before = marker(&world).await;
+    assert_eq!((&before["format"], &before["deployment_id"]), (&json!(2), &json!(first)));
 
     world.lose_database().await;
     recover(&world.store(settings(4))).await;
     assert_eq!(sqlx::query_scalar::<_, Uuid>(deployment).fetch_one(&world.sql).await.unwrap(), first);
-    assert_eq!(world.bucket.get(MARKER).await, marker);
+    let after = marker(&world).await;
+    assert_eq!(after["deployment_id"], before["deployment_id"]);
+    assert_eq!((&before["owner"]["epoch"], &after["owner"]["epoch"]), (&json!(1), &json!(2)), "it owns the bucket");
+    assert_ne!(after["owner"]["database"], before["owner"]["database"]);
     world.audit().await;
 
     // One that holds something does not.

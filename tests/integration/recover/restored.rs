@@ -201,7 +201,7 @@ async fn an_archive_is_not_superseded_by_guess() {
         assert_eq!((recovery.archives, recovery.unrecovered.len()), (1, 1), "{case}: {recovery:?}");
         assert!(recovery.unrecovered[0].why.ends_with("another archive holds that, too"), "{case}");
         assert_eq!(read_all(&store, &log).await.len(), 10, "{case}");
-        world.bucket_client().delete_whole(left).await.unwrap();
+        world.delete_whole(left).await;
         edit(&store, &log, "event-8", r#"{"name":"edited"}"#).await;
         store.rewrite().await.unwrap();
         world.audit().await;

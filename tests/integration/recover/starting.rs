@@ -17,9 +17,8 @@ async fn a_database_that_is_older_than_its_bucket_is_not_served() {
     let before = read_all(&store, &log).await;
     let program = || Program::new(&world, 4);
     assert!(program().run(&["archive"]).await.succeeded().starts_with("archived 0 events"));
-    let marker = world.bucket.get(MARKER).await;
-
     world.restore(&backup).await;
+    let marker = world.bucket.get(MARKER).await;
     let program = || Program::new(&world, 4).set("HTTP_ADDR", "127.0.0.1:0").set("GRPC_ADDR", "127.0.0.1:0");
     program().write("events.ndjson", "");
     for arguments in [&["serve"][..], &["archive"], &["import", "-"]] {

@@ -24,4 +24,6 @@ pub use proxy::{Fate, Gate, Kind, Proxy};
 pub use raw::{MARKER, PROBE_PREFIX, RawBucket, unzip};
 pub use service::Service;
 pub use subscriber::{Role, Subscriber, retry_number, subscribing};
-pub use world::{World, archive, edit, edit_request, everything, import, older_than, publish, read_all, settings};
+pub use world::{
+    Backup, World, archive, edit, edit_request, everything, import, older_than, publish, read_all, settings,
+};

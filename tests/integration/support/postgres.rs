@@ -4,10 +4,13 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::sync::PoisonError;
 
+use bytes::Bytes;
 use coldstream::database::Database;
 use coldstream::embedded::{Durability, Postgres};
+use futures::TryStreamExt;
 use sqlx::{Connection, PgConnection};
 use tempfile::TempDir;
 use tokio::sync::Mutex;
@@ -16,6 +19,8 @@ use uuid::Uuid;
 use super::exit;
 
 const FOLDER_PREFIX: &str = "coldstream-tests-";
+/// The database of a server that one test has to itself.
+const DATABASE: &str = "test";
 const TEMPLATE: &str = "template_of_tests";
 
 struct Running {
@@ -54,8 +59,51 @@ impl OwnPostgres {
 
     /// A new database that has been migrated.
     pub async fn database(&self) -> TestDatabase {
-        let name = "test".to_owned();
+        let name = DATABASE.to_owned();
         TestDatabase { url: self.0.migrated(&name).await, name, is_shared: false }
+    }
+
+    /// A server on a copy of this one's folder, which recovers from its log and goes on on a timeline of its own: a backup that
+    /// is restored beside the original, or a standby that is promoted. Nobody writes meanwhile.
+    pub async fn copied(&self) -> OwnPostgres {
+        execute(&self.0.postgres.connection("postgres"), "CHECKPOINT".to_owned()).await;
+        let folder = new_folder();
+        let (from, to) = (self.0._folder.path().join("postgres/data"), folder.path().join("postgres/data"));
+        fs::create_dir(folder.path().join("postgres")).expect("the temporary folder can be written");
+        // Files of statistics come and go meanwhile.
+        Command::new("cp").arg("-a").args([&from, &to]).output().expect("cp can be run");
+        fs::remove_file(to.join("postmaster.pid")).expect("the original runs");
+        fs::write(to.join("recovery.signal"), "").expect("the copy is ours");
+        let settings = to.join("postgresql.auto.conf");
+        fs::write(settings, "restore_command = 'false'\n").expect("the copy is ours");
+        // Postgres has the account of whoever has its folder.
+        let owned = Command::new("chown").arg("--reference").args([&from, &to.join("recovery.signal")]).status();
+        assert!(owned.expect("chown can be run").success());
+        OwnPostgres(boot_in(folder, Durability::Full).await)
+    }
+
+    /// The only database there is, as it is.
+    pub fn existing(&self) -> TestDatabase {
+        TestDatabase { url: self.0.postgres.connection(DATABASE), name: DATABASE.to_owned(), is_shared: false }
+    }
+
+    /// A database that has the rows of another one, table by table, as a dump that is restored.
+    pub async fn restored(&self, TestDatabase { url, .. }: &TestDatabase) -> TestDatabase {
+        let restored = self.database().await;
+        let connect = async |url: &str| PgConnection::connect(url).await.expect("postgres accepts connections");
+        let (mut from, mut to) = (connect(url).await, connect(&restored.url).await);
+        let tables =
+            "SELECT tablename::text FROM pg_tables WHERE schemaname = 'public' AND tablename <> '_sqlx_migrations'";
+        let tables: Vec<String> = sqlx::query_scalar(tables).fetch_all(&mut from).await.expect("it is answered");
+        for table in tables {
+            execute(&restored.url, format!("TRUNCATE {table}")).await;
+            let rows = from.copy_out_raw(&format!("COPY {table} TO STDOUT")).await.expect("it can be read");
+            let rows: Vec<Bytes> = rows.try_collect().await.expect("it is read to its end");
+            let mut copy = to.copy_in_raw(&format!("COPY {table} FROM STDIN")).await.expect("it can be written");
+            copy.send(rows.concat()).await.expect("it takes rows");
+            copy.finish().await.expect("it has taken all");
+        }
+        restored
     }
 
     /// Kills the server and all its connections in the middle of whatever they do, and returns once another one has
@@ -127,9 +175,16 @@ async fn start() -> Running {
     running
 }
 
-async fn boot(durability: Durability) -> Running {
+fn new_folder() -> TempDir {
     let prefix = format!("{FOLDER_PREFIX}{}-", std::process::id());
-    let folder = tempfile::Builder::new().prefix(&prefix).tempdir().expect("the temporary folder can be written");
+    tempfile::Builder::new().prefix(&prefix).tempdir().expect("the temporary folder can be written")
+}
+
+async fn boot(durability: Durability) -> Running {
+    boot_in(new_folder(), durability).await
+}
+
+async fn boot_in(folder: TempDir, durability: Durability) -> Running {
     let postgres = Postgres::start(folder.path(), durability)
         .await
         .unwrap_or_else(|error| panic!("the tests need PostgreSQL: {error}"));

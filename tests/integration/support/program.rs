@@ -45,12 +45,13 @@ impl Program {
         Program { variables: BTreeMap::new(), folder, below: "" }
     }
 
-    /// Knows its world, archives in batches of so many events that are older than 30 days, and reads nothing by itself.
+    /// Knows its world, archives in batches of so many events that are older than 30 days, reads nothing by itself, and
+    /// does not wait for another owner of its bucket.
     pub fn new(world: &World, batch_size: u64) -> Program {
         let known =
             world.variables().into_iter().fold(Program::bare(), |program, (name, value)| program.set(name, value));
         let known = known.set("STREAMS_ARCHIVE", "true").set("STREAMS_ARCHIVE_SIZE", batch_size);
-        known.set("STREAMS_SCRUB_BYTES_PER_SECOND", 0)
+        known.set("STREAMS_SCRUB_BYTES_PER_SECOND", 0).set("S3_TAKEOVER_SECONDS", 0)
     }
 
     pub fn set(mut self, name: &'static str, value: impl ToString) -> Program {

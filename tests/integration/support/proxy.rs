@@ -11,6 +11,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::JoinHandle;
 
+use super::raw::MARKER;
+
 /// What a request is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -161,7 +163,9 @@ impl Proxy {
     pub fn hold_first(&self, kind: Kind) -> Gate {
         let gate = Gate::new();
         let mut held = Some(gate.clone());
-        self.script(move |request| match held.take_if(|_| request.kind == kind) {
+        // A look at the marker comes before whatever a test wants to hold.
+        let is_it = move |request: &Request| request.kind == kind && !request.target.contains(MARKER);
+        self.script(move |request| match held.take_if(|_| is_it(request)) {
             Some(gate) => Fate::Hold(gate),
             None => Fate::Pass,
         });

@@ -63,6 +63,11 @@ impl RawBucket {
         texts(&listed, "Key").into_iter().filter(|key| !is_aside(key)).collect()
     }
 
+    /// Whether it says whose it is.
+    pub async fn is_marked(&self) -> bool {
+        self.try_get(MARKER, &[]).await.status().is_success()
+    }
+
     pub async fn get(&self, key: &str) -> Vec<u8> {
         self.send_get(key, &[]).await.bytes().await.expect("the whole object").to_vec()
     }

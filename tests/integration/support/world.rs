@@ -1,6 +1,6 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use coldstream::bucket::{self, Bucket, object_key};
 use coldstream::database::{self, Archive, Database, Lease};
@@ -17,7 +17,7 @@ use uuid::Uuid;
 use super::postgres::{self, TestDatabase};
 use super::proxy::Proxy;
 use super::s3::{self, Server};
-use super::{PostgresProxy, RawBucket, audit};
+use super::{OwnPostgres, PostgresProxy, RawBucket, audit};
 
 /// Each has some connections to Postgres, which takes 200.
 const WORLDS_MAX: usize = 6;
@@ -43,6 +43,13 @@ pub struct World {
 /// A database as it was at one time.
 pub struct Backup(TestDatabase);
 
+impl Backup {
+    /// The address of a copy that somebody works with.
+    pub fn url(&self) -> &str {
+        &self.0.url
+    }
+}
+
 fn connect(url: &str) -> PgPool {
     PgPoolOptions::new().max_connections(2).connect_lazy(url).expect("the url is one")
 }
@@ -55,7 +62,8 @@ pub fn settings(batch_size: u64) -> Settings {
         consistency_wait: LEASE_TERM,
         delivery_attempts_max: 10,
     };
-    Settings { eligibility, lease_term: LEASE_TERM, subscribing, event_bytes_max: 16 * 1024 * 1024 }
+    let (lease_term, takeover_wait) = (LEASE_TERM, Duration::ZERO);
+    Settings { eligibility, lease_term, takeover_wait, subscribing, event_bytes_max: 16 * 1024 * 1024 }
 }
 
 /// Batches of so many events of another age.
@@ -91,9 +99,13 @@ impl World {
         Backup(postgres::copy(&self.database).await)
     }
 
-    /// Whoever is started from now on finds the database as it was. Others are not to go on.
+    /// Whoever is started from now on finds the database as it was, where it was: the bucket stays its own. Others are not to
+    /// go on.
     pub async fn restore(&mut self, Backup(backup): &Backup) {
         self.use_database(postgres::copy(backup).await);
+        if self.bucket.is_marked().await {
+            self.store(settings(1)).adopt().await.unwrap();
+        }
     }
 
     /// Whoever is started from now on finds a database without anything, which is another deployment's.
@@ -103,6 +115,11 @@ impl World {
             .execute(&self.sql)
             .await
             .unwrap();
+    }
+
+    /// Processes that are started from now on find the database of another server.
+    pub fn move_to(&mut self, server: &OwnPostgres) {
+        self.use_database(server.existing());
     }
 
     fn use_database(&mut self, database: TestDatabase) {
@@ -172,7 +189,38 @@ impl World {
     }
 
     pub fn bucket_client(&self) -> Bucket {
-        let settings = bucket::Settings {
+        Bucket::new(&self.bucket_settings()).expect("the settings are fine")
+    }
+
+    /// Deletes an object with its versions, whoever owns the bucket.
+    pub async fn delete_whole(&self, key: &str) {
+        let bucket = self.bucket_client();
+        bucket.expect_owner(None, Instant::now());
+        bucket.delete_whole(key).await.unwrap();
+    }
+
+    /// A process of another database over the same bucket; it looks whose that is before every write.
+    pub fn store_of(&self, url: &str, settings: Settings) -> Arc<Store> {
+        let looking = bucket::Settings { look_interval: Duration::ZERO, ..self.bucket_settings() };
+        let bucket = Bucket::new(&looking).expect("the settings are fine");
+        Arc::new(Store::new(
+            Database::new(url, CONNECTIONS_MAX).expect("the url is one"),
+            Some(Arc::new(bucket)),
+            settings,
+        ))
+    }
+
+    pub fn url(&self) -> &str {
+        &self.database.url
+    }
+
+    /// A dump of this database, restored in another cluster.
+    pub async fn dump_into(&self, server: &OwnPostgres) -> Backup {
+        Backup(server.restored(&self.database).await)
+    }
+
+    fn bucket_settings(&self) -> bucket::Settings {
+        bucket::Settings {
             endpoint: self.proxy.address().to_string().parse().expect("it is an address"),
             credentials: bucket::Credentials {
                 access_key: self.server.access_key.clone(),
@@ -183,8 +231,9 @@ impl World {
             region: self.server.region.clone(),
             cache_bytes_max: 64 * 1024 * 1024,
             reads_max: 8,
-        };
-        Bucket::new(&settings).expect("the settings are fine")
+            is_read_only: false,
+            look_interval: Duration::from_secs(5),
+        }
     }
 
     /// Takes the lease on a log's archives, as a process that drives the steps by itself does.

@@ -1,0 +1,86 @@
+//! Whether this process may write: the marker is looked at before a write, unless it was not long ago.
+//!
+//! A bucket has one owner at a time. A challenger waits for longer than a look is good for and a request takes, so that the
+//! owner before has noticed. An adopter does not wait: a fence cannot keep out what the other one begins in that time.
+
+use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use uuid::Uuid;
+
+use crate::bucket::{Bucket, Error};
+
+/// A process' right to write, as far as it knows.
+pub(super) struct Fence {
+    is_read_only: bool,
+    /// A look is good for so long.
+    look_interval: Duration,
+    seen: Mutex<Seen>,
+}
+
+#[derive(Default)]
+struct Seen {
+    /// The owner's, `None` while the bucket has no owner.
+    token: Option<Uuid>,
+    looked_at: Option<Instant>,
+}
+
+impl Fence {
+    pub fn new(is_read_only: bool, look_interval: Duration) -> Fence {
+        Fence { is_read_only, look_interval, seen: Mutex::default() }
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().expect("nobody panics while it is locked")
+    }
+}
+
+impl Bucket {
+    /// Lets this process write for as long as the marker bears this token.
+    pub fn expect_owner(&self, token: Option<Uuid>, looked_at: Instant) {
+        *self.fence.seen() = Seen { token, looked_at: Some(looked_at) };
+    }
+
+    /// Whether it was this process' and said so.
+    pub fn expects_owner(&self) -> bool {
+        self.fence.seen().token.is_some()
+    }
+
+    /// The last look counts no more.
+    pub fn look_again(&self) {
+        self.fence.seen().looked_at = None;
+    }
+
+    /// Whether it is not long ago that the bucket was found to be this process'.
+    pub fn is_owned_still(&self) -> bool {
+        self.fence.seen().looked_at.is_some_and(|looked_at| looked_at.elapsed() < self.fence.look_interval)
+    }
+
+    pub fn is_read_only(&self) -> bool {
+        self.fence.is_read_only
+    }
+
+    pub fn look_interval(&self) -> Duration {
+        self.fence.look_interval
+    }
+
+    pub fn refuse_if_read_only(&self) -> Result<(), Error> {
+        if self.is_read_only() { Err(Error::ReadOnly { bucket: self.name().to_owned() }) } else { Ok(()) }
+    }
+
+    /// Every request that changes an object, or lets one appear, asks here first.
+    pub(super) async fn may_write(&self) -> Result<(), Error> {
+        self.refuse_if_read_only()?;
+        if self.is_owned_still() {
+            return Ok(());
+        }
+        let looked_at = Instant::now();
+        let found = self.marker().await?.and_then(|found| found.marker.owner).map(|owner| owner.token);
+        let mut seen = self.fence.seen();
+        if found != seen.token {
+            return Err(Error::Fenced { bucket: self.name().to_owned() });
+        }
+        seen.looked_at = Some(looked_at);
+        Ok(())
+    }
+}
