@@ -1,16 +1,19 @@
 //! Signed requests to one bucket.
 //!
-//! rust-s3 gives the address, the credentials and the signature; the request itself is sent from here, because its
-//! own calls know no conditions on completing an upload, no versions, and no idle timeout.
+//! rust-s3 gives the signature; the request itself is sent from here, because its own calls know no conditions on
+//! completing an upload, no versions, and no idle timeout.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use hmac::Mac;
 use http::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
-use s3::creds::Credentials;
+use md5::Md5;
 use s3::signing;
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
@@ -18,8 +21,10 @@ use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
 use url::Url;
 
+use crate::bucket::advice::{self, Refusal};
+use crate::bucket::credentials::CredentialSource;
 use crate::bucket::retries::Retries;
-use crate::bucket::{self, Error, Settings};
+use crate::bucket::{Addressing, Checksum, Error, Settings};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Without a byte for so long, a connection is given up. A whole answer may take longer.
@@ -30,7 +35,13 @@ const LONG_DATE: &[BorrowedFormatItem<'static>] = format_description!("[year][mo
 
 pub struct Client {
     http: reqwest::Client,
-    bucket: Box<s3::Bucket>,
+    /// The address of the bucket, without a slash behind it.
+    base: String,
+    region: s3::Region,
+    credentials: CredentialSource,
+    checksum: Option<Checksum>,
+    /// Until a server is found not to.
+    takes_sha256: AtomicBool,
     retries: Retries,
 }
 
@@ -42,15 +53,37 @@ pub struct Request {
     query: Vec<(&'static str, String)>,
     headers: Vec<(&'static str, String)>,
     body: Bytes,
+    /// Whether the body becomes an object, or a part of one.
+    is_content: bool,
 }
 
 impl Request {
     pub fn new(method: Method, key: impl Into<String>) -> Request {
-        Request { method, key: key.into(), query: Vec::new(), headers: Vec::new(), body: Bytes::new() }
+        Request {
+            method,
+            key: key.into(),
+            query: Vec::new(),
+            headers: Vec::new(),
+            body: Bytes::new(),
+            is_content: false,
+        }
+    }
+
+    pub fn method(&self) -> &Method {
+        &self.method
     }
 
     pub fn key(&self) -> &str {
         &self.key
+    }
+
+    pub fn has_query(&self, name: &str) -> bool {
+        self.query.iter().any(|(query, _)| *query == name)
+    }
+
+    /// Whether it makes an object, or begins or ends to.
+    pub fn is_written(&self) -> bool {
+        !self.key.is_empty() && (self.method == Method::PUT || self.method == Method::POST)
     }
 
     pub fn query(mut self, name: &'static str, value: impl Into<String>) -> Request {
@@ -80,27 +113,21 @@ impl Request {
         self.body = body.into();
         self
     }
+
+    /// A body that becomes an object, or a part of one: the server is to check it.
+    pub fn content(self, body: impl Into<Bytes>) -> Request {
+        Request { is_content: true, ..self.body(body) }
+    }
 }
 
 impl Client {
     pub fn new(settings: &Settings) -> Result<Client, Error> {
-        let refused = |error: &dyn std::fmt::Display| Error::Refused {
-            status: 0,
-            code: "InvalidSettings".into(),
-            what: format!("the settings of the bucket {}: {error}", settings.bucket),
-        };
         let scheme = if settings.ssl { "https" } else { "http" };
-        let region = s3::Region::Custom {
-            region: settings.region.clone(),
-            endpoint: format!("{scheme}://{}", settings.endpoint),
+        let Settings { endpoint, bucket, region, .. } = settings;
+        let base = match settings.addressing {
+            Addressing::Path => format!("{scheme}://{endpoint}/{bucket}"),
+            Addressing::Virtual => format!("{scheme}://{bucket}.{endpoint}"),
         };
-        let credentials = {
-            let bucket::Credentials { access_key, secret_key } = &settings.credentials;
-            Credentials::new(Some(access_key), Some(secret_key), None, None, None).map_err(|error| refused(&error))?
-        };
-        let bucket = s3::Bucket::new(settings.bucket.as_str(), region, credentials)
-            .map_err(|error| refused(&error))?
-            .with_path_style();
         let http = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
             .read_timeout(IDLE_TIMEOUT)
@@ -108,8 +135,26 @@ impl Client {
             // The system's certificates are many, and plain text needs none.
             .tls_built_in_root_certs(settings.ssl)
             .build()
-            .map_err(|error| refused(&error))?;
-        Ok(Client { http, bucket, retries: Retries::new() })
+            .map_err(|error| refused(format!("the settings of the bucket {bucket}"), "InvalidSettings", &error))?;
+        Ok(Client {
+            http,
+            region: s3::Region::Custom { region: region.clone(), endpoint: base.clone() },
+            base,
+            credentials: CredentialSource::new(settings)?,
+            checksum: settings.writing.checksum,
+            takes_sha256: AtomicBool::new(true),
+            retries: Retries::new(),
+        })
+    }
+
+    pub fn checksum(&self) -> Checksum {
+        let takes_sha256 = self.takes_sha256.load(Ordering::Relaxed);
+        self.checksum.unwrap_or(if takes_sha256 { Checksum::Sha256 } else { Checksum::Md5 })
+    }
+
+    /// Whether there is another checksum to try with a server that does not take the one that it was sent.
+    pub fn unlearn_checksum(&self) -> bool {
+        self.checksum.is_none() && self.takes_sha256.swap(false, Ordering::Relaxed)
     }
 
     /// Sends a request that may be repeated without harm, and repeats it while the server is away or busy.
@@ -171,18 +216,12 @@ impl Client {
     }
 
     async fn sign(&self, request: &Request) -> Result<reqwest::Request, Error> {
-        let unsigned = |error: &dyn std::fmt::Display| Error::Refused {
-            status: 0,
-            code: "NotSigned".into(),
-            what: format!("{} {}: {error}", request.method, request.key),
-        };
-        let credentials = self.bucket.credentials().await.map_err(|error| unsigned(&error))?;
-        let (Some(access_key), Some(secret_key)) = (&credentials.access_key, &credentials.secret_key) else {
-            return Err(unsigned(&"no credentials"));
-        };
+        let unsigned = |error: &dyn std::fmt::Display| refused(request.to_string(), "NotSigned", error);
+        let credential = self.credentials.get().await?;
         let url = self.url(request).map_err(|error| unsigned(&error))?;
         let now = OffsetDateTime::now_utc();
-        let digest = hex::encode(Sha256::digest(&request.body));
+        let sha256 = Sha256::digest(&request.body);
+        let digest = hex::encode(sha256);
         let mut headers = HeaderMap::new();
         let long_date = now.format(LONG_DATE).map_err(|error| unsigned(&error))?;
         let own = [
@@ -191,20 +230,27 @@ impl Client {
             ("x-amz-content-sha256", digest.clone()),
             ("x-amz-date", long_date),
         ];
-        for (name, value) in own.into_iter().chain(request.headers.iter().cloned()) {
+        let token = credential.token.clone().map(|token| ("x-amz-security-token", token));
+        let checksum = match self.checksum() {
+            Checksum::Sha256 if request.is_content => Some(("x-amz-checksum-sha256", BASE64.encode(sha256))),
+            Checksum::Md5 if request.is_content => Some(("content-md5", BASE64.encode(Md5::digest(&request.body)))),
+            _ => None,
+        };
+        let given = request.headers.iter().cloned();
+        for (name, value) in own.into_iter().chain(token).chain(checksum).chain(given) {
             headers.insert(
                 HeaderName::from_static(name),
                 HeaderValue::from_str(&value).map_err(|error| unsigned(&error))?,
             );
         }
-        let region = self.bucket.region();
+        let region = &self.region;
         let authorization = (|| {
             let canonical = canonical_request(request, &url, &headers, &digest);
-            let to_sign = signing::string_to_sign(&now, &region, &canonical)?;
-            let key = signing::signing_key(&now, secret_key, &region, "s3")?;
+            let to_sign = signing::string_to_sign(&now, region, &canonical)?;
+            let key = signing::signing_key(&now, &credential.secret_key, region, "s3")?;
             let signature = hex::encode(hmac_sha256(&key, to_sign.as_bytes())?);
             let signed = signing::signed_header_string(&headers);
-            signing::authorization_header(access_key, &now, &region, &signed, &signature)
+            signing::authorization_header(&credential.key_id, &now, region, &signed, &signature)
         })()
         .map_err(|error| unsigned(&error))?;
         headers.insert(
@@ -218,7 +264,7 @@ impl Client {
     }
 
     fn url(&self, request: &Request) -> Result<Url, url::ParseError> {
-        let mut text = self.bucket.url();
+        let mut text = self.base.clone();
         if !request.key.is_empty() {
             text.push('/');
             text.push_str(&signing::uri_encode(&request.key, false));
@@ -257,19 +303,39 @@ fn authority(url: &Url) -> String {
     url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
+/// A request that cannot even be sent.
+fn refused(what: String, code: &str, error: &dyn std::fmt::Display) -> Error {
+    Error::Refused { status: 0, code: code.to_owned(), what, advice: error.to_string() }
+}
+
+/// Method and key.
+impl std::fmt::Display for Request {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{} {}", self.method, self.key)
+    }
+}
+
 fn unavailable(request: &Request, error: &reqwest::Error) -> Error {
-    Error::Unavailable { what: format!("{} {}: {}", request.method, request.key, root_cause(error)) }
+    Error::Unavailable { what: failure(request, error) }
 }
 
 fn unknown(request: &Request, error: &reqwest::Error) -> Error {
     if request.method == Method::GET || request.method == Method::HEAD {
         return unavailable(request, error);
     }
-    Error::Unknown { what: format!("{} {}: {}", request.method, request.key, root_cause(error)) }
+    Error::Unknown { what: failure(request, error) }
+}
+
+fn failure(request: &Request, error: &reqwest::Error) -> String {
+    let cause = root_cause(error);
+    match advice::of_failure(&cause) {
+        Some(advice) => format!("{request}: {cause}: {advice}"),
+        None => format!("{request}: {cause}"),
+    }
 }
 
 /// What reqwest says itself repeats the URL; the cause is behind it.
-fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
+pub fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
     let mut cause = error;
     while let Some(source) = cause.source() {
         cause = source;
@@ -279,9 +345,11 @@ fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
 
 async fn refusal(request: &Request, response: reqwest::Response) -> Error {
     let status = response.status();
+    let region =
+        response.headers().get("x-amz-bucket-region").and_then(|region| region.to_str().ok()).map(str::to_owned);
     let body = tokio::time::timeout(WHOLE_TIMEOUT, response.text()).await.map(Result::unwrap_or_default);
     let body = body.unwrap_or_default();
-    let what = format!("{} {}", request.method, request.key);
+    let what = request.to_string();
     match status {
         StatusCode::NOT_FOUND if !body.contains("NoSuchBucket") => Error::NotFound { object: request.key.clone() },
         StatusCode::PRECONDITION_FAILED => Error::Changed { object: request.key.clone() },
@@ -292,12 +360,10 @@ async fn refusal(request: &Request, response: reqwest::Response) -> Error {
         status if status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED => {
             Error::Unknown { what: format!("{what}: {status}") }
         }
-        status => Error::Refused { status: status.as_u16(), code: error_code(&body), what },
+        status => {
+            let (status, code) = (status.as_u16(), advice::element(&body, "Code").unwrap_or_default());
+            let advice = Refusal { request, status, code, region: region.as_deref(), body: &body }.advice();
+            Error::Refused { status, code: code.to_owned(), what, advice }
+        }
     }
-}
-
-/// The `Code` of an S3 error document.
-fn error_code(body: &str) -> String {
-    let code = body.split_once("<Code>").and_then(|(_, rest)| rest.split_once("</Code>"));
-    code.map(|(code, _)| code.to_owned()).unwrap_or_default()
 }

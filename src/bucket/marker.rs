@@ -82,8 +82,8 @@ impl Bucket {
     pub async fn mark(&self, marker: &Marker, expected_etag: Option<&str>) -> Result<bool, Error> {
         self.refuse_if_read_only()?;
         let conditional = match expected_etag {
-            Some(etag) => put(marker).header(IF_MATCH.as_str(), etag),
-            None => put(marker).header(IF_NONE_MATCH.as_str(), "*"),
+            Some(etag) => self.put(marker).header(IF_MATCH.as_str(), etag),
+            None => self.put(marker).header(IF_NONE_MATCH.as_str(), "*"),
         };
         match self.client.repeat(&conditional).await {
             Ok(_) => return Ok(true),
@@ -98,13 +98,14 @@ impl Bucket {
         if found.as_ref().map(|found| found.etag.as_str()) != expected_etag {
             return Ok(false);
         }
-        self.client.repeat(&put(marker)).await?;
+        self.client.repeat(&self.put(marker)).await?;
         Ok(true)
     }
-}
 
-fn put(marker: &Marker) -> Request {
-    Request::new(Method::PUT, MARKER_KEY).header("content-type", "application/json").body(document(marker))
+    fn put(&self, marker: &Marker) -> Request {
+        let request = Request::new(Method::PUT, MARKER_KEY).header("content-type", "application/json");
+        self.writing.object(request.content(document(marker)))
+    }
 }
 
 fn document(marker: &Marker) -> Vec<u8> {

@@ -5,7 +5,9 @@
 //! way, an unfinished upload is left, or an object that nothing points at; both are found by the intent that was
 //! written before.
 
+mod advice;
 mod client;
+mod credentials;
 mod fence;
 mod format;
 mod keys;
@@ -34,7 +36,7 @@ pub use metadata::{ObjectMetadata, Said};
 pub use objects::{Head, Listed, ListedArchive, ListedObject};
 pub use probe::{Abilities, is_probe};
 pub use scan::Scan;
-pub use settings::{BucketName, Credentials, Endpoint, Settings};
+pub use settings::{Addressing, BucketName, Checksum, Credentials, Encryption, Endpoint, Settings, Writing};
 pub use upload::{UnfinishedUpload, Upload, Uploaded};
 
 #[derive(Debug, Clone, thiserror::Error)]
@@ -50,8 +52,12 @@ pub enum Error {
     /// It may have happened: look before doing it again.
     #[error("the object store did not say whether it happened: {what}")]
     Unknown { what: String },
-    #[error("the object store refused {what}: {status} {code}")]
-    Refused { status: u16, code: String, what: String },
+    /// The advice is for an operator; it is empty where nobody knows.
+    #[error("the object store refused {what}: {}", answer(*status, code, advice))]
+    Refused { status: u16, code: String, what: String, advice: String },
+    /// No request can be made: try again later, since a machine may have been asked that is busy.
+    #[error("S3_ACCESS_KEY and S3_SECRET_KEY are not set, and this machine gives no credentials: {why}")]
+    NoCredentials { why: String },
     /// Another database owns the bucket: nothing was written.
     #[error("the bucket {bucket} is not this database's any more")]
     Fenced { bucket: String },
@@ -63,8 +69,14 @@ pub enum Error {
 
 impl Error {
     pub fn is_transient(&self) -> bool {
-        matches!(self, Error::Unavailable { .. } | Error::Unknown { .. })
+        matches!(self, Error::Unavailable { .. } | Error::Unknown { .. } | Error::NoCredentials { .. })
     }
+}
+
+fn answer(status: u16, code: &str, advice: &str) -> String {
+    let code = if code.is_empty() { String::new() } else { format!(" {code}") };
+    let advice = if advice.is_empty() { String::new() } else { format!(": {advice}") };
+    format!("{status}{code}{advice}")
 }
 
 /// One bucket of an S3-compatible server.
@@ -72,6 +84,7 @@ pub struct Bucket {
     client: Client,
     name: String,
     region: String,
+    writing: Writing,
     members: MemberCache,
     /// Known once it was probed, and unlearned when a copy is refused.
     range_copies: AtomicBool,
@@ -85,6 +98,7 @@ impl Bucket {
             client: Client::new(settings)?,
             name: settings.bucket.to_string(),
             region: settings.region.clone(),
+            writing: settings.writing.clone(),
             members: MemberCache::new(settings.cache_bytes_max, settings.reads_max),
             range_copies: AtomicBool::new(false),
             fence: Fence::new(settings.is_read_only, settings.look_interval),

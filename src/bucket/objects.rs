@@ -79,10 +79,15 @@ struct ListEntry {
 }
 
 impl Bucket {
-    /// Proves that the bucket is there and that the credentials open it.
+    /// Proves that the bucket is there and that the credentials open it. The answer to a list says why not, if they do
+    /// not; the one to a HEAD would have no body.
     pub async fn open(&self) -> Result<(), Error> {
-        self.check().await?;
-        self.list("", Some(1)).await.map(drop)
+        match self.list("", Some(1)).await {
+            Err(Error::Refused { code, .. }) if code == "NoSuchBucket" => {
+                Err(Error::NotFound { object: self.name.clone() })
+            }
+            outcome => outcome.map(drop),
+        }
     }
 
     /// Like [`Bucket::open`], and makes the bucket where it is missing.
@@ -96,8 +101,11 @@ impl Bucket {
                 tracing::info!(bucket = self.name, "bucket made");
                 Ok(())
             }
-            // Another replica was faster.
-            Err(Error::Refused { status: 409, .. }) => self.check().await,
+            // Another replica was faster, or a stranger.
+            Err(refusal @ Error::Refused { status: 409, .. }) => match self.open().await {
+                Err(Error::Refused { .. }) => Err(refusal),
+                outcome => outcome,
+            },
             Err(error) => Err(error),
         }
     }

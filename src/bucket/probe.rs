@@ -30,10 +30,12 @@ pub struct Abilities {
 }
 
 impl Bucket {
-    /// Tries each on an object of its own, which is deleted at the end; if the process dies before, it remains.
+    /// Tries each on an object of its own, which is deleted at the end; if the process dies before, it remains. Where it
+    /// could not be deleted, nothing is tried, so that starts do not fill a bucket that keeps everything.
     pub async fn probe(&self) -> Result<Abilities, Error> {
         self.may_write().await?;
         let key = format!("{PROBE_PREFIX}{}", Uuid::now_v7());
+        self.check_deletable(&key).await?;
         let abilities = self.try_abilities(&key).await;
         self.delete_whole(&key).await?;
         if let Ok(Abilities { range_copies, .. }) = &abilities {
@@ -42,9 +44,47 @@ impl Bucket {
         abilities
     }
 
+    async fn check_deletable(&self, key: &str) -> Result<(), Error> {
+        if self.configuration("object-lock").await?.contains("<DefaultRetention>") {
+            return Err(Error::Refused {
+                status: 0,
+                code: "ObjectLock".into(),
+                what: format!("DELETE {key}"),
+                advice: "the bucket retains whatever is written, so nothing was tried".into(),
+            });
+        }
+        // To delete what is not there takes the same right. Without a version, a bucket that keeps them would keep a
+        // marker of it.
+        let delete = Request::new(Method::DELETE, key);
+        let delete = match self.configuration("versioning").await?.contains("<Status>Enabled</Status>") {
+            true => delete.query("versionId", "null"),
+            false => delete,
+        };
+        match self.client.repeat(&delete).await {
+            Err(error @ Error::Refused { status: 401 | 403, .. }) => Err(error),
+            Err(error) if error.is_transient() => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// What a bucket says of itself; nothing if it does not, or not to us.
+    async fn configuration(&self, subject: &'static str) -> Result<String, Error> {
+        match self.client.repeat_whole(&Request::new(Method::GET, "").query(subject, "")).await {
+            Ok((_, body)) => Ok(String::from_utf8_lossy(&body).into_owned()),
+            Err(error) if error.is_transient() => Err(error),
+            Err(_) => Ok(String::new()),
+        }
+    }
+
     async fn try_abilities(&self, key: &str) -> Result<Abilities, Error> {
-        let put = || Request::new(Method::PUT, key).body("probe");
-        let (headers, _) = self.client.repeat_whole(&put()).await?;
+        let put = || self.writing.object(Request::new(Method::PUT, key).content("probe"));
+        let (headers, _) = match self.client.repeat_whole(&put()).await {
+            Err(error @ Error::Refused { status: 400 | 501, .. }) if self.client.unlearn_checksum() => {
+                tracing::warn!(%error, "what is written bears Content-MD5 from now on, and no other checksum");
+                self.client.repeat_whole(&put()).await?
+            }
+            answer => answer?,
+        };
         let versions = headers.contains_key("x-amz-version-id");
         let get = Request::new(Method::GET, key).header("if-match", NO_ETAG);
         let conditional_reads = self.is_refused(&get).await?;
@@ -62,7 +102,8 @@ impl Bucket {
     }
 
     async fn copies_ranges(&self, key: &str) -> Result<bool, Error> {
-        let upload_id = self.upload_id(&Request::new(Method::POST, key).query("uploads", "")).await?;
+        let start = self.writing.object(Request::new(Method::POST, key).query("uploads", ""));
+        let upload_id = self.upload_id(&start).await?;
         let copy = Request::new(Method::PUT, key).query("partNumber", "1").query("uploadId", &upload_id).copying(
             &self.name,
             key,

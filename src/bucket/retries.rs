@@ -40,7 +40,8 @@ impl Retries {
             .with_jitter();
         attempt
             .retry(waits)
-            .when(Error::is_transient)
+            // Where the machine gives no credentials, that was waited for already.
+            .when(|error| error.is_transient() && !matches!(error, Error::NoCredentials { .. }))
             // Where nothing is repeated any more, nothing is spent.
             .adjust(|_, wait| wait.filter(|_| self.spend()))
             .notify(|error, wait| tracing::debug!(%error, wait_ms = wait.as_millis() as u64, "request is repeated"))

@@ -6,7 +6,12 @@ use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
+use serde::Deserialize;
 use url::{Host, Url};
+
+use crate::bucket::client::Request;
+
+const ENCRYPTION: &str = "x-amz-server-side-encryption";
 
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -14,7 +19,9 @@ pub struct Settings {
     pub credentials: Credentials,
     pub ssl: bool,
     pub bucket: BucketName,
+    pub addressing: Addressing,
     pub region: String,
+    pub writing: Writing,
     /// Decoded members that are kept in memory, in bytes.
     pub cache_bytes_max: u64,
     /// Ranged reads that are under way at once.
@@ -26,22 +33,90 @@ pub struct Settings {
 }
 
 #[derive(Clone)]
-pub struct Credentials {
-    pub access_key: String,
-    pub secret_key: String,
+pub enum Credentials {
+    Keys {
+        access_key: String,
+        secret_key: String,
+    },
+    /// What AWS calls the default chain: `AWS_ACCESS_KEY_ID` and its like, a web identity, the container's role, the
+    /// instance's.
+    Machine,
 }
 
 /// Never shows a key.
 impl fmt::Debug for Credentials {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("Credentials")
+        formatter.write_str(match self {
+            Credentials::Keys { .. } => "Keys",
+            Credentials::Machine => "Machine",
+        })
+    }
+}
+
+/// Where the name of the bucket stands in an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Addressing {
+    /// `https://host/bucket/key`
+    Path,
+    /// `https://bucket.host/key`
+    Virtual,
+}
+
+/// What is said of every object that is written.
+#[derive(Debug, Clone, Default)]
+pub struct Writing {
+    pub encryption: Option<Encryption>,
+    /// Of archives alone.
+    pub storage_class: Option<String>,
+    /// SHA-256 if there is none, and MD5 if a server is found not to take that.
+    pub checksum: Option<Checksum>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Encryption {
+    Aes256,
+    Kms { key_id: Option<String> },
+}
+
+/// What the server is to check arriving bytes by. Buckets with a default retention take nothing without one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Checksum {
+    /// `x-amz-checksum-sha256`
+    Sha256,
+    /// `Content-MD5`
+    Md5,
+    Off,
+}
+
+impl Writing {
+    /// A request that makes an object, or begins to.
+    pub(super) fn object(&self, request: Request) -> Request {
+        match &self.encryption {
+            None => request,
+            Some(Encryption::Aes256) => request.header(ENCRYPTION, "AES256"),
+            Some(Encryption::Kms { key_id: None }) => request.header(ENCRYPTION, "aws:kms"),
+            Some(Encryption::Kms { key_id: Some(key_id) }) => {
+                request.header(ENCRYPTION, "aws:kms").header("x-amz-server-side-encryption-aws-kms-key-id", key_id)
+            }
+        }
+    }
+
+    /// A request that begins to make an archive.
+    pub(super) fn archive(&self, request: Request) -> Request {
+        let request = self.object(request);
+        match &self.storage_class {
+            Some(class) => request.header("x-amz-storage-class", class),
+            None => request,
+        }
     }
 }
 
 /// Why a value cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct Unusable(pub(super) &'static str);
+pub struct Unusable(&'static str);
 
 /// host:port, or host alone where the port is that of the scheme.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,6 +165,7 @@ pub struct BucketName(String);
 const BUCKET_NAME_CHARS_MIN: usize = 3;
 /// Of an old name; 63 of one that is given today.
 const BUCKET_NAME_CHARS_MAX: usize = 255;
+const LABEL_CHARS_MAX: usize = 63;
 
 impl FromStr for BucketName {
     type Err = Unusable;
@@ -117,6 +193,16 @@ impl FromStr for BucketName {
 }
 
 impl BucketName {
+    /// Whether it can stand in front of a host.
+    pub fn is_host(&self) -> bool {
+        self.0.len() <= LABEL_CHARS_MAX && !self.0.contains(|letter: char| letter == '_' || letter.is_ascii_uppercase())
+    }
+
+    /// Whether certificates for `*.host` cover it.
+    pub fn is_label(&self) -> bool {
+        self.is_host() && !self.0.contains('.')
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::bucket::client::Request;
 use crate::bucket::objects::{etag, parse_instant, parse_xml};
-use crate::bucket::{Bucket, Error, ObjectMetadata, object_key};
+use crate::bucket::{Bucket, Checksum, Error, ObjectMetadata, object_key};
 use crate::event::Log;
 
 /// The least that S3 takes for a part that is not the last.
@@ -49,6 +49,8 @@ struct Copied {
 struct Part {
     number: usize,
     etag: String,
+    /// As the server says it; not every server does, and one that does wants to hear it again at the end.
+    sha256: Option<String>,
 }
 
 /// An object all of whose bytes are with the server, but which is not there yet.
@@ -74,6 +76,8 @@ struct Initiated {
 struct CopyPartResult {
     #[serde(rename = "ETag")]
     etag: String,
+    #[serde(rename = "ChecksumSHA256")]
+    sha256: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -112,7 +116,7 @@ impl Bucket {
     pub async fn upload(&self, log: &Log, archive_id: Uuid, metadata: &ObjectMetadata) -> Result<Upload<'_>, Error> {
         let key = object_key(log, archive_id);
         let request = Request::new(Method::POST, &key).query("uploads", "").header("content-type", "application/gzip");
-        let request = metadata.said(request, log, archive_id);
+        let request = self.writing.archive(metadata.said(request, log, archive_id));
         let upload_id = self.start_upload(log, archive_id, &request).await?;
         Ok(Upload {
             bucket: self,
@@ -150,6 +154,11 @@ impl Bucket {
 
     /// Of the upload that a request starts.
     pub(super) async fn upload_id(&self, request: &Request) -> Result<String, Error> {
+        // Parts may bear no other checksum than the one that was announced.
+        let request = match self.client.checksum() {
+            Checksum::Sha256 => &request.clone().header("x-amz-checksum-algorithm", "SHA256"),
+            Checksum::Md5 | Checksum::Off => request,
+        };
         let (_, body) = self.client.once_whole(request).await?;
         let Initiated { upload_id } = parse_xml("InitiateMultipartUploadResult", "a new upload", &body)?;
         Ok(upload_id)
@@ -280,10 +289,11 @@ impl<'a> Upload<'a> {
 
     async fn send(&mut self, body: Bytes) -> Result<(), Error> {
         let (number, request) = self.next_part().await?;
-        let (bucket, key, request) = (self.bucket, self.key.clone(), request.body(body));
+        let (bucket, key, request) = (self.bucket, self.key.clone(), request.content(body));
         self.in_flight.push(Box::pin(async move {
             let (headers, _) = bucket.client.repeat_whole(&request).await?;
-            Ok(Part { number, etag: etag(&key, &headers)? })
+            let sha256 = headers.get("x-amz-checksum-sha256").and_then(|value| value.to_str().ok()).map(str::to_owned);
+            Ok(Part { number, etag: etag(&key, &headers)?, sha256 })
         }));
         Ok(())
     }
@@ -303,8 +313,8 @@ impl<'a> Upload<'a> {
             self.in_flight.push(Box::pin(async move {
                 let (_, body) =
                     bucket.client.repeat_whole(&request).await.inspect_err(|error| bucket.unlearn(error))?;
-                let CopyPartResult { etag } = parse_xml("CopyPartResult", "a copied part", &body)?;
-                Ok(Part { number, etag })
+                let CopyPartResult { etag, sha256 } = parse_xml("CopyPartResult", "a copied part", &body)?;
+                Ok(Part { number, etag, sha256 })
             }));
         }
         Ok(())
@@ -330,15 +340,20 @@ impl<'a> Upload<'a> {
     }
 }
 
+impl Part {
+    fn document(&self) -> String {
+        let Part { number, etag, sha256 } = self;
+        let sha256 = sha256.iter().map(|sha256| format!("<ChecksumSHA256>{sha256}</ChecksumSHA256>"));
+        let sha256: String = sha256.collect();
+        format!("<Part><PartNumber>{number}</PartNumber><ETag>{etag}</ETag>{sha256}</Part>")
+    }
+}
+
 impl Uploaded<'_> {
     /// Makes the object visible. A lost answer is looked up: the object that is there afterwards bears this upload's
     /// write-id, or it does not.
     pub async fn complete(self) -> Result<(), Error> {
-        let parts: String = self
-            .parts
-            .iter()
-            .map(|Part { number, etag }| format!("<Part><PartNumber>{number}</PartNumber><ETag>{etag}</ETag></Part>"))
-            .collect();
+        let parts: String = self.parts.iter().map(Part::document).collect();
         let request = Request::new(Method::POST, &self.key)
             .query("uploadId", &self.upload_id)
             .header("content-type", "application/xml")

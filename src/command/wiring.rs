@@ -91,9 +91,10 @@ async fn open_bucket(bucket: &Bucket, settings: &bucket::Settings, has_archives:
             tracing::warn!(%error, "the bucket is away: archived events cannot be read until it is back");
             Ok(())
         }
+        Err(error @ bucket::Error::NoCredentials { .. }) => bail!("{error}"),
         Err(error) if error.is_transient() => bail!("S3_ENDPOINT {endpoint} does not answer: {error}"),
         Err(error @ bucket::Error::Refused { status: 401 | 403, .. }) => {
-            bail!("S3_ACCESS_KEY and S3_SECRET_KEY do not open the bucket {name} at {endpoint}: {error}")
+            bail!("the bucket {name} at {endpoint} does not open to these credentials: {error}")
         }
         Err(error) => bail!("S3_BUCKET {name} at {endpoint} cannot be used: {error}"),
     }

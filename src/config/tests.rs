@@ -1,4 +1,5 @@
 use super::*;
+use crate::bucket::{Credentials, Encryption};
 
 const S3: [(&str, &str); 4] =
     [("S3_ENDPOINT", "s3:9000"), ("S3_ACCESS_KEY", "a"), ("S3_SECRET_KEY", "b"), ("S3_BUCKET", "events")];
@@ -164,7 +165,8 @@ fn secrets_come_from_files() {
     write("pa$$word#1\r\n");
     let rest = [S3[0], S3[1], S3[3]];
     let from_file = config(&[&rest[..], &[("S3_SECRET_KEY_FILE", path)]].concat()).unwrap();
-    assert_eq!(from_file.bucket().unwrap().credentials.secret_key, "pa$$word#1");
+    let Credentials::Keys { secret_key, .. } = &from_file.bucket().unwrap().credentials else { panic!("it has keys") };
+    assert_eq!(secret_key, "pa$$word#1");
     write("postgres://localhost/elsewhere\n");
     let direct = config(&[("POSTGRES_DIRECT_CONNECTION_FILE", path)]).unwrap();
     assert_eq!(direct.postgres_direct_connection, "postgres://localhost/elsewhere");
@@ -203,5 +205,51 @@ fn a_name_that_looks_like_one_of_ours_is_told() {
     }
     for name in ["PATH", "HTTP_PROXY", "POSTGRES_USER", "POSTGRES_PASSWORD", "S3_PORT", "RUST_LOG", "AWS_REGION"] {
         assert_eq!(warnings(name), Vec::<String>::new(), "{name}");
+    }
+}
+
+#[test]
+fn credentials_are_of_the_machine_where_no_keys_are_set() {
+    let credentials = |variables: &[(&str, &str)]| config(variables).unwrap().bucket().unwrap().credentials.clone();
+    assert!(matches!(credentials(&[S3[0], S3[3]]), Credentials::Machine));
+    assert!(matches!(credentials(&S3), Credentials::Keys { .. }));
+}
+
+#[test]
+fn what_is_said_of_objects_is_checked() {
+    let writing = |variables: &[(&str, &str)]| {
+        config(&[&S3, variables].concat()).map(|config| config.bucket().unwrap().writing.clone())
+    };
+    assert_eq!(writing(&[("S3_SSE", "AES256")]).unwrap().encryption, Some(Encryption::Aes256));
+    let with_key = writing(&[("S3_SSE", "aws:kms"), ("S3_SSE_KMS_KEY_ID", "alias/events")]).unwrap();
+    assert_eq!(with_key.encryption, Some(Encryption::Kms { key_id: Some("alias/events".into()) }));
+    assert_eq!(writing(&[("S3_STORAGE_CLASS", "GLACIER_IR")]).unwrap().storage_class.as_deref(), Some("GLACIER_IR"));
+    for wrong in [
+        ("S3_SSE", "aes"),
+        ("S3_SSE_KMS_KEY_ID", "alias/events"),
+        ("S3_STORAGE_CLASS", "GLACIER"),
+        ("S3_STORAGE_CLASS", "DEEP_ARCHIVE"),
+        ("S3_STORAGE_CLASS", "standard"),
+        ("S3_CHECKSUM", "crc"),
+        ("S3_ADDRESSING", "host"),
+    ] {
+        let error = writing(&[wrong]).unwrap_err();
+        assert!(error.contains(wrong.0), "{wrong:?}: {error}");
+    }
+}
+
+#[test]
+fn a_bucket_stands_in_front_of_a_host_if_it_can() {
+    let addressed = |endpoint, bucket, ssl| {
+        let names = [("S3_ENDPOINT", endpoint), ("S3_BUCKET", bucket), ("S3_SSL", ssl), ("S3_ADDRESSING", "virtual")];
+        config(&[&S3[1..3], &names].concat()).map(drop)
+    };
+    assert_eq!(addressed("s3.example.com", "events", "true"), Ok(()));
+    assert_eq!(addressed("s3.example.com", "my.events", "false"), Ok(()));
+    for (endpoint, bucket) in
+        [("s3:9000", "my.events"), ("s3:9000", "Events"), ("192.0.2.1", "events"), ("[::1]", "events")]
+    {
+        let error = addressed(endpoint, bucket, "true").unwrap_err();
+        assert!(error.starts_with("S3_ADDRESSING cannot be virtual"), "{error}");
     }
 }

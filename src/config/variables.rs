@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
+use crate::bucket::{Addressing, Checksum};
 use crate::config::Error;
 use crate::config::secrets::SECRETS;
 
@@ -75,6 +76,12 @@ pub(super) struct Variables {
     pub(super) s3_ssl: bool,
     #[serde(default = "defaults::s3_region")]
     pub(super) s3_region: String,
+    #[serde(default = "defaults::s3_addressing")]
+    pub(super) s3_addressing: Addressing,
+    pub(super) s3_sse: Option<Sse>,
+    pub(super) s3_sse_kms_key_id: Option<String>,
+    pub(super) s3_storage_class: Option<String>,
+    pub(super) s3_checksum: Option<Checksum>,
     #[serde(default = "defaults::s3_cache_bytes")]
     pub(super) s3_cache_bytes: u64,
     #[serde(default = "defaults::s3_reads_max")]
@@ -128,6 +135,7 @@ mod defaults {
     use std::net::{Ipv4Addr, SocketAddr};
 
     use super::LogFormat;
+    use crate::bucket::Addressing;
 
     pub fn postgres_connections_max() -> u32 {
         20
@@ -179,6 +187,10 @@ mod defaults {
     pub fn s3_region() -> String {
         "us-east-1".into()
     }
+    /// Every server takes it.
+    pub fn s3_addressing() -> Addressing {
+        Addressing::Path
+    }
     pub fn s3_cache_bytes() -> u64 {
         256 * 1024 * 1024
     }
@@ -189,6 +201,15 @@ mod defaults {
     pub fn s3_takeover_seconds() -> u64 {
         30
     }
+}
+
+/// Whose key objects are encrypted with, in the words of S3's header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub(super) enum Sse {
+    #[serde(rename = "AES256")]
+    Aes256,
+    #[serde(rename = "aws:kms")]
+    Kms,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]

@@ -124,7 +124,9 @@ impl From<database::Error> for Error {
 impl From<bucket::Error> for Error {
     fn from(error: bucket::Error) -> Error {
         match error {
-            bucket::Error::Unavailable { .. } | bucket::Error::Unknown { .. } => Error::Unavailable(error.to_string()),
+            bucket::Error::Unavailable { .. } | bucket::Error::Unknown { .. } | bucket::Error::NoCredentials { .. } => {
+                Error::Unavailable(error.to_string())
+            }
             bucket::Error::NotFound { .. } | bucket::Error::Changed { .. } | bucket::Error::Damaged { .. } => {
                 Error::Damaged(error.to_string())
             }

@@ -1,6 +1,6 @@
 //! Settings as an operator gives them: in files, with what editors and shells add to them, and with mistakes.
 
-use crate::support::{Program, World};
+use crate::support::{Program, Service, World, import, old_event, settings};
 
 /// A # ends an address, so that requests for objects of this bucket would be about another bucket.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -69,5 +69,19 @@ async fn a_file_of_variables_is_taken_as_it_stands() {
         let said = program.run(&["status"]).await.failed();
         assert!(said.contains(&format!(".env, line {}: ", lines.len() + 2)) && !said.contains("hunter2"), "{said}");
     }
+    world.audit().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_written_to_the_disk() {
+    let mut world = World::new().await;
+    let (store, log) = (world.store(settings(3)), world.log());
+    import(&store, &log, (0..3).map(old_event)).await;
+    let said = Program::new(&world, 3).without_files().run(&["archive"]).await.succeeded();
+    assert!(said.starts_with("archived 3 events"), "{said}");
+    let service = Service::start(Program::new(&world, 3).without_files()).await;
+    assert_eq!(reqwest::get(format!("{}/ready", service.http)).await.unwrap().status(), 200);
+    service.terminate();
+    assert_eq!(service.end().await.code, Some(0));
     world.audit().await;
 }

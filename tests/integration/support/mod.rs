@@ -13,6 +13,7 @@ mod raw;
 mod s3;
 mod service;
 mod subscriber;
+mod tls;
 mod world;
 
 pub use events::{DAY_NANOS, event, now, old_event, payload, young_event};
@@ -24,6 +25,7 @@ pub use proxy::{Fate, Gate, Kind, Proxy};
 pub use raw::{MARKER, PROBE_PREFIX, RawBucket, unzip};
 pub use service::Service;
 pub use subscriber::{Role, Subscriber, retry_number, subscribing};
+pub use tls::{TlsFront, Validity};
 pub use world::{
     Backup, World, archive, edit, edit_request, everything, import, older_than, publish, read_all, settings,
 };

@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Error, Read};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::{self, JoinHandle};
@@ -20,6 +21,7 @@ pub struct Program {
     folder: TempDir,
     /// The working directory, below the folder.
     below: &'static str,
+    writes_files: bool,
 }
 
 /// A process, killed when it is dropped.
@@ -42,7 +44,7 @@ impl Program {
     /// Without a single variable.
     pub fn bare() -> Program {
         let folder = tempfile::tempdir().expect("the temporary folder can be written");
-        Program { variables: BTreeMap::new(), folder, below: "" }
+        Program { variables: BTreeMap::new(), folder, below: "", writes_files: true }
     }
 
     /// Knows its world, archives in batches of so many events that are older than 30 days, reads nothing by itself, and
@@ -67,6 +69,12 @@ impl Program {
     /// Runs in a folder below its own.
     pub fn below(mut self, below: &'static str) -> Program {
         self.below = below;
+        self
+    }
+
+    /// May write no byte into any file, as where everything is read-only.
+    pub fn without_files(mut self) -> Program {
+        self.writes_files = false;
         self
     }
 
@@ -101,6 +109,15 @@ impl Program {
         let mut command = Command::new(env!("CARGO_BIN_EXE_coldstream"));
         command.args(arguments).env_clear().envs(&self.variables).current_dir(self.folder().join(self.below));
         command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
+        if !self.writes_files {
+            let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+            // SAFETY: between fork and exec, this is one system call.
+            unsafe {
+                command.pre_exec(move || {
+                    if libc::setrlimit(libc::RLIMIT_FSIZE, &none) == 0 { Ok(()) } else { Err(Error::last_os_error()) }
+                })
+            };
+        }
         let mut child = keeper::spawn(command).expect("the binary can be run");
         let (mut stdout, stderr) = (child.stdout.take().expect("piped"), child.stderr.take().expect("piped"));
         let output = thread::spawn(move || {

@@ -3,7 +3,7 @@
 //!
 //! One connection carries one request. That is all the HTTP there is: a head, and as many bytes as it announces.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -41,11 +41,20 @@ pub struct Request {
     pub method: String,
     /// Path and query as they stand in the request.
     pub target: String,
+    /// Its first line and its headers.
+    head: String,
     /// Of its body.
     pub bytes: usize,
 }
 
 impl Request {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let headers = self.head.lines().skip(1).filter_map(|line| line.split_once(':'));
+        headers
+            .map(|(name, value)| (name, value.trim()))
+            .find_map(|(given, value)| given.eq_ignore_ascii_case(name).then_some(value))
+    }
+
     fn new(message: &Message) -> Request {
         let mut words = message.head.split(' ');
         let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
@@ -69,7 +78,13 @@ impl Request {
             ("DELETE", false) => Kind::Delete,
             _ => Kind::Other,
         };
-        Request { kind, method: method.to_owned(), target: target.to_owned(), bytes: message.body.len() }
+        Request {
+            kind,
+            method: method.to_owned(),
+            target: target.to_owned(),
+            head: message.head.clone(),
+            bytes: message.body.len(),
+        }
     }
 }
 
@@ -142,7 +157,11 @@ pub struct Proxy {
 
 impl Proxy {
     pub async fn start(upstream: SocketAddr) -> Proxy {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a loopback port is free");
+        Proxy::start_on(Ipv4Addr::LOCALHOST.into(), upstream).await
+    }
+
+    pub async fn start_on(host: IpAddr, upstream: SocketAddr) -> Proxy {
+        let listener = TcpListener::bind((host, 0)).await.expect("a loopback port is free");
         let address = listener.local_addr().expect("it is bound");
         let shared =
             Arc::new(Shared { upstream, seen: Mutex::default(), script: Mutex::new(Box::new(|_| Fate::Pass)) });

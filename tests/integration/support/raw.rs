@@ -129,8 +129,19 @@ impl RawBucket {
 
     /// Every version can be held from now on.
     pub async fn keep_locked_versions(&self) {
+        self.lock_versions("").await;
+    }
+
+    /// Whatever is written from now on is retained for a day.
+    pub async fn retain(&self) {
+        let retention = "<DefaultRetention><Mode>GOVERNANCE</Mode><Days>1</Days></DefaultRetention>";
+        self.lock_versions(&format!("<Rule>{retention}</Rule>")).await;
+    }
+
+    async fn lock_versions(&self, rule: &str) {
         self.keep_versions().await;
-        let body = "<ObjectLockConfiguration><ObjectLockEnabled>Enabled</ObjectLockEnabled></ObjectLockConfiguration>";
+        let enabled = "<ObjectLockEnabled>Enabled</ObjectLockEnabled>";
+        let body = format!("<ObjectLockConfiguration>{enabled}{rule}</ObjectLockConfiguration>");
         self.send_put("/", &[("object-lock", "")], HeaderMap::new(), body.into()).await;
     }
 

@@ -222,12 +222,14 @@ impl World {
     fn bucket_settings(&self) -> bucket::Settings {
         bucket::Settings {
             endpoint: self.proxy.address().to_string().parse().expect("it is an address"),
-            credentials: bucket::Credentials {
+            credentials: bucket::Credentials::Keys {
                 access_key: self.server.access_key.clone(),
                 secret_key: self.server.secret_key.clone(),
             },
             ssl: false,
             bucket: self.bucket_name.parse().expect("it is a name"),
+            addressing: bucket::Addressing::Path,
+            writing: bucket::Writing::default(),
             region: self.server.region.clone(),
             cache_bytes_max: 64 * 1024 * 1024,
             reads_max: 8,
