@@ -308,10 +308,10 @@ fn refused(what: String, code: &str, error: &dyn std::fmt::Display) -> Error {
     Error::Refused { status: 0, code: code.to_owned(), what, advice: error.to_string() }
 }
 
-/// Method and key.
+/// Method and key, or a slash for the bucket itself.
 impl std::fmt::Display for Request {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(formatter, "{} {}", self.method, self.key)
+        write!(formatter, "{} {}", self.method, if self.key.is_empty() { "/" } else { &self.key })
     }
 }
 

@@ -108,7 +108,7 @@ impl Variables {
     }
 
     fn check_ranges(&self) -> Result<(), Error> {
-        let ranges: [(&str, u64, RangeInclusive<u64>); 12] = [
+        let ranges: [(&str, u64, RangeInclusive<u64>); 13] = [
             ("POSTGRES_CONNECTIONS_MAX", self.postgres_connections_max.into(), 1..=AT_ONCE_MAX),
             ("POSTGRES_TIMEOUT_SECONDS", self.postgres_timeout_seconds, 1..=WAIT_SECONDS_MAX),
             ("STREAMS_ARCHIVE_SIZE", self.streams_archive_size, 1..=EVENTS_MAX),

@@ -48,7 +48,8 @@ async fn a_private_ca_is_trusted_if_it_is_told() {
 async fn tls_and_plain_text_are_told_from_each_other() {
     let mut world = world_with_events().await;
     let front = TlsFront::start(world.proxy.address(), Validity::Now).await;
-    fails(Program::new(&world, 3).set("S3_SSL", true), &["S3_ENDPOINT", "S3_SSL=false"]).await;
+    let plain = Program::new(&world, 3).set("S3_ENDPOINT", world.server_address()).set("S3_SSL", true);
+    fails(plain, &["S3_ENDPOINT", "S3_SSL=false"]).await;
     fails(Program::new(&world, 3).set("S3_ENDPOINT", front.endpoint()), &["S3_ENDPOINT", "S3_SSL=true"]).await;
     world.audit().await;
 }

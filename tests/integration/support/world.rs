@@ -1,4 +1,5 @@
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -173,6 +174,11 @@ impl World {
 
     pub fn database(&self) -> Database {
         Database::new(&self.database.url, CONNECTIONS_MAX).expect("the url is one")
+    }
+
+    /// Of the S3 server itself, past the proxy.
+    pub fn server_address(&self) -> SocketAddr {
+        self.server.address
     }
 
     /// What a process has to be told to find this world.
