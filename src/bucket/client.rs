@@ -23,6 +23,8 @@ use url::Url;
 
 use crate::bucket::advice::{self, Refusal};
 use crate::bucket::credentials::CredentialSource;
+use crate::bucket::marker::{MARKER_KEY, is_marker};
+use crate::bucket::refusals::{Reach, reach};
 use crate::bucket::retries::Retries;
 use crate::bucket::{Addressing, Checksum, Error, Settings};
 
@@ -50,6 +52,8 @@ pub struct Client {
 pub struct Request {
     method: Method,
     key: String,
+    /// The object that it is about, where that is not at its key.
+    about: Option<String>,
     query: Vec<(&'static str, String)>,
     headers: Vec<(&'static str, String)>,
     body: Bytes,
@@ -62,6 +66,7 @@ impl Request {
         Request {
             method,
             key: key.into(),
+            about: None,
             query: Vec::new(),
             headers: Vec::new(),
             body: Bytes::new(),
@@ -84,6 +89,16 @@ impl Request {
     /// Whether it makes an object, or begins or ends to.
     pub fn is_written(&self) -> bool {
         !self.key.is_empty() && (self.method == Method::PUT || self.method == Method::POST)
+    }
+
+    /// A question to the bucket that one object is the reason of: a refusal is that one's.
+    pub fn about(mut self, key: &str) -> Request {
+        self.about = Some(key.to_owned());
+        self
+    }
+
+    fn object(&self) -> &str {
+        self.about.as_deref().unwrap_or(&self.key)
     }
 
     pub fn query(mut self, name: &'static str, value: impl Into<String>) -> Request {
@@ -200,6 +215,31 @@ impl Client {
     /// Sends a request once. An answer that says "not now", or none at all, is [`Error::Unavailable`] if the request
     /// cannot have happened, else [`Error::Unknown`].
     pub async fn once(&self, request: &Request) -> Result<reqwest::Response, Error> {
+        match self.send(request).await {
+            Err(Error::Refused { status, code, what }) if self.is_of_object(request, status, &code).await => {
+                Err(Error::ObjectRefused { object: request.object().to_owned(), status, code, what })
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Whether a refusal is about the object alone.
+    async fn is_of_object(&self, request: &Request, status: u16, code: &str) -> bool {
+        let object = request.object();
+        if object.is_empty() || is_marker(object) {
+            return false;
+        }
+        match reach(&request.method, status, code) {
+            Reach::Object => true,
+            Reach::Bucket | Reach::Request => false,
+            Reach::Unclear => {
+                let answer = self.send(&Request::new(Method::GET, MARKER_KEY)).await;
+                matches!(answer, Ok(_) | Err(Error::NotFound { .. }))
+            }
+        }
+    }
+
+    async fn send(&self, request: &Request) -> Result<reqwest::Response, Error> {
         let prepared = self.sign(request).await?;
         metrics::counter!("coldstream_s3_requests_total", "method" => request.method.to_string()).increment(1);
         metrics::counter!("coldstream_s3_sent_bytes_total").increment(request.body.len() as u64);

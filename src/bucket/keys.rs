@@ -2,7 +2,7 @@
 //!
 //! Two names never share a place, and no tenant's prefix lies within another's.
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
@@ -17,6 +17,19 @@ const SUFFIX: &str = ".json.gz";
 
 pub fn object_key(log: &Log, archive_id: Uuid) -> String {
     format!("{}{archive_id}{SUFFIX}", log_prefix(log))
+}
+
+/// Where the archives of a log are.
+pub fn object_folder(log: &Log) -> String {
+    log_prefix(log).trim_end_matches('/').to_owned()
+}
+
+/// The log whose archives are there. `None` where none's are, and where its names are too long to be told.
+pub fn log_in_folder(folder: &str) -> Option<Log> {
+    let (tenant, topic) = folder.split_once('/')?;
+    let decode = |segment: &str| percent_decode_str(segment).decode_utf8().ok().map(String::from);
+    let tenant = if tenant == EMPTY_TENANT { String::new() } else { decode(tenant)? };
+    Log::new(tenant, decode(topic)?).ok().filter(|log| object_folder(log) == folder)
 }
 
 /// The archive whose object may have this key; `None` where no archive's has.
@@ -95,6 +108,18 @@ mod tests {
         assert!(key.len() <= 1024, "{}", key.len());
         assert!(key.split('/').all(|segment| segment.len() <= 255));
         assert_ne!(prefix(&one, "t"), prefix(&other, "t"));
+    }
+
+    #[test]
+    fn a_log_is_told_by_where_its_archives_are() {
+        for (tenant, topic) in [("", "orders"), ("_", "a/b"), ("..", "%2e"), ("a\r\nb", "~"), ("é", "ü")] {
+            let log = Log::new(tenant, topic).unwrap();
+            assert_eq!(log_in_folder(&object_folder(&log)), Some(log));
+        }
+        let long = Log::new("😀".repeat(255), "t").unwrap();
+        for folder in ["", "a", "a/b/c", "a b/c", "%5f/orders", &object_folder(&long)] {
+            assert_eq!(log_in_folder(folder), None, "{folder}");
+        }
     }
 
     proptest! {

@@ -11,7 +11,7 @@ use crate::bucket::{Bucket, Error};
 use crate::event::{read_from_objects, written_as_derived};
 
 /// No archive has such a key: theirs have three segments.
-const MARKER_KEY: &str = "coldstream.json";
+pub(super) const MARKER_KEY: &str = "coldstream.json";
 /// The layout of a bucket. The first one knew deployments and no owners.
 const FORMAT_VERSION: u32 = 2;
 const FORMAT_WITHOUT_OWNER: u32 = 1;

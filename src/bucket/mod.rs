@@ -11,6 +11,7 @@ mod credentials;
 mod fence;
 mod format;
 mod keys;
+mod listing;
 mod marker;
 mod members;
 mod metadata;
@@ -18,6 +19,7 @@ mod objects;
 mod pace;
 mod probe;
 mod purge;
+mod refusals;
 mod retries;
 mod scan;
 mod settings;
@@ -29,11 +31,12 @@ use crate::bucket::client::Client;
 use crate::bucket::fence::Fence;
 
 pub use format::{ArchiveWriter, EncodedMember, Member, MemberText, RawMember, decode_member, decompress_member};
-pub use keys::{archive_in_key, object_key};
+pub use keys::{archive_in_key, log_in_folder, object_folder, object_key};
+pub use listing::{Listed, ListedArchive, ListedObject, Strangers};
 pub use marker::{Claim, Marked, Marker, is_marker};
 pub use members::{MemberAddress, MemberCache};
 pub use metadata::{ObjectMetadata, Said};
-pub use objects::{Head, Listed, ListedArchive, ListedObject};
+pub use objects::Head;
 pub use probe::{Abilities, is_probe};
 pub use scan::Scan;
 pub use settings::{Addressing, BucketName, Checksum, Credentials, Encryption, Endpoint, Settings, Writing};
@@ -55,6 +58,9 @@ pub enum Error {
     /// The advice is for an operator; it is empty where nobody knows.
     #[error("the object store refused {what}: {}", answer(*status, code, advice))]
     Refused { status: u16, code: String, what: String, advice: String },
+    /// The object alone: others are given, and to ask again is no use before somebody has done something about it.
+    #[error("the object {object} is refused, and others are not ({what}): {}", answer(*status, code, advice))]
+    ObjectRefused { object: String, status: u16, code: String, what: String, advice: String },
     /// No request can be made: try again later, since a machine may have been asked that is busy.
     #[error("S3_ACCESS_KEY and S3_SECRET_KEY are not set, and this machine gives no credentials: {why}")]
     NoCredentials { why: String },

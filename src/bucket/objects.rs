@@ -5,17 +5,13 @@ use futures::Stream;
 use http::Method;
 use http::header::{ETAG, HeaderMap, RANGE};
 use quick_xml::events::Event;
-use serde::Deserialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
 use crate::bucket::client::Request;
-use crate::bucket::keys::archive_in_key;
-use crate::bucket::marker::is_marker;
 use crate::bucket::metadata::{FORMAT_VERSION, Said};
 use crate::bucket::pace::Pace;
-use crate::bucket::probe::is_probe;
 use crate::bucket::{Bucket, Error, object_key};
 use crate::event::Log;
 
@@ -30,52 +26,6 @@ const DEFAULT_REGION: &str = "us-east-1";
 pub struct Head {
     pub etag: String,
     pub said: Said,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ListedObject {
-    pub key: String,
-    pub etag: String,
-    pub bytes: i64,
-    /// `None` where the server does not say.
-    pub modified_at: Option<OffsetDateTime>,
-}
-
-/// What is in a bucket, the marker and probes aside.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Listed {
-    /// What bears the name of an archive, in the order of the keys; it may be somebody else's all the same.
-    pub archives: Vec<ListedArchive>,
-    /// What cannot be an archive.
-    pub strangers: Vec<String>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ListedArchive {
-    pub key: String,
-    /// Where the archives of its log are.
-    pub folder: String,
-    pub archive_id: Uuid,
-    pub etag: String,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct ListPage {
-    #[serde(default)]
-    contents: Vec<ListEntry>,
-    next_continuation_token: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct ListEntry {
-    key: String,
-    #[serde(rename = "ETag", default)]
-    etag: String,
-    size: i64,
-    #[serde(default)]
-    last_modified: String,
 }
 
 impl Bucket {
@@ -193,58 +143,6 @@ impl Bucket {
             Err(error) => Err(error),
         }
     }
-
-    /// The objects below a prefix, in the order of their keys; all, or at most as many as are wanted.
-    pub async fn list(&self, prefix: &str, objects_max: Option<usize>) -> Result<Vec<ListedObject>, Error> {
-        let (mut found, mut from) = (Vec::new(), None);
-        loop {
-            let (objects, next) = self.list_page(prefix, from, objects_max).await?;
-            found.extend(objects);
-            from = next;
-            if from.is_none() || objects_max.is_some_and(|objects_max| found.len() >= objects_max) {
-                return Ok(found);
-            }
-        }
-    }
-
-    /// The whole bucket, 1,000 objects a request.
-    pub async fn list_archives(&self) -> Result<Listed, Error> {
-        let mut listed = Listed::default();
-        for ListedObject { key, etag, .. } in self.list("", None).await? {
-            match archive_in_key(&key) {
-                Some(archive_id) => {
-                    let folder = key.rsplit_once('/').map_or_else(String::new, |(folder, _)| folder.to_owned());
-                    listed.archives.push(ListedArchive { key, folder, archive_id, etag });
-                }
-                None if is_marker(&key) || is_probe(&key) => {}
-                None => listed.strangers.push(key),
-            }
-        }
-        Ok(listed)
-    }
-
-    /// As many as the server gives at once, and where the next ones begin.
-    pub async fn list_page(
-        &self,
-        prefix: &str,
-        from: Option<String>,
-        objects_max: Option<usize>,
-    ) -> Result<(Vec<ListedObject>, Option<String>), Error> {
-        let request = Request::new(Method::GET, "")
-            .query("list-type", "2")
-            .query("prefix", prefix)
-            .query_if("continuation-token", from)
-            .query_if("max-keys", objects_max.map(|objects_max| objects_max.to_string()));
-        let (_, body) = self.client.repeat_whole(&request).await?;
-        let page: ListPage = parse_xml("ListBucketResult", &self.name, &body)?;
-        let objects = page.contents.into_iter().map(|ListEntry { key, etag, size, last_modified }| ListedObject {
-            key,
-            etag: quoted(&etag),
-            bytes: size,
-            modified_at: parse_instant(&last_modified),
-        });
-        Ok((objects.collect(), page.next_continuation_token))
-    }
 }
 
 pub(super) fn parse_instant(text: &str) -> Option<OffsetDateTime> {
@@ -259,7 +157,7 @@ fn body_of(
 }
 
 /// As it stands in the head of an answer; some servers leave the quotes out where they list.
-fn quoted(etag: &str) -> String {
+pub(super) fn quoted(etag: &str) -> String {
     format!("\"{}\"", etag.trim_matches('"'))
 }
 

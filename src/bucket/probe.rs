@@ -95,7 +95,9 @@ impl Bucket {
     /// Whether the condition of a request, which is not met, is honoured.
     async fn is_refused(&self, request: &Request) -> Result<bool, Error> {
         match self.client.repeat(request).await {
-            Ok(_) | Err(Error::Refused { status: 400 | 501, .. }) => Ok(false),
+            Ok(_) | Err(Error::Refused { status: 400 | 501, .. } | Error::ObjectRefused { status: 400, .. }) => {
+                Ok(false)
+            }
             Err(Error::Changed { .. }) => Ok(true),
             Err(error) => Err(error),
         }

@@ -34,6 +34,12 @@ struct Version {
     is_latest: bool,
 }
 
+struct Superseded {
+    version: String,
+    is_marker: bool,
+    is_latest: bool,
+}
+
 impl Bucket {
     /// Deletes every version of an object but the current one, and says how many there were. Where the current one is
     /// to go as well, delete the object first: what is left of it then is a delete marker, and that goes too.
@@ -47,35 +53,47 @@ impl Bucket {
         self.purge_versions(key).await.map(drop)
     }
 
+    /// What is refused keeps nothing else from being deleted, and is hidden for as long as it is there.
     pub(super) async fn purge_versions(&self, key: &str) -> Result<usize, Error> {
-        let mut purged = 0;
-        for (version, _) in self.superseded(key).await? {
-            self.delete_version(key, &version).await?;
-            purged += 1;
+        let mut superseded = self.superseded(key).await?;
+        superseded.sort_by_key(|superseded| superseded.is_marker);
+        let (mut purged, mut failure) = (0, None);
+        for Superseded { version, is_marker, is_latest } in superseded {
+            if is_marker && is_latest && failure.is_some() {
+                continue;
+            }
+            match self.delete_version(key, &version).await {
+                Ok(()) => purged += 1,
+                Err(error @ Error::ObjectRefused { .. }) => failure = Some(error),
+                Err(error) => return Err(error),
+            }
         }
-        Ok(purged)
+        failure.map_or(Ok(purged), Err)
     }
 
     /// The newest first, as servers list them.
     pub async fn noncurrent_versions(&self, log: &Log, archive_id: Uuid) -> Result<Vec<String>, Error> {
         let superseded = self.superseded(&object_key(log, archive_id)).await?.into_iter();
-        Ok(superseded.filter(|(_, is_marker)| !is_marker).map(|(version, _)| version).collect())
+        Ok(superseded.filter(|superseded| !superseded.is_marker).map(|superseded| superseded.version).collect())
     }
 
-    /// What is superseded of `key`: noncurrent versions, and delete markers, which bear true.
-    async fn superseded(&self, key: &str) -> Result<Vec<(String, bool)>, Error> {
+    /// What is superseded of `key`: noncurrent versions, and delete markers.
+    async fn superseded(&self, key: &str) -> Result<Vec<Superseded>, Error> {
         let mut superseded = Vec::new();
         // Not every server takes an empty marker for none.
         let (mut key_marker, mut version_marker) = (None, None);
         loop {
             let request = Request::new(Method::GET, "")
+                .about(key)
                 .query("versions", "")
                 .query("prefix", key)
                 .query_if("key-marker", key_marker.take())
                 .query_if("version-id-marker", version_marker.take());
             let (_, body) = match self.client.repeat_whole(&request).await {
                 // A server without versions keeps none.
-                Err(Error::Refused { status: 400 | 405 | 501, .. }) => return Ok(superseded),
+                Err(
+                    Error::Refused { status: 400 | 405 | 501, .. } | Error::ObjectRefused { status: 400 | 405, .. },
+                ) => return Ok(superseded),
                 answer => answer?,
             };
             let page: VersionPage = parse_xml("ListVersionsResult", key, &body)?;
@@ -84,10 +102,11 @@ impl Bucket {
                 match entry {
                     // "null" is the only version of an object in a bucket that keeps none.
                     VersionEntry::Version(version) if version.key == key && !version.is_latest => {
-                        superseded.push((version.version_id, false));
+                        superseded.push(Superseded { version: version.version_id, is_marker: false, is_latest: false });
                     }
                     VersionEntry::DeleteMarker(marker) if marker.key == key => {
-                        superseded.push((marker.version_id, true));
+                        let Version { version_id: version, is_latest, .. } = marker;
+                        superseded.push(Superseded { version, is_marker: true, is_latest });
                     }
                     VersionEntry::IsTruncated(truncated) => is_truncated = truncated,
                     VersionEntry::NextKeyMarker(marker) => key_marker = Some(marker),

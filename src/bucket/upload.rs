@@ -10,6 +10,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::bucket::client::Request;
+use crate::bucket::listing::decoded;
 use crate::bucket::objects::{etag, parse_instant, parse_xml};
 use crate::bucket::{Bucket, Checksum, Error, ObjectMetadata, object_key};
 use crate::event::Log;
@@ -89,6 +90,7 @@ struct UploadPage {
     is_truncated: bool,
     next_key_marker: Option<String>,
     next_upload_id_marker: Option<String>,
+    encoding_type: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -191,17 +193,20 @@ impl Bucket {
         let (key_marker, id_marker) = from.unwrap_or_default();
         let request = Request::new(Method::GET, "")
             .query("uploads", "")
+            .query("encoding-type", "url")
             .query("prefix", prefix)
             .query_if("key-marker", key_marker)
             .query_if("upload-id-marker", id_marker);
         let (_, body) = self.client.repeat_whole(&request).await?;
         let page: UploadPage = parse_xml("ListMultipartUploadsResult", prefix, &body)?;
+        let is_encoded = page.encoding_type.is_some();
         let uploads = page.upload.into_iter().map(|UploadEntry { key, upload_id, initiated }| UnfinishedUpload {
-            key,
+            key: decoded(key, is_encoded),
             initiated_at: parse_instant(&initiated),
             upload_id,
         });
-        let next = (page.next_key_marker, page.next_upload_id_marker);
+        let next_key = page.next_key_marker.map(|key| decoded(key, is_encoded));
+        let next = (next_key, page.next_upload_id_marker);
         Ok((uploads.collect(), page.is_truncated.then_some(next)))
     }
 

@@ -21,11 +21,13 @@ pub async fn run(config: &Config) -> anyhow::Result<()> {
     let (mut events, mut archives) = (0, 0);
     loop {
         let swept = store.sweep().await;
-        let archived = store.archive(|_, archived| progress.set((events + archived.events) as u64)).await?;
+        let archived = store.archive(|_, archived| progress.set((events + archived.events) as u64)).await;
+        let rewritten = store.rewrite().await;
+        // What fails for good keeps neither the rest from its turn nor this from ending.
+        let archived = archived?;
         events += archived.events;
         archives += archived.archives;
-        // What fails for good keeps neither the rest from being archived nor this from ending.
-        swept.and(store.rewrite().await)?;
+        swept.and(rewritten)?;
         if archived.put_off == 0 && !store.has_unfinished().await? {
             break;
         }

@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use anyhow::Context;
 use clap::Args;
 use uuid::Uuid;
 
@@ -66,6 +67,10 @@ pub async fn run(config: &Config, arguments: Arguments) -> anyhow::Result<()> {
         match outcome {
             Ok(restored) => break restored.hot - before.events,
             Err(Error::GaveWay(why)) => tracing::info!(why, "waiting"),
+            Err(error) if before.events + now.events > 0 => {
+                let done = report::count(before.events + now.events);
+                return Err(error).context(format!("{done} events were restored, and not the rest"));
+            }
             Err(error) => return Err(error.into()),
         }
         before.events += now.events;

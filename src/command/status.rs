@@ -1,7 +1,7 @@
 use crate::command::{report, wiring};
 use crate::config::Config;
 use crate::event::Instant;
-use crate::store::{ArchiveRun, Owner, Status, Store, TopicStatus};
+use crate::store::{ArchiveRun, Owner, Status, Store, TopicStatus, Trouble, TroubleKind};
 
 pub async fn run(config: &Config) -> anyhow::Result<()> {
     let store = wiring::connect(config).await?;
@@ -47,6 +47,29 @@ pub fn text(status: &Status) -> String {
     }
     out.push_str(&format!("\ntable of hot events on disk, with its indexes: {}\n", report::bytes(status.table_bytes)));
     out.push_str(&last_run(status.last_run.as_ref()));
+    out.push_str(&troubles(&status.troubles, status.trouble_count));
+    out
+}
+
+/// A line each, and how many more there are.
+fn troubles(troubles: &[Trouble], count: i64) -> String {
+    if count == 0 {
+        return String::new();
+    }
+    let mut out = format!("objects in trouble: {}\n", report::count(count));
+    for trouble in troubles {
+        let what = match trouble.kind {
+            TroubleKind::Read => "cannot be read",
+            TroubleKind::Delete => "not purged",
+            TroubleKind::Recover => "not recovered",
+        };
+        let since = Instant::from_unix_nanos(trouble.since.unix_timestamp_nanos() as i64).to_rfc3339();
+        out.push_str(&format!("{what} since {since}: {}: {}\n", Store::object_of(trouble), trouble.why));
+    }
+    let rest = count - troubles.len() as i64;
+    if rest > 0 {
+        out.push_str(&format!("and {} more\n", report::count(rest)));
+    }
     out
 }
 

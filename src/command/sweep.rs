@@ -1,3 +1,4 @@
+use anyhow::bail;
 use clap::Args;
 use time::Duration;
 
@@ -33,9 +34,17 @@ pub async fn run(config: &Config, arguments: Arguments) -> anyhow::Result<()> {
         unknown_older_than: Duration::days(older_than_days.into()),
         uploads_older_than: UPLOAD_AGE,
     };
-    let settled = store.sweep_bucket(request, |leftover| println!("{}", line(&leftover))).await?;
+    let mut refused = 0;
+    let tell = |leftover| {
+        refused += usize::from(matches!(leftover, Leftover::Refused { .. }));
+        println!("{}", line(&leftover));
+    };
+    let settled = store.sweep_bucket(request, tell).await?;
     println!("settled {settled} intents of writers that died");
-    Ok(())
+    match refused {
+        0 => Ok(()),
+        count => bail!("{count} objects were refused"),
+    }
 }
 
 fn line(leftover: &Leftover) -> String {
@@ -46,6 +55,8 @@ fn line(leftover: &Leftover) -> String {
         Leftover::Upload { key, is_aborted: true } => format!("unfinished upload, aborted: {key}"),
         Leftover::Probe { key, is_deleted: false } => format!("left by a probe: {key}"),
         Leftover::Probe { key, is_deleted: true } => format!("left by a probe, deleted: {key}"),
-        Leftover::Stranger { key } => format!("not ours: {key}"),
+        // Any name may be among them, and any character in it.
+        Leftover::Stranger { key } => format!("not ours: {}", key.escape_debug()),
+        Leftover::Refused { key, why } => format!("refused: {key}: {why}"),
     }
 }

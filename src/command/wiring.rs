@@ -125,7 +125,7 @@ async fn reconcile(store: &Store, config: &Config) -> anyhow::Result<()> {
         tracing::info!("S3_READ_ONLY is true: archives are read, and nothing is written to the bucket");
         return Ok(());
     }
-    let Unreconciled { archives, strangers } = store.unreconciled().await?;
+    let Unreconciled { of_another_time: archives, strangers, .. } = store.unreconciled().await?;
     if let Some(key) = strangers.first() {
         tracing::warn!(count = strangers.len(), key, "objects in the bucket are no archives of ours");
     }

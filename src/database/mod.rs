@@ -28,6 +28,7 @@ mod scrubs;
 mod session;
 mod snapshots;
 mod topics;
+mod troubles;
 mod wakeups;
 
 use std::ops::{Deref, DerefMut};
@@ -91,6 +92,10 @@ pub use snapshots::{
 pub use topics::{
     Topic, add_archived, add_deleted, bump_edit_counter, edit_counter, find_topic, lock_topic, make_topic,
     raise_catalog_epoch, recount_archived, set_head, topic_by_id, topics, topics_named, topics_with_hot_events,
+};
+pub use troubles::{
+    Trouble, TroubleKind, delete_past_troubles, delete_recover_troubles, delete_troubles, has_trouble, insert_trouble,
+    put_off, trouble_counts, troubles,
 };
 pub use wakeups::{Listener, broadcast, delete_old_broadcasts, insert_broadcast, notify, notify_others};
 

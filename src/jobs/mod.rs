@@ -78,12 +78,12 @@ fn start_writers(jobs: &TaskTracker, store: &Arc<Store>, settings: &Settings, sh
     };
     jobs.spawn(run("rewrite", interval, shutdown.clone(), edited, move || {
         let store = Arc::clone(&rewrite);
-        async move { store.rewrite().await.map(drop) }
+        async move { store.rewrite_due().await.map(drop) }
     }));
     let sweep = Arc::clone(store);
     jobs.spawn(run("sweep", interval, shutdown.clone(), std::future::pending, move || {
         let store = Arc::clone(&sweep);
-        async move { store.sweep().await.map(drop) }
+        async move { store.sweep_due().await.map(drop) }
     }));
 }
 

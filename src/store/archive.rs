@@ -219,7 +219,7 @@ impl Store {
     /// Chooses the oldest eligible events, and writes down what is to become of them. `None` if there are too few.
     pub async fn claim(&self, lease: Lease) -> Result<Option<Batch<'_>>, Error> {
         self.own().await?;
-        self.settle_intents(lease).await?;
+        self.settle_due_intents(lease).await?;
         let eligibility = &self.settings.eligibility;
         let now = OffsetDateTime::now_utc();
         let raised_at_max = eligibility.raised_at_max(Instant::from_unix_nanos(now.unix_timestamp_nanos() as i64));
@@ -286,7 +286,7 @@ impl<'a> Batch<'a> {
         let outcome = async { self.upload().await?.read_back().await?.commit().await }.await;
         if let Err(error) = &outcome {
             tracing::warn!(%error, topic_id = lease.topic_id, "an archive was not taken over");
-            if let Err(error) = store.settle_intents(lease).await {
+            if let Err(error) = store.settle_due_intents(lease).await {
                 tracing::warn!(%error, topic_id = lease.topic_id, "what is left of it remains for the next sweep");
             }
         }

@@ -37,15 +37,21 @@ pub enum Leftover {
     Probe { key: String, is_deleted: bool },
     /// Somebody else's object.
     Stranger { key: String },
+    /// S3 refuses to say what it is, or to delete it.
+    Refused { key: String, why: String },
 }
 
 impl Store {
-    /// Settles what dead writers left, says how many intents that were, and tells what else there is.
+    /// Settles what dead writers left, says how many intents that were, and tells what else there is. What is wrong with
+    /// one object is the outcome once everything has been looked at.
     pub async fn sweep_bucket(&self, request: SweepRequest, mut tell: impl FnMut(Leftover)) -> Result<usize, Error> {
         if !request.is_dry {
             self.own().await?;
         }
-        let settled = if request.is_dry { 0 } else { self.sweep().await? };
+        let settled = match self.sweep_unless(request.is_dry).await {
+            Err(error) if !error.is_of_one_object() => return Err(error),
+            settled => settled,
+        };
         let bucket = self.bucket()?;
         let now = OffsetDateTime::now_utc();
         let mut from = None;
@@ -53,7 +59,9 @@ impl Store {
             let (objects, next) = bucket.list_page("", from, None).await?;
             let known = self.known_keys(objects.iter().map(|object| object.key.as_str())).await?;
             for object in objects.into_iter().filter(|object| !known.contains(&object.key)) {
-                self.sweep_object(object, request, now).await?.into_iter().for_each(&mut tell);
+                let key = object.key.clone();
+                let swept = self.sweep_object(object, request, now).await;
+                swept.or_else(|error| refused(key, error))?.into_iter().for_each(&mut tell);
             }
             if next.is_none() {
                 break;
@@ -61,7 +69,11 @@ impl Store {
             from = next;
         }
         self.sweep_uploads(request, now, tell).await?;
-        Ok(settled)
+        settled
+    }
+
+    async fn sweep_unless(&self, is_dry: bool) -> Result<usize, Error> {
+        if is_dry { Ok(0) } else { self.sweep().await }
     }
 
     /// What is to be told of an object that neither the catalog nor an intent knew when it was listed.
@@ -150,10 +162,9 @@ impl Store {
                 if self.has_intent(&upload.key).await? {
                     continue;
                 }
-                if !is_dry {
-                    bucket.abort(&upload).await?;
-                }
-                tell(Leftover::Upload { key: upload.key, is_aborted: !is_dry });
+                let aborted = if is_dry { Ok(()) } else { bucket.abort(&upload).await };
+                let told = aborted.map(|()| Leftover::Upload { key: upload.key.clone(), is_aborted: !is_dry });
+                told.map(Some).or_else(|error| refused(upload.key, error.into()))?.into_iter().for_each(&mut tell);
             }
             if next.is_none() {
                 return Ok(());
@@ -174,5 +185,13 @@ impl Store {
         let Some(id) = archive_in_key(key) else { return Ok(false) };
         let mut snapshot = self.database.snapshot_for_job().await?;
         Ok(database::is_intended(&mut snapshot, id).await?)
+    }
+}
+
+/// What is wrong with one object is told like everything else.
+fn refused(key: String, error: Error) -> Result<Option<Leftover>, Error> {
+    match error.is_of_one_object() {
+        true => Ok(Some(Leftover::Refused { key, why: error.to_string() })),
+        false => Err(error),
     }
 }

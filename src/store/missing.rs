@@ -19,6 +19,7 @@ impl Store {
     pub(super) async fn is_missing(&self, log: &Log, archive_id: Uuid) -> Result<bool, Error> {
         match self.bucket()?.head(log, archive_id).await {
             Err(bucket::Error::NotFound { .. }) => Ok(true),
+            Err(bucket::Error::ObjectRefused { .. }) => Ok(false),
             head => Ok(head.map(|_| false)?),
         }
     }

@@ -37,6 +37,7 @@ mod source;
 mod status;
 mod subscribe;
 mod sweep;
+mod troubles;
 mod verify;
 
 use std::collections::HashMap;
@@ -49,7 +50,7 @@ use crate::bucket::{self, Bucket};
 use crate::database::{self, CommitError, Connection, Database, HashKey, Lease};
 use crate::event::{Eligibility, Event, Invalid, NewEvent};
 
-pub use crate::database::{Archive, ArchiveRun, Edit, Topic};
+pub use crate::database::{Archive, ArchiveRun, Edit, Topic, Trouble, TroubleKind};
 pub use archive::{Archived, Batch, Exported, Verified};
 pub use edit::{EditOutcome, EditRequest};
 pub use import::{ImportBatch, ImportConflict, ImportCounts};
@@ -98,6 +99,9 @@ pub enum Error {
     /// What is stored is not what was stored.
     #[error("{0}")]
     Damaged(String),
+    /// S3 refuses one object and gives others: to ask again is no use before somebody has done something about it.
+    #[error("{0}")]
+    ObjectRefused(String),
     /// The event is archived, and this process was started without a bucket.
     #[error(
         "the event is archived, and no bucket is configured: set S3_ENDPOINT, S3_BUCKET, S3_ACCESS_KEY and S3_SECRET_KEY"
@@ -108,6 +112,13 @@ pub enum Error {
     GaveWay(String),
     #[error("{0}")]
     Refused(String),
+}
+
+impl Error {
+    /// Whether something is wrong with one object, and what is about others can go on.
+    pub fn is_of_one_object(&self) -> bool {
+        matches!(self, Error::Damaged(_) | Error::ObjectRefused(_))
+    }
 }
 
 impl From<database::Error> for Error {
@@ -130,6 +141,7 @@ impl From<bucket::Error> for Error {
             bucket::Error::NotFound { .. } | bucket::Error::Changed { .. } | bucket::Error::Damaged { .. } => {
                 Error::Damaged(error.to_string())
             }
+            bucket::Error::ObjectRefused { .. } => Error::ObjectRefused(error.to_string()),
             // Credentials that have expired, or may do too little: an operator mends that, and callers try again.
             bucket::Error::Refused { status: 401 | 403, .. } => Error::Unavailable(error.to_string()),
             bucket::Error::Refused { .. } | bucket::Error::Fenced { .. } | bucket::Error::ReadOnly { .. } => {
@@ -175,6 +187,7 @@ pub struct Store {
     subscriptions: Arc<Subscriptions>,
     queues: publish::Queues,
     archived_ids: Arc<publish::ArchivedIds>,
+    told: troubles::Told,
 }
 
 impl Store {
@@ -196,6 +209,7 @@ impl Store {
             subscriptions,
             queues,
             archived_ids,
+            told: troubles::Told::default(),
         }
     }
 

@@ -92,7 +92,9 @@ impl Store {
                 Err(Interrupted::Failed(error)) => return Err(error),
                 Err(Interrupted::Stale(archive_id, error)) => {
                     if attempts.next().is_none() || !self.settle_stale(log, archive_id).await? {
-                        return Err(error.into());
+                        let error = error.into();
+                        self.note_unreadable(log, archive_id, &error).await;
+                        return Err(error);
                     }
                 }
             }
@@ -229,10 +231,17 @@ impl Store {
             last_position,
             count,
         };
-        self.bucket()?.member(log, &address).await.map_err(|error| match error {
-            bucket::Error::Changed { .. } | bucket::Error::NotFound { .. } => Interrupted::Stale(archive_id, error),
-            error => Interrupted::Failed(error.into()),
-        })
+        match self.bucket()?.member(log, &address).await {
+            Ok(member) => Ok(member),
+            Err(error @ (bucket::Error::Changed { .. } | bucket::Error::NotFound { .. })) => {
+                Err(Interrupted::Stale(archive_id, error))
+            }
+            Err(error) => {
+                let error = error.into();
+                self.note_unreadable(log, archive_id, &error).await;
+                Err(Interrupted::Failed(error))
+            }
+        }
     }
 }
 

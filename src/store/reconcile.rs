@@ -9,8 +9,8 @@ use std::collections::HashMap;
 use futures::stream::{StreamExt, TryStreamExt};
 use uuid::Uuid;
 
-use crate::bucket::{self, Head, ListedArchive, object_key};
-use crate::database::{self, KnownObject};
+use crate::bucket::{self, Head, ListedArchive, Strangers, object_folder, object_key};
+use crate::database::{self, KnownObject, Topic, TroubleKind};
 use crate::store::{Error, Store};
 
 /// Objects that are asked about at once.
@@ -23,8 +23,18 @@ const LOOKS: usize = 2;
 pub struct Unreconciled {
     /// Keys of archives that the database does not know, or not as they are.
     pub archives: Vec<String>,
-    /// Keys of what is no archive of ours.
-    pub strangers: Vec<String>,
+    /// Those of them that say that the database is of another time than the bucket. What is wrong with the others is
+    /// wrong with them alone.
+    pub of_another_time: Vec<String>,
+    pub strangers: Strangers,
+}
+
+/// What a list of the bucket says that the catalog does not.
+pub(super) struct Doubtful {
+    pub archives: Vec<ListedArchive>,
+    pub strangers: Strangers,
+    /// Some archives are listed as the catalog knows them.
+    pub is_any_known: bool,
 }
 
 /// What an object is to the database.
@@ -46,6 +56,10 @@ pub(super) enum Standing {
     Older,
     /// It was written by another database that believes to be this one.
     Forked,
+    /// Something that says nothing of the kind is where an archive is to be.
+    Replaced,
+    /// S3 does not say what it is.
+    Refused,
 }
 
 /// `known` is about the same archive, and was asked for after the head was.
@@ -73,35 +87,90 @@ impl Store {
     /// Compares the list of the bucket with the catalog and the intents. The service and its replicas may be at work
     /// meanwhile.
     pub async fn unreconciled(&self) -> Result<Unreconciled, Error> {
-        let (doubtful, mut strangers) = self.doubtful().await?;
-        let mut archives = doubtful;
+        let Doubtful { archives: mut doubted, mut strangers, is_any_known } = self.doubtful().await?;
+        let mut unexplained = Vec::new();
         for _ in 0..LOOKS {
-            let mut unexplained = Vec::new();
-            for (listed, standing) in self.standings_of(archives).await? {
+            unexplained.clear();
+            for (listed, standing) in self.standings_of(doubted).await? {
                 match standing {
                     Standing::Known | Standing::Intended => {}
                     Standing::Stranger => strangers.push(listed.key),
-                    // It is damaged, and no sign of another time.
-                    Standing::Older => tracing::warn!(object = listed.key, "an older generation of it was put back"),
-                    Standing::Unknown | Standing::Newer | Standing::Moved | Standing::Forked => {
-                        unexplained.push(listed);
-                    }
+                    _ => unexplained.push((listed, standing)),
                 }
             }
-            archives = unexplained;
+            doubted = unexplained.iter().map(|(listed, _)| listed.clone()).collect();
         }
-        Ok(Unreconciled { archives: archives.into_iter().map(|listed| listed.key).collect(), strangers })
+        let mut unreconciled = Unreconciled { strangers, ..Unreconciled::default() };
+        let topics = if unexplained.is_empty() { HashMap::new() } else { self.topics_by_folder().await? };
+        for (listed, standing) in unexplained {
+            let topic = topics.get(&listed.folder);
+            let says_so = match standing {
+                Standing::Unknown | Standing::Newer | Standing::Forked => true,
+                // Of a bucket that was copied, no object bears the ETag that is known.
+                Standing::Moved => !is_any_known && self.is_as_long_as_known(topic, &listed).await?,
+                _ => false,
+            };
+            match says_so && !self.is_told(topic, &listed).await? {
+                true => unreconciled.of_another_time.push(listed.key.clone()),
+                false => self.tell_of(topic, &listed, standing).await,
+            }
+            if matches!(standing, Standing::Unknown | Standing::Newer | Standing::Moved | Standing::Forked) {
+                unreconciled.archives.push(listed.key);
+            }
+        }
+        Ok(unreconciled)
+    }
+
+    /// Whether a recovery has said of an object that it cannot be taken over.
+    async fn is_told(&self, topic: Option<&Topic>, listed: &ListedArchive) -> Result<bool, Error> {
+        let Some(topic) = topic else { return Ok(false) };
+        let mut snapshot = self.database.snapshot_for_job().await?;
+        Ok(database::has_trouble(&mut snapshot, (topic.id, listed.archive_id), TroubleKind::Recover).await?)
+    }
+
+    /// As a copy of an archive's object is.
+    async fn is_as_long_as_known(&self, topic: Option<&Topic>, listed: &ListedArchive) -> Result<bool, Error> {
+        let Some(topic) = topic else { return Ok(false) };
+        let mut snapshot = self.database.snapshot_for_job().await?;
+        let archive = database::archive(&mut snapshot, topic.id, listed.archive_id).await?;
+        Ok(archive.is_some_and(|archive| archive.object_bytes == listed.bytes))
+    }
+
+    /// What is wrong with one object, and keeps nobody from anything else.
+    async fn tell_of(&self, topic: Option<&Topic>, listed: &ListedArchive, standing: Standing) {
+        let why = match standing {
+            Standing::Refused => "S3 refuses to say what it is",
+            Standing::Older => "an older generation of it was put back",
+            Standing::Replaced => "it does not say that it is this archive",
+            Standing::Moved => "it is not the one that the catalog knows",
+            _ => "the database does not know it, and it could not be recovered",
+        };
+        tracing::error!(object = listed.key, why, "an object is not as it should be");
+        let is_known = matches!(standing, Standing::Older | Standing::Replaced | Standing::Moved);
+        if let Some(topic) = topic.filter(|_| is_known) {
+            let key = (topic.id, listed.archive_id);
+            self.note_trouble_because(&topic.log, key, TroubleKind::Read, &format!("{}: {why}", listed.key)).await;
+        }
+    }
+
+    /// Topics by where their archives are.
+    pub(super) async fn topics_by_folder(&self) -> Result<HashMap<String, Topic>, Error> {
+        let mut snapshot = self.database.snapshot_for_job().await?;
+        let topics = database::topics(&mut snapshot).await?;
+        Ok(topics.into_iter().map(|topic| (object_folder(&topic.log), topic)).collect())
     }
 
     /// What the catalog does not know under the ETag that it is listed with; and what cannot be an archive.
-    pub(super) async fn doubtful(&self) -> Result<(Vec<ListedArchive>, Vec<String>), Error> {
+    pub(super) async fn doubtful(&self) -> Result<Doubtful, Error> {
         let bucket::Listed { mut archives, strangers } = self.bucket()?.list_archives().await?;
         let known = self.known_objects().await?;
+        let listed = archives.len();
         archives.retain(|listed| {
             let mut known = known.get(&listed.key).into_iter().flatten();
             !known.any(|known| known.etag.as_ref() == Some(&listed.etag))
         });
-        Ok((archives, strangers))
+        let is_any_known = archives.len() < listed;
+        Ok(Doubtful { archives, strangers, is_any_known })
     }
 
     /// What objects are to the database, those that are gone left out.
@@ -115,7 +184,8 @@ impl Store {
         let bucket = self.bucket()?;
         let heads = archives.into_iter().map(async |listed| match bucket.head_of(&listed.key).await {
             Err(bucket::Error::NotFound { .. }) => Ok(None),
-            head => head.map(|head| Some((listed, head))),
+            Err(bucket::Error::ObjectRefused { .. }) => Ok(Some((listed, None))),
+            head => head.map(|head| Some((listed, Some(head)))),
         });
         let heads: Vec<_> = futures::stream::iter(heads).buffered(HEADS_AT_ONCE).try_collect().await?;
         // Afterwards: whoever writes an object has said so before.
@@ -123,18 +193,30 @@ impl Store {
         let mut standings = Vec::new();
         for (listed, head) in heads.into_iter().flatten() {
             let known = known.get(&listed.key).map_or(&[][..], Vec::as_slice);
-            let standing = match (standing(listed.archive_id, &head, known), known) {
-                // An archive of another time, unless its intent is all there is to it.
-                (Standing::Intended, [intent, ..])
-                    if self.stands_in_for(&intent.log, listed.archive_id, &head.said).await?.is_some() =>
-                {
-                    Standing::Unknown
-                }
-                (standing, _) => standing,
+            let standing = match &head {
+                Some(head) => self.standing_of(&listed, head, known).await?,
+                None => Standing::Refused,
             };
             standings.push((listed, standing));
         }
         Ok(standings)
+    }
+
+    async fn standing_of(&self, listed: &ListedArchive, head: &Head, known: &[KnownObject]) -> Result<Standing, Error> {
+        match (standing(listed.archive_id, head, known), known) {
+            (Standing::Intended, [intent, ..]) => {
+                match self.stands_in_for(&intent.log, listed.archive_id, &head.said).await {
+                    // An archive of another time, unless its intent is all there is to it.
+                    Ok(Some(_)) => Ok(Standing::Unknown),
+                    Ok(None) => Ok(Standing::Intended),
+                    // Whoever settles the intent finds out the same, and keeps it.
+                    Err(error) if error.is_of_one_object() => Ok(Standing::Intended),
+                    Err(error) => Err(error),
+                }
+            }
+            (Standing::Stranger, known) if known.iter().any(|known| known.etag.is_some()) => Ok(Standing::Replaced),
+            (standing, _) => Ok(standing),
+        }
     }
 
     /// By key.

@@ -5,17 +5,18 @@
 //! and the next run goes on where this one ended. Each is recovered under its topic's lease, so that no archiver works
 //! beside it; what is pending, and what intents of that time point at, is left to those whose turn it is afterwards.
 
+mod set_aside;
 mod take_over;
 
 use std::collections::HashSet;
 
 use uuid::Uuid;
 
-use crate::bucket::{self, ListedArchive, object_key};
+use crate::bucket::{self, ListedArchive, Strangers, object_key};
 use crate::database::{self, Archive, Topic};
 use crate::event::Log;
 use crate::store::lease::another_writer;
-use crate::store::reconcile::Standing;
+use crate::store::reconcile::{Doubtful, Standing};
 use crate::store::{Error, Store};
 
 use take_over::{TakeOver, Taken};
@@ -30,8 +31,7 @@ pub struct Recovery {
     /// Archives whose objects are gone, and that left the catalog for one that was taken over.
     pub superseded: Vec<Superseded>,
     pub unrecovered: Vec<Unrecovered>,
-    /// Keys of what cannot be an archive.
-    pub strangers: Vec<String>,
+    pub strangers: Strangers,
     /// Archives of topics that another writer was at work on: look again later.
     pub put_off: i64,
 }
@@ -65,11 +65,12 @@ impl Store {
     /// Recovers what the database does not know of the bucket. `progress` is told how many events were read so far.
     pub async fn recover(&self, mut progress: impl FnMut(i64)) -> Result<Recovery, Error> {
         self.succeed().await?;
-        let (doubtful, strangers) = self.doubtful().await?;
+        let Doubtful { archives, strangers, .. } = self.doubtful().await?;
         let mut recovery = Recovery { strangers, ..Recovery::default() };
-        let mut doubtful = self.standings_of(doubtful).await?;
+        let mut doubtful = self.standings_of(archives).await?;
         // Archives that are known come first: others are compared with them.
         doubtful.sort_by_key(|(_, standing)| *standing == Standing::Unknown);
+        self.forget_set_aside().await?;
         let mut put_off = HashSet::new();
         for (listed, standing) in doubtful {
             let outcome = match standing {
@@ -88,7 +89,10 @@ impl Store {
                     progress(recovery.events);
                 }
                 Ok(None) => {}
-                Err(Error::Damaged(why)) => recovery.unrecovered.push(Unrecovered { object: listed.key, why }),
+                Err(Error::Damaged(why) | Error::ObjectRefused(why)) => {
+                    self.set_aside(&listed, standing, &why).await?;
+                    recovery.unrecovered.push(Unrecovered { object: listed.key, why });
+                }
                 Err(Error::GaveWay(why)) => {
                     tracing::info!(object = listed.key, why, "recovering is put off");
                     recovery.put_off += 1;
@@ -144,6 +148,9 @@ impl Store {
                 Ok(_) => {}
                 Err(bucket::Error::NotFound { .. }) => {
                     missing.push(Unrecovered { object, why: "the catalog knows it, and it is not there".into() });
+                }
+                Err(error @ bucket::Error::ObjectRefused { .. }) => {
+                    missing.push(Unrecovered { object, why: format!("it is not in the list: {error}") });
                 }
                 Err(error) => return Err(error.into()),
             }

@@ -97,7 +97,10 @@ impl Store {
             }
         }
         for version in bucket.noncurrent_versions(log, archive.id).await? {
-            let scan = bucket.scan_version(log, archive.id, &version).await?;
+            let scan = match bucket.scan_version(log, archive.id, &version).await {
+                Err(bucket::Error::ObjectRefused { .. }) => continue,
+                scan => scan?,
+            };
             if is_later(&scan.head().said, archive) {
                 return Ok(false);
             }

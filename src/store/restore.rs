@@ -15,12 +15,13 @@
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
-use crate::database::{self, Intent, Lease, Move, Topic, Transaction};
+use crate::database::{self, Intent, Lease, Move, Topic, Transaction, TroubleKind};
 use crate::event::{Event, Filter, Invalid, Log};
 use crate::store::archive::PositionRanges;
 use crate::store::contents::Contents;
 use crate::store::object::{Export, Object};
 use crate::store::source::Source;
+use crate::store::troubles::{Failures, Retry};
 use crate::store::{ATTEMPTS, Error, Store};
 
 /// What is to be put back.
@@ -99,15 +100,24 @@ impl Store {
             )));
         }
         self.own().await?;
-        let mut restored = Restored { hot, ..Restored::default() };
+        let (mut restored, mut failures) = (Restored { hot, ..Restored::default() }, Failures::new(Retry::All));
         for archive_id in archive_ids {
-            let events = self.restore_from(&topic, archive_id, selection, held_until).await?;
-            if events > 0 {
-                restored.archives += 1;
-                restored.events += events;
-                progress(restored);
+            match self.restore_from(&topic, archive_id, selection, held_until).await {
+                Ok(0) => {}
+                Ok(events) => {
+                    restored.archives += 1;
+                    restored.events += events;
+                    progress(restored);
+                }
+                // Other archives are restored all the same.
+                Err(error) if error.is_of_one_object() => {
+                    self.note_trouble(&topic.log, (topic.id, archive_id), TroubleKind::Read, &error).await;
+                    failures.add(error);
+                }
+                Err(error) => return Err(error),
             }
         }
+        let restored = failures.outcome(restored)?;
         if restored.events + restored.hot == 0 {
             return Err(Error::Refused("there are no such events".into()));
         }
@@ -152,7 +162,7 @@ impl Store {
             let mut attempts = 1..ATTEMPTS;
             loop {
                 let outcome = self.try_restore(lease, archive_id, selection, held_until).await;
-                if let Err(error) = self.settle_intents(lease).await {
+                if let Err(error) = self.settle_due_intents(lease).await {
                     tracing::warn!(%error, log = %topic.log, "what is left of a restore remains for the next sweep");
                 }
                 match outcome {
@@ -187,7 +197,7 @@ impl Store {
         held_until: Option<OffsetDateTime>,
     ) -> Result<Option<Restore<'_>>, Error> {
         self.own().await?;
-        self.settle_intents(lease).await?;
+        self.settle_due_intents(lease).await?;
         let Some(source) = self.source(lease, archive_id).await? else { return Ok(None) };
         let picked = source.pick(selection).await?;
         if picked.count == 0 {

@@ -11,9 +11,10 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use crate::bucket::{Bucket, EncodedMember, ObjectMetadata, RawMember, Scan, Upload, Uploaded, decode_member};
-use crate::database::{self, Archive, Intent, Lease, MemberRow, PendingEdit, Topic, UploadedFacts};
+use crate::database::{self, Archive, Intent, Lease, MemberRow, PendingEdit, Topic, TroubleKind, UploadedFacts};
 use crate::event::Log;
 use crate::store::overlay::Overlay;
+use crate::store::troubles::{Failures, Retry};
 use crate::store::{Error, Store, background};
 
 /// A rewrite whose intent is written.
@@ -47,29 +48,55 @@ impl Store {
     /// Rewrites every archive that has pending edits, and says how many there were. What another writer is at work on
     /// is left to the next call.
     pub async fn rewrite(&self) -> Result<usize, Error> {
+        self.rewrite_what(Retry::All).await
+    }
+
+    /// The same for whoever does it again and again: what is wrong with one object is no failure of it, and is tried
+    /// again rarely.
+    pub async fn rewrite_due(&self) -> Result<usize, Error> {
+        self.rewrite_what(Retry::Due).await
+    }
+
+    async fn rewrite_what(&self, retry: Retry) -> Result<usize, Error> {
+        let put_off = self.put_off(retry).await?;
         let mut transaction = self.database.begin_job().await?;
-        let archives = database::archives_with_pending_edits(&mut transaction).await?;
+        let mut archives = database::archives_with_pending_edits(&mut transaction).await?;
+        archives.retain(|(topic_id, archive_id)| !put_off.contains(&(*topic_id, *archive_id, TroubleKind::Read)));
         drop(transaction);
         if !archives.is_empty() {
             self.own().await?;
         }
-        let (mut rewritten, mut failure) = (0, None);
+        let (mut rewritten, mut failures) = (0, Failures::new(retry));
         for (topic_id, archive_id) in archives {
-            let outcome =
-                self.with_lease(topic_id, async |lease| match self.begin_rewrite(lease, archive_id).await? {
-                    Some(rewrite) => rewrite.upload().await?.replace().await?.promote().await.map(|()| 1),
-                    None => Ok(0),
-                });
-            match outcome.await {
+            match self.with_lease(topic_id, async |lease| self.rewrite_archive(lease, archive_id, retry).await).await {
                 Ok(count) => rewritten += count.unwrap_or_default(),
                 Err(error @ Error::GaveWay(_)) => tracing::info!(%error, topic_id, %archive_id, "a rewrite is put off"),
                 Err(error) => {
                     tracing::warn!(%error, topic_id, %archive_id, "an archive was not rewritten");
-                    failure = Some(error);
+                    failures.add(error);
                 }
             }
         }
-        failure.map_or(Ok(rewritten), Err)
+        failures.outcome(rewritten)
+    }
+
+    /// Says how many archives were rewritten.
+    async fn rewrite_archive(&self, lease: Lease, archive_id: Uuid, retry: Retry) -> Result<usize, Error> {
+        if retry == Retry::All {
+            // An earlier rewrite of this archive may be among what was put off.
+            self.settle(lease, retry).await?;
+        }
+        let Some(rewrite) = self.begin_rewrite(lease, archive_id).await? else { return Ok(0) };
+        let (log, key) = (rewrite.topic.log.clone(), (rewrite.topic.id, archive_id));
+        let prepared = match rewrite.upload().await {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                self.note_trouble(&log, key, TroubleKind::Read, &error).await;
+                return Err(error);
+            }
+        };
+        self.clear_troubles(&log, key, &[TroubleKind::Read]).await;
+        prepared.replace().await?.promote().await.map(|()| 1)
     }
 
     /// Writes down that an archive is to be rewritten. `None` if nothing is pending for it.
@@ -96,12 +123,17 @@ impl Store {
     ) -> Result<Option<Rewrite<'_>>, Error> {
         let bucket = self.bucket()?;
         self.own().await?;
-        self.settle_intents(lease).await?;
+        self.settle_due_intents(lease).await?;
         let mut transaction = self.database.begin_job().await?;
         let topic = database::topic_by_id(&mut transaction, lease.topic_id).await?;
         let edits = database::pending_edits_of_archive(&mut transaction, topic.id, archive_id).await?;
         let archive = database::archive(&mut transaction, topic.id, archive_id).await?;
         let Some(archive) = archive.filter(|_| version.is_some() || !edits.is_empty()) else { return Ok(None) };
+        if database::intent_of_archive(&mut transaction, topic.id, archive_id).await?.is_some() {
+            return Err(Error::Damaged(format!(
+                "what became of an earlier rewrite of archive {archive_id} is not known"
+            )));
+        }
         let members = database::members_of(&mut transaction, (topic.id, archive_id), archive.generation).await?;
         let intent = Intent {
             topic_id: topic.id,
@@ -243,9 +275,15 @@ impl Store {
     /// Removes the noncurrent versions of an object; edits up to `sequence_max` are then done.
     pub(super) async fn purge(&self, topic: &Topic, archive_id: Uuid, sequence_max: i64) -> Result<(), Error> {
         self.own().await?;
-        self.bucket()?.purge(&topic.log, archive_id).await?;
+        let key = (topic.id, archive_id);
+        if let Err(error) = self.bucket()?.purge(&topic.log, archive_id).await {
+            let error = error.into();
+            self.note_trouble(&topic.log, key, TroubleKind::Delete, &error).await;
+            return Err(error);
+        }
         let mut transaction = self.database.begin_job().await?;
         database::mark_purged(&mut transaction, topic.id, archive_id, sequence_max).await?;
+        database::delete_troubles(&mut transaction, key, &[TroubleKind::Delete]).await?;
         Ok(database::commit(transaction).await?)
     }
 }

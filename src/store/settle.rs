@@ -5,29 +5,60 @@
 use uuid::Uuid;
 
 use crate::bucket;
-use crate::database::{self, Archive, Intent, Lease, Topic, UploadedFacts};
+use crate::database::{self, Archive, Intent, Lease, Topic, TroubleKind, UploadedFacts};
 use crate::event::Log;
+use crate::store::troubles::Retry;
 use crate::store::{Error, Store};
+
+/// Whatever is wrong with an object, its intent waits for it.
+const KINDS: [TroubleKind; 2] = [TroubleKind::Read, TroubleKind::Delete];
 
 impl Store {
     /// Settles every intent of a topic. The lease makes sure that none of their writers can still begin to commit; and
     /// a commit that is under way, our own of which we lost the answer included, holds the topic's row, which is locked
-    /// here before the intents are read.
+    /// here before the intents are read. What is wrong with one object is the outcome once the others are settled.
     pub(super) async fn settle_intents(&self, lease: Lease) -> Result<usize, Error> {
+        let (settled, failure) = self.settle(lease, Retry::All).await?;
+        failure.map_or(Ok(settled), Err)
+    }
+
+    /// The same for whoever has something else to do in the topic: that goes on beside what is wrong with one object.
+    pub(super) async fn settle_due_intents(&self, lease: Lease) -> Result<(), Error> {
+        self.settle(lease, Retry::Due).await.map(drop)
+    }
+
+    /// How many intents were settled, and why the last was not that was not.
+    pub(super) async fn settle(&self, lease: Lease, retry: Retry) -> Result<(usize, Option<Error>), Error> {
         let mut transaction = self.database.begin_job().await?;
         if database::check_lease(&mut transaction, &lease).await?.is_none() {
             return Err(Error::GaveWay("another writer has taken over the topic's archives".into()));
         }
         let topic = database::topic_by_id(&mut transaction, lease.topic_id).await?;
-        let intents = database::intents(&mut transaction, topic.id).await?;
+        let mut intents = database::intents(&mut transaction, topic.id).await?;
         drop(transaction);
-        if !intents.is_empty() {
-            self.own().await?;
+        if intents.is_empty() {
+            return Ok((0, None));
         }
+        self.own().await?;
+        let put_off = self.put_off(retry).await?;
+        let is_put_off = |intent: &Intent, kind| put_off.contains(&(topic.id, intent.archive_id, kind));
+        intents.retain(|intent| !KINDS.iter().any(|kind| is_put_off(intent, *kind)));
+        let (mut settled, mut failure) = (0, None);
         for intent in &intents {
-            self.settle_intent(&topic, intent).await?;
+            let key = (topic.id, intent.archive_id);
+            match self.settle_intent(&topic, intent).await {
+                Ok(()) => {
+                    settled += 1;
+                    self.clear_troubles(&topic.log, key, &[TroubleKind::Delete]).await;
+                }
+                Err(error) if error.is_of_one_object() => {
+                    self.note_trouble(&topic.log, key, TroubleKind::Delete, &error).await;
+                    failure = Some(error);
+                }
+                Err(error) => return Err(error),
+            }
         }
-        Ok(intents.len())
+        Ok((settled, failure))
     }
 
     async fn settle_intent(&self, topic: &Topic, intent: &Intent) -> Result<(), Error> {

@@ -1,4 +1,5 @@
-use crate::database::{self, Archive, ArchiveRun, Topic};
+use crate::bucket::object_key;
+use crate::database::{self, Archive, ArchiveRun, Topic, Trouble};
 use crate::event::{Instant, Log};
 use crate::store::{Error, Store};
 
@@ -10,7 +11,13 @@ pub struct Status {
     pub table_bytes: i64,
     /// The last pass that archived something or failed.
     pub last_run: Option<ArchiveRun>,
+    /// What is wrong with single objects, the oldest first, a hundred at most; and of how many something is.
+    pub troubles: Vec<Trouble>,
+    pub trouble_count: i64,
 }
+
+/// Whoever has more of them than these looks at the metrics.
+const TROUBLES_MAX: i64 = 100;
 
 #[derive(Debug, Clone)]
 pub struct TopicStatus {
@@ -21,11 +28,18 @@ pub struct TopicStatus {
 }
 
 impl Store {
+    /// Which object is meant.
+    pub fn object_of(trouble: &Trouble) -> String {
+        object_key(&trouble.log, trouble.archive_id)
+    }
+
     pub async fn status(&self) -> Result<Status, Error> {
         let mut snapshot = self.database.snapshot().await?;
         let topics = database::topics(&mut snapshot).await?;
         let table_bytes = database::table_bytes(&mut snapshot).await?;
         let last_run = database::last_archive_run(&mut snapshot).await?;
+        let troubles = database::troubles(&mut snapshot, TROUBLES_MAX).await?;
+        let trouble_count = database::trouble_counts(&mut snapshot).await?.iter().map(|(_, count)| count).sum();
         let mut found = Vec::with_capacity(topics.len());
         for topic in topics {
             let oldest_hot_raised_at = database::oldest_raised_at(&mut snapshot, topic.id).await?;
@@ -33,7 +47,7 @@ impl Store {
             let hot_bytes = (row_bytes * topic.hot_count() as f64) as i64;
             found.push(TopicStatus { topic, hot_bytes, oldest_hot_raised_at });
         }
-        Ok(Status { topics: found, table_bytes, last_run })
+        Ok(Status { topics: found, table_bytes, last_run, troubles, trouble_count })
     }
 
     /// The archives of a log, in the order of their first positions.

@@ -1,27 +1,43 @@
 //! Cleaning up after writers that died: settling their intents, and purging what their rewrites superseded.
 
-use crate::database;
+use crate::database::{self, TroubleKind};
+use crate::store::troubles::{Failures, Retry};
 use crate::store::{Error, Store};
 
 impl Store {
     /// Says how many intents were settled. What somebody is at work on is left alone; what fails does not keep the
     /// rest from its turn.
     pub async fn sweep(&self) -> Result<usize, Error> {
+        self.sweep_what(Retry::All).await
+    }
+
+    /// The same for whoever does it again and again: what is wrong with one object is no failure of it, and is tried
+    /// again rarely.
+    pub async fn sweep_due(&self) -> Result<usize, Error> {
+        self.sweep_what(Retry::Due).await
+    }
+
+    async fn sweep_what(&self, retry: Retry) -> Result<usize, Error> {
         let mut transaction = self.database.begin_job().await?;
         let topic_ids = database::topics_with_stale_intents(&mut transaction).await?;
         drop(transaction);
-        let (mut settled, mut failure) = (0, None);
+        let (mut settled, mut failures) = (0, Failures::new(retry));
         for topic_id in topic_ids {
-            match self.with_lease(topic_id, async |lease| self.settle_intents(lease).await).await {
-                Ok(count) => settled += count.unwrap_or_default(),
+            match self.with_lease(topic_id, async |lease| self.settle(lease, retry).await).await {
+                Ok(outcome) => {
+                    let (count, failure) = outcome.unwrap_or_default();
+                    settled += count;
+                    failure.into_iter().for_each(|error| failures.add(error));
+                }
                 Err(error) => {
                     tracing::warn!(%error, topic_id, "what a writer left was not settled");
-                    failure = Some(error);
+                    failures.add(error);
                 }
             }
         }
-        failure = self.purge_leftovers().await?.or(failure);
-        failure.map_or(Ok(settled), Err)
+        self.purge_leftovers(retry, &mut failures).await?;
+        self.count_troubles().await?;
+        failures.outcome(settled)
     }
 
     /// Whether there is something left to settle, rewrite or purge: for now it may be another writer's.
@@ -30,23 +46,23 @@ impl Store {
         Ok(database::has_unfinished(&mut snapshot).await?)
     }
 
-    /// The last failure, if there was one.
-    async fn purge_leftovers(&self) -> Result<Option<Error>, Error> {
+    async fn purge_leftovers(&self, retry: Retry, failures: &mut Failures) -> Result<(), Error> {
+        let put_off = self.put_off(retry).await?;
         let mut transaction = self.database.begin_job().await?;
         database::mark_hot_purged(&mut transaction).await?;
-        let unpurged = database::unpurged_archives(&mut transaction).await?;
+        let mut unpurged = database::unpurged_archives(&mut transaction).await?;
+        unpurged.retain(|(topic_id, archive_id, _)| !put_off.contains(&(*topic_id, *archive_id, TroubleKind::Delete)));
         let mut topics = Vec::new();
         for (topic_id, ..) in &unpurged {
             topics.push(database::topic_by_id(&mut transaction, *topic_id).await?);
         }
         database::commit(transaction).await?;
-        let mut failure = None;
         for ((topic_id, archive_id, sequence_max), topic) in unpurged.into_iter().zip(topics) {
             if let Err(error) = self.purge(&topic, archive_id, sequence_max).await {
                 tracing::warn!(%error, topic_id, %archive_id, "superseded versions were not purged");
-                failure = Some(error);
+                failures.add(error);
             }
         }
-        Ok(failure)
+        Ok(())
     }
 }

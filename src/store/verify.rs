@@ -4,6 +4,8 @@
 //! on meanwhile: what moves is looked at where one snapshot of its log saw it, since no archive ever loses a position;
 //! one that was restored is gone, and then its log is looked at anew.
 
+mod held;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -11,11 +13,13 @@ use futures::future::{BoxFuture, FutureExt};
 use uuid::Uuid;
 
 use crate::bucket;
-use crate::database::{self, Archive, LookupRun, Topic};
-use crate::event::{Event, Log};
+use crate::database::{self, Archive, LookupRun, Topic, TroubleKind};
+use crate::event::Log;
 use crate::store::archive::{PositionRanges, read_member};
 use crate::store::overlay::Overlay;
 use crate::store::{ATTEMPTS, Error, Store};
+
+use held::{Held, counted};
 
 /// Is told how many bytes were read of an object, and may take its time.
 pub type Pacing<'a> = &'a (dyn Fn(i64) -> BoxFuture<'static, ()> + Send + Sync + 'a);
@@ -63,48 +67,6 @@ impl fmt::Display for Place {
     }
 }
 
-/// What was found in an object.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Held {
-    positions: PositionRanges,
-    count: i64,
-    raised_at: Option<(i64, i64)>,
-    types: BTreeMap<String, i64>,
-    json_bytes: i64,
-    object_bytes: i64,
-}
-
-impl Held {
-    fn add(&mut self, event: &Event) {
-        self.positions.push(event.position);
-        self.count += 1;
-        let nanos = event.raised_at.unix_nanos();
-        let (min, max) = self.raised_at.unwrap_or((nanos, nanos));
-        self.raised_at = Some((min.min(nanos), max.max(nanos)));
-        *self.types.entry(event.event_type.clone()).or_default() += 1;
-    }
-
-    /// What the catalog says otherwise.
-    fn differs_from(&self, archive: &Archive) -> Vec<String> {
-        let types = counted(archive, &archive.type_counts);
-        let mut found = Vec::new();
-        let mut check = |what: &str, held: String, known: String| {
-            if held != known {
-                found.push(format!("{what} in the object: {held}, in the catalog: {known}"));
-            }
-        };
-        let span = self.positions.span();
-        check("events", self.count.to_string(), archive.count.to_string());
-        check("positions", format!("{span:?}"), format!("{:?}", Some((archive.first_position, archive.last_position))));
-        let raised_at = Some((archive.raised_at_min, archive.raised_at_max));
-        check("raised_at", format!("{:?}", self.raised_at), format!("{raised_at:?}"));
-        check("bytes of JSON", self.json_bytes.to_string(), archive.json_bytes.to_string());
-        check("bytes", self.object_bytes.to_string(), archive.object_bytes.to_string());
-        check("types", format!("{:?}", self.types), format!("{types:?}"));
-        found
-    }
-}
-
 /// Why an object could not be read to its end.
 enum Unread {
     /// It is another one than the catalog knew when it was asked.
@@ -117,7 +79,7 @@ enum Unread {
 impl From<Error> for Unread {
     fn from(error: Error) -> Unread {
         match error {
-            Error::Damaged(what) => Unread::Found(what),
+            Error::Damaged(what) | Error::ObjectRefused(what) => Unread::Found(what),
             error => Unread::Failed(error),
         }
     }
@@ -228,6 +190,22 @@ impl Store {
         archive_id: Uuid,
         pace: Pacing<'_>,
     ) -> Result<Seen, Error> {
+        let seen = self.see(topic, archive_id, pace).await?;
+        let key = (topic.id, archive_id);
+        match &seen {
+            Seen::Read(_, found) if found.is_empty() => {
+                self.clear_troubles(&topic.log, key, &[TroubleKind::Read, TroubleKind::Recover]).await;
+            }
+            Seen::Read(_, found) => {
+                self.note_trouble_because(&topic.log, key, TroubleKind::Read, &found.join("; ")).await;
+            }
+            Seen::Unreadable(what) => self.note_trouble_because(&topic.log, key, TroubleKind::Read, what).await,
+            Seen::Gone => {}
+        }
+        Ok(seen)
+    }
+
+    async fn see(&self, topic: &Topic, archive_id: Uuid, pace: Pacing<'_>) -> Result<Seen, Error> {
         let mut attempts = 1..ATTEMPTS;
         loop {
             match self.try_verify(topic, archive_id, pace).await {
@@ -239,7 +217,8 @@ impl Store {
                 Err(Unread::Gone) => return Ok(Seen::Gone),
                 Err(Unread::Found(what)) => return Ok(Seen::Unreadable(what)),
                 Err(Unread::Stale(what)) => {
-                    if attempts.next().is_none() || !self.settle_stale(&topic.log, archive_id).await? {
+                    let is_settled = self.settle_stale(&topic.log, archive_id).await;
+                    if attempts.next().is_none() || !is_settled.or_else(refusal_as_no)? {
                         return Ok(Seen::Unreadable(what));
                     }
                 }
@@ -309,13 +288,9 @@ impl Store {
     }
 }
 
-/// By name: one comes twice where a type was renamed to another.
-fn counted(archive: &Archive, counts: &[i64]) -> BTreeMap<String, i64> {
-    let mut types: BTreeMap<String, i64> = BTreeMap::new();
-    for (name, count) in archive.types.iter().zip(counts).filter(|(_, count)| **count > 0) {
-        *types.entry(name.clone()).or_default() += count;
-    }
-    types
+/// An object that is refused by now is as unreadable as one that is another.
+fn refusal_as_no(error: Error) -> Result<bool, Error> {
+    if error.is_of_one_object() { Ok(false) } else { Err(error) }
 }
 
 fn wrong_sums(topic: &Topic, archives: &[Archive]) -> Vec<String> {

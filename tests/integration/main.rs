@@ -27,4 +27,5 @@ mod settings;
 mod support;
 mod sweep;
 mod transport;
+mod troubles;
 mod verify;

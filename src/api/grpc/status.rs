@@ -14,6 +14,10 @@ pub fn status(error: store::Error) -> Status {
             tracing::error!(%error, "what is stored is damaged");
             Status::unknown(error.to_string())
         }
+        store::Error::ObjectRefused(_) => {
+            tracing::error!(%error, "an object is refused");
+            Status::unknown(error.to_string())
+        }
         store::Error::Refused(_) => {
             tracing::error!(%error, "a server beneath refused");
             Status::unknown("a server beneath refused: see the log of the service")

@@ -39,7 +39,7 @@ struct TopicDocument {
 /// With what each has in Postgres and in the bucket.
 #[utoipa::path(get, path = "/v1/topics", tag = "operations", responses((status = 200, body = TopicsDocument)))]
 pub async fn topics(State(store): State<Arc<Store>>) -> Result<Response, Problem> {
-    let Status { topics, table_bytes, last_run: _ } = store.status().await?;
+    let Status { topics, table_bytes, last_run: _, troubles: _, trouble_count: _ } = store.status().await?;
     let topics = topics.into_iter().map(|TopicStatus { topic, hot_bytes, oldest_hot_raised_at }| TopicDocument {
         tenant_id: topic.log.tenant().to_owned(),
         topic: topic.log.topic().to_owned(),

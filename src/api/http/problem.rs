@@ -76,6 +76,11 @@ impl From<store::Error> for Problem {
                 tracing::error!(%error, "what is stored is damaged");
                 Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "damaged", "What is stored is damaged", error)
             }
+            store::Error::ObjectRefused(_) => {
+                tracing::error!(%error, "an object is refused");
+                let title = "S3 refuses an object that is needed";
+                Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "object-refused", title, error)
+            }
             store::Error::Refused(_) => {
                 tracing::error!(%error, "a server beneath refused");
                 let title = "A server beneath refused";

@@ -44,7 +44,7 @@ impl TakeOver<'_> {
         let known = database::known_objects_of(&mut transaction, topic_id, archive_id).await?;
         let said = scan.head().said.clone();
         let taken = match standing(archive_id, scan.head(), &known) {
-            Standing::Known | Standing::Stranger => return Ok(None),
+            Standing::Known | Standing::Stranger | Standing::Replaced | Standing::Refused => return Ok(None),
             Standing::Older => {
                 let why =
                     format!("it is of generation {}, and the catalog knows a later one", self.metadata.generation);

@@ -79,6 +79,10 @@ pub struct Courier {
     /// Nothing was waited for since.
     is_edit_counter_fresh: bool,
     read_retry_at: Option<Instant>,
+    /// Reads in a row that failed for good, of one event each.
+    failed_reads: u32,
+    /// Until then what could not be read is not asked for to be sent once more; everything else goes on.
+    resend_retry_at: Option<Instant>,
     /// Everything was read that there was.
     is_at_end: bool,
     /// Since when nothing was acked.
@@ -113,6 +117,8 @@ impl Courier {
             edit_counter: 0,
             is_edit_counter_fresh: false,
             read_retry_at: None,
+            failed_reads: 0,
+            resend_retry_at: None,
             is_at_end: false,
             quiet_since: Instant::now(),
             is_trimmed: false,
@@ -167,10 +173,9 @@ impl Courier {
             if subscribers.is_empty() {
                 return End::Deserted { refusal: self.window.refusal().unwrap_or(self.refusal) };
             }
-            if self.wake.resends.swap(false, Ordering::AcqRel) {
+            if self.may_load_resends() && self.wake.resends.swap(false, Ordering::AcqRel) {
                 if let Err(error) = self.load_resends().await {
-                    self.failed_reading(error);
-                    self.wake.resends.store(true, Ordering::Release);
+                    self.failed_loading(&error);
                 }
                 self.is_edit_counter_fresh = false;
             }
@@ -180,7 +185,7 @@ impl Courier {
             }
             if let Err(error) = self.offer_all(&subscribers).await {
                 self.lines.clear();
-                self.failed_reading(error);
+                self.failed_reading(error, 1);
             }
             if self.window.is_empty() && self.is_at_end && self.reading.is_none() && !self.wake.is_woken() {
                 return End::Idle(self.window.progress());
@@ -302,7 +307,7 @@ impl Courier {
         let now = Instant::now();
         let trim_at = (self.window.ahead() > 0 && !self.is_trimmed).then_some(self.quiet_since + AHEAD_KEPT);
         let ready_at = subscribers.iter().map(|subscriber| subscriber.ready_at);
-        let timers = self.window.next_at().into_iter().chain(ready_at).chain(self.read_retry_at).chain(self.held_until);
+        let timers = self.window.next_at().into_iter().chain(ready_at).chain(self.retries_at()).chain(self.held_until);
         let timer = timers.filter(|at| *at > now).chain(trim_at).min();
         let Courier { reading, inbox, wake, lines, session, subscribers: group, .. } = self;
         let alarm = async {

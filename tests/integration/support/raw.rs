@@ -162,6 +162,19 @@ impl RawBucket {
         self.send_put(key, &[("legal-hold", ""), ("versionId", version)], HeaderMap::new(), body.into()).await;
     }
 
+    /// Keeps the current version of an object for so long, and says which one that is.
+    pub async fn retain(&self, key: &str, until: &str) -> String {
+        let there = self.send_get(key, &[]).await;
+        let version = there.headers()["x-amz-version-id"].to_str().expect("an id is text").to_owned();
+        self.retain_version(key, &version, until).await;
+        version
+    }
+
+    pub async fn retain_version(&self, key: &str, version: &str, until: &str) {
+        let body = format!("<Retention><Mode>GOVERNANCE</Mode><RetainUntilDate>{until}</RetainUntilDate></Retention>");
+        self.send_put(key, &[("retention", ""), ("versionId", version)], HeaderMap::new(), body.into()).await;
+    }
+
     /// What the server says of its versions; `None` if it keeps none.
     async fn listed_versions(&self) -> Option<String> {
         let listed = self.try_get("/", &[("versions", "")]).await;

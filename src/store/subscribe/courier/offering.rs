@@ -8,6 +8,7 @@ use futures::future::BoxFuture;
 use tokio::time::Instant;
 
 use crate::store::Error;
+use crate::store::subscribe::courier::reading::READ_RETRY_DELAY_MAX;
 use crate::store::subscribe::courier::{Courier, HELD_DELAY};
 use crate::store::subscribe::subscriber::{Room, Subscriber};
 
@@ -108,14 +109,20 @@ impl Courier {
 
     async fn read_for_next_turn(&mut self, position: i64) -> Result<(), Error> {
         self.lines.clear();
-        match self.session.store.event_at(&self.log, position).await? {
-            Some(event) => {
+        match self.session.store.event_at(&self.log, position).await {
+            // Whatever can be sent beside it is.
+            Err(error) if error.is_of_one_object() => {
+                self.tell_unreadable(&error);
+                self.window.wait(position, Some(Instant::now() + READ_RETRY_DELAY_MAX));
+            }
+            Err(error) => return Err(error),
+            Ok(Some(event)) => {
                 if let Some(item) = self.window.get(position) {
                     (item.event, item.is_due) = (Some(Box::new(event)), true);
                 }
             }
             // It was deleted meanwhile: there is nothing to handle.
-            None => self.window.done(position),
+            Ok(None) => self.window.done(position),
         }
         // It goes on with what there is now.
         self.wake.notify.notify_one();

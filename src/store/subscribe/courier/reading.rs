@@ -18,6 +18,8 @@ pub const READ_EVENTS_MIN: i64 = 4;
 const READ_EVENTS_MAX: i64 = 256;
 const READ_BYTES_MAX: i64 = 1024 * 1024;
 const READ_RETRY_DELAY: Duration = Duration::from_secs(1);
+/// An object that is refused or damaged is so for longer, mostly.
+pub const READ_RETRY_DELAY_MAX: Duration = Duration::from_secs(5 * 60);
 
 /// A read that is under way: from where on, and how many events at most, as it was when it began. In a task of its own:
 /// what it holds it gives back, also while its courier waits for something that others hold.
@@ -66,8 +68,9 @@ impl Courier {
         }
         let page = match page {
             Ok(page) => page,
-            Err(error) => return self.failed_reading(error),
+            Err(error) => return self.failed_reading(error, limit),
         };
+        self.failed_reads = 0;
         self.is_at_end = !page.is_cut && (page.events.len() as i64) < limit;
         let end = match page.events.last() {
             Some(last) if !self.is_at_end => last.position + 1,
@@ -95,32 +98,83 @@ impl Courier {
         }
     }
 
-    pub(super) fn failed_reading(&mut self, error: Error) {
+    /// Of several events that cannot be read, the first ones may be readable: it is asked for one, until that cannot be.
+    pub(super) fn failed_reading(&mut self, error: Error, limit: i64) {
         match error {
             Error::Unavailable(_) | Error::GaveWay(_) => {
-                tracing::warn!(%error, log = %self.log, "events cannot be read to be delivered")
+                tracing::warn!(%error, log = %self.log, "events cannot be read to be delivered");
             }
-            error => tracing::error!(%error, log = %self.log, "events cannot be read to be delivered"),
+            _ if limit > 1 => self.read_limit = 1,
+            error => {
+                self.tell_unreadable(&error);
+                self.failed_reads = self.failed_reads.saturating_add(1);
+            }
         }
-        self.read_retry_at = Some(Instant::now() + READ_RETRY_DELAY);
+        self.read_retry_at = Some(Instant::now() + retry_delay(self.failed_reads));
     }
 
+    pub(super) fn tell_unreadable(&self, error: &Error) {
+        let group = &self.turn.group.name;
+        metrics::counter!("coldstream_events_unreadable_total").increment(1);
+        tracing::error!(%error, log = %self.log, group, "an event that a group is to get cannot be read");
+    }
+
+    pub(super) fn failed_loading(&mut self, error: &Error) {
+        let delay = match error.is_of_one_object() {
+            true => READ_RETRY_DELAY_MAX,
+            false => READ_RETRY_DELAY,
+        };
+        tracing::warn!(%error, log = %self.log, "an event cannot be read to be sent once more");
+        self.wake.resends.store(true, Ordering::Release);
+        self.resend_retry_at = Some(Instant::now() + delay);
+    }
+
+    pub(super) fn may_load_resends(&self) -> bool {
+        self.resend_retry_at.is_none_or(|at| at <= Instant::now())
+    }
+
+    pub(super) fn retries_at(&self) -> impl Iterator<Item = Instant> + use<> {
+        self.read_retry_at.into_iter().chain(self.resend_retry_at)
+    }
+
+    /// What cannot be read keeps nothing else from being sent once more: it is the outcome once the rest is loaded.
     pub(super) async fn load_resends(&mut self) -> Result<(), Error> {
+        let mut outcome = Ok(());
         for (position, retry_number) in self.session.store.resends(&self.turn).await? {
             if self.window.get(position).is_some() {
                 continue;
             }
             // Nobody waits for room behind a read, which may be one from S3.
             self.lines.clear();
-            if let Some(event) = self.session.store.event_at(&self.log, position).await? {
-                self.window.resend(event, retry_number);
+            match self.session.store.event_at(&self.log, position).await {
+                Ok(Some(event)) => self.window.resend(event, retry_number),
+                Ok(None) => {}
+                Err(error) if error.is_of_one_object() => outcome = Err(error),
+                Err(error) => return Err(error),
             }
         }
         self.recall_refusal();
-        Ok(())
+        outcome
     }
+}
+
+/// After so many reads in a row that failed for good.
+fn retry_delay(failed_reads: u32) -> Duration {
+    let times = 2_u32.saturating_pow(failed_reads.saturating_sub(1));
+    READ_RETRY_DELAY.saturating_mul(times).min(READ_RETRY_DELAY_MAX)
 }
 
 fn given_up(error: &JoinError) -> Error {
     Error::Unavailable(format!("a read was given up: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_read_is_asked_for_ever_more_rarely() {
+        let seconds = [0, 1, 2, 3, 9, 10, u32::MAX].map(|failed_reads| retry_delay(failed_reads).as_secs());
+        assert_eq!(seconds, [1, 1, 2, 4, 256, 300, 300]);
+    }
 }

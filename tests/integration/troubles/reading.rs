@@ -1,0 +1,212 @@
+//! An object that may not be read, for good or as long as nobody does something about it.
+
+use coldstream::event::Filter;
+use coldstream::store::{Error, Query, Selection, TroubleKind};
+use futures::FutureExt;
+
+use super::{DENIED, EVERY, GLACIER, NO_KEY, Scene};
+use crate::support::{Fate, Kind, Program, Service, edit, everything, payload, publish, read_all, young_event};
+
+/// What it is called, what is refused, and how.
+type Refusal = (&'static str, &'static [Kind], u16, &'static str);
+
+const REFUSALS: [Refusal; 6] = [
+    ("moved to a class that cannot be read at once", &[Kind::Get], 403, GLACIER),
+    ("its key is disabled", &[Kind::Get], 400, NO_KEY),
+    ("denied", &[Kind::Get], 403, DENIED),
+    ("denied, and nothing is said of it", EVERY, 403, DENIED),
+    ("no method of it is allowed", EVERY, 405, "<Error><Code>MethodNotAllowed</Code></Error>"),
+    ("gone for good", EVERY, 410, ""),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_object_that_is_refused_is_named_and_everything_else_is_read() {
+    let scene = Scene::new().await;
+    for (case, kinds, status, body) in REFUSALS {
+        scene.refuse(kinds, status, body);
+        let (store, log) = (scene.store(), &scene.log);
+        for filter in [Filter::All, Filter::Types(vec![scene.before[0].event_type.clone()])] {
+            scene.is_named(&store.read(log, &Query { filter, ..everything() }).await, case);
+        }
+        scene.is_named(&store.event(log, "event-1").await, case);
+        scene.has_trouble(TroubleKind::Read, case).await;
+        let elsewhere = store.read(log, &Query { from: 5, ..everything() }).await.unwrap();
+        assert_eq!(elsewhere.events, scene.before[4..], "{case}");
+        assert_eq!(store.event(log, "event-6").await.unwrap().as_ref(), Some(&scene.before[6]), "{case}");
+
+        let findings = store.verify(|_| {}).await.unwrap();
+        assert_eq!(findings.len(), 1, "{case}: {findings:?}");
+        assert_eq!(findings[0].archive_id, Some(scene.victim.id), "{case}");
+        let repaired = store.repair(&|_| std::future::ready(()).boxed(), |_| {}).await.unwrap();
+        assert_eq!((repaired.repaired, repaired.left), (vec![], findings), "{case}");
+        scene.world.proxy.heal();
+        assert_eq!(store.verify(|_| {}).await.unwrap(), [], "{case}");
+        assert_eq!(scene.troubles().await, [], "{case}");
+    }
+    assert_eq!(read_all(&scene.store(), &scene.log).await, scene.before);
+    scene.finish().await;
+}
+
+/// What is refused of every object is an outage, which passes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_refused_of_everything_is_no_trouble_of_an_object() {
+    let scene = Scene::new().await;
+    for body in [DENIED, "", "<Error><Code>ExpiredToken</Code></Error>"] {
+        scene.world.proxy.script(move |_| Fate::Answer(403, body));
+        let store = scene.store();
+        let outcomes = [
+            store.event(&scene.log, "event-1").await.err(),
+            store.verify(|_| {}).await.err(),
+            store.recover(|_| {}).await.err(),
+            store.unreconciled().await.err(),
+        ];
+        for outcome in outcomes {
+            assert!(matches!(outcome, Some(Error::Unavailable(_))), "{body}: {outcome:?}");
+        }
+        assert_eq!(scene.troubles().await, [], "{body}");
+    }
+    scene.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_scrub_counts_its_turn_and_goes_on_to_the_next() {
+    let scene = Scene::new().await;
+    scene.refuse(EVERY, 403, GLACIER);
+    let store = scene.store();
+    let scrub = || store.scrub(&|_| std::future::ready(()).boxed());
+    assert_eq!([scrub().await.unwrap(), scrub().await.unwrap(), scrub().await.unwrap()], [true, true, false]);
+    scene.has_trouble(TroubleKind::Read, "scrubbed").await;
+    scene.world.proxy.heal();
+    store.verify(|_| {}).await.unwrap();
+    scene.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rewrite_of_a_refused_object_waits_and_others_do_not() {
+    for kinds in [&[Kind::Get][..], EVERY] {
+        let scene = Scene::new().await;
+        let (store, log) = (scene.store(), &scene.log);
+        edit(&store, log, "event-1", r#"{"name":"first"}"#).await;
+        edit(&store, log, "event-6", r#"{"name":"second"}"#).await;
+        scene.refuse(kinds, 403, GLACIER);
+        scene.is_named(&store.rewrite().await, "asked for");
+        let pending: Vec<i64> =
+            sqlx::query_scalar("SELECT first_position FROM pending_edits").fetch_all(&scene.world.sql).await.unwrap();
+        assert_eq!(pending, [2], "the other archive was rewritten");
+        // By itself it is asked for again later; what an operator asks for is done at once.
+        scene.world.proxy.take_seen();
+        assert_eq!(store.rewrite_due().await.unwrap(), 0);
+        assert_eq!(scene.world.proxy.take_seen(), []);
+        edit(&store, log, "event-7", r#"{"name":"third"}"#).await;
+        assert_eq!(store.rewrite_due().await.unwrap(), 1, "another one's turn comes all the same");
+        scene.is_named(&store.rewrite().await, "asked for again");
+        scene.world.proxy.heal();
+        scene.world.expire_leases().await;
+        store.sweep().await.unwrap();
+        assert_eq!(store.rewrite().await.unwrap(), 1);
+        assert_eq!(scene.troubles().await, []);
+        assert_eq!(store.event(log, "event-1").await.unwrap().unwrap().payload.as_str(), payload(1, "first"));
+        scene.finish().await;
+    }
+}
+
+/// Time makes it due again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_refused_is_asked_for_again_ever_more_rarely() {
+    let scene = Scene::new().await;
+    let store = scene.store();
+    edit(&store, &scene.log, "event-1", r#"{"name":"new"}"#).await;
+    scene.refuse(&[Kind::Get], 403, GLACIER);
+    let mut waits: Vec<i64> = Vec::new();
+    for _ in 0..12 {
+        assert_eq!(store.rewrite_due().await.unwrap(), 0);
+        let wait: f64 = sqlx::query_scalar("SELECT extract(epoch FROM retry_at - now())::float8 FROM troubles")
+            .fetch_one(&scene.world.sql)
+            .await
+            .unwrap();
+        waits.push((wait / 60.0).round() as i64);
+        sqlx::query("UPDATE troubles SET retry_at = now()").execute(&scene.world.sql).await.unwrap();
+    }
+    assert_eq!(waits, [1, 2, 4, 8, 16, 32, 64, 128, 256, 360, 360, 360]);
+    scene.world.proxy.heal();
+    assert_eq!(store.rewrite_due().await.unwrap(), 1);
+    scene.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restore_takes_what_it_can_and_names_the_rest() {
+    let scene = Scene::new().await;
+    let (store, log) = (scene.store(), &scene.log);
+    scene.refuse(&[Kind::Get], 403, GLACIER);
+    let range = Selection::Range(log.clone(), (1, 8));
+    let mut events = 0;
+    scene.is_named(&store.restore(&range, 0, |restored| events = restored.events).await, "restored");
+    assert_eq!(events, 4);
+    let archives = store.archives(log).await.unwrap();
+    assert_eq!(archives.iter().map(|archive| archive.id).collect::<Vec<_>>(), [scene.victim.id]);
+    scene.has_trouble(TroubleKind::Read, "restored").await;
+    scene.world.proxy.heal();
+    assert_eq!(store.restore(&range, 0, |_| {}).await.unwrap().events, 4);
+    store.sweep().await.unwrap();
+    assert_eq!(scene.troubles().await, [], "the archive is gone, and its trouble with it");
+    assert_eq!(read_all(&store, log).await, scene.before);
+    scene.finish().await;
+}
+
+/// An object that is damaged, or of another size, is the same to all of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_object_keeps_nothing_else_from_its_turn() {
+    let scene = Scene::new().await;
+    let (store, log) = (scene.store(), &scene.log);
+    let (original, said) = (scene.world.bucket.get(&scene.key).await, scene.world.bucket.said(&scene.key).await);
+    edit(&store, log, "event-1", r#"{"name":"first"}"#).await;
+    edit(&store, log, "event-6", r#"{"name":"second"}"#).await;
+    scene.world.bucket.put(&scene.key, original[..original.len() - 1].to_vec()).await;
+    scene.is_named(&store.rewrite().await, "rewritten");
+    assert_eq!(store.rewrite_due().await.unwrap(), 0);
+    publish(&store, log, (10..14).map(young_event).collect()).await;
+    let old = crate::support::older_than(0, 4);
+    assert_eq!(scene.world.store(old).archive(|_, _| {}).await.unwrap().events, 4);
+    scene.has_trouble(TroubleKind::Read, "damaged").await;
+    let etag = scene.world.bucket.put_saying(&scene.key, original, &said).await;
+    sqlx::query("UPDATE archives SET etag = $2 WHERE id = $1")
+        .bind(scene.victim.id)
+        .bind(etag)
+        .execute(&scene.world.sql)
+        .await
+        .unwrap();
+    assert_eq!(store.rewrite().await.unwrap(), 1);
+    scene.finish().await;
+}
+
+/// What clients and operators are told.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_object_is_a_problem_of_its_own_and_is_in_the_status() {
+    let scene = Scene::new().await;
+    scene.refuse(&[Kind::Get], 403, GLACIER);
+    let program = || Program::new(&scene.world, 4);
+    let service = Service::start(program()).await;
+    let url = |id: &str| format!("{}/v1/topics/orders/events/{id}?tenant=acme", service.http);
+    let answer = reqwest::get(url("event-1")).await.unwrap();
+    assert_eq!(answer.status(), 500);
+    let problem: serde_json::Value = serde_json::from_str(&answer.text().await.unwrap()).unwrap();
+    assert_eq!(problem["type"], "urn:coldstream:problem:object-refused");
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(detail.contains(&scene.key) && detail.contains("InvalidObjectState"), "{detail}");
+    assert_eq!(reqwest::get(url("event-6")).await.unwrap().status(), 200);
+    let metrics = reqwest::get(format!("{}/metrics", service.http)).await.unwrap().text().await.unwrap();
+    assert!(metrics.contains("coldstream_object_troubles_total{kind=\"read\"} 1"), "{metrics}");
+    service.terminate();
+    assert_eq!(service.end().await.code, Some(0));
+
+    let status = program().run(&["status"]).await.succeeded();
+    assert!(status.contains("objects in trouble: 1") && status.contains("cannot be read since"), "{status}");
+    assert!(status.contains(&scene.key) && status.contains("InvalidObjectState"), "{status}");
+    let verified = program().run(&["verify"]).await;
+    assert_eq!(verified.code, Some(1), "{verified:?}");
+    assert!(verified.output.contains(&scene.key) && verified.errors.last().unwrap().contains("1 findings"));
+    scene.world.proxy.heal();
+    assert!(program().run(&["verify"]).await.succeeded().contains("verified 8 archived events"));
+    assert!(!program().run(&["status"]).await.succeeded().contains("trouble"));
+    scene.finish().await;
+}
