@@ -216,8 +216,9 @@ impl Client {
     /// cannot have happened, else [`Error::Unknown`].
     pub async fn once(&self, request: &Request) -> Result<reqwest::Response, Error> {
         match self.send(request).await {
-            Err(Error::Refused { status, code, what }) if self.is_of_object(request, status, &code).await => {
-                Err(Error::ObjectRefused { object: request.object().to_owned(), status, code, what })
+            Err(Error::Refused { status, code, .. }) if self.is_of_object(request, status, &code).await => {
+                let (object, method) = (request.object().to_owned(), request.method.clone());
+                Err(Error::ObjectRefused { object, method, status, code })
             }
             outcome => outcome,
         }

@@ -1,5 +1,7 @@
 //! An object that may not be read, for good or as long as nobody does something about it.
 
+use std::time::Duration;
+
 use coldstream::event::Filter;
 use coldstream::store::{Error, Query, Selection, TroubleKind};
 use futures::FutureExt;
@@ -185,6 +187,13 @@ async fn a_refused_object_is_a_problem_of_its_own_and_is_in_the_status() {
     let scene = Scene::new().await;
     scene.refuse(&[Kind::Get], 403, GLACIER);
     let program = || Program::new(&scene.world, 4);
+    let verified = program().run(&["verify"]).await;
+    assert_eq!(verified.code, Some(1), "{verified:?}");
+    assert!(verified.output.contains(&scene.key) && verified.errors.last().unwrap().contains("1 findings"));
+    let status = program().run(&["status"]).await.succeeded();
+    assert!(status.contains("objects in trouble: 1") && status.contains("cannot be read since"), "{status}");
+    assert!(status.contains(&scene.key) && status.contains("InvalidObjectState"), "{status}");
+
     let service = Service::start(program()).await;
     let url = |id: &str| format!("{}/v1/topics/orders/events/{id}?tenant=acme", service.http);
     let answer = reqwest::get(url("event-1")).await.unwrap();
@@ -194,17 +203,16 @@ async fn a_refused_object_is_a_problem_of_its_own_and_is_in_the_status() {
     let detail = problem["detail"].as_str().unwrap();
     assert!(detail.contains(&scene.key) && detail.contains("InvalidObjectState"), "{detail}");
     assert_eq!(reqwest::get(url("event-6")).await.unwrap().status(), 200);
-    let metrics = reqwest::get(format!("{}/metrics", service.http)).await.unwrap().text().await.unwrap();
-    assert!(metrics.contains("coldstream_object_troubles_total{kind=\"read\"} 1"), "{metrics}");
+    // By the sweep that a service begins with.
+    let counted = async {
+        let metrics = format!("{}/metrics", service.http);
+        let gauge = "coldstream_objects_in_trouble{kind=\"read\"} 1";
+        while !reqwest::get(&metrics).await.unwrap().text().await.unwrap().contains(gauge) {}
+    };
+    tokio::time::timeout(Duration::from_secs(20), counted).await.expect("the metrics do not tell");
     service.terminate();
     assert_eq!(service.end().await.code, Some(0));
 
-    let status = program().run(&["status"]).await.succeeded();
-    assert!(status.contains("objects in trouble: 1") && status.contains("cannot be read since"), "{status}");
-    assert!(status.contains(&scene.key) && status.contains("InvalidObjectState"), "{status}");
-    let verified = program().run(&["verify"]).await;
-    assert_eq!(verified.code, Some(1), "{verified:?}");
-    assert!(verified.output.contains(&scene.key) && verified.errors.last().unwrap().contains("1 findings"));
     scene.world.proxy.heal();
     assert!(program().run(&["verify"]).await.succeeded().contains("verified 8 archived events"));
     assert!(!program().run(&["status"]).await.succeeded().contains("trouble"));
