@@ -60,7 +60,7 @@ pub async fn export(
                  FROM events
                  WHERE topic_id = {topic_id} AND position BETWEEN {first_position} AND {last_position}
                    AND raised_at <= {raised_at_max}
-                   AND (held_until IS NULL OR held_until <= to_timestamp(0) + interval '{now_micros} microseconds')
+                   AND (held_until IS NULL OR held_until <= to_timestamp(0) + interval '1 microsecond' * {now_micros})
              ) AS piece
              WHERE bytes_before IS NULL OR bytes_before < {bytes_max}
              ORDER BY position) TO STDOUT (FORMAT binary)"
