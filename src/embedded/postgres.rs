@@ -23,6 +23,7 @@ pub struct Postgres {
     home: Home,
     programs: Programs,
     durability: Durability,
+    settings: Vec<String>,
     server: Server,
 }
 
@@ -36,21 +37,48 @@ impl Postgres {
         Self::start_with(folder, durability, programs::usual_folders()).await
     }
 
+    /// Like `start`, with settings (`name=value`) that win over the usual ones, and with the programs of a folder, whatever
+    /// their version.
+    pub async fn start_otherwise(
+        folder: &Path,
+        durability: Durability,
+        programs: Option<PathBuf>,
+        settings: Vec<String>,
+    ) -> Result<Self, Error> {
+        let choose = move |root: &Path| match programs {
+            Some(folder) => Programs::in_folder(&folder)
+                .ok_or_else(|| Error::NoPrograms { why: format!("{} has none that run here", folder.display()) }),
+            None => programs::find_or_fetch(&programs::usual_folders(), root),
+        };
+        Self::start_chosen(folder, durability, settings, choose).await
+    }
+
     /// Like `start`, looking for installed programs in `program_folders` only.
     pub(super) async fn start_with(
         folder: &Path,
         durability: Durability,
         program_folders: Vec<PathBuf>,
     ) -> Result<Self, Error> {
+        let choose = move |root: &Path| programs::find_or_fetch(&program_folders, root);
+        Self::start_chosen(folder, durability, Vec::new(), choose).await
+    }
+
+    /// With the programs that are chosen once there is a folder that they may be fetched into.
+    async fn start_chosen(
+        folder: &Path,
+        durability: Durability,
+        settings: Vec<String>,
+        choose: impl FnOnce(&Path) -> Result<Programs, Error> + Send + 'static,
+    ) -> Result<Self, Error> {
         let folder = folder.to_owned();
         blocking(move || {
             let home = Home::prepare(&folder)?;
-            let programs = programs::find(&program_folders).map_or_else(|| programs::fetch(&home.root), Ok)?;
+            let programs = choose(&home.root)?;
             let (found, version) = (programs.folder.display(), programs.version);
             tracing::info!(programs = %found, version, "starting embedded postgres");
             home.initialise(&programs, durability)?;
-            let server = Server::start(&home, &programs, durability)?;
-            Ok(Self { home, programs, durability, server })
+            let server = Server::start(&home, &programs, durability, &settings)?;
+            Ok(Self { home, programs, durability, settings, server })
         })
         .await
     }
@@ -76,8 +104,9 @@ impl Postgres {
     /// Stops the server as a crash would, every connection broken, and starts it again on the same data and socket.
     pub async fn restart(&mut self) -> Result<(), Error> {
         self.server.stop(Durability::None);
-        let (home, programs, durability) = (self.home.clone(), self.programs.clone(), self.durability);
-        self.server = blocking(move || Server::start(&home, &programs, durability)).await?;
+        let (home, programs, settings) = (self.home.clone(), self.programs.clone(), self.settings.clone());
+        let durability = self.durability;
+        self.server = blocking(move || Server::start(&home, &programs, durability, &settings)).await?;
         Ok(())
     }
 

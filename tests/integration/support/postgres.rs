@@ -3,9 +3,11 @@
 //! through them all the time.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::Command;
 use std::sync::PoisonError;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use bytes::Bytes;
 use coldstream::database::Database;
@@ -16,7 +18,7 @@ use tempfile::TempDir;
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
-use super::exit;
+use super::{exit, server_programs};
 
 const FOLDER_PREFIX: &str = "coldstream-tests-";
 /// The database of a server that one test has to itself.
@@ -49,12 +51,45 @@ impl Drop for TestDatabase {
     }
 }
 
+impl TestDatabase {
+    /// The same one, connected to with this parameter, too.
+    pub fn with(mut self, parameter: &str) -> TestDatabase {
+        self.url = format!("{}&{parameter}", self.url);
+        self
+    }
+
+    pub async fn execute(&self, sql: String) {
+        execute(&self.url, sql).await;
+    }
+
+    pub async fn migrate(&self) {
+        migrate(&self.url).await;
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
 /// A server that one test has to itself, and that keeps what it has acknowledged whatever becomes of it.
 pub struct OwnPostgres(Running);
 
 impl OwnPostgres {
     pub async fn start() -> OwnPostgres {
-        OwnPostgres(boot(Durability::Full).await)
+        OwnPostgres(boot(Durability::Full, Vec::new()).await)
+    }
+
+    /// One that can be reached over TCP, too, at an address that is nobody else's, at the usual port.
+    pub async fn start_listening() -> (OwnPostgres, Ipv4Addr) {
+        let [a, b] = std::process::id().to_be_bytes()[2..] else { unreachable!("two of four bytes") };
+        static STARTED: AtomicU8 = AtomicU8::new(1);
+        let address = Ipv4Addr::new(127, STARTED.fetch_add(1, Ordering::SeqCst), a, b);
+        (OwnPostgres(boot(Durability::Full, vec![format!("listen_addresses={address}")]).await), address)
+    }
+
+    /// The url of its first database, with which nothing was done.
+    pub fn url(&self) -> String {
+        self.0.postgres.connection("postgres")
     }
 
     /// A new database that has been migrated.
@@ -79,7 +114,7 @@ impl OwnPostgres {
         // Postgres has the account of whoever has its folder.
         let owned = Command::new("chown").arg("--reference").args([&from, &to.join("recovery.signal")]).status();
         assert!(owned.expect("chown can be run").success());
-        OwnPostgres(boot_in(folder, Durability::Full).await)
+        OwnPostgres(boot_in(folder, Durability::Full, Vec::new()).await)
     }
 
     /// The only database there is, as it is.
@@ -117,11 +152,15 @@ impl Running {
     async fn migrated(&self, name: &str) -> String {
         execute(&self.postgres.connection("postgres"), format!("CREATE DATABASE {name}")).await;
         let url = self.postgres.connection(name);
-        let database = Database::new(&url, 2).expect("the url is one");
-        database.migrate().await.expect("the migrations can be applied");
-        database.close();
+        migrate(&url).await;
         url
     }
+}
+
+async fn migrate(url: &str) {
+    let database = Database::new(url, 2).expect("the url is one");
+    database.migrate().await.expect("the migrations can be applied");
+    database.close();
 }
 
 /// A new database that has been migrated.
@@ -142,6 +181,11 @@ pub async fn copy(TestDatabase { name, .. }: &TestDatabase) -> TestDatabase {
 }
 
 async fn copy_of(template: &str) -> TestDatabase {
+    database_as(&format!("TEMPLATE {template}")).await
+}
+
+/// A new database that is made with these words.
+pub async fn database_as(words: &str) -> TestDatabase {
     let mut running = RUNNING.lock().await;
     if running.is_none() {
         *running = Some(start().await);
@@ -153,7 +197,7 @@ async fn copy_of(template: &str) -> TestDatabase {
         execute(&server, format!("DROP DATABASE {name} WITH (FORCE)")).await;
     }
     let name = format!("test_{}", Uuid::new_v4().simple());
-    execute(&server, format!("CREATE DATABASE {name} TEMPLATE {template}")).await;
+    execute(&server, format!("CREATE DATABASE {name} {words}")).await;
     TestDatabase { url: postgres.connection(&name), name, is_shared: true }
 }
 
@@ -167,7 +211,7 @@ pub fn stop() {
 async fn start() -> Running {
     exit::register();
     clear_folders_of_the_dead();
-    let mut running = boot(Durability::None).await;
+    let mut running = boot(Durability::None, Vec::new()).await;
     // What moves is told in the change stream, which takes a restart to be had.
     execute(&running.postgres.connection("postgres"), "ALTER SYSTEM SET wal_level = logical".to_owned()).await;
     running.postgres.restart().await.expect("postgres starts again");
@@ -180,12 +224,13 @@ fn new_folder() -> TempDir {
     tempfile::Builder::new().prefix(&prefix).tempdir().expect("the temporary folder can be written")
 }
 
-async fn boot(durability: Durability) -> Running {
-    boot_in(new_folder(), durability).await
+async fn boot(durability: Durability, settings: Vec<String>) -> Running {
+    boot_in(new_folder(), durability, settings).await
 }
 
-async fn boot_in(folder: TempDir, durability: Durability) -> Running {
-    let postgres = Postgres::start(folder.path(), durability)
+async fn boot_in(folder: TempDir, durability: Durability, settings: Vec<String>) -> Running {
+    let programs = server_programs::folder(folder.path());
+    let postgres = Postgres::start_otherwise(folder.path(), durability, programs, settings)
         .await
         .unwrap_or_else(|error| panic!("the tests need PostgreSQL: {error}"));
     Running { postgres, _folder: folder }

@@ -5,7 +5,7 @@
 //! what ends with Sync. The server answers each until it is ready for the next.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::pin::pin;
 use std::str::FromStr;
@@ -64,6 +64,11 @@ pub struct PostgresProxy {
 impl PostgresProxy {
     /// In front of the server that this url leads to, through a socket in the file system.
     pub async fn start(url: &str) -> PostgresProxy {
+        PostgresProxy::start_at(Ipv4Addr::LOCALHOST.into(), url).await
+    }
+
+    /// The same, at one of this machine's addresses.
+    pub async fn start_at(address: IpAddr, url: &str) -> PostgresProxy {
         let options = PgConnectOptions::from_str(url).expect("the url is one");
         let folder = options.get_socket().expect("it is reached through a socket");
         let shared = Arc::new(Shared {
@@ -73,7 +78,7 @@ impl PostgresProxy {
             open: Mutex::default(),
             heard: Mutex::default(),
         });
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a loopback port is free");
+        let listener = TcpListener::bind((address, 0)).await.expect("a loopback port is free");
         let address: SocketAddr = listener.local_addr().expect("it is bound");
         let (user, database) = (options.get_username(), options.get_database().expect("it is named"));
         let url = format!("postgres://{user}@{address}/{database}?sslmode=disable");
