@@ -6,8 +6,11 @@ use anyhow::{Context, bail};
 
 use crate::bucket::{self, Bucket};
 use crate::config::Config;
-use crate::database::{self, Database};
+use crate::database::{self, Address, Database};
 use crate::store::{Error, Owner, Store, Unreconciled};
+
+const CONNECTION: &str = "POSTGRES_CONNECTION";
+const DIRECT_CONNECTION: &str = "POSTGRES_DIRECT_CONNECTION";
 
 /// The use that a command makes of a bucket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,20 +31,20 @@ pub async fn open_store(config: &Config) -> anyhow::Result<Arc<Store>> {
 /// Connects to Postgres, brings its tables up to date, and opens the bucket if one is needed: because old events are
 /// archived, or because they have been.
 pub async fn connect(config: &Config) -> anyhow::Result<Arc<Store>> {
-    let without_bucket = migrated(config).await?;
+    let database = migrated(config).await?;
+    let without_bucket = Store::new(database.clone(), None, config.store.clone());
     let has_archives = without_bucket.has_archives().await?;
     if !config.archive && !has_archives {
         return Ok(Arc::new(without_bucket));
     }
     let settings = config.bucket().context("events have been archived, and to read them a bucket is needed")?;
-    with_bucket(config, settings, has_archives).await
+    with_bucket(config, database, settings, has_archives).await
 }
 
 /// For what is about the bucket, whatever the database says. One that is missing is not made.
 pub async fn connect_to_bucket(config: &Config) -> anyhow::Result<Arc<Store>> {
     let settings = config.bucket().context("a bucket is needed")?;
-    migrated(config).await?;
-    with_bucket(config, settings, true).await
+    with_bucket(config, migrated(config).await?, settings, true).await
 }
 
 /// Opens a bucket that the database need not know, and refuses one that it may not use like that.
@@ -56,25 +59,36 @@ pub async fn check_owner(store: &Store, intent: Intent) -> anyhow::Result<()> {
     refuse_another(store, store.bucket_owner().await?, intent)
 }
 
-async fn migrated(config: &Config) -> anyhow::Result<Store> {
-    let store = Store::new(open_database(config)?, None, config.store.clone());
-    store.migrate().await.context("POSTGRES_CONNECTION cannot be used")?;
-    Ok(store)
-}
-
-/// Makes no connection yet.
-pub fn open_database(config: &Config) -> anyhow::Result<Database> {
+/// Connects to Postgres, and brings its tables up to date.
+pub async fn migrated(config: &Config) -> anyhow::Result<Database> {
     let Config { postgres_connection, postgres_direct_connection, postgres_connections_max, .. } = config;
+    let addresses = [(CONNECTION, postgres_connection), (DIRECT_CONNECTION, postgres_direct_connection)];
+    let are_two = postgres_connection != postgres_direct_connection;
+    for (name, text) in addresses.into_iter().take(1 + usize::from(are_two)) {
+        let address: Address = text.parse().with_context(|| format!("{name} cannot be used"))?;
+        for parameter in address.without_effect {
+            tracing::warn!(parameter, "a parameter of {name} has no effect: waiting has limits of its own");
+        }
+    }
+    let name = if are_two { DIRECT_CONNECTION } else { CONNECTION };
     let settings = database::Settings::new(postgres_connection, *postgres_connections_max);
     let direct_url = postgres_direct_connection.clone();
-    Database::open(&database::Settings { direct_url, ..settings.with_patience(config.postgres_timeout) })
-        .context("POSTGRES_CONNECTION or POSTGRES_DIRECT_CONNECTION is no address of a Postgres database")
+    let settings = database::Settings { direct_url, ..settings.with_patience(config.postgres_timeout) };
+    let database = Database::open(&settings)?;
+    database.migrate().await.with_context(|| format!("{name} cannot be used"))?;
+    drop(database.snapshot().await.with_context(|| format!("{CONNECTION} cannot be used"))?);
+    Ok(database)
 }
 
-async fn with_bucket(config: &Config, settings: &bucket::Settings, has_archives: bool) -> anyhow::Result<Arc<Store>> {
+async fn with_bucket(
+    config: &Config,
+    database: Database,
+    settings: &bucket::Settings,
+    has_archives: bool,
+) -> anyhow::Result<Arc<Store>> {
     let bucket = Arc::new(Bucket::new(settings).context("S3_ENDPOINT or S3_BUCKET is not usable")?);
     open_bucket(&bucket, settings, has_archives).await?;
-    Ok(Arc::new(Store::new(open_database(config)?, Some(bucket), config.store.clone())))
+    Ok(Arc::new(Store::new(database, Some(bucket), config.store.clone())))
 }
 
 /// Proves that the bucket can be used. One that was used before and is away now keeps nobody from their hot events.

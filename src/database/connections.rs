@@ -13,16 +13,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
-use sqlx::ConnectOptions;
 use sqlx::postgres::PgConnectOptions;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
-use crate::database::Error;
 use crate::database::connection::{Connection, Limit};
 use crate::database::errors::{ends_session, is_starting, silence};
 use crate::database::session::Session;
+use crate::database::{Error, connecting};
 
 /// Whoever was idle and does not answer for so long does not live.
 pub(super) const SILENCE_MAX: Duration = Duration::from_secs(1);
@@ -240,7 +239,7 @@ pub(super) async fn connect(
         .without_max_times()
         .with_total_delay(Some(patience.mul_f64(CONNECT_PAUSES)));
     let attempt = || async {
-        let raw = options.connect().await.map_err(|error| (is_starting(&error), error))?;
+        let raw = connecting::connect(options).await.map_err(|error| (is_starting(&error), error))?;
         let mut connection = Connection::new(raw, Limit::within(patience));
         let set_up = session.set_up(connection.server_version());
         connection.run(set_up).await.map_err(|error| (ends_session(&error), error))?;

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
+use crate::database::AddressError;
+
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// It cannot be reached, has no connection left, or does not do for now what it is asked: try again later.
@@ -21,8 +23,17 @@ pub enum Error {
     /// What it holds cannot be what we wrote.
     #[error("the database holds damaged data: {0}")]
     Damaged(String),
+    /// What was asked for cannot be had: whoever runs the service has to change it.
+    #[error("{0}")]
+    Unusable(String),
     #[error("the migrations cannot be applied: {0}")]
     Migrate(sqlx::migrate::MigrateError),
+}
+
+impl From<AddressError> for Error {
+    fn from(error: AddressError) -> Error {
+        Error::Unusable(error.to_string())
+    }
 }
 
 /// What became of a commit.

@@ -12,7 +12,7 @@ use crate::database::connection::{Connection, Limit};
 use crate::database::connections::connect;
 use crate::database::errors::silence;
 use crate::database::session::Session;
-use crate::database::{Database, Error};
+use crate::database::{Database, Error, server};
 
 const LOOK_INTERVAL: Duration = Duration::from_secs(10);
 /// After so many looks in a row that nobody answered, nobody will.
@@ -23,6 +23,7 @@ impl Database {
     pub async fn migrate(&self) -> Result<(), Error> {
         let migrator = sqlx::migrate!();
         let mut connection = self.connect_directly().await?;
+        server::check(&mut connection).await?;
         if is_up_to_date(&mut connection, &migrator).await? {
             return Ok(());
         }

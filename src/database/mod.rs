@@ -4,8 +4,10 @@
 //! [`Database::begin`] to change something; those for which each one is a transaction by itself, on a
 //! [`Database::connection`]. If the process dies, Postgres rolls back what was not committed.
 
+mod address;
 mod catalog;
 mod claims;
+mod connecting;
 mod connection;
 mod connections;
 mod consumed;
@@ -25,6 +27,7 @@ mod recovery;
 mod replicas;
 mod runs;
 mod scrubs;
+mod server;
 mod session;
 mod snapshots;
 mod topics;
@@ -32,13 +35,12 @@ mod troubles;
 mod wakeups;
 
 use std::ops::{Deref, DerefMut};
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::ConnectOptions;
 use sqlx::postgres::PgConnectOptions;
 
+pub use address::{Address, AddressError};
 pub use catalog::{
     Archive, ArchiveExtent, archive, archive_extents, archives_of, correct_archive, delete_archive, has_archives,
     insert_archive, known_archives, last_archive_from, promote_archive, rename_archived, topic_of_archive,
@@ -183,10 +185,7 @@ impl Database {
     /// The same, to the last setting.
     pub fn open(settings: &Settings) -> Result<Database, Error> {
         let Settings { url, direct_url, connections_max, patience, jobs_patience } = settings;
-        // A statement that is logged as slow would be every export.
-        let options = |url: &str| -> Result<PgConnectOptions, sqlx::Error> {
-            Ok(PgConnectOptions::from_str(url)?.application_name("coldstream").disable_statement_logging())
-        };
+        let options = |url: &str| url.parse().map(|address: Address| address.options);
         let (options, direct) = (options(url)?.extra_float_digits(None), options(direct_url)?);
         let (era, is_pooled) = (Arc::new(Era::default()), url != direct_url);
         let connections = |count, patience_each: Duration| {

@@ -1,9 +1,9 @@
+use sqlx::Row;
 use sqlx::postgres::PgRow;
-use sqlx::{PgConnection, Row};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::database::Error;
+use crate::database::{Connection, Error};
 use crate::event::Log;
 
 /// What was not possible with an object.
@@ -59,7 +59,7 @@ fn from_row(row: &PgRow) -> Result<Trouble, Error> {
 /// Writes down that something was not possible: it is due again after a minute, and after twice as long each further time,
 /// up to six hours. True if it is new.
 pub async fn insert_trouble(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     (topic_id, archive_id): (i64, Uuid),
     kind: TroubleKind,
     why: &str,
@@ -83,7 +83,7 @@ pub async fn insert_trouble(
 
 /// False if there was none of these kinds.
 pub async fn delete_troubles(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     (topic_id, archive_id): (i64, Uuid),
     kinds: &[TroubleKind],
 ) -> Result<bool, Error> {
@@ -98,7 +98,7 @@ pub async fn delete_troubles(
 }
 
 pub async fn has_trouble(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     (topic_id, archive_id): (i64, Uuid),
     kind: TroubleKind,
 ) -> Result<bool, Error> {
@@ -111,7 +111,7 @@ pub async fn has_trouble(
 }
 
 /// Topic and archive of what need not be asked for again yet, and what was not possible with it.
-pub async fn put_off(connection: &mut PgConnection) -> Result<Vec<(i64, Uuid, TroubleKind)>, Error> {
+pub async fn put_off(connection: &mut Connection) -> Result<Vec<(i64, Uuid, TroubleKind)>, Error> {
     let rows = sqlx::query(
         "SELECT topic_id, archive_id, kind = 'read' AS is_read FROM troubles
          WHERE kind IN ('read', 'delete') AND retry_at > clock_timestamp()
@@ -127,7 +127,7 @@ pub async fn put_off(connection: &mut PgConnection) -> Result<Vec<(i64, Uuid, Tr
 }
 
 /// The oldest ones.
-pub async fn troubles(connection: &mut PgConnection, limit: i64) -> Result<Vec<Trouble>, Error> {
+pub async fn troubles(connection: &mut Connection, limit: i64) -> Result<Vec<Trouble>, Error> {
     let rows = sqlx::query(
         "SELECT tenant, topic, archive_id, kind, why, since, attempts
          FROM troubles JOIN topics ON topics.id = topic_id
@@ -141,7 +141,7 @@ pub async fn troubles(connection: &mut PgConnection, limit: i64) -> Result<Vec<T
 }
 
 /// How many objects there are in trouble, by what was not possible.
-pub async fn trouble_counts(connection: &mut PgConnection) -> Result<[(TroubleKind, i64); 3], Error> {
+pub async fn trouble_counts(connection: &mut Connection) -> Result<[(TroubleKind, i64); 3], Error> {
     let (read, delete, recover) = sqlx::query_as(
         "SELECT count(*) FILTER (WHERE kind = 'read'), count(*) FILTER (WHERE kind = 'delete'),
                 count(*) FILTER (WHERE kind = 'recover')
@@ -153,7 +153,7 @@ pub async fn trouble_counts(connection: &mut PgConnection) -> Result<[(TroubleKi
 }
 
 /// Forgets what was wrong with archives that are not there any more.
-pub async fn delete_past_troubles(connection: &mut PgConnection) -> Result<(), Error> {
+pub async fn delete_past_troubles(connection: &mut Connection) -> Result<(), Error> {
     sqlx::query(
         "DELETE FROM troubles
          WHERE kind IN ('read', 'delete')
@@ -171,7 +171,7 @@ pub async fn delete_past_troubles(connection: &mut PgConnection) -> Result<(), E
 }
 
 /// For a recovery, which finds out anew.
-pub async fn delete_recover_troubles(connection: &mut PgConnection) -> Result<(), Error> {
+pub async fn delete_recover_troubles(connection: &mut Connection) -> Result<(), Error> {
     sqlx::query("DELETE FROM troubles WHERE kind = 'recover'").execute(connection).await?;
     Ok(())
 }

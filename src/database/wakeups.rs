@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::database::connections::SILENCE_MAX;
 use crate::database::errors::silence;
 use crate::database::session::Session;
-use crate::database::{Connection, Database, Error};
+use crate::database::{Connection, Database, Error, connecting};
 
 const CHANNEL: &str = "coldstream";
 
@@ -19,6 +19,7 @@ impl Database {
     /// Hears what is said from now on.
     pub async fn listen(&self) -> Result<Listener, Error> {
         let session = Session { patience: Some(self.patience), is_pooled: false };
+        let options = within(self.patience, connecting::settled(&self.direct)).await?;
         let pool = PgPoolOptions::new()
             .max_connections(1)
             .acquire_timeout(self.patience)
@@ -26,7 +27,7 @@ impl Database {
                 let set_up = session.set_up(connection.server_version_num());
                 Box::pin(async move { sqlx::raw_sql(set_up).execute(connection).await.map(drop) })
             })
-            .connect_lazy_with(self.direct.clone());
+            .connect_lazy_with(options);
         within(self.patience, async {
             let mut listener = PgListener::connect_with(&pool).await?;
             listener.listen(CHANNEL).await?;

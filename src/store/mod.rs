@@ -127,7 +127,9 @@ impl From<database::Error> for Error {
             database::Error::Unavailable(_) | database::Error::ReadOnly => Error::Unavailable(error.to_string()),
             database::Error::GaveWay(_) => Error::GaveWay(error.to_string()),
             database::Error::Damaged(_) => Error::Damaged(error.to_string()),
-            database::Error::Refused(_) | database::Error::Migrate(_) => Error::Refused(error.to_string()),
+            database::Error::Refused(_) | database::Error::Migrate(_) | database::Error::Unusable(_) => {
+                Error::Refused(error.to_string())
+            }
         }
     }
 }

@@ -23,6 +23,7 @@ mod reads;
 mod recover;
 mod restore;
 mod scenarios;
+mod servers;
 mod settings;
 mod support;
 mod sweep;

@@ -1,0 +1,29 @@
+//! What a server and its database have to be, asked before a table is touched.
+
+use crate::database::{Connection, Error};
+
+/// The first version that takes our SQL.
+const VERSION_MIN: i32 = 14;
+/// In which an event's text stays what it is.
+const ENCODING: &str = "UTF8";
+
+pub(super) async fn check(connection: &mut Connection) -> Result<(), Error> {
+    let (version_number, version, encoding): (i32, String, String) = sqlx::query_as(
+        "SELECT current_setting('server_version_num')::integer, current_setting('server_version'),
+                current_setting('server_encoding')",
+    )
+    .fetch_one(connection)
+    .await?;
+    // 14.23 is 140023.
+    if version_number / 10_000 < VERSION_MIN {
+        return Err(Error::Unusable(format!(
+            "the server is Postgres {version}: version {VERSION_MIN} or newer is needed"
+        )));
+    }
+    if encoding != ENCODING {
+        return Err(Error::Unusable(format!(
+            "the database's encoding is {encoding}: {ENCODING} is needed (CREATE DATABASE … ENCODING '{ENCODING}' TEMPLATE template0)"
+        )));
+    }
+    Ok(())
+}
