@@ -173,7 +173,7 @@ async fn another_event_under_a_known_id_is_told_wherever_the_first_one_is() {
         );
         import(content, &["--skip-conflicts"]).await.succeeded();
     }
-    let at_another_time = object("acme", 0).replace("\"raised_at\":\"2", "\"raised_at\":\"1");
+    let at_another_time = object("acme", 0).replace("\"raised_at\":\"20", "\"raised_at\":\"19");
     assert!(import(at_another_time, &[]).await.failed().contains("line 1: another event"));
     assert_eq!(ids().await, ["event-0", "event-1", "event-2"]);
     store.rewrite().await.unwrap();
