@@ -160,7 +160,13 @@ impl<'a> EventDocument<'a> {
     }
 
     pub fn to_json(&self) -> Vec<u8> {
-        serde_json::to_vec(self).expect("texts, numbers and raw JSON always serialize")
+        let mut json = Vec::new();
+        self.append_to(&mut json);
+        json
+    }
+
+    pub fn append_to(&self, json: &mut Vec<u8>) {
+        serde_json::to_writer(json, self).expect("texts, numbers and raw JSON always serialize");
     }
 }
 

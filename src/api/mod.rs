@@ -2,6 +2,7 @@
 
 mod document;
 mod grpc;
+mod held;
 mod http;
 
 pub use document::{EventDocument, ImportLine};

@@ -30,11 +30,17 @@ pub struct MemberAddress {
     pub count: i64,
 }
 
-/// Decoded members, shared by all readers and bounded by bytes. An ETag is part of the key: a rewritten object's
+/// That the cache takes for a member beside it, about.
+const ENTRY_BYTES: usize = 512;
+/// Of members that are fetched and decoded at the same time, by their JSON; a larger one is alone.
+const FETCHED_BYTES_MAX: u32 = 64 * 1024 * 1024;
+
+/// Decoded members, shared by all readers and bounded by the bytes that they take in memory. An ETag is part of the key: a rewritten object's
 /// members are other members.
 pub struct MemberCache {
     members: Cache<(Uuid, String, i32), Arc<Member>>,
     reads: Semaphore,
+    read_bytes: Semaphore,
 }
 
 impl MemberCache {
@@ -42,9 +48,13 @@ impl MemberCache {
         let members = Cache::builder()
             .max_capacity(bytes_max)
             .time_to_live(KEPT)
-            .weigher(|_, member: &Arc<Member>| u32::try_from(member.weight).unwrap_or(u32::MAX))
+            .weigher(|_, member: &Arc<Member>| u32::try_from(member.weight() + ENTRY_BYTES).unwrap_or(u32::MAX))
             .build();
-        MemberCache { members, reads: Semaphore::new(reads_max) }
+        MemberCache {
+            members,
+            reads: Semaphore::new(reads_max),
+            read_bytes: Semaphore::new(FETCHED_BYTES_MAX as usize),
+        }
     }
 }
 
@@ -52,8 +62,18 @@ impl Bucket {
     /// One fetch serves all who wait for the same member.
     pub async fn member(&self, log: &Log, address: &MemberAddress) -> Result<Arc<Member>, Error> {
         let key = (address.archive_id, address.etag.clone(), address.member);
-        let cached = self.members.members.try_get_with(key, self.fetch_member(log, address));
-        cached.await.map_err(|error: Arc<Error>| (*error).clone())
+        let cached = self.members.members.entry(key).or_try_insert_with(self.fetch_member(log, address));
+        let cached = cached.await.map_err(|error: Arc<Error>| (*error).clone())?;
+        if cached.is_fresh() {
+            // What is above the limit goes now, and not some time.
+            self.members.members.run_pending_tasks().await;
+        }
+        Ok(cached.into_value())
+    }
+
+    /// Lets go of members that were kept long enough: without a reader, nobody else would.
+    pub async fn forget_old_members(&self) {
+        self.members.members.run_pending_tasks().await;
     }
 
     async fn fetch_member(&self, log: &Log, address: &MemberAddress) -> Result<Arc<Member>, Error> {
@@ -62,6 +82,8 @@ impl Bucket {
             return Err(Error::Unavailable { what: format!("GET {key}: too many reads are waiting") });
         };
         let _permit = permit.expect("the semaphore is never closed");
+        let bytes = u32::try_from(address.json_bytes).unwrap_or(u32::MAX).min(FETCHED_BYTES_MAX);
+        let _bytes = self.members.read_bytes.acquire_many(bytes).await.expect("the semaphore is never closed");
         let MemberAddress { byte_start, byte_end, json_bytes, first_position, last_position, count, .. } = *address;
         let compressed = self.get_range(&key, (byte_start, byte_end), &address.etag, address.object_bytes).await?;
         let log = log.clone();

@@ -32,7 +32,9 @@ use http::Method;
 use crate::bucket::client::Client;
 use crate::bucket::fence::Fence;
 
-pub use format::{ArchiveWriter, EncodedMember, Member, MemberText, RawMember, decode_member, decompress_member};
+pub use format::{
+    ArchiveWriter, EncodedMember, Member, MemberEvent, MemberText, RawMember, decode_member, decompress_member,
+};
 pub use keys::{archive_in_key, log_in_folder, object_folder, object_key};
 pub use listing::{Listed, ListedArchive, ListedObject, Strangers};
 pub use marker::{Claim, Marked, Marker, is_marker};

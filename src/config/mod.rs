@@ -130,6 +130,10 @@ impl Config {
                     delivery_attempts_max: variables.streams_delivery_attempts_max.into(),
                 },
                 event_bytes_max: variables.event_bytes_max as usize,
+                reading: store::ReadingSettings {
+                    bytes_max: variables.streams_read_bytes_max,
+                    wait: Duration::from_secs(variables.streams_read_wait_seconds),
+                },
             },
             bucket,
             warnings,

@@ -59,6 +59,8 @@ fn a_wrong_value_is_named_with_its_variable() {
         ("HTTP_ADDR", "localhost"),
         ("GRPC_ADDR", ":9000"),
         ("LOG_FORMAT", "xml"),
+        ("STREAMS_READ_BYTES_MAX", "1000000"),
+        ("STREAMS_READ_WAIT_SECONDS", "0"),
         ("CONFIG_FILE", "/nowhere/config.yaml"),
         ("GRPC_TLS_CERTIFICATE", "certificate.pem"),
         ("GRPC_TLS_KEY", "key.pem"),

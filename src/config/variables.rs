@@ -19,6 +19,8 @@ const WAIT_SECONDS_MAX: u64 = 60 * 60;
 const AT_ONCE_MAX: u64 = 10_000;
 const ATTEMPTS_MAX: u64 = 1_000_000;
 const BYTES_MAX: u64 = 1 << 50;
+/// A page with the largest event that can be published needs as much, twice.
+const READ_BYTES_MIN: u64 = 64 * 1024 * 1024;
 const DAYS_MAX: u64 = 1_000_000;
 /// 16 MiB: what the gRPC contract takes, and clients send at most.
 const EVENT_BYTES_MAX: u64 = 16 * 1024 * 1024;
@@ -67,6 +69,10 @@ pub(super) struct Variables {
     pub(super) streams_delivery_attempts_max: u32,
     #[serde(default = "defaults::event_bytes_max")]
     pub(super) event_bytes_max: u64,
+    #[serde(default = "defaults::streams_read_bytes_max")]
+    pub(super) streams_read_bytes_max: u64,
+    #[serde(default = "defaults::streams_read_wait_seconds")]
+    pub(super) streams_read_wait_seconds: u64,
 
     pub(super) s3_endpoint: Option<String>,
     pub(super) s3_access_key: Option<String>,
@@ -119,6 +125,8 @@ impl Variables {
             ("STREAMS_CONSISTENCY_WAIT_SECONDS", self.streams_consistency_wait_seconds, 1..=SECONDS_MAX),
             ("STREAMS_DELIVERY_ATTEMPTS_MAX", self.streams_delivery_attempts_max.into(), 1..=ATTEMPTS_MAX),
             ("EVENT_BYTES_MAX", self.event_bytes_max, 1..=EVENT_BYTES_MAX),
+            ("STREAMS_READ_BYTES_MAX", self.streams_read_bytes_max, READ_BYTES_MIN..=BYTES_MAX),
+            ("STREAMS_READ_WAIT_SECONDS", self.streams_read_wait_seconds, 1..=SECONDS_MAX),
             ("S3_CACHE_BYTES", self.s3_cache_bytes, 0..=BYTES_MAX),
             ("S3_READS_MAX", self.s3_reads_max as u64, 1..=AT_ONCE_MAX),
             ("S3_TAKEOVER_SECONDS", self.s3_takeover_seconds, 0..=SECONDS_MAX),
@@ -180,6 +188,13 @@ mod defaults {
     }
     pub fn event_bytes_max() -> u64 {
         super::EVENT_BYTES_MAX
+    }
+    /// For one page of the most that is sent.
+    pub fn streams_read_bytes_max() -> u64 {
+        512 * 1024 * 1024
+    }
+    pub fn streams_read_wait_seconds() -> u64 {
+        10
     }
     pub fn s3_ssl() -> bool {
         true

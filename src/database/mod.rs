@@ -58,8 +58,9 @@ pub use erroneous::{Erroneous, delete_resend, erroneous_after, insert_erroneous,
 pub use errors::{CommitError, Error};
 pub use events::{
     ExportedRow, append, append_many, average_row_bytes, collect_statistics, count_between, delete_ranges,
-    eligible_batch, export, first_hot, hot_by_ids, hot_position_ranges, hot_range, insert, last_hot, lock_hot,
-    lock_hot_by_gdpr_id, oldest_raised_at, positions_of_correlation, rename_hot, replace, table_bytes,
+    eligible_batch, export, first_hot, first_not_hot, has_hot, hot_by_ids, hot_position_ranges, hot_range,
+    hot_range_bytes, insert, last_hot, lock_hot, lock_hot_by_gdpr_id, oldest_raised_at, positions_of_correlation,
+    rename_hot, replace, table_bytes,
 };
 pub use groups::{
     Group, Progress, Refusal, Taken, Turn, Wanted, hand_over, handled_position, owned_by_others, pending_progress,

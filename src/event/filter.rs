@@ -16,10 +16,14 @@ impl Filter {
     }
 
     pub fn matches(&self, event: &Event) -> bool {
+        self.matches_what_is_of(&event.event_type, &event.stream)
+    }
+
+    pub fn matches_what_is_of(&self, event_type: &str, stream: &str) -> bool {
         match self {
             Filter::All => true,
-            Filter::Types(types) => types.contains(&event.event_type),
-            Filter::Stream(stream) => event.stream == *stream,
+            Filter::Types(types) => types.iter().any(|wanted| wanted == event_type),
+            Filter::Stream(wanted) => wanted == stream,
         }
     }
 }

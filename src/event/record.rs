@@ -1,6 +1,6 @@
 use uuid::Uuid;
 
-use crate::event::gdpr::{self, Gdpr};
+use crate::event::gdpr::{self, Gdpr, GdprField};
 use crate::event::patch::{Patch, field_of};
 use crate::event::{ID_BYTES_MAX, Instant, Invalid, Json, NAME_BYTES_MAX, check_text, check_type};
 
@@ -174,7 +174,13 @@ impl Event {
     pub fn weight(&self) -> usize {
         let Metadata { correlation_id, causation_id, user_id, .. } = &self.metadata;
         let texts = [&self.id, &self.stream, &self.event_type, &self.reason, correlation_id, causation_id, user_id];
-        size_of::<Event>() + texts.iter().map(|text| text.len()).sum::<usize>() + self.payload.byte_len()
+        let personal = self.gdpr.iter().map(|(name, field)| {
+            size_of::<(String, GdprField)>() + name.len() + field.id.len() + field.default.byte_len()
+        });
+        size_of::<Event>()
+            + texts.iter().map(|text| text.len()).sum::<usize>()
+            + self.payload.byte_len()
+            + personal.sum::<usize>()
     }
 }
 

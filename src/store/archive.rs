@@ -16,7 +16,7 @@ use std::collections::BTreeSet;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::bucket::{Scan, decode_member};
+use crate::bucket::{MemberEvent, Scan, decode_member};
 use crate::database::{self, ArchiveRun, ExportedRow, Intent, Lease, MemberRow, Move, Topic};
 use crate::event::{Event, Instant, Log};
 use crate::store::breaks::{Breaks, Haste};
@@ -72,7 +72,7 @@ pub(super) async fn read_member(scan: &mut Scan, log: &Log, row: &MemberRow) -> 
     let decoded =
         background::spawn(move || decode_member(&log, &compressed, json_bytes, (first_position, last_position, count)));
     let member = decoded.await.expect("decoding does not panic").map_err(|why| scan.damaged(why))?;
-    Ok(member.events)
+    Ok(member.events().map(MemberEvent::to_event).collect())
 }
 
 /// Positions in rising order, as ranges from the first to the last of each.

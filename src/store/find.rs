@@ -1,4 +1,4 @@
-//! Finding events by their ids.
+//! Finding events by their ids, and whether a stream has any.
 
 use std::collections::HashSet;
 
@@ -23,6 +23,32 @@ pub(super) struct Found {
 impl Store {
     pub async fn event(&self, log: &Log, id: &str) -> Result<Option<Event>, Error> {
         Ok(self.find(log, &[id.to_owned()]).await?.pop().map(|found| found.event))
+    }
+
+    /// Archives are looked into only where no event of the stream is hot, and lookup pages say that they may have some.
+    pub async fn is_stream_empty(&self, log: &Log, stream: &str) -> Result<bool, Error> {
+        self.while_stale(log, || self.try_is_stream_empty(log, stream).boxed()).await
+    }
+
+    async fn try_is_stream_empty(&self, log: &Log, stream: &str) -> Result<bool, Interrupted> {
+        let mut snapshot = self.database.snapshot().await.map_err(Error::from)?;
+        let Some(topic) = database::find_topic(&mut snapshot, log).await.map_err(Error::from)? else {
+            return Ok(true);
+        };
+        if database::has_hot(&mut snapshot, topic.id, stream).await.map_err(Error::from)? {
+            return Ok(false);
+        }
+        let members = match topic.archived_count {
+            0 => Vec::new(),
+            _ => self.members_of_stream(&mut snapshot, topic.id, stream, (1, topic.head_position + 1)).await?,
+        };
+        drop(snapshot);
+        for extent in &members {
+            if self.fetch(log, extent).await?.events().any(|event| event.stream() == stream) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Those of these events that there are, hot or archived, in the order of their positions.
@@ -56,8 +82,8 @@ impl Store {
             hot.iter().map(|event| Found { topic: topic.clone(), event: event.clone(), archive_id: None }).collect();
         for extent in &members {
             let member = self.fetch(log, extent).await?;
-            for event in member.events.iter().filter(|event| missing.contains(event.id.as_str())) {
-                let mut event = event.clone();
+            for event in member.events().filter(|event| missing.contains(event.id())) {
+                let mut event = event.to_event();
                 overlays.of(extent.archive_id).apply(&mut event);
                 found.push(Found { topic: topic.clone(), event, archive_id: Some(extent.archive_id) });
             }

@@ -54,7 +54,7 @@ impl Store {
             }
             let member = self.fetch(log, &extent).await?;
             let overlay = overlays.of(extent.archive_id);
-            let last = member.events.iter().rev().find_map(|event| overlay.read(event, filter));
+            let last = member.events().rev().find_map(|event| overlay.read(event, filter));
             best = best.into_iter().chain(last).max_by_key(|event| event.position);
         }
         Ok(best)

@@ -94,7 +94,7 @@ impl Store {
             Interrupted::Stale(_, error) => error.into(),
             Interrupted::Failed(error) => error,
         })?;
-        Ok(fetched.events.iter().map(|event| (event.position, event.position)).collect())
+        Ok(fetched.events().map(|event| (event.position(), event.position())).collect())
     }
 
     /// The positions of an object, which is read whole.

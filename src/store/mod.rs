@@ -15,6 +15,7 @@ mod import;
 mod last;
 mod lease;
 mod leftovers;
+mod memory;
 mod merge;
 mod missing;
 mod object;
@@ -55,9 +56,10 @@ pub use archive::{Archived, Batch, Exported, Verified};
 pub use edit::{EditOutcome, EditRequest};
 pub use import::{ImportBatch, ImportConflict, ImportCounts};
 pub use leftovers::{Leftover, SweepRequest};
+pub use memory::Held;
 pub use ownership::Owner;
 pub use publish::{Conflicts, Published};
-pub use read::{Page, Query};
+pub use read::{Page, PageSize, Query};
 pub use reconcile::Unreconciled;
 pub use recover::{RecoveredLog, Recovery, Superseded, Unrecovered};
 pub use repair::Repaired;
@@ -84,6 +86,15 @@ pub struct Settings {
     /// Of one event, as [`Event::byte_len`] counts them, when it is published and after an edit. What is erased is
     /// never refused for it.
     pub event_bytes_max: usize,
+    pub reading: ReadingSettings,
+}
+
+#[derive(Debug, Clone)]
+pub struct ReadingSettings {
+    /// That all pages that are read take in memory together; one takes its size twice.
+    pub bytes_max: u64,
+    /// How long a page waits for that memory, at most.
+    pub wait: Duration,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -112,9 +123,16 @@ pub enum Error {
     GaveWay(String),
     #[error("{0}")]
     Refused(String),
+    #[error("the page has about {bytes} bytes, at most {bytes_max} are sent: ask for fewer events at once")]
+    TooLarge { bytes: i64, bytes_max: i64 },
 }
 
 impl Error {
+    /// Whether something is away that is needed for this, and perhaps not for everything.
+    fn is_away(&self) -> bool {
+        matches!(self, Error::Unavailable(_) | Error::NoBucket)
+    }
+
     /// Whether something is wrong with one object, and what is about others can go on.
     pub fn is_of_one_object(&self) -> bool {
         matches!(self, Error::Damaged(_) | Error::ObjectRefused(_))
@@ -190,6 +208,7 @@ pub struct Store {
     queues: publish::Queues,
     archived_ids: Arc<publish::ArchivedIds>,
     told: troubles::Told,
+    memory: memory::Memory,
 }
 
 impl Store {
@@ -199,6 +218,7 @@ impl Store {
         let (leases, rewrite_wanted) = (Mutex::default(), Notify::new());
         let subscriptions = Arc::new(Subscriptions::new());
         let (queues, archived_ids) = (publish::Queues::default(), Arc::new(publish::ArchivedIds::new()));
+        let memory = memory::Memory::new(&settings.reading);
         Store {
             database,
             bucket,
@@ -212,6 +232,7 @@ impl Store {
             queues,
             archived_ids,
             told: troubles::Told::default(),
+            memory,
         }
     }
 
@@ -256,6 +277,13 @@ impl Store {
     /// Whether archived events can be read, and edits of them be rewritten.
     pub fn has_bucket(&self) -> bool {
         self.bucket.is_some()
+    }
+
+    /// Lets go of what was kept for readers long enough.
+    pub async fn forget_old_members(&self) {
+        if let Some(bucket) = &self.bucket {
+            bucket.forget_old_members().await;
+        }
     }
 
     fn bucket(&self) -> Result<&Arc<Bucket>, Error> {

@@ -2,6 +2,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use uuid::Uuid;
 
+use crate::bucket::MemberEvent;
 use crate::database::PendingEdit;
 use crate::event::{Change, Event, Filter};
 
@@ -73,12 +74,15 @@ impl Overlay {
     }
 
     /// The event as it is to be read, if that matches.
-    pub fn read(&self, event: &Event, filter: &Filter) -> Option<Event> {
+    pub fn read(&self, found: MemberEvent<'_>, filter: &Filter) -> Option<Event> {
         // Only a rename changes what a filter looks at.
-        if self.renames.is_empty() && !filter.matches(event) {
+        if self.renames.is_empty() && !filter.matches_what_is_of(found.event_type(), found.stream()) {
             return None;
         }
-        let mut event = event.clone();
+        self.shown(found.to_event(), filter)
+    }
+
+    fn shown(&self, mut event: Event, filter: &Filter) -> Option<Event> {
         self.apply(&mut event);
         filter.matches(&event).then_some(event)
     }
@@ -160,7 +164,7 @@ mod tests {
             pending((5, 5), 4, Change::Introduce { field: "city".into(), gdpr }),
             pending((1, 9), 5, Change::Invalidate { gdpr_id: "later".into() }),
         ]);
-        let read = |position| overlay.read(&event(position), &Filter::All).unwrap().payload;
+        let read = |position| overlay.shown(event(position), &Filter::All).unwrap().payload;
         assert_eq!(read(5).as_str(), r#"{"name":"gone","city":"none"}"#);
         assert_eq!(read(6).as_str(), r#"{"name":"after","city":"Paris"}"#);
         assert_eq!(read(9).as_str(), r#"{"name":"gone","city":"Paris"}"#);
@@ -171,7 +175,7 @@ mod tests {
     fn an_event_matches_by_the_type_that_it_bears_now() {
         let overlay = Overlay::new(vec![pending((1, 9), 2, rename("b", "c")), pending((1, 9), 1, rename("a", "b"))]);
         let matches = |position, name: &str| {
-            overlay.read(&event(position), &Filter::types(vec![name.into()])).map(|event| event.event_type)
+            overlay.shown(event(position), &Filter::types(vec![name.into()])).map(|event| event.event_type)
         };
         assert_eq!((matches(9, "a"), matches(9, "b"), matches(9, "c")), (None, None, Some("c".into())));
         assert_eq!((matches(10, "a"), matches(10, "c")), (Some("a".into()), None));

@@ -16,6 +16,14 @@ impl Extent {
     pub fn over((first_position, last_position): (i64, i64), matching: i64) -> Extent {
         Extent { first_position, last_position, matching }
     }
+
+    /// What of it can be archived at `start..end`, where `archived_from` is its first position there that is not hot.
+    /// What it counts is about the whole of it, and says nothing where it begins before `start`.
+    pub fn within(self, (start, end): (i64, i64), archived_from: i64) -> Option<Extent> {
+        let matching = if self.first_position < start { 0 } else { self.matching };
+        let is_any = archived_from <= self.last_position && archived_from < end;
+        is_any.then_some(Extent { first_position: archived_from, matching, ..self })
+    }
 }
 
 /// Positions `start..end`, and the extents that lie in them.
@@ -102,6 +110,19 @@ pub fn seek(segments: &[Segment], extents: &[Extent], hot: Option<&[i64]>, skip:
     Seek { start, end, skip: left }
 }
 
+/// Drops the segments behind the one with which `wanted` events that match are certain: `hot` holds the positions of
+/// hot rows that match, which rise. So what rows alone can answer needs no archive.
+pub fn end_with(segments: &mut Vec<Segment>, extents: &[Extent], hot: &[i64], wanted: i64) {
+    let begins_at = segments.first().map_or(0, |first| first.start);
+    let (mut certain, before) = (0, |end: i64| hot.partition_point(|position| *position < end) as i64);
+    let needed = segments.iter().position(|segment| {
+        certain += before(segment.end) - before(segment.start);
+        certain += if is_whole(segment, extents, begins_at) { matching(segment, extents) } else { 0 };
+        certain >= wanted
+    });
+    segments.truncate(needed.map_or(segments.len(), |last| last + 1));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -167,7 +188,22 @@ mod tests {
             let read: Vec<i64> =
                 (unskipped.start..unskipped.end).filter(matching).take(limit as usize).collect();
             let first: Vec<i64> = (from..end).filter(matching).take(limit as usize).collect();
-            prop_assert_eq!(read, first);
+            prop_assert_eq!(&read, &first);
+
+            let is_hot = |at: &i64| log[*at as usize - 1].0.is_none();
+            let mut archived: Vec<Extent> = later.iter().filter_map(|extent| {
+                let begins = extent.first_position.max(from);
+                extent.within((from, end), (begins..=extent.last_position).find(|at| !is_hot(at)).unwrap_or(end))
+            }).collect();
+            archived.sort_by_key(|extent| extent.first_position);
+            let hot: Vec<i64> = (from..end).filter(|at| is_hot(at) && matching(at)).take(limit as usize).collect();
+            let mut needed = super::segments(&archived, from, end);
+            end_with(&mut needed, &archived, &hot, limit);
+            let reached = needed.last().map_or(from, |last| last.end);
+            let read: Vec<i64> = (from..reached).filter(matching).take(limit as usize).collect();
+            prop_assert_eq!(&read, &first);
+            let is_hot_alone = first.len() as i64 == limit && first.last().is_some_and(|last| (from..=*last).all(|at| is_hot(&at)));
+            prop_assert!(!is_hot_alone || needed.iter().all(|segment| segment.extents.is_empty()), "{:?}", needed);
         }
     }
 }

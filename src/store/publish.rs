@@ -184,10 +184,6 @@ impl Store {
         let unknown: Vec<String> = ids.into_iter().filter(|id| !known.contains_key(id)).collect();
         let mut members = self.members_with_ids(transaction, &topic, &unknown).await?;
         members.retain(|member| !archived.searched.contains(member));
-        if !members.is_empty() {
-            return Ok(Placed::LookFor(LookFor { ids: unknown, members }));
-        }
-
         let consumed = match topic.deleted_count {
             0 => HashMap::new(),
             _ => database::consumed_positions(transaction, topic.id, &unknown).await?,
@@ -203,6 +199,11 @@ impl Store {
             }
         }
         let new = places.new;
+        if !members.is_empty() {
+            // What is refused for its hot events, or for two of its own, needs no look into archives.
+            results.into_iter().collect::<Result<Vec<_>, Error>>()?;
+            return Ok(Placed::LookFor(LookFor { ids: unknown, members }));
+        }
         if let Some(last) = new.last() {
             database::insert(transaction, topic.id, &new, None).await?;
             database::set_head(transaction, topic.id, last.position).await?;

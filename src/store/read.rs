@@ -8,19 +8,17 @@ mod planning;
 use std::sync::Arc;
 
 use futures::future::{BoxFuture, FutureExt, TryFutureExt};
-use futures::stream::{StreamExt, TryStreamExt};
+use futures::stream::StreamExt;
 use uuid::Uuid;
 
 use crate::bucket::{self, Member, MemberAddress};
-use crate::database::{self, MemberExtent, Topic};
+use crate::database::{self, MemberExtent, Topic, Transaction};
 use crate::event::{Event, Filter, Log};
+use crate::store::memory::{Held, SMALL_BYTES};
 use crate::store::plan::Segment;
 use crate::store::{ATTEMPTS, Error, Store};
 
 use planning::Plan;
-
-/// Members that are fetched ahead for one read.
-const MEMBERS_AHEAD: usize = 8;
 
 /// Events that match, from a position on, in order of position.
 #[derive(Debug, Clone)]
@@ -57,25 +55,53 @@ impl From<Error> for Interrupted {
     }
 }
 
+/// How many bytes a page may have, in memory, about.
+#[derive(Debug, Clone, Copy)]
+pub enum PageSize {
+    /// It ends with the event that reaches so many. A page that passes over events is refused instead.
+    Cut(i64),
+    /// One that has more is refused: who counts pages would miss what is left out of a shorter one.
+    Whole(i64),
+}
+
+/// Who reads, which says what is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reader {
+    /// Memory, where the page is large.
+    Caller,
+    /// Nothing: it has its memory.
+    Replay,
+    /// Its turn. Couriers are many: a few read at once, those that need archives apart from those that do not.
+    Courier,
+}
+
 impl Store {
     /// Past the end, and in a log that nobody published to, there is an empty page.
     pub async fn read(&self, log: &Log, query: &Query) -> Result<Page, Error> {
-        self.read_within(log, query, i64::MAX).await
+        Ok(self.read_page(log, query, PageSize::Whole(i64::MAX)).await?.0)
     }
 
-    /// Ends the page with the event that reaches `bytes_max` bytes, about, in memory. A page that passes over events
-    /// is not cut.
-    pub async fn read_within(&self, log: &Log, query: &Query, bytes_max: i64) -> Result<Page, Error> {
+    /// With the memory that the page takes, which is to be kept for as long as the page is, or what is made of it.
+    pub async fn read_page(&self, log: &Log, query: &Query, size: PageSize) -> Result<(Page, Held), Error> {
+        self.read_as(Reader::Caller, log, query, size).await
+    }
+
+    pub(super) async fn read_as(
+        &self,
+        reader: Reader,
+        log: &Log,
+        query: &Query,
+        size: PageSize,
+    ) -> Result<(Page, Held), Error> {
         let (from, skip, limit) = (query.from.max(1), query.skip.max(0), query.limit.max(0));
         let query = self.anchored(log, Query { filter: query.filter.clone(), from, skip, limit }).await?;
-        let bytes_max = if query.skip > 0 { i64::MAX } else { bytes_max };
-        self.while_stale(log, || self.try_read(log, &query, bytes_max, false).boxed()).await
-    }
-
-    /// As couriers read, who are many: a few at once, those that need archives apart from those that do not. Nothing is
-    /// passed over.
-    pub(super) async fn read_in_turn(&self, log: &Log, query: &Query, bytes_max: i64) -> Result<Page, Error> {
-        self.while_stale(log, || self.try_read(log, query, bytes_max, true).boxed()).await
+        let page_bytes_max = self.memory.page_bytes_max();
+        let size = match size {
+            PageSize::Cut(bytes_max) if query.skip == 0 => PageSize::Cut(bytes_max.min(page_bytes_max)),
+            PageSize::Cut(_) => PageSize::Whole(page_bytes_max),
+            PageSize::Whole(bytes_max) => PageSize::Whole(bytes_max.min(page_bytes_max)),
+        };
+        self.while_stale(log, || self.try_read(reader, log, &query, size).boxed()).await
     }
 
     /// Begins a read anew while objects are not the ones that its snapshot knew: until the catalog and the object
@@ -101,21 +127,43 @@ impl Store {
         }
     }
 
-    async fn try_read(&self, log: &Log, query: &Query, bytes_max: i64, is_in_turn: bool) -> Result<Page, Interrupted> {
-        let turn = if is_in_turn { Some(self.subscriptions.read_permit().await) } else { None };
-        let mut snapshot = self.database.snapshot().await.map_err(Error::from)?;
-        let Some(topic) = database::find_topic(&mut snapshot, log).await.map_err(Error::from)? else {
-            return Ok(Page { events: Vec::new(), head_position: 0, edit_counter: 0, is_cut: false });
-        };
-        let (head_position, edit_counter) = (topic.head_position, topic.edit_counter);
-        let plan = self.plan(&mut snapshot, topic, query, bytes_max).await?;
-        drop(snapshot);
-        drop(turn);
-        let is_archived = !plan.members.is_empty();
-        let _turn =
-            if is_in_turn && is_archived { Some(self.subscriptions.archived_read_permit().await) } else { None };
-        let (events, is_cut) = self.carry_out(plan, query, bytes_max).await?;
-        Ok(Page { events, head_position, edit_counter, is_cut })
+    /// A page that turns out to be large is planned anew once there is memory for it: nobody waits with a connection.
+    async fn try_read(
+        &self,
+        reader: Reader,
+        log: &Log,
+        query: &Query,
+        size: PageSize,
+    ) -> Result<(Page, Held), Interrupted> {
+        let mut held = (reader != Reader::Caller).then(Held::default);
+        loop {
+            let turn = if reader == Reader::Courier { Some(self.subscriptions.read_permit().await) } else { None };
+            let mut snapshot = self.database.snapshot().await.map_err(Error::from)?;
+            let Some(topic) = database::find_topic(&mut snapshot, log).await.map_err(Error::from)? else {
+                let nothing = Page { events: Vec::new(), head_position: 0, edit_counter: 0, is_cut: false };
+                return Ok((nothing, Held::default()));
+            };
+            let (head_position, edit_counter) = (topic.head_position, topic.edit_counter);
+            let hot_bytes_max = if held.is_some() { size.bytes_max() } else { size.bytes_max().min(SMALL_BYTES) };
+            let plan = self.plan(&mut snapshot, topic, query, hot_bytes_max).await?;
+            drop(snapshot);
+            drop(turn);
+            let held = match held.take() {
+                Some(held) => held,
+                None => {
+                    let page_bytes = size.bytes_of(&plan)?;
+                    if page_bytes >= SMALL_BYTES {
+                        held = Some(self.memory.take_for_page(page_bytes).await?);
+                        continue;
+                    }
+                    Held::default()
+                }
+            };
+            let is_courier = reader == Reader::Courier && !plan.members.is_empty();
+            let _turn = if is_courier { Some(self.subscriptions.archived_read_permit().await) } else { None };
+            let (events, is_cut) = self.carry_out(plan, query, size).await?;
+            return Ok((Page { events, head_position, edit_counter, is_cut }, held));
+        }
     }
 
     /// Positions without gaps make a page of everything a range of positions. Any other page that begins inside a member
@@ -131,10 +179,7 @@ impl Store {
         if is_range(&topic, &query.filter) {
             return Ok(Query { from: query.from.saturating_add(query.skip), skip: 0, ..query });
         }
-        let mut anchor = query.from;
-        while let Some(lower) = database::lowest_member_across(&mut snapshot, topic.id, anchor).await? {
-            anchor = lower;
-        }
+        let anchor = self.anchor(&mut snapshot, topic.id, &query).await?;
         drop(snapshot);
         if anchor == query.from {
             return Ok(query);
@@ -146,27 +191,53 @@ impl Store {
         Ok(Query { from: anchor, skip: query.skip.saturating_add(passed), ..query })
     }
 
-    /// Fetches members, a few ahead, and merges them with the hot rows, until there is enough. True if bytes were what
-    /// there was enough of.
-    async fn carry_out(&self, plan: Plan, query: &Query, bytes_max: i64) -> Result<(Vec<Event>, bool), Interrupted> {
+    /// The position, no higher than where a query begins, that no member reaches across that may hold what matches.
+    async fn anchor(&self, snapshot: &mut Transaction, topic_id: i64, query: &Query) -> Result<i64, Error> {
+        let mut anchor = query.from;
+        if let Filter::Stream(stream) = &query.filter {
+            let mut members = self.members_of_stream(snapshot, topic_id, stream, (1, i64::MAX)).await?;
+            members.sort_by_key(|member| std::cmp::Reverse(member.last_position));
+            for member in members.iter().filter(|member| member.first_position < query.from) {
+                anchor = if member.last_position >= anchor { anchor.min(member.first_position) } else { anchor };
+            }
+            return Ok(anchor);
+        }
+        while let Some(lower) = database::lowest_member_across(snapshot, topic_id, anchor).await? {
+            anchor = lower;
+        }
+        Ok(anchor)
+    }
+
+    /// Fetches members, a few ahead, and merges them with the hot rows, until there is enough. True if the page was cut:
+    /// bytes were what there was enough of, or what comes next is in an archive that cannot be had now.
+    async fn carry_out(&self, plan: Plan, query: &Query, size: PageSize) -> Result<(Vec<Event>, bool), Interrupted> {
         if query.limit <= 0 {
             return Ok((Vec::new(), false));
         }
-        let Plan { topic, segments, members, hot, mut end, overlays, mut skip } = plan;
+        let members_ahead = plan.members_ahead();
+        let Plan { topic, segments, members, hot, mut end, overlays, mut skip, is_hot_cut, .. } = plan;
         let start = query.from;
         // Boxed: the compiler cannot tell that closures over borrowed members may move between threads.
         let mut fetches: Vec<BoxFuture<_>> = Vec::with_capacity(segments.len());
         for segment in &segments {
             fetches.push(self.fetch_segment(&topic.log, segment, &members).boxed());
         }
-        let mut fetched = futures::stream::iter(fetches).buffered(MEMBERS_AHEAD);
+        let mut fetched = futures::stream::iter(fetches).buffered(members_ahead);
         let mut hot = hot.into_iter().peekable();
-        let (mut events, mut bytes) = (Vec::new(), 0);
-        'enough: while let Some((segment_end, members)) = fetched.try_next().await? {
+        let (mut events, mut bytes, mut is_cut) = (Vec::new(), 0, is_hot_cut);
+        'enough: while let Some(segment) = fetched.next().await {
+            let (segment_end, members) = match segment {
+                Ok(segment) => segment,
+                Err(Interrupted::Failed(error)) if size.may_cut() && error.is_away() && !events.is_empty() => {
+                    is_cut = true;
+                    break;
+                }
+                Err(error) => return Err(error),
+            };
             let mut found: Vec<Event> = Vec::new();
             for (archive_id, member) in &members {
                 let overlay = overlays.of(*archive_id);
-                let wanted = member.events.iter().filter(|event| (start..end).contains(&event.position));
+                let wanted = member.events().filter(|event| (start..end).contains(&event.position()));
                 found.extend(wanted.filter_map(|event| overlay.read(event, &query.filter)));
             }
             found.extend(std::iter::from_fn(|| hot.next_if(|event| event.position < segment_end)));
@@ -176,12 +247,19 @@ impl Store {
             for event in found.into_iter().skip(passed as usize) {
                 bytes += event.weight() as i64;
                 events.push(event);
-                if events.len() as i64 >= query.limit || bytes >= bytes_max {
+                if events.len() as i64 >= query.limit {
+                    is_cut = false;
+                    break 'enough;
+                }
+                if bytes >= size.bytes_max() {
+                    is_cut = true;
                     break 'enough;
                 }
             }
         }
-        let is_cut = bytes >= bytes_max;
+        if is_cut && !size.may_cut() {
+            return Err(too_large(bytes, size.bytes_max()).into());
+        }
         if let Some(last) = events.last().filter(|_| is_cut) {
             end = last.position + 1;
         }
@@ -243,6 +321,33 @@ impl Store {
             }
         }
     }
+}
+
+impl PageSize {
+    fn bytes_max(self) -> i64 {
+        let (PageSize::Cut(bytes_max) | PageSize::Whole(bytes_max)) = self;
+        bytes_max
+    }
+
+    fn may_cut(self) -> bool {
+        matches!(self, PageSize::Cut(_))
+    }
+
+    /// What a page will have, about, if it may.
+    fn bytes_of(self, plan: &Plan) -> Result<i64, Error> {
+        match self {
+            PageSize::Cut(bytes_max) => Ok(plan.page_bytes().min(bytes_max)),
+            // Lines of archives have more around an event than a page has.
+            PageSize::Whole(bytes_max) if plan.page_bytes() > bytes_max.saturating_add(bytes_max / 4) => {
+                Err(too_large(plan.page_bytes(), bytes_max))
+            }
+            PageSize::Whole(_) => Ok(plan.page_bytes()),
+        }
+    }
+}
+
+fn too_large(bytes: i64, bytes_max: i64) -> Error {
+    Error::TooLarge { bytes, bytes_max }
 }
 
 /// Whether everything that matches is at positions without gaps.

@@ -10,9 +10,11 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use crate::bucket::{Bucket, EncodedMember, ObjectMetadata, RawMember, Scan, Upload, Uploaded, decode_member};
+use crate::bucket::{
+    Bucket, EncodedMember, MemberEvent, ObjectMetadata, RawMember, Scan, Upload, Uploaded, decode_member,
+};
 use crate::database::{self, Archive, Intent, Lease, MemberRow, PendingEdit, Topic, TroubleKind, UploadedFacts};
-use crate::event::Log;
+use crate::event::{Event, Log};
 use crate::store::overlay::Overlay;
 use crate::store::troubles::{Failures, Retry};
 use crate::store::{Error, Store, background};
@@ -296,9 +298,10 @@ fn edit_member(
     is_last: bool,
 ) -> Result<EncodedMember, String> {
     let expected = (old.first_position, old.last_position, old.count);
-    let mut member = decode_member(log, compressed, old.json_bytes, expected)?;
-    member.events.iter_mut().for_each(|event| overlay.apply(event));
-    let encoded = RawMember::rewritten(log, old.member as usize, &member.events, is_last).compress();
+    let member = decode_member(log, compressed, old.json_bytes, expected)?;
+    let mut events: Vec<Event> = member.events().map(MemberEvent::to_event).collect();
+    events.iter_mut().for_each(|event| overlay.apply(event));
+    let encoded = RawMember::rewritten(log, old.member as usize, &events, is_last).compress();
     decode_member(log, &encoded.bytes, encoded.json_bytes, expected)?;
     Ok(encoded)
 }

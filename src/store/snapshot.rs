@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 
 use crate::database;
 use crate::event::{Edits, Event, Filter, Instant, Invalid, Log, NewEvent};
-use crate::store::{Error, Query, Store};
+use crate::store::{Error, Held, PageSize, Query, Store};
 
 /// Which snapshot a stream is read through.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,23 +79,30 @@ impl Store {
         Ok(database::snapshot(&mut reading, topic.id, id).await?.map(|snapshot| snapshot.position))
     }
 
-    pub async fn read_stream(&self, log: &Log, query: &StreamQuery) -> Result<StreamPage, Error> {
+    /// With the memory that the page takes, as [`Store::read_page`] gives it.
+    pub async fn read_stream(
+        &self,
+        log: &Log,
+        query: &StreamQuery,
+        size: PageSize,
+    ) -> Result<(StreamPage, Held), Error> {
         let StreamQuery { stream, from, page, per_page, .. } = query;
         let (skip, limit) = (page.max(&0).saturating_mul(*per_page), *per_page);
         let filter = Filter::Stream(stream.clone());
         let Some(snapshot) = self.choose_snapshot(log, query).await? else {
-            let events = self.read(log, &Query { filter, from: *from, skip, limit }).await?.events;
-            return Ok(StreamPage { events, snapshot_id: None });
+            let (page, held) = self.read_page(log, &Query { filter, from: *from, skip, limit }, size).await?;
+            return Ok((StreamPage { events: page.events, snapshot_id: None }, held));
         };
         let (snapshot_id, from) = (Some(snapshot.id.clone()), snapshot.position + 1);
         // The snapshot is the first of the list.
         let (mut events, rest) = match skip {
-            _ if limit <= 0 => return Ok(StreamPage { events: Vec::new(), snapshot_id }),
+            _ if limit <= 0 => return Ok((StreamPage { events: Vec::new(), snapshot_id }, Held::default())),
             0 => (vec![snapshot], Query { filter, from, skip, limit: limit - 1 }),
             _ => (Vec::new(), Query { filter, from, skip: skip - 1, limit }),
         };
-        events.extend(self.read(log, &rest).await?.events);
-        Ok(StreamPage { events, snapshot_id })
+        let (page, held) = self.read_page(log, &rest, size).await?;
+        events.extend(page.events);
+        Ok((StreamPage { events, snapshot_id }, held))
     }
 
     /// None that stands for less than what is asked for.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use coldstream::event::{Event, Filter, GdprField, Instant, Json, Log, NewEvent};
-use coldstream::store::{Error, Page, Query, Store};
+use coldstream::store::{Error, Page, PageSize, Query, Store};
 use futures::StreamExt;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -243,7 +243,7 @@ async fn check(store: &Arc<Store>, log: &Log, model: &Model, plan: &Plan) {
 async fn in_small_pages(store: &Store, log: &Log, query: &Query) -> Vec<Event> {
     let (mut events, mut query, bytes_max) = (Vec::new(), query.clone(), LARGE_BYTES as i64 + 1);
     loop {
-        let page = store.read_within(log, &query, bytes_max).await.unwrap();
+        let page = store.read_page(log, &query, PageSize::Cut(bytes_max)).await.unwrap().0;
         let before_last: usize = page.events.iter().rev().skip(1).map(Event::weight).sum();
         assert!(query.skip > 0 || (before_last as i64) < bytes_max);
         query.limit -= page.events.len() as i64;

@@ -1,10 +1,15 @@
 use std::collections::BTreeMap;
 
+use prost::Message;
 use tonic::Status;
 use uuid::Uuid;
 
 use crate::api::grpc::{proto, status};
 use crate::event::{Event, Gdpr, GdprField, Invalid, Json, Log, Metadata, NewEvent};
+use crate::store::{self, PageSize};
+
+/// That a page has around an event.
+const LENGTH_BYTES_MAX: usize = 6;
 
 /// Names as they come in a request.
 pub fn log(tenant_id: String, topic: String) -> Result<Log, Status> {
@@ -43,6 +48,27 @@ pub fn event(log: &Log, event: Event) -> proto::Event {
         }),
         raised_at: raised_at.unix_nanos(),
     }
+}
+
+/// What a reader sees of a page, no more than is sent: what is over is left to the next page, or refused.
+pub fn events(log: &Log, events: Vec<Event>, size: PageSize) -> Result<Vec<proto::Event>, store::Error> {
+    let (PageSize::Cut(bytes_max) | PageSize::Whole(bytes_max)) = size;
+    // A field of a payload takes less than twice as much as in JSON: mostly nothing has to be counted.
+    let is_small = events.iter().map(Event::weight).sum::<usize>() < bytes_max as usize / 2;
+    let mut converted = Vec::with_capacity(events.len());
+    let mut bytes = 0;
+    for event in events {
+        let event = self::event(log, event);
+        if !is_small {
+            bytes += (event.encoded_len() + LENGTH_BYTES_MAX) as i64;
+        }
+        match size {
+            _ if bytes <= bytes_max => converted.push(event),
+            PageSize::Cut(_) if !converted.is_empty() => break,
+            _ => return Err(store::Error::TooLarge { bytes, bytes_max }),
+        }
+    }
+    Ok(converted)
 }
 
 /// What a subscriber sees of an event that is delivered for this time.

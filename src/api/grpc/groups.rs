@@ -7,7 +7,7 @@ use crate::api::grpc::proto::{
     ListErroneousEventsRequest, ListErroneousEventsResponse, ResendErroneousEventRequest, ResendErroneousEventResponse,
     WaitForTransactionalConsistencyRequest, WaitForTransactionalConsistencyResponse, backchannel_request::Payload,
 };
-use crate::api::grpc::{convert, status};
+use crate::api::grpc::{SENT_BYTES_MAX, convert, status};
 use crate::event::check_group;
 use crate::store::{self, Group, Store};
 
@@ -55,7 +55,8 @@ pub async fn list_erroneous_events(
     let ListErroneousEventsRequest { tenant_id, topic, event_types, limit, parallel_topic_processing } = request;
     let log = convert::log(tenant_id, topic)?;
     let limit = if limit <= 0 { ERRONEOUS_EVENTS } else { usize::try_from(limit).unwrap_or(usize::MAX) };
-    let erroneous = store.erroneous_events(&log, parallel_topic_processing, event_types, limit);
+    let limits = (limit, SENT_BYTES_MAX as i64 / 2);
+    let erroneous = store.erroneous_events(&log, parallel_topic_processing, event_types, limits);
     let events = erroneous.await.map_err(status::status)?.into_iter().map(|erroneous| {
         let store::ErroneousEvent { event, group_name, error, retry_number } = erroneous;
         let mut event = convert::event(&log, event);

@@ -10,11 +10,14 @@ mod write;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::middleware::map_response;
 use tokio::net::TcpListener;
+use tonic::service::Routes;
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Identity, Server, ServerTlsConfig};
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::api::held::hold_body;
 use crate::store::Store;
 
 use proto::service_server::{Service, ServiceServer};
@@ -85,6 +88,7 @@ pub async fn serve(
     let service = ServiceServer::new(Streams { store })
         .max_decoding_message_size(RECEIVED_BYTES_MAX)
         .max_encoding_message_size(SENT_BYTES_MAX);
+    let pages = Routes::new(service).into_axum_router().layer(map_response(hold_body));
     let mut server = Server::builder();
     if let Some(Tls(settings)) = tls {
         server = server.tls_config(settings).map_err(std::io::Error::other)?;
@@ -92,9 +96,7 @@ pub async fn serve(
     server
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .add_service(health_service)
-        .add_service(reflection)
-        .add_service(service)
+        .add_routes(Routes::from(pages).add_service(health_service).add_service(reflection))
         .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), shutdown)
         .await
         .map_err(std::io::Error::other)
@@ -139,14 +141,14 @@ impl Service for Streams {
         &self,
         request: Request<PaginateEventsRequest>,
     ) -> Result<Response<PaginateEventsResponse>, Status> {
-        read::paginate_events(&self.store, request.into_inner()).await.map(Response::new)
+        read::paginate_events(&self.store, request.into_inner()).await
     }
 
     async fn paginate_events_after_event_id(
         &self,
         request: Request<PaginateEventsAfterEventIdRequest>,
     ) -> Result<Response<PaginateEventsAfterEventIdResponse>, Status> {
-        read::paginate_events_after_event_id(&self.store, request.into_inner()).await.map(Response::new)
+        read::paginate_events_after_event_id(&self.store, request.into_inner()).await
     }
 
     async fn is_stream_empty(
@@ -160,14 +162,14 @@ impl Service for Streams {
         &self,
         request: Request<PaginateStreamRequest>,
     ) -> Result<Response<PaginateStreamResponse>, Status> {
-        read::paginate_stream(&self.store, request.into_inner()).await.map(Response::new)
+        read::paginate_stream(&self.store, request.into_inner()).await
     }
 
     async fn paginate_stream_after_event_id(
         &self,
         request: Request<PaginateStreamAfterEventIdRequest>,
     ) -> Result<Response<PaginateStreamAfterEventIdResponse>, Status> {
-        read::paginate_stream_after_event_id(&self.store, request.into_inner()).await.map(Response::new)
+        read::paginate_stream_after_event_id(&self.store, request.into_inner()).await
     }
 
     async fn create_stream_snapshot(

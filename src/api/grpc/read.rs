@@ -1,4 +1,6 @@
-use tonic::Status;
+use std::sync::Arc;
+
+use tonic::{Response, Status};
 
 use crate::api::grpc::proto::{
     Event, GetEventRequest, GetLastEventByTypesRequest, GetLastEventRequest, IsStreamEmptyRequest,
@@ -6,9 +8,14 @@ use crate::api::grpc::proto::{
     PaginateEventsRequest, PaginateEventsResponse, PaginateStreamAfterEventIdRequest,
     PaginateStreamAfterEventIdResponse, PaginateStreamRequest, PaginateStreamResponse,
 };
-use crate::api::grpc::{convert, status};
+use crate::api::grpc::{SENT_BYTES_MAX, convert, status};
 use crate::event::{Filter, Log};
-use crate::store::{Query, SnapshotChoice, Store, StreamPage, StreamQuery};
+use crate::store::{Held, PageSize, Query, SnapshotChoice, Store, StreamPage, StreamQuery};
+
+/// Of a page whose followers are asked for by their numbers.
+const WHOLE: PageSize = PageSize::Whole(SENT_BYTES_MAX as i64);
+/// Of a page that is followed by what is behind its last event.
+const CUT: PageSize = PageSize::Cut(SENT_BYTES_MAX as i64);
 
 pub async fn get_event(store: &Store, request: GetEventRequest) -> Result<Event, Status> {
     let GetEventRequest { tenant_id, topic, id } = request;
@@ -34,31 +41,40 @@ async fn last(store: &Store, log: Log, types: &[String], none: &'static str) -> 
     Ok(convert::event(&log, event.ok_or_else(|| Status::unknown(none))?))
 }
 
-pub async fn paginate_events(store: &Store, request: PaginateEventsRequest) -> Result<PaginateEventsResponse, Status> {
+pub async fn paginate_events(
+    store: &Store,
+    request: PaginateEventsRequest,
+) -> Result<Response<PaginateEventsResponse>, Status> {
     let PaginateEventsRequest { tenant_id, topic, types, page, per_page } = request;
-    let events = page_of(store, convert::log(tenant_id, topic)?, Filter::types(types), 1, (page, per_page)).await?;
-    Ok(PaginateEventsResponse { events })
+    let query = query(Filter::types(types), 1, (page, per_page));
+    let (events, held) = page_of(store, convert::log(tenant_id, topic)?, query, WHOLE).await?;
+    Ok(held_with(PaginateEventsResponse { events }, held))
 }
 
 pub async fn paginate_events_after_event_id(
     store: &Store,
     request: PaginateEventsAfterEventIdRequest,
-) -> Result<PaginateEventsAfterEventIdResponse, Status> {
+) -> Result<Response<PaginateEventsAfterEventIdResponse>, Status> {
     let PaginateEventsAfterEventIdRequest { tenant_id, topic, types, event_id, page, per_page } = request;
     let log = convert::log(tenant_id, topic)?;
     let from = after(store, &log, &event_id).await?;
-    let events = page_of(store, log, Filter::types(types), from, (page, per_page)).await?;
-    Ok(PaginateEventsAfterEventIdResponse { events })
+    // Clients go on with page 0 behind the last event that they saw.
+    let size = if page <= 0 { CUT } else { WHOLE };
+    let (events, held) = page_of(store, log, query(Filter::types(types), from, (page, per_page)), size).await?;
+    Ok(held_with(PaginateEventsAfterEventIdResponse { events }, held))
 }
 
 pub async fn is_stream_empty(store: &Store, request: IsStreamEmptyRequest) -> Result<IsStreamEmptyResponse, Status> {
     let IsStreamEmptyRequest { tenant_id, topic, stream } = request;
-    let events = page_of(store, convert::log(tenant_id, topic)?, Filter::Stream(stream), 1, (0, 1)).await?;
-    Ok(IsStreamEmptyResponse { is_empty: events.is_empty() })
+    let is_empty = store.is_stream_empty(&convert::log(tenant_id, topic)?, &stream).await.map_err(status::status)?;
+    Ok(IsStreamEmptyResponse { is_empty })
 }
 
 /// Behind no event is from the start.
-pub async fn paginate_stream(store: &Store, request: PaginateStreamRequest) -> Result<PaginateStreamResponse, Status> {
+pub async fn paginate_stream(
+    store: &Store,
+    request: PaginateStreamRequest,
+) -> Result<Response<PaginateStreamResponse>, Status> {
     let PaginateStreamRequest {
         tenant_id,
         topic,
@@ -80,15 +96,16 @@ pub async fn paginate_stream(store: &Store, request: PaginateStreamRequest) -> R
         snapshot_event_id,
         do_not_use_snapshots,
     };
-    let PaginateStreamAfterEventIdResponse { events, snapshot_event_id } =
-        paginate_stream_after_event_id(store, request).await?;
-    Ok(PaginateStreamResponse { events, snapshot_event_id })
+    Ok(paginate_stream_after_event_id(store, request).await?.map(|response| {
+        let PaginateStreamAfterEventIdResponse { events, snapshot_event_id } = response;
+        PaginateStreamResponse { events, snapshot_event_id }
+    }))
 }
 
 pub async fn paginate_stream_after_event_id(
     store: &Store,
     request: PaginateStreamAfterEventIdRequest,
-) -> Result<PaginateStreamAfterEventIdResponse, Status> {
+) -> Result<Response<PaginateStreamAfterEventIdResponse>, Status> {
     let PaginateStreamAfterEventIdRequest {
         tenant_id,
         topic,
@@ -104,10 +121,13 @@ pub async fn paginate_stream_after_event_id(
     let from = after(store, &log, &event_id).await?;
     let snapshot = snapshot_choice(snapshot_event_id, do_not_use_snapshots, page);
     let query = StreamQuery { stream, from, page, per_page, deployment_id, snapshot };
-    let StreamPage { events, snapshot_id } = store.read_stream(&log, &query).await.map_err(status::status)?;
-    let events = events.into_iter().map(|event| convert::event(&log, event)).collect();
+    // Clients go on with page 1, 2, 3… of the same request: none of them may be cut short.
+    let (page, held) = store.read_stream(&log, &query, WHOLE).await.map_err(status::status)?;
+    let StreamPage { events, snapshot_id } = page;
+    let events = convert::events(&log, events, WHOLE).map_err(status::status)?;
     // Empty if there was none.
-    Ok(PaginateStreamAfterEventIdResponse { events, snapshot_event_id: snapshot_id.unwrap_or_default() })
+    let snapshot_event_id = snapshot_id.unwrap_or_default();
+    Ok(held_with(PaginateStreamAfterEventIdResponse { events, snapshot_event_id }, held))
 }
 
 /// A page behind the first one without a snapshot is read without: one that was made meanwhile would shift it.
@@ -130,18 +150,21 @@ async fn after(store: &Store, log: &Log, event_id: &str) -> Result<i64, Status> 
     Ok(position + 1)
 }
 
+fn query(filter: Filter, from: i64, (page, per_page): (i64, i64)) -> Query {
+    Query { filter, from, skip: page.max(0).saturating_mul(per_page), limit: per_page }
+}
+
 /// A page of nothing, and one past the end, are empty.
-async fn page_of(
-    store: &Store,
-    log: Log,
-    filter: Filter,
-    from: i64,
-    (page, per_page): (i64, i64),
-) -> Result<Vec<Event>, Status> {
-    if per_page <= 0 {
-        return Ok(Vec::new());
+async fn page_of(store: &Store, log: Log, query: Query, size: PageSize) -> Result<(Vec<Event>, Held), Status> {
+    if query.limit <= 0 {
+        return Ok((Vec::new(), Held::default()));
     }
-    let query = Query { filter, from, skip: page.max(0).saturating_mul(per_page), limit: per_page };
-    let page = store.read(&log, &query).await.map_err(status::status)?;
-    Ok(page.events.into_iter().map(|event| convert::event(&log, event)).collect())
+    let (page, held) = store.read_page(&log, &query, size).await.map_err(status::status)?;
+    Ok((convert::events(&log, page.events, size).map_err(status::status)?, held))
+}
+
+fn held_with<T>(response: T, held: Held) -> Response<T> {
+    let mut response = Response::new(response);
+    response.extensions_mut().insert(Arc::new(held));
+    response
 }

@@ -9,7 +9,9 @@ pub fn status(error: store::Error) -> Status {
         store::Error::Unavailable(_) | store::Error::NoBucket | store::Error::GaveWay(_) => {
             Status::unavailable(error.to_string())
         }
-        store::Error::Invalid(_) | store::Error::Conflict { .. } => Status::unknown(error.to_string()),
+        store::Error::Invalid(_) | store::Error::Conflict { .. } | store::Error::TooLarge { .. } => {
+            Status::unknown(error.to_string())
+        }
         store::Error::Damaged(_) => {
             tracing::error!(%error, "what is stored is damaged");
             Status::unknown(error.to_string())

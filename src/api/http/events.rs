@@ -10,10 +10,11 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::api::document::{EventDocument, NewEventDocument};
+use crate::api::held::hold;
 use crate::api::http::parameters::{EventIdOfPath, LogOfPath, Parameters, cursor, parse_cursor};
 use crate::api::http::problem::Problem;
 use crate::event::{Event, Invalid, Log, NewEvent, read_from_objects};
-use crate::store::{self, Query, Store};
+use crate::store::{self, PageSize, Query, Store};
 
 const LIMIT_DEFAULT: i64 = 100;
 const LIMIT_MAX: i64 = 10_000;
@@ -89,7 +90,8 @@ pub async fn publish(
 
 /// Read events
 ///
-/// A page as JSON, of at most 32 MiB, about, unless pages are passed over; or, with `Accept: application/x-ndjson`, everything up to the end as it is when it is reached, an
+/// A page as JSON, of at most 32 MiB, about: `next_cursor` leads on. With `page`, all of it or, if it is too large, nothing.
+/// Or, with `Accept: application/x-ndjson`, everything up to the end as it is when it is reached, an
 /// event a line. Events come in the order of their positions, wherever they are stored. A stream of lines that cannot
 /// be completed is broken off, never ended.
 #[utoipa::path(
@@ -118,14 +120,16 @@ pub async fn read(
     let is_lines = accept.contains(NDJSON);
     let limit = parameters.number("limit", (1, if is_lines { i64::MAX } else { LIMIT_MAX }))?;
     let limit = limit.unwrap_or(if is_lines { i64::MAX } else { LIMIT_DEFAULT });
-    let page = parameters.number("page", (0, i64::MAX))?.unwrap_or(0);
+    let page = parameters.number("page", (0, i64::MAX))?;
+    // Who counts pages would miss what a shorter one leaves out.
+    let size = if page.is_some() { PageSize::Whole(i64::MAX) } else { PageSize::Cut(PAGE_BYTES_MAX) };
     let query = Query {
         filter: parameters.filter()?,
         from: begin(&store, &log, &parameters).await?,
-        skip: page.saturating_mul(limit),
+        skip: page.unwrap_or_default().saturating_mul(limit),
         limit,
     };
-    if is_lines { lines(&store, log, query).await } else { one_page(&store, &log, &query).await }
+    if is_lines { lines(&store, log, query).await } else { one_page(&store, &log, &query, size).await }
 }
 
 async fn begin(store: &Store, log: &Log, parameters: &Parameters) -> Result<i64, Problem> {
@@ -144,8 +148,8 @@ async fn find(store: &Store, log: &Log, id: &str) -> Result<Event, Problem> {
     event.ok_or_else(|| Problem::not_found(format!("there is no event {id:?} in {log}")))
 }
 
-async fn one_page(store: &Store, log: &Log, query: &Query) -> Result<Response, Problem> {
-    let page = store.read_within(log, query, PAGE_BYTES_MAX).await?;
+async fn one_page(store: &Store, log: &Log, query: &Query, size: PageSize) -> Result<Response, Problem> {
+    let (page, held) = store.read_page(log, query, size).await?;
     let has_more = page.is_cut || page.events.len() as i64 == query.limit;
     let next = match page.events.last() {
         Some(last) if has_more => last.position + 1,
@@ -158,7 +162,8 @@ async fn one_page(store: &Store, log: &Log, query: &Query) -> Result<Response, P
         has_more,
         head_position: page.head_position,
     };
-    Ok(Json(document).into_response())
+    let body = Bytes::from(serde_json::to_vec(&document).map_err(Problem::invalid)?);
+    Ok(([(header::CONTENT_TYPE, "application/json")], hold(body, held.into())).into_response())
 }
 
 async fn lines(store: &Arc<Store>, log: Log, query: Query) -> Result<Response, Problem> {
@@ -168,8 +173,8 @@ async fn lines(store: &Arc<Store>, log: Log, query: Query) -> Result<Response, P
     let body = futures::stream::iter([Ok(first)]).chain(windows).map(move |window| {
         window.map(|events| {
             let mut lines = Vec::new();
-            for event in &events {
-                lines.extend(EventDocument::new(&log, event).to_json());
+            for event in events {
+                EventDocument::new(&log, &event).append_to(&mut lines);
                 lines.push(b'\n');
             }
             Bytes::from(lines)

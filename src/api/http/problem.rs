@@ -69,6 +69,9 @@ impl From<store::Error> for Problem {
             store::Error::Conflict { .. } => {
                 Problem::new(StatusCode::CONFLICT, "conflict", "The id was published before with other content", error)
             }
+            store::Error::TooLarge { .. } => {
+                Problem::new(StatusCode::BAD_REQUEST, "too-large", "The page is too large", error)
+            }
             store::Error::Unavailable(_) | store::Error::NoBucket | store::Error::GaveWay(_) => {
                 Problem::unavailable(error)
             }

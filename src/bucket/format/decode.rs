@@ -5,17 +5,10 @@ use flate2::bufread::GzDecoder;
 use libdeflater::Decompressor;
 
 use crate::bucket::format::line::{self, LogLines};
+use crate::bucket::format::member::{Member, MemberEvent};
 use crate::event::{BorrowedEvent, Event, Json, Log};
 
 const ARRAY_END: &[u8] = b"\n]\n";
-
-/// A decoded member: its events, in the order of their positions.
-#[derive(Debug)]
-pub struct Member {
-    pub events: Vec<Event>,
-    /// Bytes it takes in memory, about.
-    pub weight: usize,
-}
 
 /// JSON that a member may have where nobody knows how much it should be: events are far smaller.
 const MEMBER_JSON_BYTES_MAX: u64 = 256 * 1024 * 1024;
@@ -107,15 +100,12 @@ pub fn decode_member(
     (first_position, last_position, count): (i64, i64, i64),
 ) -> Result<Member, String> {
     let text = decompress_member(compressed, json_bytes)?;
-    let mut events: Vec<Event> = Vec::with_capacity(count as usize);
-    text.each_event(log, |event| {
-        events.push(text.event(event)?);
-        Ok(())
-    })?;
+    let mut member = Member::new(text.json.clone(), count as usize);
+    text.each_event(log, |event| member.push(event))?;
     let found = (
-        events.first().map_or(0, |event| event.position),
-        events.last().map_or(0, |event| event.position),
-        events.len() as i64,
+        member.events().next().map_or(0, MemberEvent::position),
+        member.events().next_back().map_or(0, MemberEvent::position),
+        member.events().count() as i64,
     );
     if found != (first_position, last_position, count) {
         return Err(format!(
@@ -123,8 +113,7 @@ pub fn decode_member(
             found.2, found.0, found.1
         ));
     }
-    let weight = text.json.len() + events.iter().map(|event| event.weight() - event.payload.byte_len()).sum::<usize>();
-    Ok(Member { events, weight })
+    Ok(member)
 }
 
 fn lines_of(json: &[u8]) -> Result<impl Iterator<Item = &[u8]>, String> {

@@ -7,6 +7,8 @@
 mod decode;
 mod encode;
 mod line;
+mod member;
 
-pub use decode::{Member, MemberText, decode_member, decompress_member, find_member};
+pub use decode::{MemberText, decode_member, decompress_member, find_member};
 pub use encode::{ArchiveWriter, EncodedMember, RawMember};
+pub use member::{Member, MemberEvent};

@@ -1,5 +1,6 @@
 //! What readers ask of hot events.
 
+use futures::TryStreamExt;
 use sqlx::postgres::PgArguments;
 use sqlx::query::Query;
 use sqlx::{Postgres, Row};
@@ -26,6 +27,20 @@ macro_rules! select_events_within {
     };
 }
 
+macro_rules! select_bytes_within {
+    ($where:literal) => {
+        concat!(
+            "SELECT coalesce(sum(octet_length(payload)), 0)::bigint
+             FROM (
+                 SELECT payload FROM events
+                 WHERE topic_id = $1 AND position >= $2 AND position < $3 ",
+            $where,
+            " ORDER BY position OFFSET $4 LIMIT $5
+             ) AS events"
+        )
+    };
+}
+
 /// Hot events at positions `start..end` that match, in order of position, after `skip` of them; at most `limit`, and
 /// none behind the one whose payload reaches `bytes_max`.
 pub async fn hot_range(
@@ -42,7 +57,9 @@ pub async fn hot_range(
         Filter::Stream(_) => sqlx::query(select_events_within!("AND stream = $7")),
     };
     let query = query.bind(topic_id).bind(start).bind(end).bind(skip).bind(limit).bind(bytes_max);
-    bind_filter(query, filter).fetch_all(connection).await?.iter().map(from_row).collect()
+    // One by one: rows and what is made of them are not in memory at once.
+    let rows = bind_filter(query, filter).fetch(connection).map_err(Error::from);
+    rows.and_then(async |row| from_row(&row)).try_collect().await
 }
 
 /// How many hot events match in each of the ranges that lie between the boundaries, which rise.
@@ -115,6 +132,63 @@ pub async fn first_hot(
     .bind(last)
     .fetch_optional(connection)
     .await?)
+}
+
+/// The first position of each of these ranges, which are from the first to the last, at which there is no hot event;
+/// the one behind the range if there is none. Looks at the hot events that a range begins with, and at no others.
+pub async fn first_not_hot(
+    connection: &mut PgConnection,
+    topic_id: i64,
+    ranges: &[(i64, i64)],
+) -> Result<Vec<i64>, Error> {
+    let (firsts, lasts): (Vec<i64>, Vec<i64>) = ranges.iter().copied().unzip();
+    Ok(sqlx::query_scalar(
+        "SELECT coalesce(
+             (SELECT first + number - 1
+              FROM (
+                  SELECT position, row_number() OVER (ORDER BY position) AS number
+                  FROM events
+                  WHERE topic_id = $1 AND position BETWEEN first AND last
+              ) AS hot
+              WHERE position <> first + number - 1
+              ORDER BY number
+              LIMIT 1),
+             first + (SELECT count(*) FROM events WHERE topic_id = $1 AND position BETWEEN first AND last)
+         )
+         FROM unnest($2::bigint[], $3::bigint[]) WITH ORDINALITY AS range (first, last, ordinal)
+         ORDER BY ordinal",
+    )
+    .bind(topic_id)
+    .bind(firsts)
+    .bind(lasts)
+    .fetch_all(connection)
+    .await?)
+}
+
+/// Whether a stream has hot events.
+pub async fn has_hot(connection: &mut PgConnection, topic_id: i64, stream: &str) -> Result<bool, Error> {
+    Ok(sqlx::query_scalar("SELECT EXISTS (SELECT FROM events WHERE topic_id = $1 AND stream = $2)")
+        .bind(topic_id)
+        .bind(stream)
+        .fetch_one(connection)
+        .await?)
+}
+
+/// How many bytes the payloads have that [`hot_range`] gives without a limit on them.
+pub async fn hot_range_bytes(
+    connection: &mut PgConnection,
+    topic_id: i64,
+    filter: &Filter,
+    (start, end): (i64, i64),
+    (skip, limit): (i64, i64),
+) -> Result<i64, Error> {
+    let query = match filter {
+        Filter::All => sqlx::query(select_bytes_within!("")),
+        Filter::Types(_) => sqlx::query(select_bytes_within!("AND type = ANY($6)")),
+        Filter::Stream(_) => sqlx::query(select_bytes_within!("AND stream = $6")),
+    };
+    let query = query.bind(topic_id).bind(start).bind(end).bind(skip).bind(limit);
+    Ok(bind_filter(query, filter).fetch_one(connection).await?.try_get(0)?)
 }
 
 /// Where the hot events of a correlation are.

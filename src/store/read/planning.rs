@@ -1,6 +1,8 @@
 //! What one snapshot says of a read: which hot rows and which members have what is asked for. Passes over what it can
 //! count, by many archives at a time, by archive and by member.
 
+use std::collections::BTreeSet;
+
 use uuid::Uuid;
 
 use crate::database::{self, MemberExtent, Topic, Transaction};
@@ -13,19 +15,47 @@ use crate::store::{Error, Store};
 /// Archives that a read looks at first, and how many times as many if these are not enough.
 const ARCHIVES_AT_ONCE: i64 = 64;
 const ARCHIVES_MORE: i64 = 8;
+/// Members that are fetched ahead for one read, at most, and how much that may be.
+const MEMBERS_AHEAD: usize = 8;
+const AHEAD_BYTES: i64 = 8 * 1024 * 1024;
 
 /// What one snapshot says of a read.
 pub(super) struct Plan {
     pub(super) topic: Topic,
     pub(super) segments: Vec<Segment>,
+    /// Those of the segments.
     pub(super) members: Vec<MemberExtent>,
     /// Hot rows of all segments up to `end`, in order.
     pub(super) hot: Vec<Event>,
-    /// Behind the last position that is looked at.
+    /// The first position that is looked at, and the one behind the last.
+    start: i64,
     pub(super) end: i64,
     pub(super) overlays: Overlays,
     /// Events that match and are still to be passed over.
     pub(super) skip: i64,
+    /// Whether there may be more hot rows than bytes allowed.
+    pub(super) is_hot_cut: bool,
+    /// Of the payloads of all hot rows that match, whether or not they were cut.
+    hot_bytes: i64,
+}
+
+impl Plan {
+    /// What the page has, about: hot rows, and its share of the members.
+    pub(super) fn page_bytes(&self) -> i64 {
+        let shares = self.members.iter().map(|member| {
+            let reach = member.last_position + 1 - member.first_position;
+            let wanted = self.end.min(member.last_position + 1) - self.start.max(member.first_position);
+            let share = member.matching as f64 / member.count as f64 * wanted as f64 / reach as f64;
+            (member.json_bytes as f64 * share) as i64
+        });
+        self.hot_bytes + shares.sum::<i64>()
+    }
+
+    /// How many segments of members are fetched ahead: fewer where members are large.
+    pub(super) fn members_ahead(&self) -> usize {
+        let largest = self.members.iter().map(|member| member.json_bytes).max().unwrap_or_default();
+        usize::try_from(AHEAD_BYTES / largest.max(1)).unwrap_or(usize::MAX).clamp(1, MEMBERS_AHEAD)
+    }
 }
 
 impl Store {
@@ -34,7 +64,7 @@ impl Store {
         snapshot: &mut Transaction,
         topic: Topic,
         query: &Query,
-        bytes_max: i64,
+        hot_bytes_max: i64,
     ) -> Result<Plan, Error> {
         let Query { filter, from, skip, limit } = query;
         let end = match is_range(&topic, filter) {
@@ -52,19 +82,31 @@ impl Store {
         let hot_skip = if segments.first().is_some_and(|first| first.extents.is_empty()) { skip } else { 0 };
         let skip = skip - hot_skip;
         let hot_limit = limit.saturating_add(skip);
-        let hot =
-            database::hot_range(snapshot, topic.id, filter, (start, end), (hot_skip, hot_limit), bytes_max).await?;
-        // Where hot rows were cut, nothing behind them is known.
-        let end = match hot.last() {
-            Some(last) if weight(&hot) >= bytes_max => last.position + 1,
-            _ => end,
+        let (range, counts) = ((start, end), (hot_skip, hot_limit));
+        let hot = database::hot_range(snapshot, topic.id, filter, range, counts, hot_bytes_max).await?;
+        let found_bytes: i64 = hot.iter().map(|event| event.payload.byte_len() as i64).sum();
+        let is_hot_cut = found_bytes >= hot_bytes_max;
+        let (hot_bytes, end) = match hot.last() {
+            // Where hot rows were cut, nothing behind them is known.
+            Some(last) if is_hot_cut => {
+                let all = database::hot_range_bytes(snapshot, topic.id, filter, range, counts).await?;
+                (all, last.position + 1)
+            }
+            _ => (found_bytes, end),
         };
         segments.retain(|segment| segment.start < end);
+        let (segments, members) = match members.is_empty() {
+            true => (segments, members),
+            false => without_hot(snapshot, topic.id, (segments, members), &hot, hot_limit).await?,
+        };
+        let (start, end) =
+            (segments.first().map_or(end, |first| first.start), end.min(segments.last().map_or(end, |last| last.end)));
         let edits = match members.is_empty() {
             true => Vec::new(),
             false => database::pending_edits(snapshot, topic.id, (start, end)).await?,
         };
-        Ok(Plan { topic, segments, members, hot, end, overlays: Overlays::new(edits), skip })
+        let overlays = Overlays::new(edits);
+        Ok(Plan { topic, segments, members, hot, start, end, overlays, skip, is_hot_cut, hot_bytes })
     }
 
     /// Looks at whole archives first, at as many as it takes, then at the members of those that are needed. What is to be
@@ -207,7 +249,40 @@ async fn hot_counts(
     Ok(Some(database::count_between(snapshot, topic_id, filter, &boundaries).await?))
 }
 
-/// Bytes in memory, about.
-fn weight(events: &[Event]) -> i64 {
-    events.iter().map(|event| event.weight() as i64).sum()
+/// The segments that are needed once hot rows are known, with their members and no others: archives reach over hot rows
+/// where old and young events came in any order, and where some were restored.
+async fn without_hot(
+    snapshot: &mut Transaction,
+    topic_id: i64,
+    (mut segments, members): (Vec<Segment>, Vec<MemberExtent>),
+    hot: &[Event],
+    wanted: i64,
+) -> Result<(Vec<Segment>, Vec<MemberExtent>), Error> {
+    let (start, end) = (segments.first().map_or(0, |first| first.start), segments.last().map_or(0, |last| last.end));
+    let needed: BTreeSet<usize> = segments.iter().flat_map(|segment| segment.extents.iter().copied()).collect();
+    let ranges: Vec<(i64, i64)> = needed
+        .iter()
+        .map(|index| (members[*index].first_position.max(start), members[*index].last_position.min(end - 1)))
+        .collect();
+    let is_mixed = |(first, last): &(i64, i64)| hot.iter().any(|event| (*first..=*last).contains(&event.position));
+    let archived_from = match ranges.iter().any(is_mixed) {
+        true => database::first_not_hot(snapshot, topic_id, &ranges).await?,
+        false => ranges.iter().map(|(first, _)| *first).collect(),
+    };
+    let mut found: Vec<(Extent, MemberExtent)> = needed
+        .into_iter()
+        .zip(archived_from)
+        .filter_map(|(index, archived_from)| {
+            let member = &members[index];
+            let extent = Extent::over((member.first_position, member.last_position), member.matching);
+            Some((extent.within((start, end), archived_from)?, member.clone()))
+        })
+        .collect();
+    found.sort_by_key(|(extent, _)| extent.first_position);
+    let (extents, mut members): (Vec<Extent>, Vec<MemberExtent>) = found.into_iter().unzip();
+    segments = plan::segments(&extents, start, end);
+    let hot: Vec<i64> = hot.iter().map(|event| event.position).collect();
+    plan::end_with(&mut segments, &extents, &hot, wanted);
+    members.truncate(segments.iter().map(|segment| segment.extents.len()).sum());
+    Ok((segments, members))
 }

@@ -40,19 +40,21 @@ impl Store {
         let deadline = Instant::now() + wait_max;
         let late = Ok(Err(format!("not everything was handled within {} s", wait_max.as_secs_f32())));
         // Archiving moves events from the rows to where this looks: rows first. Restores move them back: rows again,
-        // below.
-        let hot = self.hot_positions(log, correlation_id).await?;
-        let searched = tokio::time::timeout_at(deadline, self.archived_positions(log, correlation_id, groups)).await;
-        let Ok(archived) = searched else { return late };
-        let mut positions: BTreeSet<i64> = hot.into_iter().chain(archived?).collect();
+        // behind the search.
+        let (mut positions, mut is_searched) = (BTreeSet::new(), false);
         loop {
             let progressed = self.subscriptions.progressed.notified();
             positions.extend(self.hot_positions(log, correlation_id).await?);
             let wanted: Vec<i64> = positions.iter().copied().collect();
-            if wanted.is_empty() {
-                return Ok(Ok(()));
-            }
             match self.outcome(log, &wanted, groups).await? {
+                // No need to search archives for what is missing as well, as long as something hot is.
+                Some(Ok(())) if !is_searched => {
+                    let searching = self.archived_positions(log, correlation_id, groups);
+                    let Ok(archived) = tokio::time::timeout_at(deadline, searching).await else { return late };
+                    positions.extend(archived?);
+                    is_searched = true;
+                    continue;
+                }
                 Some(outcome) => return Ok(outcome),
                 None if Instant::now() >= deadline => return late,
                 None => {}

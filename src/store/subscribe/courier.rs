@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use crate::database::{Progress, Refusal, Turn};
 use crate::event::Log;
+use crate::store::Held;
 use crate::store::subscribe::meaning::{self, Meaning};
 use crate::store::subscribe::record::Outcomes;
 use crate::store::subscribe::session::{Session, Wake};
@@ -73,6 +74,8 @@ pub struct Courier {
     /// Subscribers that were sent what is large, by their numbers.
     pub(super) carriers: HashMap<u64, Arc<Subscriber>>,
     reading: Option<Reading>,
+    /// The memory that it reads ahead in.
+    ahead: Option<Held>,
     read_limit: i64,
     /// Of the log, as it was last heard of: what was read before is not sent as it was.
     edit_counter: i64,
@@ -113,6 +116,7 @@ impl Courier {
             lines: HashMap::new(),
             carriers: HashMap::new(),
             reading: None,
+            ahead: None,
             read_limit: READ_EVENTS_MIN,
             edit_counter: 0,
             is_edit_counter_fresh: false,
@@ -340,6 +344,7 @@ impl Courier {
                     if self.window.trim() {
                         // What is being read does not follow upon what is left.
                         (self.reading, self.is_at_end) = (None, false);
+                        self.ahead = None;
                     }
                 }
             }

@@ -17,16 +17,18 @@ pub struct ErroneousEvent {
 }
 
 impl Store {
-    /// One for each event and group, in order. Of no types: of all.
+    /// One for each event and group, in order. Of no types: of all. A list of more bytes than are given is refused: nobody
+    /// could ask for the rest of it.
     pub async fn erroneous_events(
         &self,
         log: &Log,
         is_parallel: bool,
         types: Vec<String>,
-        limit: usize,
+        (limit, bytes_max): (usize, i64),
     ) -> Result<Vec<ErroneousEvent>, Error> {
         let filter = Filter::types(types);
-        let mut found: Vec<ErroneousEvent> = Vec::new();
+        let bytes_max = bytes_max.min(self.memory.page_bytes_max());
+        let (mut found, mut bytes): (Vec<ErroneousEvent>, i64) = (Vec::new(), 0);
         let (mut position, mut group_name) = (0, String::new());
         loop {
             let mut snapshot = self.database.snapshot().await?;
@@ -38,6 +40,10 @@ impl Store {
             for Erroneous { group_name: name, position: at, error, retry_number } in rows {
                 (position, group_name) = (at, name.clone());
                 let event = self.event_at(log, at).await?.filter(|event| filter.matches(event));
+                bytes += event.as_ref().map_or(0, Event::weight) as i64;
+                if bytes > bytes_max {
+                    return Err(Error::TooLarge { bytes, bytes_max });
+                }
                 found.extend(event.map(|event| ErroneousEvent { event, group_name: name, error, retry_number }));
                 if found.len() == limit {
                     return Ok(found);

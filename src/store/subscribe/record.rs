@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use crate::database::{self, Group, Turn};
 use crate::event::{Event, Filter, Log};
+use crate::store::read::Reader;
 use crate::store::subscribe::session::Session;
 use crate::store::subscribe::window::Window;
-use crate::store::{Error, Query, Store};
+use crate::store::{Error, PageSize, Query, Store};
 
 const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 /// Of an error text.
@@ -143,7 +144,8 @@ impl Store {
     /// The event at a position, as it is read now. `None` if it was deleted.
     pub(super) async fn event_at(&self, log: &Log, position: i64) -> Result<Option<Event>, Error> {
         let query = Query { filter: Filter::All, from: position, skip: 0, limit: 1 };
-        let event = self.read_in_turn(log, &query, i64::MAX).await?.events.pop();
+        let (page, _) = self.read_as(Reader::Courier, log, &query, PageSize::Whole(i64::MAX)).await?;
+        let event = page.events.into_iter().next();
         Ok(event.filter(|event| event.position == position))
     }
 

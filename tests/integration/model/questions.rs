@@ -1,7 +1,7 @@
 //! Questions to the service, whose answers the model knows.
 
 use coldstream::event::Filter;
-use coldstream::store::{Page, Query, SnapshotChoice, StreamQuery};
+use coldstream::store::{Page, PageSize, Query, SnapshotChoice, StreamQuery};
 
 use super::case::Case;
 use super::changes::{stream_name, type_name};
@@ -50,7 +50,8 @@ impl Case {
                 let snapshot = if *is_through_snapshot { SnapshotChoice::Newest } else { SnapshotChoice::None };
                 let (page, per_page) = (*page, *per_page);
                 let query = StreamQuery { stream, from, page, per_page, deployment_id: 0, snapshot };
-                let Some(found) = self.given(store.read_stream(&expected.log, &query).await) else { return };
+                let read = store.read_stream(&expected.log, &query, PageSize::Whole(i64::MAX)).await;
+                let Some((found, _)) = self.given(read) else { return };
                 let events: Vec<_> = events.into_iter().skip(skip).take(limit).collect();
                 assert_eq!((found.snapshot_id, found.events), (snapshot_id, events), "{} {query:?}", expected.log);
             }
@@ -60,7 +61,10 @@ impl Case {
     /// What the group could not handle.
     pub async fn compare_erroneous(&self, log: usize) {
         let expected = &self.logs[log];
-        let found = self.replicas[0].erroneous_events(&expected.log, false, Vec::new(), usize::MAX >> 1).await.unwrap();
+        let found = self.replicas[0]
+            .erroneous_events(&expected.log, false, Vec::new(), (usize::MAX >> 1, i64::MAX))
+            .await
+            .unwrap();
         let events: Vec<_> = found.into_iter().map(|erroneous| erroneous.event).collect();
         let wanted: Vec<_> = expected.erroneous.iter().map(|position| expected.events[position].clone()).collect();
         assert_eq!(events, wanted, "{}", expected.log);

@@ -9,7 +9,7 @@ use crate::grpc::{Scene, TENANT, TOPIC, event, is_permanent};
 use crate::scenarios::groups::until_handled;
 use crate::support::{Program, Role, Service, Subscriber, retry_number};
 
-async fn erroneous(scene: &Scene, types: &[&str], limit: i64, is_parallel: bool) -> Vec<ErroneousEvent> {
+pub async fn erroneous(scene: &Scene, types: &[&str], limit: i64, is_parallel: bool) -> Vec<ErroneousEvent> {
     let request = ListErroneousEventsRequest {
         tenant_id: TENANT.into(),
         topic: TOPIC.into(),
@@ -20,7 +20,7 @@ async fn erroneous(scene: &Scene, types: &[&str], limit: i64, is_parallel: bool)
     scene.client.clone().list_erroneous_events(request).await.unwrap().into_inner().events
 }
 
-async fn resend(scene: &Scene, role: &Role, event_id: &str) -> Result<(), Status> {
+pub async fn resend(scene: &Scene, role: &Role, event_id: &str) -> Result<(), Status> {
     let request = ResendErroneousEventRequest {
         tenant_id: TENANT.into(),
         topic: TOPIC.into(),
@@ -31,7 +31,7 @@ async fn resend(scene: &Scene, role: &Role, event_id: &str) -> Result<(), Status
     scene.client.clone().resend_erroneous_event(request).await.map(drop)
 }
 
-fn listed(erroneous: &[ErroneousEvent]) -> Vec<(&str, &str, &str)> {
+pub fn listed(erroneous: &[ErroneousEvent]) -> Vec<(&str, &str, &str)> {
     erroneous
         .iter()
         .map(|erroneous| {

@@ -13,7 +13,7 @@ use crate::support::{Program, Role, Subscriber, World};
 
 const NONE: &str = "unable to find last handled event: unable to find last event";
 
-async fn last_handled(scene: &Scene, role: &Role) -> Result<Event, Status> {
+pub async fn last_handled(scene: &Scene, role: &Role) -> Result<Event, Status> {
     let request = GetLastHandledEventRequest {
         tenant_id: TENANT.into(),
         topic: TOPIC.into(),
@@ -29,7 +29,7 @@ pub async fn until_handled(scene: &Scene, role: &Role, id: &str) {
     tokio::time::timeout(Duration::from_secs(10), until).await.expect("the group does not get so far");
 }
 
-async fn wait(
+pub async fn wait(
     scene: &Scene,
     correlation_id: &str,
     role: &Role,

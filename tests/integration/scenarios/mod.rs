@@ -4,6 +4,7 @@ mod absent;
 mod delivering;
 mod erroneous;
 mod groups;
+mod hot;
 mod outage;
 mod pages;
 mod personal;

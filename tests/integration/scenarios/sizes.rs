@@ -6,6 +6,7 @@ use coldstream::api::proto::{
 use futures::future::join_all;
 use sha2::{Digest, Sha256};
 
+use super::streams::{FIRST, ask_of};
 use crate::grpc::{Scene, TENANT, TOPIC, event, everywhere, fields, is_permanent};
 use crate::support::{Program, Role, Subscriber, World};
 
@@ -172,5 +173,33 @@ async fn one_event_at_the_limit_goes_everywhere() {
     importing.write("events", as_line(&sized("limit+", MAX + 1)));
     let line = importing.run(&["import", "events"]).await.failed();
     assert!(line.contains("line 1: ") && line.contains("at most 16777216 are taken"), "{line}");
+    scene.finish().await;
+}
+
+/// A service that sends at most 32 MiB at once; 40 are asked for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_above_what_is_sent_is_cut_only_where_clients_go_on_behind_its_last_event() {
+    const LARGE: usize = 40;
+    const REFUSED: &str = "at most 33554432 are sent";
+    let world = World::new().await;
+    let program = Program::new(&world, 1_000_000).set("STREAMS_READ_BYTES_MAX", 64 * MIB);
+    let scene = Scene::start(world, program).await;
+    for ten in (0..LARGE).map(|number| large(number, MIB)).collect::<Vec<_>>().chunks(10) {
+        scene
+            .publish(ten.iter().map(|event| PublishEvent { stream: "one".into(), ..event.clone() }).collect())
+            .await
+            .unwrap();
+    }
+    let seen = everywhere(&scene, LARGE as i64, async || {
+        let all = (0, LARGE as i64);
+        is_permanent(scene.page(&[], all).await, REFUSED);
+        is_permanent(scene.page(&["type-0", "type-1"], all).await, REFUSED);
+        is_permanent(ask_of(&scene, "one", FIRST).await, REFUSED);
+        let cut = scene.page_after("", &[], all).await.unwrap().len();
+        assert!((30..LARGE).contains(&cut), "{cut}");
+        scene.iterate(&[], LARGE as i64).await.into_iter().map(summary).collect::<Vec<_>>()
+    })
+    .await;
+    assert_eq!(seen.len(), LARGE);
     scene.finish().await;
 }

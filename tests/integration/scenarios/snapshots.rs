@@ -6,7 +6,7 @@ use tonic::Status;
 use super::streams::{Ask, FIRST, STREAM, ask, entry, iterate};
 use crate::grpc::{Scene, TENANT, TOPIC, event, everywhere, fields, ids, is_permanent, serial};
 
-fn snapshot(id: &str, deployment_id: i64) -> PublishEvent {
+pub fn snapshot(id: &str, deployment_id: i64) -> PublishEvent {
     PublishEvent {
         id: id.into(),
         r#type: "balance".into(),
@@ -16,7 +16,7 @@ fn snapshot(id: &str, deployment_id: i64) -> PublishEvent {
     }
 }
 
-async fn create(scene: &Scene, stream: &str, last: &str, snapshot: PublishEvent) -> Result<(), Status> {
+pub async fn create(scene: &Scene, stream: &str, last: &str, snapshot: PublishEvent) -> Result<(), Status> {
     let request = CreateStreamSnapshotRequest {
         tenant_id: TENANT.into(),
         topic: TOPIC.into(),

@@ -2,6 +2,8 @@
 
 use coldstream::api::proto::{Event, PaginateStreamAfterEventIdRequest, PaginateStreamRequest, PublishEvent};
 
+use tonic::Status;
+
 use crate::grpc::{Scene, TENANT, TOPIC, event, everywhere, ids};
 
 pub const STREAM: &str = "account-1";
@@ -26,25 +28,30 @@ pub fn entry(number: usize) -> PublishEvent {
 
 /// The events, and the snapshot that they were read through.
 pub async fn ask(scene: &Scene, ask: Ask<'_>) -> (Vec<Event>, String) {
+    ask_of(scene, STREAM, ask).await.unwrap()
+}
+
+/// The same of another stream.
+pub async fn ask_of(scene: &Scene, stream: &str, ask: Ask<'_>) -> Result<(Vec<Event>, String), Status> {
     let Ask { after, page, per_page, deployment_id, snapshot, without } = ask;
     if after.is_empty() {
         let request = PaginateStreamRequest {
             tenant_id: TENANT.into(),
             topic: TOPIC.into(),
-            stream: STREAM.into(),
+            stream: stream.into(),
             page,
             per_page,
             deployment_id,
             snapshot_event_id: snapshot.into(),
             do_not_use_snapshots: without,
         };
-        let response = scene.client.clone().paginate_stream(request).await.unwrap().into_inner();
-        return (response.events, response.snapshot_event_id);
+        let response = scene.client.clone().paginate_stream(request).await?.into_inner();
+        return Ok((response.events, response.snapshot_event_id));
     }
     let request = PaginateStreamAfterEventIdRequest {
         tenant_id: TENANT.into(),
         topic: TOPIC.into(),
-        stream: STREAM.into(),
+        stream: stream.into(),
         event_id: after.into(),
         page,
         per_page,
@@ -52,8 +59,8 @@ pub async fn ask(scene: &Scene, ask: Ask<'_>) -> (Vec<Event>, String) {
         snapshot_event_id: snapshot.into(),
         do_not_use_snapshots: without,
     };
-    let response = scene.client.clone().paginate_stream_after_event_id(request).await.unwrap().into_inner();
-    (response.events, response.snapshot_event_id)
+    let response = scene.client.clone().paginate_stream_after_event_id(request).await?.into_inner();
+    Ok((response.events, response.snapshot_event_id))
 }
 
 /// As a client goes over a stream: page after page, handing back the snapshot that the page before was read through,

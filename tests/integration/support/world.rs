@@ -7,8 +7,8 @@ use coldstream::bucket::{self, Bucket, object_key};
 use coldstream::database::{self, Archive, Database, Lease};
 use coldstream::event::{Eligibility, Event, Filter, Log, NewEvent, Patch};
 use coldstream::store::{
-    Conflicts, EditOutcome, EditRequest, ImportBatch, Published, Query, RequiredGroups, Settings, Store,
-    SubscribingSettings,
+    Conflicts, EditOutcome, EditRequest, ImportBatch, Published, Query, ReadingSettings, RequiredGroups, Settings,
+    Store, SubscribingSettings,
 };
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
@@ -63,8 +63,9 @@ pub fn settings(batch_size: u64) -> Settings {
         consistency_wait: LEASE_TERM,
         delivery_attempts_max: 10,
     };
+    let reading = ReadingSettings { bytes_max: 512 * 1024 * 1024, wait: Duration::from_secs(10) };
     let (lease_term, takeover_wait) = (LEASE_TERM, Duration::ZERO);
-    Settings { eligibility, lease_term, takeover_wait, subscribing, event_bytes_max: 16 * 1024 * 1024 }
+    Settings { eligibility, lease_term, takeover_wait, subscribing, event_bytes_max: 16 * 1024 * 1024, reading }
 }
 
 /// Batches of so many events of another age.

@@ -10,13 +10,16 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::database::Refusal;
 use crate::event::Filter;
+use crate::store::read::Reader;
 use crate::store::subscribe::courier::Courier;
 use crate::store::subscribe::subscriber::Subscriber;
-use crate::store::{Error, Page, Query};
+use crate::store::{Error, Page, PageSize, Query};
 
 pub const READ_EVENTS_MIN: i64 = 4;
 const READ_EVENTS_MAX: i64 = 256;
 const READ_BYTES_MAX: i64 = 1024 * 1024;
+/// Where there is no memory to read more ahead.
+const READ_BYTES_MIN: i64 = 64 * 1024;
 const READ_RETRY_DELAY: Duration = Duration::from_secs(1);
 /// An object that is refused or damaged is so for longer, mostly.
 pub const READ_RETRY_DELAY_MAX: Duration = Duration::from_secs(5 * 60);
@@ -54,8 +57,11 @@ impl Courier {
             return;
         }
         let (store, log) = (Arc::clone(&self.session.store), self.log.clone());
+        self.ahead = self.ahead.take().or_else(|| store.memory.take_ahead(READ_BYTES_MAX));
+        let size = PageSize::Cut(if self.ahead.is_some() { READ_BYTES_MAX } else { READ_BYTES_MIN });
         let read = async move {
-            store.read_in_turn(&log, &Query { filter: Filter::All, from, skip: 0, limit }, READ_BYTES_MAX).await
+            let query = Query { filter: Filter::All, from, skip: 0, limit };
+            Ok(store.read_as(Reader::Courier, &log, &query, size).await?.0)
         };
         self.reading = Some(Reading { from, limit, page: AbortOnDropHandle::new(tokio::spawn(read)) });
     }
