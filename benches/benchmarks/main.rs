@@ -12,6 +12,7 @@ mod cold_reads;
 mod edits;
 mod events;
 mod growth;
+mod memory;
 mod outage;
 mod plot;
 mod publish;
@@ -42,9 +43,10 @@ impl Mode {
 
 type Section = (&'static str, fn(Mode) -> LocalBoxFuture<'static, Report>);
 
-const SECTIONS: [Section; 9] = [
+const SECTIONS: [Section; 10] = [
     ("archive_run", |mode| archive_run::run(mode).boxed_local()),
     ("archive_memory", |mode| archive_memory::run(mode).boxed_local()),
+    ("memory", |mode| memory::run(mode).boxed_local()),
     ("publish", |mode| publish::run(mode).boxed_local()),
     ("edits", |mode| edits::run(mode).boxed_local()),
     ("steady_state", |mode| steady_state::run(mode).boxed_local()),

@@ -6,6 +6,7 @@ mod demo;
 mod import;
 mod listener;
 mod logging;
+mod memory;
 mod migrate;
 mod progress;
 mod recover;
@@ -24,6 +25,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, LogFormat};
 use crate::store::Conflicts;
+
+pub use memory::return_large_memory;
 
 /// An event store on Postgres that never outgrows Postgres: old events move to S3, readers never notice.
 ///

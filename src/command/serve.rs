@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api;
 use crate::command::listener::{self, Listener};
-use crate::command::wiring;
+use crate::command::{memory, wiring};
 use crate::config::{self, Config};
 use crate::jobs;
 use crate::store::Store;
@@ -21,6 +21,8 @@ const SILENCE: Duration = Duration::from_millis(100);
 /// Between two attempts to compare the database with a bucket that is away.
 const RECONCILE_INTERVAL: Duration = Duration::from_secs(1);
 const METRICS_UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+/// So long after a load what it took is the system's again.
+const MEMORY_INTERVAL: Duration = Duration::from_secs(10);
 
 pub async fn run(config: &Config, shutdown: CancellationToken) -> anyhow::Result<()> {
     let listeners = Listeners::bind(config).await?;
@@ -84,6 +86,15 @@ pub async fn serve(
         loop {
             tokio::time::sleep(METRICS_UPKEEP_INTERVAL).await;
             upkeep.run_upkeep();
+        }
+    }));
+    let keeper = Arc::clone(&store);
+    tokio::spawn(shutdown.clone().run_until_cancelled_owned(async move {
+        loop {
+            tokio::time::sleep(MEMORY_INTERVAL).await;
+            keeper.forget_old_members().await;
+            // On a thread of its own: it looks at everything that is free.
+            let _ = tokio::task::spawn_blocking(memory::return_free_memory).await;
         }
     }));
     ready(Addresses { http: http.local_addr()?, grpc: listener.address()? });

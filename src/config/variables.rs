@@ -114,7 +114,7 @@ impl Variables {
     }
 
     fn check_ranges(&self) -> Result<(), Error> {
-        let ranges: [(&str, u64, RangeInclusive<u64>); 13] = [
+        let ranges: &[(&str, u64, RangeInclusive<u64>)] = &[
             ("POSTGRES_CONNECTIONS_MAX", self.postgres_connections_max.into(), 1..=AT_ONCE_MAX),
             ("POSTGRES_TIMEOUT_SECONDS", self.postgres_timeout_seconds, 1..=WAIT_SECONDS_MAX),
             ("STREAMS_ARCHIVE_SIZE", self.streams_archive_size, 1..=EVENTS_MAX),
@@ -131,10 +131,10 @@ impl Variables {
             ("S3_READS_MAX", self.s3_reads_max as u64, 1..=AT_ONCE_MAX),
             ("S3_TAKEOVER_SECONDS", self.s3_takeover_seconds, 0..=SECONDS_MAX),
         ];
-        let Some((name, value, range)) = ranges.into_iter().find(|(_, value, range)| !range.contains(value)) else {
+        let Some((name, value, range)) = ranges.iter().find(|(_, value, range)| !range.contains(value)) else {
             return Ok(());
         };
-        let (least, most) = range.into_inner();
+        let (least, most) = (range.start(), range.end());
         Err(Error(format!("{name} cannot be {value}: {least} to {most} is possible")))
     }
 }

@@ -201,7 +201,9 @@ impl Store {
         let new = places.new;
         if !members.is_empty() {
             // What is refused for its hot events, or for two of its own, needs no look into archives.
-            results.into_iter().collect::<Result<Vec<_>, Error>>()?;
+            if conflicts == Conflicts::Refuse {
+                results.into_iter().collect::<Result<Vec<_>, Error>>()?;
+            }
             return Ok(Placed::LookFor(LookFor { ids: unknown, members }));
         }
         if let Some(last) = new.last() {

@@ -172,7 +172,7 @@ async fn nothing_is_probed_where_it_could_not_be_deleted() {
 async fn nothing_is_probed_where_everything_is_retained() {
     let mut world = World::new().await;
     let (store, log) = (world.store(settings(3)), world.log());
-    world.bucket.retain().await;
+    world.bucket.retain_all().await;
     check_unprobed(&world, "retains whatever is written").await;
     import(&store, &log, (0..3).map(old_event)).await;
     assert!(Program::new(&world, 3).run(&["archive"]).await.succeeded().starts_with("archived 3 events"));

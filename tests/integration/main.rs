@@ -13,6 +13,7 @@ mod http;
 mod importing;
 mod loan_applications;
 mod machine;
+mod memory;
 mod merges;
 mod model;
 mod owner;

@@ -137,7 +137,7 @@ pub async fn first_hot(
 /// The first position of each of these ranges, which are from the first to the last, at which there is no hot event;
 /// the one behind the range if there is none. Looks at the hot events that a range begins with, and at no others.
 pub async fn first_not_hot(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     topic_id: i64,
     ranges: &[(i64, i64)],
 ) -> Result<Vec<i64>, Error> {
@@ -166,7 +166,7 @@ pub async fn first_not_hot(
 }
 
 /// Whether a stream has hot events.
-pub async fn has_hot(connection: &mut PgConnection, topic_id: i64, stream: &str) -> Result<bool, Error> {
+pub async fn has_hot(connection: &mut Connection, topic_id: i64, stream: &str) -> Result<bool, Error> {
     Ok(sqlx::query_scalar("SELECT EXISTS (SELECT FROM events WHERE topic_id = $1 AND stream = $2)")
         .bind(topic_id)
         .bind(stream)
@@ -176,7 +176,7 @@ pub async fn has_hot(connection: &mut PgConnection, topic_id: i64, stream: &str)
 
 /// How many bytes the payloads have that [`hot_range`] gives without a limit on them.
 pub async fn hot_range_bytes(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     topic_id: i64,
     filter: &Filter,
     (start, end): (i64, i64),

@@ -160,9 +160,18 @@ impl Running {
 
     /// The most that it has had in memory so far.
     pub fn peak_memory_bytes(&self) -> usize {
+        self.status_bytes("VmHWM:")
+    }
+
+    /// What it has in memory now.
+    pub fn memory_bytes(&self) -> usize {
+        self.status_bytes("VmRSS:")
+    }
+
+    fn status_bytes(&self, name: &str) -> usize {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it is running");
-        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("Linux says it");
-        peak.trim().trim_end_matches(" kB").parse::<usize>().expect("a number of kB") * 1024
+        let value = status.lines().find_map(|line| line.strip_prefix(name)).expect("Linux says it");
+        value.trim().trim_end_matches(" kB").parse::<usize>().expect("a number of kB") * 1024
     }
 
     /// Kills it, if it has not ended already, and returns once it is gone.

@@ -132,8 +132,8 @@ impl RawBucket {
         self.lock_versions("").await;
     }
 
-    /// Whatever is written from now on is retained for a day.
-    pub async fn retain(&self) {
+    /// What is written from now on is retained for a day.
+    pub async fn retain_all(&self) {
         let retention = "<DefaultRetention><Mode>GOVERNANCE</Mode><Days>1</Days></DefaultRetention>";
         self.lock_versions(&format!("<Rule>{retention}</Rule>")).await;
     }

@@ -37,6 +37,16 @@ impl Service {
         self.running.terminate();
     }
 
+    /// The most that it has had in memory so far.
+    pub fn peak_memory_bytes(&self) -> usize {
+        self.running.peak_memory_bytes()
+    }
+
+    /// What it has in memory now.
+    pub fn memory_bytes(&self) -> usize {
+        self.running.memory_bytes()
+    }
+
     /// Stops it in the middle of whatever it does.
     pub fn pause(&self) {
         self.running.signal(libc::SIGSTOP);
