@@ -34,7 +34,16 @@ const OWNERS: [(&str, &[&str]); 12] = [
     ("async fn", &["database", "bucket", "store", "jobs", "api", "command", "embedded", "main.rs"]),
     (
         "time::sleep",
-        &["jobs", "command", "store/breaks.rs", "store/lease.rs", "store/ownership.rs", "store/subscribe", "embedded"],
+        &[
+            "jobs",
+            "command",
+            "api/door",
+            "store/breaks.rs",
+            "store/lease.rs",
+            "store/ownership.rs",
+            "store/subscribe",
+            "embedded",
+        ],
     ),
 ];
 

@@ -3,6 +3,7 @@
 mod adopt;
 mod archive;
 mod demo;
+mod descriptors;
 mod import;
 mod listener;
 mod logging;

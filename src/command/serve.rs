@@ -8,14 +8,13 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::api;
+use crate::command::descriptors;
 use crate::command::listener::{self, Listener};
 use crate::command::{memory, wiring};
 use crate::config::{self, Config};
 use crate::jobs;
 use crate::store::Store;
 
-/// What is still under way after so long is given up.
-const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 /// For clients to come back in once their subscriptions have ended: who finds no process any more is refused.
 const SILENCE: Duration = Duration::from_millis(100);
 /// Between two attempts to compare the database with a bucket that is away.
@@ -113,25 +112,38 @@ pub async fn serve(
         }
         store.close_subscriptions();
     };
-    let grpc = api::serve_grpc(listener.for_server()?, config.grpc_tls.clone(), Arc::clone(&store), leaving);
-    let http = api::serve_http(http, Arc::clone(&store), metrics, shutdown.clone());
+    let at_http = api::HttpSettings {
+        connections_max: descriptors::within_limit("HTTP_CONNECTIONS_MAX", config.http.connections_max),
+        ..config.http
+    };
+    let at_grpc = api::GrpcSettings {
+        connections_max: descriptors::within_limit("GRPC_CONNECTIONS_MAX", config.grpc.connections_max),
+        ..config.grpc.clone()
+    };
+    let grpc = api::serve_grpc(listener.for_server()?, at_grpc, Arc::clone(&store), leaving);
+    let http = api::serve_http(http, at_http, Arc::clone(&store), metrics, shutdown.clone());
     let silence = async {
         shutdown.cancelled().await;
         tokio::time::sleep(SILENCE).await;
         Ok(())
     };
-    let work = async {
-        tokio::try_join!(http, grpc, silence)?;
-        store.subscriptions_closed().await;
+    // Others may go on where this stopped, however long a caller takes.
+    let working = async {
         if let Some(jobs) = jobs {
             jobs.wait().await;
             store.release_leases().await;
         }
+        Ok(())
+    };
+    let serving = async {
+        tokio::try_join!(http, grpc, silence)?;
+        store.subscriptions_closed().await;
         anyhow::Ok(())
     };
+    let work = async { tokio::try_join!(serving, working).map(|((), ())| ()) };
     let given_up = async {
         shutdown.cancelled().await;
-        tokio::time::sleep(SHUTDOWN_TIMEOUT).await;
+        tokio::time::sleep(config.shutdown_timeout).await;
     };
     tokio::select! {
         outcome = work => outcome,

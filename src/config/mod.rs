@@ -40,8 +40,10 @@ pub struct Config {
     pub postgres_timeout: Duration,
     pub http_addr: SocketAddr,
     pub grpc_addr: SocketAddr,
-    /// Plain text without one.
-    pub grpc_tls: Option<api::Tls>,
+    pub http: api::HttpSettings,
+    pub grpc: api::GrpcSettings,
+    /// What is still under way so long after a process was asked to end is given up.
+    pub shutdown_timeout: Duration,
     pub log_level: String,
     pub log_format: LogFormat,
     /// Whether old events are archived: not where the bucket is only read.
@@ -113,7 +115,16 @@ impl Config {
             postgres_timeout: Duration::from_secs(variables.postgres_timeout_seconds),
             http_addr: variables.http_addr,
             grpc_addr: variables.grpc_addr,
-            grpc_tls: grpc_tls(&variables.grpc_tls_certificate, &variables.grpc_tls_key)?,
+            http: api::HttpSettings {
+                connections_max: variables.http_connections_max,
+                timeout: Duration::from_secs(variables.http_timeout_seconds),
+            },
+            grpc: api::GrpcSettings {
+                connections_max: variables.grpc_connections_max,
+                keepalive: Duration::from_secs(variables.grpc_keepalive_seconds),
+                tls: grpc_tls(&variables.grpc_tls_certificate, &variables.grpc_tls_key)?,
+            },
+            shutdown_timeout: Duration::from_secs(variables.shutdown_seconds),
             log_level: variables.log_level,
             log_format: variables.log_format,
             archive: variables.streams_archive && !variables.s3_read_only,

@@ -62,6 +62,11 @@ fn a_wrong_value_is_named_with_its_variable() {
         ("STREAMS_READ_BYTES_MAX", "1000000"),
         ("STREAMS_READ_WAIT_SECONDS", "0"),
         ("CONFIG_FILE", "/nowhere/config.yaml"),
+        ("HTTP_CONNECTIONS_MAX", "0"),
+        ("HTTP_TIMEOUT_SECONDS", "0"),
+        ("GRPC_CONNECTIONS_MAX", "-1"),
+        ("GRPC_KEEPALIVE_SECONDS", "0"),
+        ("SHUTDOWN_SECONDS", "0"),
         ("GRPC_TLS_CERTIFICATE", "certificate.pem"),
         ("GRPC_TLS_KEY", "key.pem"),
     ];

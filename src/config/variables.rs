@@ -15,9 +15,10 @@ use crate::config::secrets::SECRETS;
 const SECONDS_MAX: u64 = 366 * 24 * 60 * 60;
 /// An hour: jobs wait for some times as long, and Postgres counts milliseconds in 31 bits.
 const WAIT_SECONDS_MAX: u64 = 60 * 60;
-/// Of connections and requests at once.
+/// Of connections to Postgres and requests to S3 at once.
 const AT_ONCE_MAX: u64 = 10_000;
 const ATTEMPTS_MAX: u64 = 1_000_000;
+const CALLERS_MAX: u64 = 1_000_000;
 const BYTES_MAX: u64 = 1 << 50;
 /// A page with the largest event that can be published needs as much, twice.
 const READ_BYTES_MIN: u64 = 64 * 1024 * 1024;
@@ -40,6 +41,16 @@ pub(super) struct Variables {
     pub(super) http_addr: SocketAddr,
     #[serde(default = "defaults::grpc_addr")]
     pub(super) grpc_addr: SocketAddr,
+    #[serde(default = "defaults::connections_max")]
+    pub(super) http_connections_max: usize,
+    #[serde(default = "defaults::http_timeout_seconds")]
+    pub(super) http_timeout_seconds: u64,
+    #[serde(default = "defaults::connections_max")]
+    pub(super) grpc_connections_max: usize,
+    #[serde(default = "defaults::grpc_keepalive_seconds")]
+    pub(super) grpc_keepalive_seconds: u64,
+    #[serde(default = "defaults::shutdown_seconds")]
+    pub(super) shutdown_seconds: u64,
     pub(super) grpc_tls_certificate: Option<PathBuf>,
     pub(super) grpc_tls_key: Option<PathBuf>,
     pub(super) config_file: Option<PathBuf>,
@@ -117,6 +128,11 @@ impl Variables {
         let ranges: &[(&str, u64, RangeInclusive<u64>)] = &[
             ("POSTGRES_CONNECTIONS_MAX", self.postgres_connections_max.into(), 1..=AT_ONCE_MAX),
             ("POSTGRES_TIMEOUT_SECONDS", self.postgres_timeout_seconds, 1..=WAIT_SECONDS_MAX),
+            ("HTTP_CONNECTIONS_MAX", self.http_connections_max as u64, 1..=CALLERS_MAX),
+            ("HTTP_TIMEOUT_SECONDS", self.http_timeout_seconds, 1..=SECONDS_MAX),
+            ("GRPC_CONNECTIONS_MAX", self.grpc_connections_max as u64, 1..=CALLERS_MAX),
+            ("GRPC_KEEPALIVE_SECONDS", self.grpc_keepalive_seconds, 1..=SECONDS_MAX),
+            ("SHUTDOWN_SECONDS", self.shutdown_seconds, 1..=SECONDS_MAX),
             ("STREAMS_ARCHIVE_SIZE", self.streams_archive_size, 1..=EVENTS_MAX),
             ("STREAMS_ARCHIVE_OLDER_THAN_DAYS", self.streams_archive_older_than_days.into(), 0..=DAYS_MAX),
             ("STREAMS_ARCHIVE_INTERVAL_SECONDS", self.streams_archive_interval_seconds, 1..=SECONDS_MAX),
@@ -157,6 +173,20 @@ mod defaults {
     }
     pub fn grpc_addr() -> SocketAddr {
         (Ipv4Addr::LOCALHOST, 9000).into()
+    }
+    pub fn connections_max() -> usize {
+        10_000
+    }
+    pub fn http_timeout_seconds() -> u64 {
+        30
+    }
+    /// As often as the published clients ping.
+    pub fn grpc_keepalive_seconds() -> u64 {
+        40
+    }
+    /// Some platforms kill a process after 5 s.
+    pub fn shutdown_seconds() -> u64 {
+        4
     }
     pub fn log_level() -> String {
         "info".into()

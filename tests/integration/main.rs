@@ -6,6 +6,7 @@ mod change_stream;
 mod command_line;
 mod damage;
 mod demands;
+mod doors;
 mod edit;
 mod faults;
 mod grpc;

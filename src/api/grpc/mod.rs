@@ -12,15 +12,18 @@ use std::time::Duration;
 
 use axum::middleware::map_response;
 use tokio::net::TcpListener;
+use tonic::body::Body;
 use tonic::service::Routes;
-use tonic::transport::server::TcpIncoming;
+use tonic::transport::server::{Connected, TcpConnectInfo};
 use tonic::transport::{Identity, Server, ServerTlsConfig};
 use tonic::{Request, Response, Status, Streaming};
+use tower::util::MapRequestLayer;
 
+use crate::api::door::{Door, Late, Paced, Patience, Visitor};
 use crate::api::held::hold_body;
 use crate::store::Store;
 
-use proto::service_server::{Service, ServiceServer};
+use proto::service_server::{SERVICE_NAME, Service, ServiceServer};
 use proto::{
     BackchannelRequest, BackchannelResponse, CreateStreamSnapshotRequest, CreateStreamSnapshotResponse, Event,
     GetEventRequest, GetLastEventByTypesRequest, GetLastEventRequest, GetLastHandledEventRequest,
@@ -45,9 +48,18 @@ const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/streams.bin
 const RECEIVED_BYTES_MAX: usize = 4 * PUBLISHED_BYTES_MAX;
 const PUBLISHED_BYTES_MAX: usize = 16 * 1024 * 1024;
 const SENT_BYTES_MAX: usize = 256 * 1024 * 1024;
-/// Clients ping every 40 s, also without a stream; so does the server, to notice those that are gone.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(40);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Who may come, and how those are noticed that are gone.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub connections_max: usize,
+    /// Between two pings of the server, with or without a stream. Whoever does not answer one within half of it is gone,
+    /// and whoever is silent for as long in the middle of a message is not waited for.
+    pub keepalive: Duration,
+    /// Plain text without one.
+    pub tls: Option<Tls>,
+}
 
 /// A certificate and its key, as they are shown to clients.
 #[derive(Clone)]
@@ -56,7 +68,8 @@ pub struct Tls(ServerTlsConfig);
 impl Tls {
     /// Of PEM files. The error says what is wrong with them.
     pub fn new(certificate_pem: &[u8], key_pem: &[u8]) -> Result<Tls, String> {
-        let settings = ServerTlsConfig::new().identity(Identity::from_pem(certificate_pem, key_pem));
+        let settings =
+            ServerTlsConfig::new().timeout(HANDSHAKE_TIMEOUT).identity(Identity::from_pem(certificate_pem, key_pem));
         Server::builder().tls_config(settings.clone()).map_err(|error| {
             std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string)
         })?;
@@ -74,7 +87,7 @@ impl std::fmt::Debug for Tls {
 /// Serves until `shutdown` is over, and every call that had begun before is answered.
 pub async fn serve(
     listener: TcpListener,
-    tls: Option<Tls>,
+    settings: Settings,
     store: Arc<Store>,
     shutdown: impl Future<Output = ()>,
 ) -> std::io::Result<()> {
@@ -89,17 +102,41 @@ pub async fn serve(
         .max_decoding_message_size(RECEIVED_BYTES_MAX)
         .max_encoding_message_size(SENT_BYTES_MAX);
     let pages = Routes::new(service).into_axum_router().layer(map_response(hold_body));
-    let mut server = Server::builder();
+    let Settings { connections_max, keepalive, tls } = settings;
+    let mut server = Server::builder()
+        .http2_keepalive_interval(Some(keepalive))
+        .http2_keepalive_timeout(Some(keepalive / 2))
+        .layer(MapRequestLayer::new(move |request| paced(request, keepalive)));
     if let Some(Tls(settings)) = tls {
         server = server.tls_config(settings).map_err(std::io::Error::other)?;
     }
+    // Whoever is there answers pings. Before that there are none, and TLS may hide that it has not begun.
+    let patience = Patience { opening: keepalive, silence: Some(keepalive * 2), stall: None };
     server
-        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .add_routes(Routes::from(pages).add_service(health_service).add_service(reflection))
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), shutdown)
+        .serve_with_incoming_shutdown(Door::new("grpc", listener, connections_max, patience).visitors(), shutdown)
         .await
         .map_err(std::io::Error::other)
+}
+
+/// Only who subscribes, or asks for reflection, may say nothing for long in the middle of a call.
+fn paced(request: http::Request<Body>, limit: Duration) -> http::Request<Body> {
+    let path = request.uri().path();
+    if path.strip_prefix('/').and_then(|path| path.strip_prefix(SERVICE_NAME)) == Some("/Subscribe")
+        || path.starts_with("/grpc.reflection.")
+    {
+        return request;
+    }
+    let late = || Status::deadline_exceeded(Late.to_string()).into();
+    request.map(|body| Body::new(Paced::new(body, limit, late)))
+}
+
+impl Connected for Visitor {
+    type ConnectInfo = TcpConnectInfo;
+
+    fn connect_info(&self) -> TcpConnectInfo {
+        self.stream().connect_info()
+    }
 }
 
 struct Streams {

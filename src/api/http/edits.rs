@@ -1,7 +1,6 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -10,7 +9,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::api::document::EventDocument;
-use crate::api::http::parameters::{EventIdOfPath, LogOfPath, Parameters};
+use crate::api::http::parameters::{Content, EventIdOfPath, LogOfPath, Parameters};
 use crate::api::http::problem::Problem;
 use crate::event::{self, Instant, Patch};
 use crate::store::{Edit, EditOutcome, EditRequest, Store};
@@ -93,7 +92,7 @@ pub async fn edit(
     LogOfPath(log): LogOfPath,
     EventIdOfPath(event_id): EventIdOfPath,
     parameters: Parameters,
-    body: Bytes,
+    Content(body): Content,
 ) -> Result<Response, Problem> {
     parameters.allow(&["tenant", "actor", "reason", "ticket"])?;
     let text = |name| parameters.one(name).map(|text| text.unwrap_or_default().to_owned());

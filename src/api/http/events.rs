@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 
 use crate::api::document::{EventDocument, NewEventDocument};
 use crate::api::held::hold;
-use crate::api::http::parameters::{EventIdOfPath, LogOfPath, Parameters, cursor, parse_cursor};
+use crate::api::http::parameters::{Content, EventIdOfPath, LogOfPath, Parameters, cursor, parse_cursor};
 use crate::api::http::problem::Problem;
 use crate::event::{Event, Invalid, Log, NewEvent, read_from_objects};
 use crate::store::{self, PageSize, Query, Store};
@@ -72,7 +72,7 @@ pub async fn publish(
     State(store): State<Arc<Store>>,
     LogOfPath(log): LogOfPath,
     parameters: Parameters,
-    body: Bytes,
+    Content(body): Content,
 ) -> Result<Response, Problem> {
     parameters.allow(&["tenant"])?;
     let PublishRequest { events } = serde_json::from_slice(&body).map_err(Problem::invalid)?;

@@ -7,27 +7,47 @@ mod operations;
 mod parameters;
 mod problem;
 
+use std::pin::pin;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use axum::body::{Body, Bytes};
 use axum::extract::{DefaultBodyLimit, FromRef, MatchedPath, Request};
 use axum::http::header::{ALLOW, CONTENT_ENCODING, CONTENT_TYPE};
 use axum::http::{HeaderValue, Method, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::{Json, Router, routing};
+use axum::{Router, routing};
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::api::door::{Door, Late, Paced, Patience, Visitor};
 use crate::api::http::problem::Problem;
 use crate::store::Store;
 
 const BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Of a request's line and headers. Names and types in a query are long at times.
+const HEAD_BYTES_MAX: usize = 64 * 1024;
+
+/// Who may come, and for how long they are waited for.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    pub connections_max: usize,
+    /// For a request to begin and for its head to be complete, for the next piece of its body, and for any byte of an
+    /// answer to be taken.
+    pub timeout: Duration,
+}
 
 #[derive(OpenApi)]
 #[openapi(info(
@@ -46,11 +66,49 @@ struct Shared {
 /// Serves until `shutdown` is cancelled, and every request that had begun before is answered.
 pub async fn serve(
     listener: TcpListener,
+    settings: Settings,
     store: Arc<Store>,
     metrics: PrometheusHandle,
     shutdown: CancellationToken,
 ) -> std::io::Result<()> {
-    axum::serve(listener, router(store, metrics)).with_graceful_shutdown(shutdown.cancelled_owned()).await
+    let Settings { connections_max, timeout } = settings;
+    let patience = Patience { opening: timeout, silence: None, stall: Some(timeout) };
+    let mut door = Door::new("http", listener, connections_max, patience);
+    // One table of routes for all: a connection has a handle of it.
+    let router = router(store, metrics);
+    let visits = TaskTracker::new();
+    while let Some(visitor) = shutdown.run_until_cancelled(door.next()).await {
+        let (mut crowded, shutdown) = (door.crowded(), shutdown.clone());
+        // Whoever is asked nothing by just now makes room for others.
+        let leave = async move {
+            tokio::select! { _ = crowded.changed() => {}, () = shutdown.cancelled() => {} }
+        };
+        visits.spawn(attend(visitor, router.clone(), timeout, leave));
+    }
+    drop(door);
+    visits.close();
+    visits.wait().await;
+    Ok(())
+}
+
+/// Answers what one connection asks until it ends, or, after `leave`, what it has asked already.
+async fn attend(visitor: Visitor, router: Router, timeout: Duration, leave: impl Future<Output = ()>) {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(timeout).max_buf_size(HEAD_BYTES_MAX);
+    builder.http2().timer(TokioTimer::new()).keep_alive_interval(timeout).keep_alive_timeout(timeout);
+    let paced = router.map_request(move |request: axum::http::Request<Incoming>| {
+        request.map(|body| Body::new(Paced::new(body, timeout, || Late.into())))
+    });
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(visitor), TowerToHyperService::new(paced)));
+    tokio::select! {
+        // What has come by now is answered.
+        biased;
+        // How a connection ended is told by nobody: those who left are no error of the service.
+        _ = connection.as_mut() => return,
+        () = leave => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    let _ = connection.await;
 }
 
 fn router(store: Arc<Store>, metrics: PrometheusHandle) -> Router {
@@ -64,8 +122,10 @@ fn router(store: Arc<Store>, metrics: PrometheusHandle) -> Router {
         .routes(routes!(operations::ready))
         .routes(routes!(operations::metrics))
         .split_for_parts();
+    let description = Bytes::from(serde_json::to_vec(&description).expect("a description always serializes"));
+    let description = async move || ([(CONTENT_TYPE, "application/json")], description);
     router
-        .route("/openapi.json", routing::get(async move || Json(description)))
+        .route("/openapi.json", routing::get(description))
         .fallback(async || Problem::not_found("there is nothing at this path; /openapi.json lists what there is"))
         .with_state(Shared { store, metrics })
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))

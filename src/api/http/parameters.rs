@@ -1,8 +1,13 @@
-use axum::extract::{FromRequestParts, RawPathParams};
+use std::error::Error;
+
+use axum::body::Bytes;
+use axum::extract::{FromRequest, FromRequestParts, RawPathParams, Request};
+use axum::http::StatusCode;
 use axum::http::request::Parts;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
+use crate::api::door::Late;
 use crate::api::http::problem::Problem;
 use crate::event::{Filter, Log};
 
@@ -89,6 +94,23 @@ impl<S: Send + Sync> FromRequestParts<S> for EventIdOfPath {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<EventIdOfPath, Problem> {
         path_parameter(parts, state, "event_id").await.map(EventIdOfPath)
+    }
+}
+
+/// The body of a request, whole.
+pub struct Content(pub Bytes);
+
+impl<S: Send + Sync> FromRequest<S> for Content {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Content, Problem> {
+        Bytes::from_request(request, state).await.map(Content).map_err(|rejection| {
+            let mut causes = std::iter::successors(Some(&rejection as &dyn Error), |error| (*error).source());
+            match causes.any(|cause| cause.is::<Late>()) {
+                true => Problem::of_status(StatusCode::REQUEST_TIMEOUT, Late),
+                false => Problem::of_status(rejection.status(), rejection.body_text()),
+            }
+        })
     }
 }
 

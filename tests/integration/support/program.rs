@@ -8,6 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use coldstream::embedded::keeper;
 use tempfile::TempDir;
@@ -22,6 +23,8 @@ pub struct Program {
     /// The working directory, below the folder.
     below: &'static str,
     writes_files: bool,
+    /// As many as the test's own process may have, if nothing else was said.
+    descriptors: Option<libc::rlim_t>,
 }
 
 /// A process, killed when it is dropped.
@@ -44,7 +47,7 @@ impl Program {
     /// Without a single variable.
     pub fn bare() -> Program {
         let folder = tempfile::tempdir().expect("the temporary folder can be written");
-        Program { variables: BTreeMap::new(), folder, below: "", writes_files: true }
+        Program { variables: BTreeMap::new(), folder, below: "", writes_files: true, descriptors: None }
     }
 
     /// Knows its world, archives in batches of so many events that are older than 30 days, reads nothing by itself, and
@@ -75,6 +78,12 @@ impl Program {
     /// May write no byte into any file, as where everything is read-only.
     pub fn without_files(mut self) -> Program {
         self.writes_files = false;
+        self
+    }
+
+    /// May have so many files open.
+    pub fn descriptors(mut self, descriptors: libc::rlim_t) -> Program {
+        self.descriptors = Some(descriptors);
         self
     }
 
@@ -109,14 +118,17 @@ impl Program {
         let mut command = Command::new(env!("CARGO_BIN_EXE_coldstream"));
         command.args(arguments).env_clear().envs(&self.variables).current_dir(self.folder().join(self.below));
         command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
-        if !self.writes_files {
-            let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-            // SAFETY: between fork and exec, this is one system call.
-            unsafe {
-                command.pre_exec(move || {
-                    if libc::setrlimit(libc::RLIMIT_FSIZE, &none) == 0 { Ok(()) } else { Err(Error::last_os_error()) }
-                })
+        let files = (!self.writes_files).then_some((libc::RLIMIT_FSIZE, 0));
+        let descriptors = self.descriptors.map(|descriptors| (libc::RLIMIT_NOFILE, descriptors));
+        for (resource, most) in files.into_iter().chain(descriptors) {
+            let limit = libc::rlimit { rlim_cur: most, rlim_max: most };
+            // SAFETY: between fork and exec it makes one call, which is async-signal-safe.
+            let set = move || match unsafe { libc::setrlimit(resource, &raw const limit) } {
+                0 => Ok(()),
+                _ => Err(Error::last_os_error()),
             };
+            // SAFETY: as above.
+            unsafe { command.pre_exec(set) };
         }
         let mut child = keeper::spawn(command).expect("the binary can be run");
         let (mut stdout, stderr) = (child.stdout.take().expect("piped"), child.stderr.take().expect("piped"));
@@ -170,8 +182,29 @@ impl Running {
 
     fn status_bytes(&self, name: &str) -> usize {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it is running");
-        let value = status.lines().find_map(|line| line.strip_prefix(name)).expect("Linux says it");
-        value.trim().trim_end_matches(" kB").parse::<usize>().expect("a number of kB") * 1024
+        let size = status.lines().find_map(|line| line.strip_prefix(name)).expect("Linux says it");
+        size.trim().trim_end_matches(" kB").parse::<usize>().expect("a number of kB") * 1024
+    }
+
+    /// What it has used of processors so far.
+    pub fn processor_time(&self) -> Duration {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("it is running");
+        // Behind the name, in hundredths of a second: in user mode, and in the system's.
+        let (_, numbers) = stat.rsplit_once(')').expect("a name");
+        let ticks: u64 = numbers.split(' ').skip(12).take(2).map(|ticks| ticks.parse::<u64>().expect("a number")).sum();
+        Duration::from_millis(ticks * 10)
+    }
+
+    /// How many files it may have open from now on, and how many it might have had.
+    pub fn limit_descriptors(&self, descriptors: libc::rlim_t) -> libc::rlim_t {
+        let id = self.child.id() as libc::pid_t;
+        let mut before = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: it fills the structure, and is about a child that was not waited for.
+        assert_eq!(unsafe { libc::prlimit(id, libc::RLIMIT_NOFILE, std::ptr::null(), &raw mut before) }, 0);
+        let limit = libc::rlimit { rlim_cur: descriptors, ..before };
+        // SAFETY: it reads the structure.
+        assert_eq!(unsafe { libc::prlimit(id, libc::RLIMIT_NOFILE, &raw const limit, std::ptr::null_mut()) }, 0);
+        before.rlim_cur
     }
 
     /// Kills it, if it has not ended already, and returns once it is gone.

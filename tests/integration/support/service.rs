@@ -1,5 +1,7 @@
 //! `coldstream serve` as a process of its own, on ports that the system chose.
 
+use std::time::Duration;
+
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -54,6 +56,29 @@ impl Service {
 
     pub fn resume(&self) {
         self.running.signal(libc::SIGCONT);
+    }
+
+    /// Returns once it has logged such a message.
+    pub async fn says(&mut self, message: &str) {
+        while let Some(line) = self.running.line().await {
+            let is_it = serde_json::from_str(&line).is_ok_and(|Line { fields }| fields["message"] == message);
+            if is_it {
+                return;
+            }
+        }
+        panic!("it does not say {message:?}");
+    }
+
+    pub fn resident_bytes(&self) -> usize {
+        self.running.memory_bytes()
+    }
+
+    pub fn processor_time(&self) -> Duration {
+        self.running.processor_time()
+    }
+
+    pub fn limit_descriptors(&self, descriptors: libc::rlim_t) -> libc::rlim_t {
+        self.running.limit_descriptors(descriptors)
     }
 
     /// Kills it, and returns once it is gone.

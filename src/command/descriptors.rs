@@ -1,0 +1,37 @@
+//! File descriptors: a connection takes one, and so does all else that a process has to do.
+
+use std::io;
+
+/// Of all descriptors, how many parts there are of which the connections to one port may take one: two parts are left for
+/// Postgres, S3 and files.
+const PARTS: u64 = 4;
+
+/// As many connections as were asked for, or as the system's limit leaves room for.
+pub fn within_limit(variable: &str, connections_max: usize) -> usize {
+    let limit = match raised_limit() {
+        Ok(limit) => limit,
+        Err(error) => {
+            tracing::warn!(%error, "the limit of file descriptors is not known");
+            return connections_max;
+        }
+    };
+    let room = usize::try_from(limit / PARTS).unwrap_or(usize::MAX).max(1);
+    if room < connections_max {
+        tracing::warn!(limit, "{variable} is {room}: a quarter of the file descriptors that the process may have");
+    }
+    room.min(connections_max)
+}
+
+/// The process may raise its limit up to what the system allows, which is often a thousand times more. It was kept low
+/// for programs that use `select`.
+fn raised_limit() -> io::Result<u64> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the structure outlives the call, which fills it.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let raised = libc::rlimit { rlim_cur: limit.rlim_max, ..limit };
+    // SAFETY: the structure outlives the call, which reads it. Where the system does not allow it, nothing changes.
+    let outcome = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const raised) };
+    Ok(if outcome == 0 { raised.rlim_cur } else { limit.rlim_cur })
+}
