@@ -1,5 +1,6 @@
 //! Signals, and the exit code.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -20,7 +21,8 @@ async fn run() -> ExitCode {
     match command_line.run(shutdown).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("coldstream: {error:#}");
+            // Whoever does not read it may still ask for the exit code.
+            let _ = writeln!(std::io::stderr(), "coldstream: {error:#}");
             ExitCode::FAILURE
         }
     }

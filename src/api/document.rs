@@ -49,13 +49,13 @@ struct GdprDocument<'a> {
 #[serde(remote = "Self", deny_unknown_fields, default)]
 pub struct MetadataDocument {
     #[serde(skip_serializing_if = "String::is_empty")]
-    #[schema(max_length = 1020)]
+    #[schema(max_length = 1020, pattern = r"^[^\x00]*$")]
     correlation_id: String,
     #[serde(skip_serializing_if = "String::is_empty")]
-    #[schema(max_length = 1020)]
+    #[schema(max_length = 1020, pattern = r"^[^\x00]*$")]
     causation_id: String,
     #[serde(skip_serializing_if = "String::is_empty")]
-    #[schema(max_length = 1020)]
+    #[schema(max_length = 1020, pattern = r"^[^\x00]*$")]
     user_id: String,
     deployment_id: i64,
 }
@@ -68,16 +68,17 @@ pub struct NewEventDocument {
     /// Unique in its log. Publishing the same event again changes nothing. Generated where there is none, and then
     /// publishing again publishes another event. At most 255 bytes in UTF-8.
     #[serde(default)]
-    #[schema(max_length = 255)]
+    #[schema(max_length = 255, pattern = r"^[^\x00]*$")]
     id: String,
     /// The events of one entity inside a topic. At most 1,020 bytes in UTF-8.
     #[serde(default)]
-    #[schema(max_length = 1020)]
+    #[schema(max_length = 1020, pattern = r"^[^\x00]*$")]
     stream: String,
     /// At most 1,020 bytes in UTF-8.
-    #[schema(min_length = 1, max_length = 1020)]
+    #[schema(min_length = 1, max_length = 1020, pattern = r"^[^\x00]*$")]
     r#type: String,
     #[serde(default)]
+    #[schema(pattern = r"^[^\x00]*$")]
     reason: String,
     #[serde(default)]
     metadata: MetadataDocument,
@@ -93,7 +94,7 @@ pub struct NewEventDocument {
 pub struct NewGdprDocument {
     /// One id may stand for many fields and events. Generated where there is none. At most 255 bytes in UTF-8.
     #[serde(default)]
-    #[schema(max_length = 255)]
+    #[schema(max_length = 255, pattern = r"^[^\x00]*$")]
     id: String,
     #[schema(value_type = Value)]
     default: Box<RawValue>,

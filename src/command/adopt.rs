@@ -1,6 +1,6 @@
 use anyhow::bail;
 
-use crate::command::wiring;
+use crate::command::{report, wiring};
 use crate::config::Config;
 use crate::store::Owner;
 
@@ -17,17 +17,17 @@ pub async fn run(config: &Config, is_sure: bool) -> anyhow::Result<()> {
             "is owned by this database, or by a copy of it that has not written yet".to_owned()
         }
     };
-    println!("the bucket {name} {whose}");
-    println!("this database takes it over: any other one goes on reading, and writes nothing to it any more");
+    report::say!("the bucket {name} {whose}");
+    report::say!("this database takes it over: any other one goes on reading, and writes nothing to it any more");
     if !is_sure && !is_confirmed().await? {
         bail!("nothing was changed: say yes, or `coldstream adopt --yes`");
     }
-    println!("adopted with epoch {}", store.adopt().await?);
+    report::say!("adopted with epoch {}", store.adopt().await?);
     Ok(())
 }
 
 async fn is_confirmed() -> anyhow::Result<bool> {
-    println!("type yes to go on:");
+    report::say!("type yes to go on:");
     let line = tokio::task::spawn_blocking(|| std::io::stdin().lines().next().transpose()).await??;
     Ok(line.is_some_and(|line| line.trim() == "yes"))
 }

@@ -35,6 +35,6 @@ pub async fn run(config: &Config) -> anyhow::Result<()> {
         tokio::time::sleep(LOOK_AGAIN_DELAY).await;
     }
     let seconds = progress.finish();
-    println!("archived {} events in {} objects in {seconds:.1} s", report::count(events), report::count(archives));
+    report::say!("archived {} events in {} objects in {seconds:.1} s", report::count(events), report::count(archives));
     Ok(())
 }

@@ -44,14 +44,14 @@ pub async fn run(config: &Config, file: &Path, conflicts: Conflicts) -> anyhow::
     let seconds = progress.finish();
     let Imported { events, there_already, conflicts, blank_lines } = imported;
     let count = |number: u64| report::count(number as i64);
-    print!("imported {} events in {seconds:.1} s, ", count(events));
+    let mut said = format!("imported {} events in {seconds:.1} s, ", count(events));
     if conflicts > 0 {
-        print!("skipped {} in conflict with others of their ids, ", count(conflicts));
+        said.push_str(&format!("skipped {} in conflict with others of their ids, ", count(conflicts)));
     }
     if blank_lines > 0 {
-        print!("skipped {} blank lines, ", count(blank_lines));
+        said.push_str(&format!("skipped {} blank lines, ", count(blank_lines)));
     }
-    println!("skipped {} that were there", count(there_already));
+    report::say!("{said}skipped {} that were there", count(there_already));
     Ok(())
 }
 

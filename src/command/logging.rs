@@ -1,19 +1,45 @@
+//! The log goes to the standard error; what a command was asked for goes to the standard output.
+//!
+//! Nobody waits for the log: a thread of its own writes it, and what it cannot write (nobody reads, the disk is full) is lost,
+//! and counted. A process that is killed may lose the last lines.
+
 use std::io::IsTerminal;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::Context;
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::LogFormat;
 
-/// Logs go to the standard error; what a command was asked for goes to the standard output.
+/// That wait to be written. Behind them lines are lost.
+const LINES_MAX: usize = 10_000;
+
+/// The thread that writes, and what it lost.
+static WRITER: Mutex<Option<(WorkerGuard, ErrorCounter)>> = Mutex::new(None);
+
 pub fn start(level: &str, format: LogFormat) -> anyhow::Result<()> {
     // The embedded S3 server writes whole requests into its spans, and what it does not know is no error of ours.
     let filter = EnvFilter::try_new(format!("{level},s3s=off,s3s_fs=off,sqlx::postgres::notice=warn"))
         .with_context(|| format!("LOG_LEVEL {level:?} is none of error, warn, info, debug, trace"))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let lossy = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(LINES_MAX);
+    let (writer, guard) = lossy.finish(std::io::stderr());
+    *WRITER.lock().unwrap_or_else(PoisonError::into_inner) = Some((guard, writer.error_counter()));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     match format {
         LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).init(),
         LogFormat::Json => builder.json().init(),
     }
     Ok(())
+}
+
+/// Lines that nobody will read.
+pub fn lost_lines() -> usize {
+    let writer = WRITER.lock().unwrap_or_else(PoisonError::into_inner);
+    writer.as_ref().map_or(0, |(_, lost)| lost.dropped_lines())
+}
+
+/// Writes what waits to be written, for about a second at most. Nothing is logged behind it.
+pub fn finish() {
+    drop(WRITER.lock().unwrap_or_else(PoisonError::into_inner).take());
 }

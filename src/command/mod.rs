@@ -66,7 +66,9 @@ enum Verb {
     /// hold is over. Whatever moves, every read gives the same answer.
     Restore(restore::Arguments),
     /// Show what there is, in Postgres and in the bucket
-    Status,
+    ///
+    /// The topics with most events in Postgres, all topics together, and old events that are too few to be archived.
+    Status(status::Arguments),
     /// Read every object and compare it with the catalog, and the catalog with itself
     ///
     /// Prints what is wrong, a line each, and fails if there is anything. The service may run meanwhile.
@@ -104,6 +106,12 @@ enum Verb {
 impl CommandLine {
     /// Runs until the work is done or `shutdown` is cancelled.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
+        let outcome = self.obey(shutdown).await;
+        logging::finish();
+        outcome
+    }
+
+    async fn obey(self, shutdown: CancellationToken) -> anyhow::Result<()> {
         match self.verb.unwrap_or(Verb::Serve) {
             Verb::Serve => serve::run(&configured()?, shutdown).await,
             Verb::Migrate => until(shutdown, migrate::run(&configured()?)).await,
@@ -113,7 +121,7 @@ impl CommandLine {
             }
             Verb::Archive => until(shutdown, archive::run(&configured()?)).await,
             Verb::Restore(arguments) => until(shutdown, restore::run(&configured()?, arguments)).await,
-            Verb::Status => until(shutdown, status::run(&configured()?)).await,
+            Verb::Status(arguments) => until(shutdown, status::run(&configured()?, arguments)).await,
             Verb::Recover => until(shutdown, recover::run(&configured()?)).await,
             Verb::Adopt { yes } => until(shutdown, adopt::run(&configured()?, yes)).await,
             Verb::Verify(arguments) => until(shutdown, verify::run(&configured()?, arguments)).await,

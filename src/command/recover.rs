@@ -27,20 +27,20 @@ pub async fn run(config: &Config) -> anyhow::Result<()> {
     };
     let seconds = progress.finish();
     for RecoveredLog { log, head_position, gone } in &gaps {
-        println!("{log}: {} of {} positions are gone", report::count(*gone), report::count(*head_position));
+        report::say!("{log}: {} of {} positions are gone", report::count(*gone), report::count(*head_position));
     }
     for Superseded { log, first_position, last_position, .. } in &superseded {
         for (first, last) in store.nowhere(log, (*first_position, *last_position)).await? {
-            println!("{log}: positions {first} to {last} went from an archive into rows, and are lost with them");
+            report::say!("{log}: positions {first} to {last} went from an archive into rows, and are lost with them");
         }
     }
     for Unrecovered { object, why } in &unrecovered {
-        println!("{object}: {why}");
+        report::say!("{object}: {why}");
     }
     if !strangers.is_empty() {
-        println!("{} other objects are no archives", report::count(strangers.len() as i64));
+        report::say!("{} other objects are no archives", report::count(strangers.len() as i64));
     }
-    println!("recovered {} events in {} objects in {seconds:.1} s", report::count(events), report::count(archives));
+    report::say!("recovered {} events in {} objects in {seconds:.1} s", report::count(events), report::count(archives));
     match unrecovered.len() {
         0 => Ok(()),
         count => bail!("{count} objects were not recovered"),

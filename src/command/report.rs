@@ -1,4 +1,15 @@
-//! Numbers for people.
+//! What a command says, and numbers for people.
+
+/// A line on the standard output. Whoever has closed it (`| head`) wants no more of it: the work and the exit code stay the
+/// same.
+macro_rules! say {
+    ($($text:tt)*) => {{
+        use std::io::Write;
+        let _ = writeln!(std::io::stdout(), $($text)*);
+    }};
+}
+
+pub(super) use say;
 
 /// With a space between thousands: `262 200`.
 pub fn count(number: i64) -> String {

@@ -80,7 +80,7 @@ pub async fn run(config: &Config, arguments: Arguments) -> anyhow::Result<()> {
     };
     let (events, archives) = (before.events + now.events, before.archives + now.archives);
     let seconds = progress.finish();
-    println!(
+    report::say!(
         "restored {} events from {} archives in {seconds:.1} s; {} were hot already",
         report::count(events),
         report::count(archives),

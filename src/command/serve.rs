@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::api;
 use crate::command::descriptors;
 use crate::command::listener::{self, Listener};
-use crate::command::{memory, wiring};
+use crate::command::{logging, memory, wiring};
 use crate::config::{self, Config};
 use crate::jobs;
 use crate::store::Store;
@@ -85,6 +85,7 @@ pub async fn serve(
         loop {
             tokio::time::sleep(METRICS_UPKEEP_INTERVAL).await;
             upkeep.run_upkeep();
+            metrics::gauge!("coldstream_log_lines_lost").set(logging::lost_lines() as f64);
         }
     }));
     let keeper = Arc::clone(&store);

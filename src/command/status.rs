@@ -1,13 +1,23 @@
+use clap::Args;
+
 use crate::command::{report, wiring};
 use crate::config::Config;
 use crate::event::Instant;
-use crate::store::{ArchiveRun, Owner, Status, Store, TopicStatus, Trouble, TroubleKind};
+use crate::store::{ArchiveRun, Owner, Remainders, Status, Store, TopicStatus, Trouble, TroubleKind};
 
-pub async fn run(config: &Config) -> anyhow::Result<()> {
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// Show every topic, and not only those with most events in Postgres
+    #[arg(long)]
+    all: bool,
+}
+
+pub async fn run(config: &Config, Arguments { all }: Arguments) -> anyhow::Result<()> {
     let store = wiring::connect(config).await?;
-    print!("{}", text(&store.status().await?));
+    let status = if all { store.status_of_all().await? } else { store.status().await? };
+    report::say!("{}", text(&status, config.store.eligibility.batch_size).trim_end());
     if store.has_bucket() {
-        println!("{}", bucket(&store).await);
+        report::say!("{}", bucket(&store).await);
     }
     Ok(())
 }
@@ -32,11 +42,33 @@ async fn bucket(store: &Store) -> String {
     format!("bucket: {whose}{only}")
 }
 
-/// A table of the topics, and the last run.
-pub fn text(status: &Status) -> String {
+/// A table of topics, all of them together, what is not archived for being too little, and the last run.
+pub fn text(status: &Status, batch_size: u64) -> String {
+    let Status { totals, topics, remainders, table_bytes, last_run, troubles, trouble_count } = status;
+    let mut out = table(topics);
+    let hidden = totals.topics - topics.len() as i64;
+    if hidden > 0 {
+        out.push_str(&format!("… and {} more topics, which --all shows\n", report::count(hidden)));
+    }
+    out.push_str(&format!(
+        "\nall topics: {} with {} events, {} of them in Postgres and {} archived, in {} on S3\n",
+        report::count(totals.topics),
+        report::count(totals.events),
+        report::count(totals.hot_events),
+        report::count(totals.archived_events),
+        report::bytes(totals.archived_object_bytes)
+    ));
+    out.push_str(&format!("table of hot events on disk, with its indexes: {}\n", report::bytes(*table_bytes)));
+    out.push_str(&not_archived(remainders, batch_size));
+    out.push_str(&last_archive_run(last_run.as_ref()));
+    out.push_str(&objects_in_trouble(troubles, *trouble_count));
+    out
+}
+
+fn table(topics: &[TopicStatus]) -> String {
     let header = ["tenant", "topic", "events", "hot", "in Postgres", "archived", "in S3", "oldest hot event"];
     let mut rows = vec![header.map(str::to_owned)];
-    rows.extend(status.topics.iter().map(row));
+    rows.extend(topics.iter().map(row));
     let widths: Vec<usize> =
         (0..header.len()).map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)).collect();
     let mut out = String::new();
@@ -45,14 +77,11 @@ pub fn text(status: &Status) -> String {
         out.push_str(cells.join("  ").trim_end());
         out.push('\n');
     }
-    out.push_str(&format!("\ntable of hot events on disk, with its indexes: {}\n", report::bytes(status.table_bytes)));
-    out.push_str(&last_run(status.last_run.as_ref()));
-    out.push_str(&troubles(&status.troubles, status.trouble_count));
     out
 }
 
 /// A line each, and how many more there are.
-fn troubles(troubles: &[Trouble], count: i64) -> String {
+fn objects_in_trouble(troubles: &[Trouble], count: i64) -> String {
     if count == 0 {
         return String::new();
     }
@@ -87,7 +116,20 @@ fn row(TopicStatus { topic, hot_bytes, oldest_hot_raised_at }: &TopicStatus) -> 
     ]
 }
 
-fn last_run(run: Option<&ArchiveRun>) -> String {
+fn not_archived(Remainders { topics, events, bytes }: &Remainders, batch_size: u64) -> String {
+    if *events == 0 {
+        return String::new();
+    }
+    format!(
+        "not archived: {} old events in {} topics, about {} on disk, are fewer than STREAMS_ARCHIVE_SIZE ({}) each\n",
+        report::count(*events),
+        report::count(*topics),
+        report::bytes(*bytes),
+        report::count(batch_size as i64)
+    )
+}
+
+fn last_archive_run(run: Option<&ArchiveRun>) -> String {
     let Some(ArchiveRun { started_at, finished_at, archives, events, error, .. }) = run else {
         return "last archive run: none yet\n".to_owned();
     };

@@ -2,7 +2,8 @@ use anyhow::bail;
 use clap::Args;
 use time::Duration;
 
-use crate::command::wiring::{self, Intent};
+use crate::command::wiring::Intent;
+use crate::command::{report, wiring};
 use crate::config::Config;
 use crate::store::{Leftover, SweepRequest};
 
@@ -37,10 +38,10 @@ pub async fn run(config: &Config, arguments: Arguments) -> anyhow::Result<()> {
     let mut refused = 0;
     let tell = |leftover| {
         refused += usize::from(matches!(leftover, Leftover::Refused { .. }));
-        println!("{}", line(&leftover));
+        report::say!("{}", line(&leftover));
     };
     let settled = store.sweep_bucket(request, tell).await?;
-    println!("settled {settled} intents of writers that died");
+    report::say!("settled {settled} intents of writers that died");
     match refused {
         0 => Ok(()),
         count => bail!("{count} objects were refused"),

@@ -42,9 +42,9 @@ pub async fn run(config: &Config, arguments: Arguments) -> anyhow::Result<()> {
         false => Repaired { left: store.verify_at(&pace, verified).await?, ..Repaired::default() },
     };
     let seconds = progress.finish();
-    repaired.iter().for_each(|finding| println!("repaired: {}", line(finding)));
-    left.iter().for_each(|finding| println!("{}", line(finding)));
-    println!("verified {} archived events in {seconds:.1} s", report::count(events));
+    repaired.iter().for_each(|finding| report::say!("repaired: {}", line(finding)));
+    left.iter().for_each(|finding| report::say!("{}", line(finding)));
+    report::say!("verified {} archived events in {seconds:.1} s", report::count(events));
     match left.len() {
         0 => Ok(()),
         count => bail!("{count} findings"),

@@ -32,7 +32,7 @@ mod reading;
 pub use adding::{append, append_many, insert};
 pub use editing::{lock_hot, lock_hot_by_gdpr_id, rename_hot, replace};
 pub use exporting::{ExportedRow, export};
-pub use figures::{average_row_bytes, collect_statistics, hot_position_ranges, oldest_raised_at, table_bytes};
+pub use figures::{collect_statistics, hot_position_ranges, table_bytes};
 pub use moving::{delete_ranges, eligible_batch};
 pub use reading::{
     count_between, first_hot, first_not_hot, has_hot, hot_by_ids, hot_range, hot_range_bytes, last_hot,

@@ -23,6 +23,7 @@ mod lookups;
 mod members;
 mod migrations;
 mod moves;
+mod overview;
 mod recovery;
 mod replicas;
 mod runs;
@@ -57,10 +58,9 @@ pub use edits::{
 pub use erroneous::{Erroneous, delete_resend, erroneous_after, insert_erroneous, resend, resends, unsettled};
 pub use errors::{CommitError, Error};
 pub use events::{
-    ExportedRow, append, append_many, average_row_bytes, collect_statistics, count_between, delete_ranges,
-    eligible_batch, export, first_hot, first_not_hot, has_hot, hot_by_ids, hot_position_ranges, hot_range,
-    hot_range_bytes, insert, last_hot, lock_hot, lock_hot_by_gdpr_id, oldest_raised_at, positions_of_correlation,
-    rename_hot, replace, table_bytes,
+    ExportedRow, append, append_many, collect_statistics, count_between, delete_ranges, eligible_batch, export,
+    first_hot, first_not_hot, has_hot, hot_by_ids, hot_position_ranges, hot_range, hot_range_bytes, insert, last_hot,
+    lock_hot, lock_hot_by_gdpr_id, positions_of_correlation, rename_hot, replace, table_bytes,
 };
 pub use groups::{
     Group, Progress, Refusal, Taken, Turn, Wanted, hand_over, handled_position, owned_by_others, pending_progress,
@@ -82,6 +82,9 @@ pub use members::{
     members_of,
 };
 pub use moves::{Move, announce};
+pub use overview::{
+    RemaindersOfSome, TopicOverview, Totals, largest_overviews, overviews_after, remainders_after, totals,
+};
 pub use recovery::{
     KnownObject, add_found, adopt_deployment, forget_archive, has_pending_since, hot_edited_since, known_objects,
     known_objects_of, replace_archive, set_etag,

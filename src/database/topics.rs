@@ -41,7 +41,7 @@ macro_rules! select_topics {
     };
 }
 
-fn from_row(row: &PgRow) -> Result<Topic, Error> {
+pub(super) fn from_row(row: &PgRow) -> Result<Topic, Error> {
     let (tenant, topic): (String, String) = (row.try_get("tenant")?, row.try_get("topic")?);
     Ok(Topic {
         id: row.try_get("id")?,

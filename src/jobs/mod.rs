@@ -22,6 +22,9 @@ const BACK_OFF_MIN: Duration = Duration::from_secs(1);
 /// Whoever ticks once a day still notices within minutes that something is back.
 const BACK_OFF_MAX: Duration = Duration::from_secs(5 * 60);
 
+/// Days go by before what is too little to be archived is another number.
+const REMAINDERS_INTERVAL: Duration = Duration::from_secs(10 * 60);
+
 /// What happens how often.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -66,6 +69,11 @@ fn start_writers(jobs: &TaskTracker, store: &Arc<Store>, settings: &Settings, sh
     }));
     let archive = Arc::clone(store);
     if archives {
+        let remainders = Arc::clone(store);
+        jobs.spawn(run("remainders", REMAINDERS_INTERVAL, shutdown.clone(), std::future::pending, move || {
+            let store = Arc::clone(&remainders);
+            async move { store.report_remainders().await }
+        }));
         jobs.spawn(run("archive", interval, shutdown.clone(), std::future::pending, move || {
             let store = Arc::clone(&archive);
             async move { store.archive_at_leisure().await.map(drop) }

@@ -26,6 +26,7 @@ mod publish;
 mod read;
 mod reconcile;
 mod recover;
+mod remainders;
 mod rename;
 mod repair;
 mod replay;
@@ -51,7 +52,7 @@ use crate::bucket::{self, Bucket};
 use crate::database::{self, CommitError, Connection, Database, HashKey, Lease};
 use crate::event::{Eligibility, Event, Invalid, NewEvent};
 
-pub use crate::database::{Archive, ArchiveRun, Edit, Topic, Trouble, TroubleKind};
+pub use crate::database::{Archive, ArchiveRun, Edit, Topic, Totals, Trouble, TroubleKind};
 pub use archive::{Archived, Batch, Exported, Verified};
 pub use edit::{EditOutcome, EditRequest};
 pub use import::{ImportBatch, ImportConflict, ImportCounts};
@@ -62,11 +63,12 @@ pub use publish::{Conflicts, Published};
 pub use read::{Page, PageSize, Query};
 pub use reconcile::Unreconciled;
 pub use recover::{RecoveredLog, Recovery, Superseded, Unrecovered};
+pub use remainders::Remainders;
 pub use repair::Repaired;
 pub use restore::{Parted, Restore, Restored, Selection};
 pub use rewrite::{Prepared, Replaced, Rewrite};
 pub use snapshot::{SnapshotChoice, StreamPage, StreamQuery};
-pub use status::{Status, TopicStatus};
+pub use status::{Status, TopicStatus, TopicsPage};
 pub use subscribe::{
     Deliveries, Delivery, ErroneousEvent, Group, RequiredGroups, Subscribing, SubscribingSettings, Subscription,
 };

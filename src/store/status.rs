@@ -1,12 +1,19 @@
 use crate::bucket::object_key;
-use crate::database::{self, Archive, ArchiveRun, Topic, Trouble};
+use crate::database::{self, Archive, ArchiveRun, Topic, TopicOverview, Totals, Transaction, Trouble};
 use crate::event::{Instant, Log};
-use crate::store::{Error, Store};
+use crate::store::{Error, Remainders, Store};
+
+/// In a table for people.
+const TOPICS_SHOWN: i64 = 40;
 
 /// What there is, and where.
 #[derive(Debug, Clone)]
 pub struct Status {
+    pub totals: Totals,
+    /// Those with most hot events.
     pub topics: Vec<TopicStatus>,
+    /// What is old and stays in Postgres all the same.
+    pub remainders: Remainders,
     /// Bytes on disk of all hot events, with their indexes.
     pub table_bytes: i64,
     /// The last pass that archived something or failed.
@@ -27,27 +34,60 @@ pub struct TopicStatus {
     pub oldest_hot_raised_at: Option<Instant>,
 }
 
+/// Some topics in the order in which they came to be.
+#[derive(Debug, Clone)]
+pub struct TopicsPage {
+    pub topics: Vec<TopicStatus>,
+    pub has_more: bool,
+    pub table_bytes: i64,
+}
+
+impl From<TopicOverview> for TopicStatus {
+    fn from(TopicOverview { topic, row_bytes, oldest_hot_raised_at }: TopicOverview) -> TopicStatus {
+        let hot_bytes = (row_bytes * topic.hot_count() as f64) as i64;
+        TopicStatus { topic, hot_bytes, oldest_hot_raised_at }
+    }
+}
+
 impl Store {
     /// Which object is meant.
     pub fn object_of(trouble: &Trouble) -> String {
         object_key(&trouble.log, trouble.archive_id)
     }
 
+    /// With as many topics as fit a screen.
     pub async fn status(&self) -> Result<Status, Error> {
-        let mut snapshot = self.database.snapshot().await?;
-        let topics = database::topics(&mut snapshot).await?;
+        let snapshot = self.database.snapshot().await?;
+        self.status_of(snapshot, TOPICS_SHOWN).await
+    }
+
+    /// With every topic, however long that takes.
+    pub async fn status_of_all(&self) -> Result<Status, Error> {
+        let snapshot = self.database.snapshot_for_job().await?;
+        self.status_of(snapshot, i64::MAX).await
+    }
+
+    async fn status_of(&self, mut snapshot: Transaction, topics_max: i64) -> Result<Status, Error> {
+        let topics = database::largest_overviews(&mut snapshot, topics_max).await?;
+        let totals = database::totals(&mut snapshot).await?;
         let table_bytes = database::table_bytes(&mut snapshot).await?;
         let last_run = database::last_archive_run(&mut snapshot).await?;
         let troubles = database::troubles(&mut snapshot, TROUBLES_MAX).await?;
         let trouble_count = database::trouble_counts(&mut snapshot).await?.iter().map(|(_, count)| count).sum();
-        let mut found = Vec::with_capacity(topics.len());
-        for topic in topics {
-            let oldest_hot_raised_at = database::oldest_raised_at(&mut snapshot, topic.id).await?;
-            let row_bytes = database::average_row_bytes(&mut snapshot, topic.id).await?;
-            let hot_bytes = (row_bytes * topic.hot_count() as f64) as i64;
-            found.push(TopicStatus { topic, hot_bytes, oldest_hot_raised_at });
-        }
-        Ok(Status { topics: found, table_bytes, last_run, troubles, trouble_count })
+        drop(snapshot);
+        let topics = topics.into_iter().map(TopicStatus::from).collect();
+        let remainders = self.remainders().await?;
+        Ok(Status { totals, topics, remainders, table_bytes, last_run, troubles, trouble_count })
+    }
+
+    /// So many topics behind the one with this id.
+    pub async fn topics(&self, after_topic_id: i64, limit: i64) -> Result<TopicsPage, Error> {
+        let mut snapshot = self.database.snapshot().await?;
+        let mut found = database::overviews_after(&mut snapshot, after_topic_id, limit + 1).await?;
+        let has_more = found.len() as i64 > limit;
+        found.truncate(limit as usize);
+        let table_bytes = database::table_bytes(&mut snapshot).await?;
+        Ok(TopicsPage { topics: found.into_iter().map(TopicStatus::from).collect(), has_more, table_bytes })
     }
 
     /// The archives of a log, in the order of their first positions.

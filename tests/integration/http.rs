@@ -1,5 +1,6 @@
 //! The HTTP API over the wire: every path, and what it answers.
 
+mod description;
 mod refusals;
 
 use std::collections::BTreeSet;

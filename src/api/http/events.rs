@@ -11,7 +11,8 @@ use utoipa::ToSchema;
 
 use crate::api::document::{EventDocument, NewEventDocument};
 use crate::api::held::hold;
-use crate::api::http::parameters::{Content, EventIdOfPath, LogOfPath, Parameters, cursor, parse_cursor};
+use crate::api::http::cursor;
+use crate::api::http::parameters::{Content, EventIdOfPath, LogOfPath, Parameters};
 use crate::api::http::problem::Problem;
 use crate::event::{Event, Invalid, Log, NewEvent, read_from_objects};
 use crate::store::{self, PageSize, Query, Store};
@@ -99,10 +100,11 @@ pub async fn publish(
     params(
         ("topic" = String, Path), ("tenant" = Option<String>, Query, description = "none is the global tenant"),
         ("cursor" = Option<String>, Query, description = "where the last page said to read on"),
-        ("from" = Option<i64>, Query, description = "the first position that is wanted"),
+        ("from" = Option<i64>, Query, description = "the first position that is wanted", minimum = 1),
         ("after_id" = Option<String>, Query, description = "the event behind which to begin"),
-        ("page" = Option<i64>, Query, description = "how many pages of `limit` events to pass over, from 0"),
-        ("limit" = Option<i64>, Query, description = "events on a page: 1 to 10,000, 100 if not said"),
+        ("page" = Option<i64>, Query, description = "how many pages of `limit` events to pass over", minimum = 0),
+        ("limit" = Option<i64>, Query, description = "events on a page, 100 if not said; lines may be more", minimum = 1,
+         maximum = 10_000),
         ("type" = Option<Vec<String>>, Query, description = "events of any of these types; repeat the parameter"),
         ("stream" = Option<String>, Query, description = "events of this stream"),
     ),
@@ -136,7 +138,7 @@ async fn begin(store: &Store, log: &Log, parameters: &Parameters) -> Result<i64,
     let from = parameters.number("from", (1, i64::MAX))?;
     match (parameters.one("cursor")?, from, parameters.one("after_id")?) {
         (None, None, None) => Ok(1),
-        (Some(cursor), None, None) => parse_cursor(cursor),
+        (Some(cursor), None, None) => cursor::parse(cursor),
         (None, Some(from), None) => Ok(from),
         (None, None, Some(id)) => Ok(find(store, log, id).await?.position + 1),
         _ => Err(Problem::invalid("a page begins at a cursor, from a position or after an id: only one of them")),
@@ -158,7 +160,7 @@ async fn one_page(store: &Store, log: &Log, query: &Query, size: PageSize) -> Re
     };
     let document = PageDocument {
         events: page.events.iter().map(|event| EventDocument::new(log, event)).collect(),
-        next_cursor: cursor(next),
+        next_cursor: next.to_string(),
         has_more,
         head_position: page.head_position,
     };

@@ -1,6 +1,8 @@
 //! The HTTP/JSON API. The tenant is a parameter of the query and not a segment of the path, because the empty tenant
 //! and one named `_` are two, and no segment can be empty.
 
+mod cursor;
+mod description;
 mod edits;
 mod events;
 mod operations;
@@ -122,7 +124,7 @@ fn router(store: Arc<Store>, metrics: PrometheusHandle) -> Router {
         .routes(routes!(operations::ready))
         .routes(routes!(operations::metrics))
         .split_for_parts();
-    let description = Bytes::from(serde_json::to_vec(&description).expect("a description always serializes"));
+    let description = Bytes::from(description::complete(&description).to_string());
     let description = async move || ([(CONTENT_TYPE, "application/json")], description);
     router
         .route("/openapi.json", routing::get(description))

@@ -8,13 +8,22 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::api::http::cursor;
+use crate::api::http::parameters::Parameters;
 use crate::api::http::problem::Problem;
 use crate::event::Instant;
-use crate::store::{Status, Store, TopicStatus};
+use crate::store::{Store, TopicStatus, TopicsPage};
 
+const LIMIT_DEFAULT: i64 = 100;
+const LIMIT_MAX: i64 = 1_000;
+
+/// Topics in the order in which they came to be.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct TopicsDocument {
     topics: Vec<TopicDocument>,
+    /// Where to read on; none on the last page.
+    next_cursor: Option<String>,
+    has_more: bool,
     /// Bytes on disk of all hot events, with their indexes.
     table_bytes: i64,
 }
@@ -37,9 +46,20 @@ struct TopicDocument {
 /// List topics
 ///
 /// With what each has in Postgres and in the bucket.
-#[utoipa::path(get, path = "/v1/topics", tag = "operations", responses((status = 200, body = TopicsDocument)))]
-pub async fn topics(State(store): State<Arc<Store>>) -> Result<Response, Problem> {
-    let Status { topics, table_bytes, last_run: _, troubles: _, trouble_count: _ } = store.status().await?;
+#[utoipa::path(
+    get, path = "/v1/topics", tag = "operations",
+    params(
+        ("cursor" = Option<String>, Query, description = "where the last page said to read on"),
+        ("limit" = Option<i64>, Query, description = "topics on a page, 100 if not said", minimum = 1, maximum = 1_000),
+    ),
+    responses((status = 200, body = TopicsDocument), (status = 400, body = Problem), (status = 503, body = Problem)),
+)]
+pub async fn topics(State(store): State<Arc<Store>>, parameters: Parameters) -> Result<Response, Problem> {
+    parameters.allow(&["cursor", "limit"])?;
+    let limit = parameters.number("limit", (1, LIMIT_MAX))?.unwrap_or(LIMIT_DEFAULT);
+    let after = parameters.one("cursor")?.map(cursor::parse).transpose()?.unwrap_or(0);
+    let TopicsPage { topics, has_more, table_bytes } = store.topics(after, limit).await?;
+    let next_cursor = topics.last().filter(|_| has_more).map(|last| last.topic.id.to_string());
     let topics = topics.into_iter().map(|TopicStatus { topic, hot_bytes, oldest_hot_raised_at }| TopicDocument {
         tenant_id: topic.log.tenant().to_owned(),
         topic: topic.log.topic().to_owned(),
@@ -50,7 +70,7 @@ pub async fn topics(State(store): State<Arc<Store>>) -> Result<Response, Problem
         archived_events: topic.archived_count,
         archived_bytes: topic.archived_object_bytes,
     });
-    Ok(Json(TopicsDocument { topics: topics.collect(), table_bytes }).into_response())
+    Ok(Json(TopicsDocument { topics: topics.collect(), next_cursor, has_more, table_bytes }).into_response())
 }
 
 /// Whether the process lives

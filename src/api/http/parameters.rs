@@ -4,8 +4,6 @@ use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, RawPathParams, Request};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::api::door::Late;
 use crate::api::http::problem::Problem;
@@ -119,15 +117,4 @@ async fn path_parameter<S: Send + Sync>(parts: &mut Parts, state: &S, name: &str
         RawPathParams::from_request_parts(parts, state).await.map_err(|error| Problem::invalid(error.body_text()))?;
     let value = path.iter().find(|(key, _)| *key == name).map(|(_, value)| value.to_owned());
     value.ok_or_else(|| Problem::invalid(format!("there is no {name} in the path")))
-}
-
-/// Where the next page begins, for a client to hand back and not to look into.
-pub fn cursor(from: i64) -> String {
-    URL_SAFE_NO_PAD.encode(format!("1:{from}"))
-}
-
-pub fn parse_cursor(cursor: &str) -> Result<i64, Problem> {
-    let text = URL_SAFE_NO_PAD.decode(cursor).ok().and_then(|bytes| String::from_utf8(bytes).ok());
-    let from = text.as_deref().and_then(|text| text.strip_prefix("1:")).and_then(|from| from.parse().ok());
-    from.ok_or_else(|| Problem::invalid("the cursor is not one that was given out"))
 }

@@ -95,7 +95,7 @@ async fn archive_events(store: &Store, config: &Config) -> anyhow::Result<()> {
     for object in Bucket::new(config.bucket()?)?.list("", None).await? {
         println!("  {:>9}  s3://{BUCKET}/{}", report::bytes(object.bytes), object.key);
     }
-    println!("\n{}", status::text(&store.status().await?).trim_end());
+    println!("\n{}", status::text(&store.status().await?, config.store.eligibility.batch_size).trim_end());
     Ok(())
 }
 
@@ -173,10 +173,7 @@ async fn sizes(store: &Store, config: &Config, table_bytes_before: i64) -> anyho
     let status = store.status().await?;
     let bucket_bytes: i64 =
         Bucket::new(config.bucket()?)?.list("", None).await?.iter().map(|object| object.bytes).sum();
-    let (hot, all): (i64, i64) = status
-        .topics
-        .iter()
-        .fold((0, 0), |(hot, all), topic| (hot + topic.topic.hot_count(), all + topic.topic.head_position));
+    let (hot, all) = (status.totals.hot_events, status.totals.events);
     let free = table_bytes_before as f64 * (1.0 - hot as f64 / all.max(1) as f64);
     println!("                   before       after");
     println!("rows in Postgres   {:<12} {}", report::count(all), report::count(hot));

@@ -1,7 +1,6 @@
 //! What is known of the hot events as a whole.
 
 use crate::database::{Connection, Error};
-use crate::event::Instant;
 
 /// The positions of hot events, as ranges from the first to the last of each.
 pub async fn hot_position_ranges(connection: &mut Connection, topic_id: i64) -> Result<Vec<(i64, i64)>, Error> {
@@ -17,30 +16,6 @@ pub async fn hot_position_ranges(connection: &mut Connection, topic_id: i64) -> 
     )
     .bind(topic_id)
     .fetch_all(connection)
-    .await?)
-}
-
-pub async fn oldest_raised_at(connection: &mut Connection, topic_id: i64) -> Result<Option<Instant>, Error> {
-    let nanos: Option<i64> = sqlx::query_scalar(
-        "SELECT least(
-             (SELECT min(raised_at) FROM events WHERE topic_id = $1 AND held_until IS NULL),
-             (SELECT min(raised_at) FROM events WHERE topic_id = $1 AND held_until IS NOT NULL)
-         )",
-    )
-    .bind(topic_id)
-    .fetch_one(connection)
-    .await?;
-    Ok(nanos.map(Instant::from_unix_nanos))
-}
-
-/// Bytes of a row on average, without its share of indexes, from the first thousand of a topic.
-pub async fn average_row_bytes(connection: &mut Connection, topic_id: i64) -> Result<f64, Error> {
-    Ok(sqlx::query_scalar(
-        "SELECT coalesce(avg(pg_column_size(sample.*)), 0)::float8
-         FROM (SELECT * FROM events WHERE topic_id = $1 ORDER BY position LIMIT 1000) AS sample",
-    )
-    .bind(topic_id)
-    .fetch_one(connection)
     .await?)
 }
 

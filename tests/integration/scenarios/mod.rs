@@ -13,6 +13,7 @@ mod reading;
 mod renaming;
 mod replicas;
 mod restarting;
+mod rolling;
 mod sizes;
 mod snapshots;
 mod soak;

@@ -9,6 +9,7 @@ mod postgres;
 mod postgres_proxy;
 mod program;
 mod proxy;
+pub mod python;
 mod raw;
 mod s3;
 mod server_programs;

@@ -114,10 +114,9 @@ impl Program {
         self.spawn(arguments, Stdio::from(input)).end().await
     }
 
-    fn spawn(&self, arguments: &[&str], input: Stdio) -> Running {
+    fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_coldstream"));
         command.args(arguments).env_clear().envs(&self.variables).current_dir(self.folder().join(self.below));
-        command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
         let files = (!self.writes_files).then_some((libc::RLIMIT_FSIZE, 0));
         let descriptors = self.descriptors.map(|descriptors| (libc::RLIMIT_NOFILE, descriptors));
         for (resource, most) in files.into_iter().chain(descriptors) {
@@ -130,6 +129,19 @@ impl Program {
             // SAFETY: as above.
             unsafe { command.pre_exec(set) };
         }
+        command
+    }
+
+    /// What it says goes elsewhere. It is killed with this process at the latest.
+    pub fn start_into(&self, arguments: &[&str], output: Stdio, log: Stdio) -> Child {
+        let mut command = self.command(arguments);
+        command.stdin(Stdio::null()).stdout(output).stderr(log);
+        keeper::spawn(command).expect("the binary can be run")
+    }
+
+    fn spawn(&self, arguments: &[&str], input: Stdio) -> Running {
+        let mut command = self.command(arguments);
+        command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = keeper::spawn(command).expect("the binary can be run");
         let (mut stdout, stderr) = (child.stdout.take().expect("piped"), child.stderr.take().expect("piped"));
         let output = thread::spawn(move || {

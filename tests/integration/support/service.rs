@@ -69,10 +69,6 @@ impl Service {
         panic!("it does not say {message:?}");
     }
 
-    pub fn resident_bytes(&self) -> usize {
-        self.running.memory_bytes()
-    }
-
     pub fn processor_time(&self) -> Duration {
         self.running.processor_time()
     }

@@ -1,0 +1,90 @@
+//! What the API says of itself, where attributes of handlers cannot: the limits of parameters, which of them exclude each
+//! other, and what the layers around every handler answer.
+
+use serde_json::{Map, Value, json};
+use utoipa::openapi::OpenApi;
+
+/// Groups of which a request names one parameter at most. An object whose fields are parameters says that.
+const EXCLUSIVE: [(&str, &str, &[&str]); 2] = [
+    ("begin", "where to begin, said in one way at most", &["cursor", "from", "after_id"]),
+    ("filter", "events of any of these types, or of this stream", &["type", "stream"]),
+];
+/// Any operation may be answered with these.
+const ALWAYS: [(&str, &str); 4] = [
+    ("400", "The request is invalid"),
+    ("415", "Bodies are taken without encoding"),
+    ("500", "A failure, which is in the log of the service"),
+    ("503", "Something that is needed is away, try again later"),
+];
+/// So may those that take a body.
+const WITH_BODY: [(&str, &str); 2] = [("408", "The body did not come in time"), ("413", "The body is too large")];
+
+/// The whole document.
+pub fn complete(description: &OpenApi) -> Value {
+    let mut document = serde_json::to_value(description).expect("a description always serializes");
+    let paths = document["paths"].as_object_mut().expect("there are paths");
+    let operations = paths.values_mut().filter_map(Value::as_object_mut).flat_map(Map::values_mut);
+    operations.filter_map(Value::as_object_mut).for_each(complete_operation);
+    document
+}
+
+fn complete_operation(operation: &mut Map<String, Value>) {
+    if let Some(Value::Array(parameters)) = operation.get_mut("parameters") {
+        parameters.iter_mut().for_each(limit);
+        for (name, meaning, members) in EXCLUSIVE {
+            exclude(parameters, (name, meaning), members);
+        }
+    }
+    let body = operation.get_mut("requestBody");
+    let has_body = body.is_some();
+    if let Some(schema) = body.and_then(|body| body.pointer_mut("/content/application~1merge-patch+json/schema")) {
+        *schema = json!({
+            "type": "object", "required": ["payload"], "properties": {"payload": {"type": "object"}},
+            "additionalProperties": false,
+        });
+    }
+    let responses = operation["responses"].as_object_mut().expect("there are responses");
+    for (status, meaning) in ALWAYS.iter().chain(WITH_BODY.iter().filter(|_| has_body)) {
+        responses.entry(*status).or_insert_with(|| json!({"description": meaning}));
+    }
+    for (_, response) in responses.iter_mut().filter(|(status, _)| status.starts_with(['4', '5'])) {
+        let problem = json!({"schema": {"$ref": "#/components/schemas/Problem"}});
+        response["content"] = json!({"application/problem+json": problem});
+    }
+}
+
+/// Numbers have their limits in the attributes; texts mean the same wherever they are.
+fn limit(parameter: &mut Value) {
+    let text = |least: u64, most: u64| json!({"type": "string", "minLength": least, "maxLength": most, "pattern": r"^[^\x00]*$"});
+    let schema = match parameter["name"].as_str().unwrap_or_default() {
+        "topic" => text(1, 1020),
+        "tenant" | "stream" => text(0, 1020),
+        "event_id" | "after_id" => text(1, 255),
+        "actor" | "reason" | "ticket" => json!({"type": "string", "maxLength": 1000, "pattern": r"^[^\x00@]*$"}),
+        "cursor" => json!({"type": "string", "pattern": "^[0-9]{1,18}$"}),
+        "type" => json!({"type": "array", "items": text(1, 1020)}),
+        _ => return,
+    };
+    parameter["schema"] = schema;
+}
+
+fn exclude(parameters: &mut Vec<Value>, (name, meaning): (&str, &str), members: &[&str]) {
+    let is_member = |parameter: &Value| members.iter().any(|member| parameter["name"] == *member);
+    let excluded: Vec<Value> = parameters.iter().filter(|parameter| is_member(parameter)).cloned().collect();
+    if excluded.len() < 2 {
+        return;
+    }
+    parameters.retain(|parameter| !is_member(parameter));
+    let fields = excluded.into_iter().map(|mut parameter| {
+        let mut schema = parameter["schema"].take();
+        schema["description"] = parameter["description"].take();
+        (parameter["name"].as_str().unwrap_or_default().to_owned(), schema)
+    });
+    parameters.push(json!({
+        "name": name, "in": "query", "description": meaning, "style": "form", "explode": true,
+        "schema": {
+            "type": "object", "properties": fields.collect::<Map<_, _>>(), "maxProperties": 1,
+            "additionalProperties": false,
+        },
+    }));
+}
