@@ -95,6 +95,9 @@ fn denied(request: &Request) -> String {
             "{right} is not granted, or a policy asks for S3_SSE, S3_STORAGE_CLASS, S3_CHECKSUM or S3_SSL=true"
         );
     }
+    if request.method() == Method::DELETE {
+        return format!("{right} is not granted, or the object is held or retained");
+    }
     format!("{right} is not granted")
 }
 

@@ -182,6 +182,18 @@ impl Client {
         self.retries.attempt(|| self.once_whole(request)).await
     }
 
+    /// Like [`Client::repeat_whole`], for what is written at the start: a server that does not know its checksum is sent
+    /// another one from then on.
+    pub async fn repeat_written(&self, request: &Request) -> Result<(HeaderMap, Bytes), Error> {
+        match self.repeat_whole(request).await {
+            Err(error @ Error::Refused { status: 400 | 501, .. }) if self.unlearn_checksum() => {
+                tracing::warn!(%error, "objects bear Content-MD5 from now on, and no other checksum");
+                self.repeat_whole(request).await
+            }
+            answer => answer,
+        }
+    }
+
     /// Like [`Client::repeat`], for requests whose answers say nothing. One that says something is not S3's, and S3 may
     /// know nothing of the request.
     pub async fn repeat_empty(&self, request: &Request) -> Result<(), Error> {
@@ -216,9 +228,9 @@ impl Client {
     /// cannot have happened, else [`Error::Unknown`].
     pub async fn once(&self, request: &Request) -> Result<reqwest::Response, Error> {
         match self.send(request).await {
-            Err(Error::Refused { status, code, .. }) if self.is_of_object(request, status, &code).await => {
+            Err(Error::Refused { status, code, advice, .. }) if self.is_of_object(request, status, &code).await => {
                 let (object, method) = (request.object().to_owned(), request.method.clone());
-                Err(Error::ObjectRefused { object, method, status, code })
+                Err(Error::ObjectRefused { object, method, status, code, advice })
             }
             outcome => outcome,
         }

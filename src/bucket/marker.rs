@@ -98,7 +98,7 @@ impl Bucket {
         if found.as_ref().map(|found| found.etag.as_str()) != expected_etag {
             return Ok(false);
         }
-        self.client.repeat(&self.put(marker)).await?;
+        self.client.repeat_written(&self.put(marker)).await?;
         Ok(true)
     }
 

@@ -63,8 +63,8 @@ pub enum Error {
     #[error("the object store refused {what}: {}", answer(*status, code, advice))]
     Refused { status: u16, code: String, what: String, advice: String },
     /// The object alone: others are given, and to ask again is no use before somebody has done something about it.
-    #[error("the object {object} is refused, and others are not: {method} {status} {code}")]
-    ObjectRefused { object: String, method: Method, status: u16, code: String },
+    #[error("the object {object} is refused, and others are not: {method} {}", answer(*status, code, advice))]
+    ObjectRefused { object: String, method: Method, status: u16, code: String, advice: String },
     /// No request can be made: try again later, since a machine may have been asked that is busy.
     #[error("S3_ACCESS_KEY and S3_SECRET_KEY are not set, and this machine gives no credentials: {why}")]
     NoCredentials { why: String },

@@ -61,7 +61,9 @@ impl Bucket {
             false => delete,
         };
         match self.client.repeat(&delete).await {
-            Err(error @ Error::Refused { status: 401 | 403, .. }) => Err(error),
+            Err(
+                error @ (Error::Refused { status: 401 | 403, .. } | Error::ObjectRefused { status: 401 | 403, .. }),
+            ) => Err(error),
             Err(error) if error.is_transient() => Err(error),
             _ => Ok(()),
         }
@@ -78,13 +80,7 @@ impl Bucket {
 
     async fn try_abilities(&self, key: &str) -> Result<Abilities, Error> {
         let put = || self.writing.object(Request::new(Method::PUT, key).content("probe"));
-        let (headers, _) = match self.client.repeat_whole(&put()).await {
-            Err(error @ Error::Refused { status: 400 | 501, .. }) if self.client.unlearn_checksum() => {
-                tracing::warn!(%error, "what is written bears Content-MD5 from now on, and no other checksum");
-                self.client.repeat_whole(&put()).await?
-            }
-            answer => answer?,
-        };
+        let (headers, _) = self.client.repeat_written(&put()).await?;
         let versions = headers.contains_key("x-amz-version-id");
         let get = Request::new(Method::GET, key).header("if-match", NO_ETAG);
         let conditional_reads = self.is_refused(&get).await?;

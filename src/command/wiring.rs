@@ -108,7 +108,7 @@ async fn open_bucket(bucket: &Bucket, settings: &bucket::Settings, has_archives:
         Err(error @ bucket::Error::NoCredentials { .. }) => bail!("{error}"),
         Err(error) if error.is_transient() => bail!("S3_ENDPOINT {endpoint} does not answer: {error}"),
         Err(error @ bucket::Error::Refused { status: 401 | 403, .. }) => {
-            bail!("the bucket {name} at {endpoint} does not open to these credentials: {error}")
+            bail!("S3_ACCESS_KEY and S3_SECRET_KEY do not open the bucket {name} at {endpoint}: {error}")
         }
         Err(error) => bail!("S3_BUCKET {name} at {endpoint} cannot be used: {error}"),
     }

@@ -117,12 +117,12 @@ pub async fn remainders_after(
              SELECT id,
                     (SELECT count(*)
                      FROM (SELECT FROM events
-                           WHERE topic_id = some.id AND held_until IS NULL AND raised_at <= $3
+                           WHERE topic_id = candidates.id AND held_until IS NULL AND raised_at <= $3
                            LIMIT $4) AS old) AS old_events
              FROM (SELECT id FROM topics
                    WHERE id > $1 AND hot_magnitude > 0 AND topic <> ALL ($5)
                    ORDER BY id
-                   LIMIT $2) AS some
+                   LIMIT $2) AS candidates
          ) AS counted",
     )
     .bind(after_topic_id)
