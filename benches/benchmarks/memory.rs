@@ -35,7 +35,7 @@ pub async fn run(mode: Mode) -> Report {
     for round in 0..rounds {
         let read = async |number: u64| {
             let at = events::splitmix(round * reads + number) % total + 1;
-            let limit = if number % 4 == 0 { 1_000 } else { 1 };
+            let limit = if number.is_multiple_of(4) { 1_000 } else { 1 };
             let log = events::log();
             let (tenant, topic) = (log.tenant(), log.topic());
             let target = format!("http://{free}/v1/topics/{topic}/events?tenant={tenant}&from={at}&limit={limit}");

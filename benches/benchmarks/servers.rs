@@ -162,10 +162,10 @@ impl Servers {
         let config = config.expect("the variables are good");
         let bucket = Bucket::new(config.bucket().expect("there is one")).expect("its address is good");
         bucket.ensure().await.expect("the bucket can be made");
-        bucket.probe().await.expect("the bucket can be probed");
         let database = Database::new(&config.postgres_connection, config.postgres_connections_max);
         let store = Store::new(database.expect("it is a url"), Some(Arc::new(bucket)), config.store);
         store.migrate().await.expect("the database can be migrated");
+        store.probe_bucket().await;
         Arc::new(store)
     }
 }

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -57,8 +58,20 @@ pub struct MetadataDocument {
     #[serde(skip_serializing_if = "String::is_empty")]
     #[schema(max_length = 1020, pattern = r"^[^\x00]*$")]
     user_id: String,
+    #[serde(deserialize_with = "whole_number")]
     deployment_id: i64,
 }
+
+/// JSON has one kind of number: `2.0` is a whole one.
+fn whole_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
+    let number = serde_json::Number::deserialize(deserializer)?;
+    let whole =
+        number.as_f64().filter(|float| float.fract() == 0.0 && float.abs() < EXACT_MAX).map(|float| float as i64);
+    number.as_i64().or(whole).ok_or_else(|| D::Error::custom(format!("{number} is no whole number of 64 bits")))
+}
+
+/// Up to this, 2^53, each whole number is a floating point number.
+const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
 
 /// An event that is to be published. Its texts, its payload without white space, and the names, ids and defaults of its
 /// personal fields have at most `EVENT_BYTES_MAX` bytes together, 16 MiB where nothing else is set.

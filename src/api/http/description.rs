@@ -9,6 +9,10 @@ const EXCLUSIVE: [(&str, &str, &[&str]); 2] = [
     ("begin", "where to begin, said in one way at most", &["cursor", "from", "after_id"]),
     ("filter", "events of any of these types, or of this stream", &["type", "stream"]),
 ];
+/// No text has a NUL character.
+const TEXT: &str = r"^[^\x00]*$";
+/// Objects of an event whose fields anybody may name.
+const OPEN: [&str; 2] = ["payload", "gdpr"];
 /// Any operation may be answered with these.
 const ALWAYS: [(&str, &str); 4] = [
     ("400", "The request is invalid"),
@@ -25,6 +29,27 @@ pub fn complete(description: &OpenApi) -> Value {
     let paths = document["paths"].as_object_mut().expect("there are paths");
     let operations = paths.values_mut().filter_map(Value::as_object_mut).flat_map(Map::values_mut);
     operations.filter_map(Value::as_object_mut).for_each(complete_operation);
+    document["components"]["schemas"]["Fields"] = json!({
+        "description": "a JSON object, no name within which has a NUL character", "type": "object",
+        "propertyNames": {"pattern": TEXT}, "additionalProperties": {"$ref": "#/components/schemas/Value"},
+    });
+    document["components"]["schemas"]["Value"] = json!({"description": "any JSON", "anyOf": [
+        {"type": ["null", "boolean", "number", "string", "array"]}, {"$ref": "#/components/schemas/Fields"},
+    ]});
+    document["components"]["schemas"]["PlainValue"] = json!({
+        "description": "any JSON without a NUL character in its texts and names", "anyOf": [
+            {"type": ["null", "boolean", "number"]}, {"type": "string", "pattern": TEXT},
+            {"type": "array", "items": {"$ref": "#/components/schemas/PlainValue"}},
+            {"type": "object", "propertyNames": {"pattern": TEXT},
+             "additionalProperties": {"$ref": "#/components/schemas/PlainValue"}},
+        ],
+    });
+    let default = document.pointer_mut("/components/schemas/NewGdprDocument/properties/default");
+    default.expect("there is such a field")["allOf"] = json!([{"$ref": "#/components/schemas/PlainValue"}]);
+    for name in OPEN {
+        let schema = document.pointer_mut(&format!("/components/schemas/NewEventDocument/properties/{name}"));
+        schema.expect("there are such fields")["propertyNames"] = json!({"pattern": TEXT});
+    }
     document
 }
 
@@ -39,7 +64,7 @@ fn complete_operation(operation: &mut Map<String, Value>) {
     let has_body = body.is_some();
     if let Some(schema) = body.and_then(|body| body.pointer_mut("/content/application~1merge-patch+json/schema")) {
         *schema = json!({
-            "type": "object", "required": ["payload"], "properties": {"payload": {"type": "object"}},
+            "type": "object", "required": ["payload"], "properties": {"payload": {"$ref": "#/components/schemas/Fields"}},
             "additionalProperties": false,
         });
     }
@@ -55,7 +80,8 @@ fn complete_operation(operation: &mut Map<String, Value>) {
 
 /// Numbers have their limits in the attributes; texts mean the same wherever they are.
 fn limit(parameter: &mut Value) {
-    let text = |least: u64, most: u64| json!({"type": "string", "minLength": least, "maxLength": most, "pattern": r"^[^\x00]*$"});
+    let text =
+        |least: u64, most: u64| json!({"type": "string", "minLength": least, "maxLength": most, "pattern": TEXT});
     let schema = match parameter["name"].as_str().unwrap_or_default() {
         "topic" => text(1, 1020),
         "tenant" | "stream" => text(0, 1020),

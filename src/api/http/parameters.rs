@@ -23,6 +23,9 @@ impl<S: Send + Sync> FromRequestParts<S> for Parameters {
         if pairs.iter().any(|(_, value)| value.contains('\u{fffd}')) {
             return Err(Problem::invalid("the query is not valid UTF-8"));
         }
+        if let Some((name, _)) = pairs.iter().find(|(_, value)| value.contains('\0')) {
+            return Err(Problem::invalid(format!("the parameter {name:?} contains a NUL character")));
+        }
         Ok(Parameters(pairs))
     }
 }
@@ -116,5 +119,9 @@ async fn path_parameter<S: Send + Sync>(parts: &mut Parts, state: &S, name: &str
     let path =
         RawPathParams::from_request_parts(parts, state).await.map_err(|error| Problem::invalid(error.body_text()))?;
     let value = path.iter().find(|(key, _)| *key == name).map(|(_, value)| value.to_owned());
-    value.ok_or_else(|| Problem::invalid(format!("there is no {name} in the path")))
+    match value {
+        Some(value) if value.contains('\0') => Err(Problem::invalid(format!("the {name} contains a NUL character"))),
+        Some(value) => Ok(value),
+        None => Err(Problem::invalid(format!("there is no {name} in the path"))),
+    }
 }

@@ -111,10 +111,6 @@ impl Leader {
     /// Those that share the next transaction. Where there are none, the queue goes, before anybody can join it.
     fn next(&mut self) -> Option<Vec<Call>> {
         let mut waiting = self.store.queues.waiting();
-        if let Some(queue) = waiting.get_mut(&self.log) {
-            // Whoever waits no longer publishes again.
-            queue.retain(|call| !call.answer.is_closed());
-        }
         let Some(queue) = waiting.get_mut(&self.log).filter(|queue| !queue.is_empty()) else {
             waiting.remove(&self.log);
             self.has_ended = true;

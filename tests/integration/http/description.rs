@@ -14,13 +14,13 @@ const HOOKS: &str = "
 import schemathesis
 
 @schemathesis.hook
-def map_body(context, body):
+def before_call(context, case, **kwargs):
+    body = case.body
     if isinstance(body, dict) and isinstance(body.get('events'), list):
         for event in body['events']:
             if isinstance(event, dict) and isinstance(event.get('gdpr'), dict) and isinstance(event.get('payload'), dict):
                 for name in event['gdpr']:
                     event['payload'].setdefault(name, 'personal')
-    return body
 ";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,5 +1,7 @@
 //! A database that was copied with SQL: by CREATE DATABASE … TEMPLATE, or by a dump that is restored in another cluster.
 
+use std::time::Duration;
+
 use coldstream::store::Error;
 use serde_json::json;
 
@@ -118,6 +120,8 @@ async fn a_copy_may_take_the_bucket_over() {
     let mut world = World::new().await;
     production(&world).await;
     let service = Service::start(Program::new(&world, BATCH).set("STREAMS_ARCHIVE_INTERVAL_SECONDS", 1)).await;
+    // A rewrite after the copy was made would make that older than the bucket.
+    world.until("SELECT NOT EXISTS (SELECT FROM pending_edits)", Duration::from_secs(60)).await;
     let clone = world.backup().await;
     let said = program(&world, &clone).run(&["adopt", "--yes"]).await.succeeded();
     assert!(
@@ -170,7 +174,7 @@ async fn an_owner_that_lives_keeps_its_bucket_from_a_recovery() {
     owner.watch_bucket().await.unwrap();
     let empty = OwnPostgres::start().await;
     let recovering = settings(BATCH);
-    let recovering = coldstream::store::Settings { takeover_wait: std::time::Duration::from_secs(600), ..recovering };
+    let recovering = coldstream::store::Settings { takeover_wait: Duration::from_secs(600), ..recovering };
     let database = empty.database().await;
     sqlx::query("UPDATE deployment SET id = gen_random_uuid()")
         .execute(&sqlx::PgPool::connect_lazy(&database.url).unwrap())
