@@ -45,7 +45,7 @@ struct GdprDocument<'a> {
     is_invalidated: bool,
 }
 
-/// What a publisher says of an event beside its payload. Each text has at most 1,020 bytes in UTF-8.
+/// The facts that a publisher gives about an event beside its payload. Each text has at most 1,020 bytes in UTF-8.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(remote = "Self", deny_unknown_fields, default)]
 pub struct MetadataDocument {

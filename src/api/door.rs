@@ -1,6 +1,6 @@
-//! The way in from the network. A connection holds a place, and there are so many places and no more: whoever comes when
-//! all are taken waits until one is free, and is not refused. Whoever says nothing, or stops in the middle of something,
-//! is let go, so that a place is never held for nothing.
+//! The way in from the network. A connection holds a place, and there are so many places and no more: a client that
+//! comes when all are taken waits until one is free, and is not refused. A client that says nothing, or stops in the
+//! middle of something, is let go, so that a place is never held for nothing.
 //!
 //! A process without free file descriptors accepts nobody for a moment, and serves whoever is there.
 
@@ -19,13 +19,13 @@ use tokio::time::Instant;
 pub use pace::{Late, Paced};
 pub use visitor::{Patience, Visitor};
 
-/// Between two attempts to accept somebody while the process cannot.
+/// The pause between two attempts to accept somebody while the process cannot.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Between two lines of the log that say the same.
+/// The interval between two lines of the log that say the same.
 const REPEAT_INTERVAL: Duration = Duration::from_secs(60);
 
 pub struct Door {
-    /// As metrics and logs call it.
+    /// The name of the door in metrics and logs.
     name: &'static str,
     listener: TcpListener,
     places: Arc<Semaphore>,
@@ -112,7 +112,7 @@ impl Drop for Place {
     }
 }
 
-/// Of the one that was to be accepted: the next one may be well.
+/// Whether the error is about the connection that was to be accepted: the next one may be well.
 fn is_of_the_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)

@@ -1,10 +1,10 @@
-//! What an operator can do about an answer that says no, or about a connection that came to nothing.
+//! Advice for an operator about an answer that says no, or about a connection that came to nothing.
 
 use http::Method;
 
 use crate::bucket::client::Request;
 
-/// Of S3 and the servers like it: the code of an error → what is wrong, or what to set.
+/// The error codes of S3 and the servers like it, each with what is wrong, or what to set.
 const KNOWN: [(&str, &str); 20] = [
     ("RequestTimeTooSkewed", "the clock of this machine is wrong, or the server's is: set it"),
     ("RequestExpired", "the clock of this machine is wrong, or the server's is: set it"),
@@ -37,7 +37,7 @@ const ELSEWHERE: [&str; 5] = [
     "IllegalLocationConstraintException",
     "IncorrectEndpoint",
 ];
-/// What a server answers that does not know what it was sent, whatever that was.
+/// The codes of a server that does not know what it was sent, whatever that was.
 const NOT_TAKEN: [&str; 5] = ["NotImplemented", "XNotImplemented", "InvalidRequest", "InvalidArgument", "MalformedXML"];
 const MESSAGE_CHARS_MAX: usize = 200;
 
@@ -51,7 +51,7 @@ pub(super) struct Refusal<'a> {
 }
 
 impl Refusal<'_> {
-    /// Empty where nothing is known.
+    /// The advice is empty where nothing is known.
     pub(super) fn advice(&self) -> String {
         let Refusal { request, status, code, region, body } = self;
         let known = KNOWN.iter().find(|(known, _)| known == code).map(|(_, advice)| (*advice).to_owned());
@@ -80,7 +80,7 @@ impl Refusal<'_> {
         }
     }
 
-    /// As the server words it.
+    /// The message as the server words it, without control characters.
     fn message(&self) -> String {
         let message = element(self.body, "Message").unwrap_or_default();
         message.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).take(MESSAGE_CHARS_MAX).collect()
@@ -137,7 +137,7 @@ pub(super) fn of_failure(cause: &str) -> Option<&'static str> {
     }
 }
 
-/// What is put into a line for an operator is no more than a name.
+/// Whether a region is no more than a name, so that it may go into a line for an operator.
 fn is_region(region: &str) -> bool {
     !region.is_empty() && region.len() <= 64 && region.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }

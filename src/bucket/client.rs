@@ -31,7 +31,7 @@ use crate::bucket::{Addressing, Checksum, Error, Settings};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Without a byte for so long, a connection is given up. A whole answer may take longer.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
-/// For an answer that is small, once it has begun: one that comes a byte at a time is none.
+/// The limit for a small answer, once it has begun: one that comes a byte at a time is none.
 const WHOLE_TIMEOUT: Duration = Duration::from_secs(60);
 const LONG_DATE: &[BorrowedFormatItem<'static>] = format_description!("[year][month][day]T[hour][minute][second]Z");
 
@@ -42,7 +42,7 @@ pub struct Client {
     region: s3::Region,
     credentials: CredentialSource,
     checksum: Option<Checksum>,
-    /// Until a server is found not to.
+    /// True until a server is found not to take it.
     takes_sha256: AtomicBool,
     retries: Retries,
 }
@@ -52,7 +52,7 @@ pub struct Client {
 pub struct Request {
     method: Method,
     key: String,
-    /// The object that it is about, where that is not at its key.
+    /// The object that the request is about, where that is not at its key.
     about: Option<String>,
     query: Vec<(&'static str, String)>,
     headers: Vec<(&'static str, String)>,
@@ -86,12 +86,12 @@ impl Request {
         self.query.iter().any(|(query, _)| *query == name)
     }
 
-    /// Whether it makes an object, or begins or ends to.
+    /// Whether the request makes an object, or begins or ends to.
     pub fn is_written(&self) -> bool {
         !self.key.is_empty() && (self.method == Method::PUT || self.method == Method::POST)
     }
 
-    /// A question to the bucket that one object is the reason of: a refusal is that one's.
+    /// Names the object for whose sake the bucket is asked: a refusal is about that object.
     pub fn about(mut self, key: &str) -> Request {
         self.about = Some(key.to_owned());
         self

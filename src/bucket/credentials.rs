@@ -1,4 +1,4 @@
-//! Whose requests they are: with keys that were set, or with those that the machine gives.
+//! The credentials of requests: keys that were set, or keys that the machine gives.
 //!
 //! object_store knows how machines give credentials, and asks for new ones five minutes before the old ones expire. It
 //! reads `AWS_…` from the environment by itself, where the platforms put them. While new ones cannot be had, the old
@@ -13,15 +13,15 @@ use object_store::{BackoffConfig, ClientOptions, RetryConfig, StaticCredentialPr
 use crate::bucket::client::root_cause;
 use crate::bucket::{Credentials, Error, Settings};
 
-/// What gives credentials is close by, or is not there.
+/// The machine's source of credentials is close by, or is not there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// For all requests that it takes.
+/// The limit for all requests that it takes to get credentials.
 const TIMEOUT: Duration = Duration::from_secs(5);
 const ATTEMPTS: usize = 3;
 
 pub struct CredentialSource {
     provider: AwsCredentialProvider,
-    /// The last that it gave.
+    /// The last credentials that the provider gave.
     last: Mutex<Option<Arc<AwsCredential>>>,
 }
 

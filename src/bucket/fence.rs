@@ -13,14 +13,14 @@ use crate::bucket::{Bucket, Error};
 /// A process' right to write, as far as it knows.
 pub(super) struct Fence {
     is_read_only: bool,
-    /// A look is good for so long.
+    /// How long a look is good for.
     look_interval: Duration,
     seen: Mutex<Seen>,
 }
 
 #[derive(Default)]
 struct Seen {
-    /// The owner's, `None` while the bucket has no owner.
+    /// The owner's token; `None` while the bucket has no owner.
     token: Option<Uuid>,
     looked_at: Option<Instant>,
 }
@@ -46,7 +46,7 @@ impl Bucket {
         self.fence.seen().token.is_some()
     }
 
-    /// The last look counts no more.
+    /// Makes the last look count no more.
     pub fn look_again(&self) {
         self.fence.seen().looked_at = None;
     }

@@ -19,7 +19,7 @@ pub fn object_key(log: &Log, archive_id: Uuid) -> String {
     format!("{}{archive_id}{SUFFIX}", log_prefix(log))
 }
 
-/// Where the archives of a log are.
+/// The folder in which the archives of a log are.
 pub fn object_folder(log: &Log) -> String {
     log_prefix(log).trim_end_matches('/').to_owned()
 }

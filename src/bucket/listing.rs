@@ -1,4 +1,4 @@
-//! What is in a bucket, a page at a time: strangers may have put millions of objects beside ours, of any name.
+//! Lists a bucket, a page at a time: strangers may have put millions of objects beside ours, of any name.
 
 use http::Method;
 use percent_encoding::percent_decode_str;
@@ -22,15 +22,15 @@ pub struct ListedObject {
     pub modified_at: Option<OffsetDateTime>,
 }
 
-/// What is in a bucket, the marker and probes aside.
+/// The objects in a bucket, the marker and probes aside.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Listed {
-    /// What bears the name of an archive, in the order of the keys; it may be somebody else's all the same.
+    /// The objects that bear the name of an archive, in the order of the keys; any may be somebody else's all the same.
     pub archives: Vec<ListedArchive>,
     pub strangers: Strangers,
 }
 
-/// What is no archive of ours, of which there may be millions: the key of the first, and how many there are.
+/// The objects that are no archives of ours, of which there may be millions: the key of the first, and their number.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Strangers {
     count: usize,
@@ -59,7 +59,7 @@ impl Strangers {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListedArchive {
     pub key: String,
-    /// Where the archives of its log are.
+    /// The folder in which the archives of its log are.
     pub folder: String,
     pub archive_id: Uuid,
     pub etag: String,

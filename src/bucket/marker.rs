@@ -24,7 +24,7 @@ pub fn is_marker(key: &str) -> bool {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Marker {
     pub deployment_id: Uuid,
-    /// `None` of a marker from before there were owners.
+    /// `None` in a marker from before there were owners.
     pub owner: Option<Claim>,
     /// A database that takes the bucket over unless its owner answers.
     pub challenger: Option<Claim>,
@@ -34,7 +34,7 @@ pub struct Marker {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(remote = "Self")]
 pub struct Claim {
-    /// Higher than that of any claim before.
+    /// The epoch is higher than that of any claim before.
     pub epoch: i64,
     pub token: Uuid,
     /// The cluster's identifier, where it is known, as text: not every reader of JSON holds such a number.
@@ -78,7 +78,7 @@ impl Bucket {
     }
 
     /// Writes a marker in the place of the one that bears `expected_etag`, or of none. False if another one is there by
-    /// now. Where the server honours no condition, the later of two has it: both look again.
+    /// now. The later of two has it if the server honours no condition: both look again.
     pub async fn mark(&self, marker: &Marker, expected_etag: Option<&str>) -> Result<bool, Error> {
         self.refuse_if_read_only()?;
         let conditional = match expected_etag {

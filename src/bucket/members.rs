@@ -11,7 +11,7 @@ use crate::event::Log;
 /// An edit may have erased something from a member since: what was decoded before is not kept for ever.
 const KEPT: Duration = Duration::from_secs(15 * 60);
 
-/// For a place among the reads that are under way.
+/// How long a read waits for a place among those that are under way.
 const TURN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Where a member is and what it must turn out to be.
@@ -30,13 +30,13 @@ pub struct MemberAddress {
     pub count: i64,
 }
 
-/// That the cache takes for a member beside it, about.
+/// The bytes that the cache takes for a member beside its JSON, about.
 const ENTRY_BYTES: usize = 512;
-/// Of members that are fetched and decoded at the same time, by their JSON; a larger one is alone.
+/// The most bytes of JSON in the members that are fetched and decoded at the same time; a larger member is alone.
 const FETCHED_BYTES_MAX: u32 = 64 * 1024 * 1024;
 
-/// Decoded members, shared by all readers and bounded by the bytes that they take in memory. An ETag is part of the key: a rewritten object's
-/// members are other members.
+/// Decoded members, shared by all readers and bounded by the bytes that they take in memory. An ETag is part of the
+/// key: a rewritten object's members are other members.
 pub struct MemberCache {
     members: Cache<(Uuid, String, i32), Arc<Member>>,
     reads: Semaphore,
@@ -65,7 +65,7 @@ impl Bucket {
         let cached = self.members.members.entry(key).or_try_insert_with(self.fetch_member(log, address));
         let cached = cached.await.map_err(|error: Arc<Error>| (*error).clone())?;
         if cached.is_fresh() {
-            // What is above the limit goes now, and not some time.
+            // The members above the limit go now, and not some time.
             self.members.members.run_pending_tasks().await;
         }
         Ok(cached.into_value())

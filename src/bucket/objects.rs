@@ -17,7 +17,7 @@ use crate::event::Log;
 
 /// Somebody waits for it, and can ask again.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
-/// Of whole objects.
+/// The least pace at which whole objects have to come.
 const PACE: Pace = Pace { patience: Duration::from_secs(60), bytes_per_second_min: 10_000.0 };
 const DEFAULT_REGION: &str = "us-east-1";
 

@@ -30,8 +30,8 @@ pub struct Abilities {
 }
 
 impl Bucket {
-    /// Tries each on an object of its own, which is deleted at the end; if the process dies before, it remains. Where it
-    /// could not be deleted, nothing is tried, so that starts do not fill a bucket that keeps everything.
+    /// Tries each on an object of its own, which is deleted at the end; if the process dies before, it remains. Nothing
+    /// is tried if it could not be deleted, so that starts do not fill a bucket that keeps everything.
     pub async fn probe(&self) -> Result<Abilities, Error> {
         self.may_write().await?;
         let key = format!("{PROBE_PREFIX}{}", Uuid::now_v7());
@@ -69,7 +69,7 @@ impl Bucket {
         }
     }
 
-    /// What a bucket says of itself; nothing if it does not, or not to us.
+    /// The bucket's configuration of a subject; it is empty if the bucket does not tell it, or not to us.
     async fn configuration(&self, subject: &'static str) -> Result<String, Error> {
         match self.client.repeat_whole(&Request::new(Method::GET, "").query(subject, "")).await {
             Ok((_, body)) => Ok(String::from_utf8_lossy(&body).into_owned()),

@@ -53,7 +53,7 @@ impl Bucket {
         self.purge_versions(key).await.map(drop)
     }
 
-    /// What is refused keeps nothing else from being deleted, and is hidden for as long as it is there.
+    /// A version that cannot be deleted keeps no other from being deleted, and is hidden for as long as it is there.
     pub(super) async fn purge_versions(&self, key: &str) -> Result<usize, Error> {
         let mut superseded = self.superseded(key).await?;
         superseded.sort_by_key(|superseded| superseded.is_marker);
@@ -77,7 +77,7 @@ impl Bucket {
         Ok(superseded.filter(|superseded| !superseded.is_marker).map(|superseded| superseded.version).collect())
     }
 
-    /// What is superseded of `key`: noncurrent versions, and delete markers.
+    /// The superseded entries of `key`: noncurrent versions, and delete markers.
     async fn superseded(&self, key: &str) -> Result<Vec<Superseded>, Error> {
         let mut superseded = Vec::new();
         // Not every server takes an empty marker for none.

@@ -1,7 +1,7 @@
-//! What a refusal is about: everything that is asked of the bucket, or the one object.
+//! A refusal is about everything that is asked of the bucket, or about the one object.
 //!
-//! Most codes say it. What does not is told by the marker: where the server gives that, or says that there is none, it
-//! takes these credentials at this time, and what it refuses is the object's own trouble.
+//! Most codes say which. The marker tells it of the others: if the server gives it, or says that there is none, it
+//! takes these credentials at this time, and the refusal is the object's own trouble.
 
 use http::Method;
 
@@ -18,7 +18,7 @@ pub enum Reach {
     Request,
 }
 
-/// Of S3, and of servers that do as S3 does.
+/// The codes of S3, and of servers that do as S3 does.
 const CODES: [(&str, Reach); 30] = [
     ("AccountProblem", Reach::Bucket),
     ("AllAccessDisabled", Reach::Bucket),
@@ -53,8 +53,8 @@ const CODES: [(&str, Reach); 30] = [
     ("MethodNotAllowed", Reach::Unclear),
 ];
 
-/// Of a refusal of a request about one object. Writing anew is not among what an object can be refused for: nothing of
-/// it is lost.
+/// How far a refusal of a request about one object reaches. A refused write is never about the object: nothing of it is
+/// lost.
 pub fn reach(method: &Method, status: u16, code: &str) -> Reach {
     if ![Method::GET, Method::HEAD, Method::DELETE].contains(method) {
         return Reach::Request;

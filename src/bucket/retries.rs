@@ -40,7 +40,7 @@ impl Retries {
             .with_jitter();
         attempt
             .retry(waits)
-            // Where the machine gives no credentials, that was waited for already.
+            // A machine that gives no credentials was waited for already.
             .when(|error| error.is_transient() && !matches!(error, Error::NoCredentials { .. }))
             // Where nothing is repeated any more, nothing is spent.
             .adjust(|_, wait| wait.filter(|_| self.spend()))

@@ -1,4 +1,4 @@
-//! What a bucket is reached and written with. Values are checked when they are made, so that none of them can turn an
+//! The settings to reach and write a bucket with. Values are checked when they are made, so that none can turn an
 //! address or a header into another one.
 
 use std::fmt;
@@ -26,9 +26,9 @@ pub struct Settings {
     pub cache_bytes_max: u64,
     /// Ranged reads that are under way at once.
     pub reads_max: usize,
-    /// Nothing is written, whoever owns it.
+    /// Nothing is written, whoever owns the bucket.
     pub is_read_only: bool,
-    /// A writer looks at the marker as often, at least.
+    /// The longest time between two looks of a writer at the marker.
     pub look_interval: Duration,
 }
 
@@ -38,7 +38,7 @@ pub enum Credentials {
         access_key: String,
         secret_key: String,
     },
-    /// What AWS calls the default chain: `AWS_ACCESS_KEY_ID` and its like, a web identity, the container's role, the
+    /// AWS calls it the default chain: `AWS_ACCESS_KEY_ID` and its like, a web identity, the container's role, the
     /// instance's.
     Machine,
 }
@@ -53,7 +53,7 @@ impl fmt::Debug for Credentials {
     }
 }
 
-/// Where the name of the bucket stands in an address.
+/// The place of the bucket's name in an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Addressing {
@@ -63,11 +63,11 @@ pub enum Addressing {
     Virtual,
 }
 
-/// What is said of every object that is written.
+/// The options with which every object is written.
 #[derive(Debug, Clone, Default)]
 pub struct Writing {
     pub encryption: Option<Encryption>,
-    /// Of archives alone.
+    /// Only archives get it.
     pub storage_class: Option<String>,
     /// SHA-256 if there is none, and MD5 if a server is found not to take that.
     pub checksum: Option<Checksum>,
@@ -79,7 +79,8 @@ pub enum Encryption {
     Kms { key_id: Option<String> },
 }
 
-/// What the server is to check arriving bytes by. Buckets with a default retention take nothing without one.
+/// The checksum by which the server is to check arriving bytes. Buckets with a default retention take nothing without
+/// one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Checksum {
@@ -91,7 +92,7 @@ pub enum Checksum {
 }
 
 impl Writing {
-    /// A request that makes an object, or begins to.
+    /// Adds the headers of a request that makes an object, or begins to.
     pub(super) fn object(&self, request: Request) -> Request {
         match &self.encryption {
             None => request,
@@ -103,7 +104,7 @@ impl Writing {
         }
     }
 
-    /// A request that begins to make an archive.
+    /// Adds the headers of a request that begins to make an archive.
     pub(super) fn archive(&self, request: Request) -> Request {
         let request = self.object(request);
         match &self.storage_class {
@@ -163,15 +164,15 @@ impl fmt::Display for Endpoint {
 pub struct BucketName(String);
 
 const BUCKET_NAME_CHARS_MIN: usize = 3;
-/// Of an old name; 63 of one that is given today.
+/// The most characters of an old name; a name that is given today has 63 at most.
 const BUCKET_NAME_CHARS_MAX: usize = 255;
 const LABEL_CHARS_MAX: usize = 63;
 
 impl FromStr for BucketName {
     type Err = Unusable;
 
-    /// By S3's rules for names, with those of old buckets beside them: capital letters and underscores, and more than
-    /// 63 characters. Nothing of that means anything in an address.
+    /// S3's rules for names apply, with those of old buckets beside them: capital letters and underscores, and more
+    /// than 63 characters. None of that means anything in an address.
     fn from_str(text: &str) -> Result<BucketName, Unusable> {
         let is_edge = |letter: Option<u8>| letter.is_some_and(|letter| letter.is_ascii_alphanumeric());
         if !text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte)) {

@@ -23,7 +23,7 @@ pub async fn run(config: &Config) -> anyhow::Result<()> {
         let swept = store.sweep().await;
         let archived = store.archive(|_, archived| progress.set((events + archived.events) as u64)).await;
         let rewritten = store.rewrite().await;
-        // What fails for good keeps neither the rest from its turn nor this from ending.
+        // An error that lasts keeps neither the rest from its turn nor this command from ending.
         let archived = archived?;
         events += archived.events;
         archives += archived.archives;

@@ -2,8 +2,8 @@
 
 use std::io;
 
-/// Of all descriptors, how many parts there are of which the connections to one port may take one: two parts are left for
-/// Postgres, S3 and files.
+/// All descriptors are divided into so many parts. The connections to one port may take one part: two parts are left
+/// for Postgres, S3 and files.
 const PARTS: u64 = 4;
 
 /// As many connections as were asked for, or as the system's limit leaves room for.
@@ -31,7 +31,7 @@ fn raised_limit() -> io::Result<u64> {
         return Err(io::Error::last_os_error());
     }
     let raised = libc::rlimit { rlim_cur: limit.rlim_max, ..limit };
-    // SAFETY: the structure outlives the call, which reads it. Where the system does not allow it, nothing changes.
+    // SAFETY: the structure outlives the call, which reads it. Nothing changes if the system does not allow it.
     let outcome = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const raised) };
     Ok(if outcome == 0 { raised.rlim_cur } else { limit.rlim_cur })
 }

@@ -15,12 +15,12 @@ use crate::store::{Conflicts, ImportBatch, Store};
 
 use objects::{Objects, Place};
 
-/// That wait to be inserted, beside the one that is made.
+/// The most batches that wait to be inserted, beside the one that is made.
 const BATCHES_AHEAD: usize = 1;
-/// Of those that were skipped, so many are named.
+/// The most conflicts that are named in the log; further ones are only counted.
 const NAMED_CONFLICTS_MAX: u64 = 10;
 
-/// What an import did, and what it skipped, by kind.
+/// The result of an import: the events that it inserted, and what it skipped, by kind.
 #[derive(Debug, Default)]
 pub struct Imported {
     pub events: u64,
@@ -29,11 +29,11 @@ pub struct Imported {
     blank_lines: u64,
 }
 
-/// What is inserted together.
+/// Events that are inserted together.
 #[derive(Default)]
 struct Part {
     batch: ImportBatch,
-    /// Of each event, where it was found.
+    /// The place where each event was found.
     places: Vec<Place>,
 }
 

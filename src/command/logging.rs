@@ -12,7 +12,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::LogFormat;
 
-/// That wait to be written. Behind them lines are lost.
+/// The most lines that wait to be written. Further lines are lost.
 const LINES_MAX: usize = 10_000;
 
 /// The thread that writes, and what it lost.
@@ -33,7 +33,7 @@ pub fn start(level: &str, format: LogFormat) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Lines that nobody will read.
+/// How many lines were lost, so that nobody will read them.
 pub fn lost_lines() -> usize {
     let writer = WRITER.lock().unwrap_or_else(PoisonError::into_inner);
     writer.as_ref().map_or(0, |(_, lost)| lost.dropped_lines())

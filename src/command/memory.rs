@@ -1,10 +1,11 @@
-//! What the process has from the system. glibc's allocator is told what to keep of it, and to give the rest back.
+//! The memory that the process has from the system. glibc's allocator is told what to keep of it, and to give the rest
+//! back.
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 mod glibc {
     /// Large memory is taken from the system and given back to it. Left alone, glibc raises the limit above the parts of
-    /// an upload, which then break its heap into pieces: it grew with every batch. What members need is not large, and
-    /// would be given back and cleared again with each of them: some of it is kept.
+    /// an upload, which then break its heap into pieces: it grew with every batch. The memory of members is not large,
+    /// and would be given back and cleared again with each of them: some of it is kept.
     pub fn return_large_memory() {
         const LARGE_BYTES: libc::c_int = 1024 * 1024;
         const KEPT_BYTES: libc::c_int = 8 * 1024 * 1024;
@@ -15,7 +16,7 @@ mod glibc {
         }
     }
 
-    /// Gives back whole pages of what is free between what is not: glibc does so by itself at the end of a heap only.
+    /// Gives back whole free pages between pages in use: glibc does so by itself at the end of a heap only.
     pub fn return_free_memory() {
         // SAFETY: it has no preconditions, and locks what it looks at.
         unsafe { libc::malloc_trim(0) };

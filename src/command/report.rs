@@ -1,7 +1,7 @@
-//! What a command says, and numbers for people.
+//! The lines that a command says, and numbers for people.
 
-/// A line on the standard output. Whoever has closed it (`| head`) wants no more of it: the work and the exit code stay the
-/// same.
+/// A line on the standard output. A reader that has closed it (`| head`) wants no more: the work and the exit code stay
+/// the same.
 macro_rules! say {
     ($($text:tt)*) => {{
         use std::io::Write;

@@ -20,7 +20,7 @@ const SILENCE: Duration = Duration::from_millis(100);
 /// Between two attempts to compare the database with a bucket that is away.
 const RECONCILE_INTERVAL: Duration = Duration::from_secs(1);
 const METRICS_UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
-/// So long after a load what it took is the system's again.
+/// The memory that a load took is the system's again so long after it.
 const MEMORY_INTERVAL: Duration = Duration::from_secs(10);
 
 pub async fn run(config: &Config, shutdown: CancellationToken) -> anyhow::Result<()> {

@@ -1,4 +1,4 @@
-//! The file `.env`. Values are taken as they stand: whoever writes a password there need not know a quoting language.
+//! The file `.env`. Values are taken as they stand: an operator who writes a password there needs no quoting language.
 //!
 //! A line is `NAME=VALUE`, with nothing expanded and nothing escaped, as `docker run --env-file` reads it. One pair of
 //! quotes around a whole value is left out, so that a # behind white space may stand in one: without quotes nobody can
@@ -10,7 +10,7 @@ use std::path::Path;
 
 use crate::config::Error;
 
-/// Nothing where there is no file. What is wrong is named by its line, and never shown: it may be a secret.
+/// Reads nothing if there is no file. An error names the line, and never shows it: it may hold a secret.
 pub(super) fn read(path: &Path) -> Result<BTreeMap<String, String>, Error> {
     let file = path.display();
     let text = match std::fs::read_to_string(path) {

@@ -42,7 +42,7 @@ pub struct Config {
     pub grpc_addr: SocketAddr,
     pub http: api::HttpSettings,
     pub grpc: api::GrpcSettings,
-    /// What is still under way so long after a process was asked to end is given up.
+    /// The process gives up what is still under way so long after it was asked to end.
     pub shutdown_timeout: Duration,
     pub log_level: String,
     pub log_format: LogFormat,
@@ -54,9 +54,9 @@ pub struct Config {
     /// 0 for no scrubs at all.
     pub scrub_bytes_per_second: u64,
     pub store: store::Settings,
-    /// What is known of the bucket; `Err` says what is missing, for whoever needs one.
+    /// The settings of the bucket; `Err` says what is missing, for a command that needs a bucket.
     bucket: Result<bucket::Settings, String>,
-    /// What is odd about the settings and stops nobody: to be logged.
+    /// Oddities of the settings that stop nobody, to be logged.
     pub warnings: Vec<String>,
 }
 
@@ -157,7 +157,7 @@ impl Config {
     }
 }
 
-/// A value as it was meant. Whoever reads it from a file, or has it made by a program, gets a line break behind it.
+/// A value as it was meant. One that is read from a file, or made by a program, often has a line break behind it.
 fn one_line(name: &str, value: &str) -> Result<String, Error> {
     let value = value.trim();
     if value.contains(char::is_control) {

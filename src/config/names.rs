@@ -17,7 +17,7 @@ pub(super) fn known() -> Vec<String> {
     fields.iter().map(|field| field.to_uppercase()).chain(SECRETS.map(file_variable)).collect()
 }
 
-/// What to say of a name that is none of ours and looks as if it had been meant to be.
+/// The warning about a name that is none of ours and looks as if it had been meant to be.
 pub(super) fn suspicion(name: &str, known: &[String]) -> Option<String> {
     let distance = |one: &String| strsim::levenshtein(one, &name.to_uppercase());
     let nearest = known.iter().min_by_key(|one| distance(one)).filter(|one| distance(one) <= DISTANCE_MAX)?;

@@ -1,4 +1,5 @@
-//! The settings of the bucket. A wrong value stops the start whoever needs it; a missing one only whoever does.
+//! The settings of the bucket. A wrong value stops every command; a missing one stops only a command that needs a
+//! bucket.
 
 use std::fmt::Display;
 use std::str::FromStr;
@@ -8,10 +9,10 @@ use crate::bucket::{self, Addressing, BucketName, Credentials, Encryption, Endpo
 use crate::config::Error;
 use crate::config::variables::{Sse, Variables};
 
-/// A writer of archives looks as often whose the bucket is, at least.
+/// The longest time between two looks of a writer at the marker of its bucket.
 pub const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// `Err` within says what is missing.
+/// The inner `Err` says what is missing.
 pub(super) fn bucket_settings(variables: &Variables) -> Result<Result<bucket::Settings, String>, Error> {
     let endpoint = variables.s3_endpoint.as_deref().map(|value| checked("S3_ENDPOINT", value)).transpose()?;
     let bucket = variables.s3_bucket.as_deref().map(|value| checked("S3_BUCKET", value)).transpose()?;
@@ -88,7 +89,7 @@ fn check_storage_class(class: &str) -> Result<(), Error> {
 }
 
 fn checked<T: FromStr<Err: Display>>(name: &str, value: &str) -> Result<T, Error> {
-    // What stands in front of an @ in an address is a password.
+    // The text in front of an @ in an address is a password.
     let shown = if value.contains('@') { String::new() } else { format!(" {value:?}") };
     value.parse().map_err(|why| Error(format!("{name} cannot be{shown}: {why}")))
 }

@@ -1,4 +1,4 @@
-//! What may come from a file, as container platforms give secrets, and is never shown.
+//! Values that may come from a file, as container platforms give secrets, and that are never shown.
 
 use std::collections::BTreeMap;
 

@@ -15,7 +15,7 @@ use crate::config::secrets::SECRETS;
 const SECONDS_MAX: u64 = 366 * 24 * 60 * 60;
 /// An hour: jobs wait for some times as long, and Postgres counts milliseconds in 31 bits.
 const WAIT_SECONDS_MAX: u64 = 60 * 60;
-/// Of connections to Postgres and requests to S3 at once.
+/// The most connections to Postgres, and the most requests to S3, at once.
 const AT_ONCE_MAX: u64 = 10_000;
 const ATTEMPTS_MAX: u64 = 1_000_000;
 const CALLERS_MAX: u64 = 1_000_000;
@@ -25,7 +25,7 @@ const READ_BYTES_MIN: u64 = 64 * 1024 * 1024;
 const DAYS_MAX: u64 = 1_000_000;
 /// 16 MiB: what the gRPC contract takes, and clients send at most.
 const EVENT_BYTES_MAX: u64 = 16 * 1024 * 1024;
-/// What a statement's LIMIT takes.
+/// The most that a statement's LIMIT takes.
 const EVENTS_MAX: u64 = i32::MAX as u64;
 
 /// The environment, variable by variable: `STREAMS_ARCHIVE` is `streams_archive`.
@@ -180,7 +180,7 @@ mod defaults {
     pub fn http_timeout_seconds() -> u64 {
         30
     }
-    /// As often as the published clients ping.
+    /// The published clients ping as often.
     pub fn grpc_keepalive_seconds() -> u64 {
         40
     }
@@ -219,7 +219,7 @@ mod defaults {
     pub fn event_bytes_max() -> u64 {
         super::EVENT_BYTES_MAX
     }
-    /// For one page of the most that is sent.
+    /// One page of the most that is sent needs so much.
     pub fn streams_read_bytes_max() -> u64 {
         512 * 1024 * 1024
     }
@@ -242,13 +242,13 @@ mod defaults {
     pub fn s3_reads_max() -> usize {
         32
     }
-    /// More than what a look is good for and a request takes at most.
+    /// The wait is longer than a look is good for and a request takes at most.
     pub fn s3_takeover_seconds() -> u64 {
         30
     }
 }
 
-/// Whose key objects are encrypted with, in the words of S3's header.
+/// The owner of the key that objects are encrypted with, in the words of S3's header: S3 itself, or KMS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 pub(super) enum Sse {
     #[serde(rename = "AES256")]

@@ -1,7 +1,7 @@
-//! Where a database is, in every form that psql takes: a URL, or keywords with values.
+//! The address of a database, in every form that psql takes: a URL, or keywords with values.
 //!
-//! Promises that nothing of an address is passed over in silence: what cannot be had is refused by its name, and what has no
-//! effect is told. A value is never part of what is said: it may be a password.
+//! Nothing of an address is passed over in silence: a parameter that cannot be had is refused by its name, and one that
+//! has no effect is told. A value is never part of what is said: it may be a password.
 
 mod text;
 
@@ -14,7 +14,7 @@ use sqlx::postgres::PgConnectOptions;
 use url::Url;
 
 const APPLICATION_NAME: &str = "coldstream";
-/// What a connection is made with.
+/// The parameters that a connection is made with.
 const TAKEN: [&str; 12] = [
     "application_name",
     "dbname",
@@ -29,7 +29,7 @@ const TAKEN: [&str; 12] = [
     "sslrootcert",
     "user",
 ];
-/// What asks for nothing but what is done anyway, if it has one of these values.
+/// The parameters that ask for nothing but what is done anyway, if they have one of these values.
 const ASKING_NOTHING: [(&str, &[&str]); 10] = [
     ("channel_binding", &["disable", "prefer"]),
     ("client_encoding", &["UTF8", "utf8", "UTF-8", "utf-8", "auto"]),
@@ -62,8 +62,8 @@ pub struct Address {
 impl FromStr for Address {
     type Err = AddressError;
 
-    /// What it does not say is taken as by psql: from the variables PGHOST, PGUSER and so on, from `~/.pgpass`, or the
-    /// default.
+    /// A parameter that is not given is taken as by psql: from the variables PGHOST, PGUSER and so on, from
+    /// `~/.pgpass`, or the default.
     fn from_str(text: &str) -> Result<Address, AddressError> {
         let (mut taken, mut without_effect) = (BTreeMap::new(), Vec::new());
         // An empty value is as good as none.
@@ -128,7 +128,7 @@ fn settle_tls(taken: &mut BTreeMap<String, String>) -> Result<(), AddressError> 
         }
         (Some(_), Some("system")) => return Err(refused("sslrootcert=system takes sslmode=verify-full")),
         (Some("verify-ca"), None) => return Err(refused("sslmode=verify-ca takes sslrootcert, the CA's certificate")),
-        // Whoever says which CA wants it to be that one.
+        // An operator who says which CA wants it to be that one.
         (Some("require"), Some(_)) => Some("verify-ca"),
         (mode, _) => mode,
     };

@@ -1,6 +1,6 @@
-//! Making a connection, with TLS as libpq has it. What the driver does not do is done here: with `sslmode=prefer` a server
-//! whose TLS cannot be used is spoken to in plain text, and one that takes no TLS from us, too; with `allow` one that takes
-//! nothing else is spoken to with TLS.
+//! Making a connection, with TLS as libpq has it. This module does what the driver does not do: with `sslmode=prefer` a
+//! server whose TLS cannot be used is spoken to in plain text, and one that takes no TLS from us, too; with `allow` one
+//! that takes nothing else is spoken to with TLS.
 
 use std::io::ErrorKind;
 use std::sync::Once;
@@ -12,7 +12,7 @@ use sqlx::{ConnectOptions, Connection, PgConnection};
 const NOT_LET_IN: &str = "28000";
 const OTHER_AUTHORITY: &str =
     "the certificate is of another CA than those that are trusted: sslrootcert names the file of its certificate";
-/// What is in the words of a refused certificate, and what can be done about it.
+/// Words in the error of a refused certificate, and what can be done about it.
 const REMEDIES: [(&str, &str); 5] = [
     (
         "UnsupportedCertVersion",
@@ -32,7 +32,8 @@ pub(super) async fn connect(options: &PgConnectOptions) -> Result<PgConnection, 
     connected(options).await.map(|(connection, _)| connection)
 }
 
-/// The same options, with the mode by which the server can be connected to now: for a listener, which connects by itself.
+/// The same options, with the mode by which the server can be connected to now: for a listener, which connects by
+/// itself.
 pub(super) async fn settled(options: &PgConnectOptions) -> Result<PgConnectOptions, sqlx::Error> {
     let (connection, mode) = connected(options).await?;
     connection.close().await?;

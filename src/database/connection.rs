@@ -1,7 +1,7 @@
 //! A connection on which nobody waits for ever. All SQL goes through one.
 //!
-//! Whatever is asked over it ends within a limit: a statement, each answer of one that is read as it comes, a piece of a
-//! COPY, BEGIN and COMMIT. An answer that did not come by then is [`silence`], and nothing more is asked over a
+//! Whatever is asked over it ends within a limit: a statement, each answer of one that is read as it comes, a piece of
+//! a COPY, BEGIN and COMMIT. An answer that did not come by then is [`silence`], and nothing more is asked over a
 //! connection that is silent: it is closed, and nobody waits for its farewell.
 
 use std::time::Duration;
@@ -17,12 +17,12 @@ use crate::database::errors::{ends_session, is_read_only, silence};
 
 type Outcome<T> = Result<T, sqlx::Error>;
 
-/// For how long an answer is waited for.
+/// The time for which an answer is waited for.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Limit {
-    /// Until then, whatever is asked meanwhile.
+    /// It ends then, whatever is asked meanwhile.
     Until(Instant),
-    /// So long, for each answer by itself.
+    /// It is so long for each answer by itself.
     Each(Duration),
 }
 
@@ -48,11 +48,11 @@ pub struct Connection {
 #[derive(Debug)]
 struct State {
     limit: Limit,
-    /// From BEGIN until the transaction is known to be over.
+    /// It is true from BEGIN until the transaction is known to be over.
     has_begun: bool,
-    /// While an answer is on its way, which whoever asked may not wait for.
+    /// An answer is on its way, which whoever asked may not wait for.
     is_busy: bool,
-    /// From the beginning of a COPY to its end.
+    /// It is true from the beginning of a COPY to its end.
     is_copying: bool,
     is_broken: bool,
     is_read_only: bool,
@@ -93,7 +93,7 @@ impl Connection {
         self.raw.server_version_num()
     }
 
-    /// For what the migrations of sqlx ask over it, without a limit.
+    /// The bare connection, without a limit, for what the migrations of sqlx ask over it.
     pub(super) fn raw(&mut self) -> &mut PgConnection {
         &mut self.raw
     }
@@ -130,7 +130,8 @@ impl Connection {
         Ok(())
     }
 
-    /// What `COPY … TO STDOUT` gives. Left in the middle, it leaves a connection that is of no use any more.
+    /// The bytes that `COPY … TO STDOUT` gives. A stream that is left in the middle leaves a connection that is of no
+    /// use any more.
     pub(super) async fn copy_out<'c>(&'c mut self, statement: &str) -> Outcome<BoxStream<'c, Outcome<Bytes>>> {
         let Connection { raw, state } = self;
         state.is_copying = true;
@@ -164,7 +165,7 @@ impl State {
         outcome
     }
 
-    /// Answers that are read as they come. Whoever stops in the middle leaves some on their way.
+    /// Answers that are read as they come. A reader that stops in the middle leaves some on their way.
     fn bound_each<'e, T: Send + 'e>(&'e mut self, answers: BoxStream<'e, Outcome<T>>) -> BoxStream<'e, Outcome<T>> {
         let rest = unfold(Some((self, answers)), |rest| async move {
             let (state, mut answers) = rest?;

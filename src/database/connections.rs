@@ -1,9 +1,9 @@
 //! Connections that are kept for the next one who needs one.
 //!
-//! Whoever takes one begins a transaction, mostly, and that is how it is found out whether the connection still lives: one
-//! that was idle has a second for it, and is replaced otherwise, since a middle box that has forgotten it says nothing.
-//! The one that was used last is the first to be used again, so that what such a box has forgotten costs one caller its
-//! second, and not everybody.
+//! A caller that takes one begins a transaction, mostly, and so finds out whether the connection still lives: one that
+//! was idle has a second for it, and is replaced otherwise, since a middle box that has forgotten it says nothing. The
+//! connection that was used last is the first to be used again, so that connections that such a box has forgotten cost
+//! one caller its second, and not everybody.
 //!
 //! A connection comes back when it is dropped. One with a transaction or an answer in the middle is settled first, in a
 //! task of its own; one that is broken is closed, and its place is free at once.
@@ -23,21 +23,22 @@ use crate::database::errors::{ends_session, is_starting, silence};
 use crate::database::session::Session;
 use crate::database::{Error, connecting};
 
-/// Whoever was idle and does not answer for so long does not live.
+/// A connection that was idle and does not answer for so long is dead.
 pub(super) const SILENCE_MAX: Duration = Duration::from_secs(1);
-/// What was used so lately still lives, or whoever uses it has another way.
+/// A connection that was used so lately still lives, or its user has another way.
 const TRUSTED: Duration = Duration::from_secs(1);
 /// A connection is not kept for ever: its server's address may be another one by now.
 const AGE_MAX: Duration = Duration::from_secs(30 * 60);
 const IDLE_MAX: Duration = Duration::from_secs(10 * 60);
-/// Between two times when all connections are given up.
+/// The shortest time between two times when all connections are given up.
 const RETIRE_INTERVAL: Duration = Duration::from_secs(1);
 const CONNECT_PAUSE_MIN: Duration = Duration::from_millis(10);
 const CONNECT_PAUSE_MAX: Duration = Duration::from_secs(1);
-/// Of the time that there is for it: whoever waits for a server that does not come up is told why.
+/// The part of the patience in which a server that does not come up is tried again: the rest is for telling why.
 const CONNECT_PAUSES: f64 = 0.8;
 
-/// From when on connections are of use, in all pools: a server that was found to be read-only may be the old primary.
+/// The time since which connections are of use, in all pools: a server that was found to be read-only may be the old
+/// primary.
 #[derive(Default)]
 pub(super) struct Era(Mutex<Option<Instant>>);
 
@@ -57,7 +58,7 @@ impl Era {
 pub(super) struct Connections {
     options: PgConnectOptions,
     session: Session,
-    /// For a place, and a connection, altogether.
+    /// The time for a place and a connection together.
     patience: Duration,
     era: Arc<Era>,
     idle: Mutex<Vec<Kept>>,
@@ -70,7 +71,7 @@ struct Kept {
     idle_since: Instant,
 }
 
-/// What is asked first over a connection, whereby it shows that it lives.
+/// The first thing that is asked over a connection; the answer shows that it lives.
 #[derive(Clone, Copy)]
 pub(super) enum Opening {
     Begin(&'static str),
@@ -226,8 +227,8 @@ impl DerefMut for PooledConnection {
     }
 }
 
-/// A new connection that has been told what holds for it. A server that is coming up is asked again and again, and so is
-/// one that a connection breaks off to before it was told.
+/// A new connection that has been told what holds for it. A server that is coming up is asked again and again, and so
+/// is one that a connection breaks off to before it was told.
 pub(super) async fn connect(
     options: &PgConnectOptions,
     session: Session,

@@ -120,7 +120,7 @@ pub async fn edited_since(
     .await?)
 }
 
-/// What was done to the event at each of these positions, or to the types of its log.
+/// The edits of the event at each of these positions, and of the types of its log.
 pub async fn edits_of(
     connection: &mut Connection,
     topic_id: i64,

@@ -1,4 +1,5 @@
-//! What an error of Postgres means to whoever asked, and to the connection that it came over: the one table of its codes.
+//! The one table of Postgres' error codes: it says what an error means to the caller, and to the connection that it
+//! came over.
 
 use std::io;
 use std::time::Duration;
@@ -20,10 +21,10 @@ pub enum Error {
     GaveWay(sqlx::Error),
     #[error("the database refused: {0}")]
     Refused(sqlx::Error),
-    /// What it holds cannot be what we wrote.
+    /// The database holds something that we cannot have written.
     #[error("the database holds damaged data: {0}")]
     Damaged(String),
-    /// What was asked for cannot be had: whoever runs the service has to change it.
+    /// The database cannot be used as it is configured: an operator has to change something.
     #[error("{0}")]
     Unusable(String),
     #[error("the migrations cannot be applied: {0}")]
@@ -36,7 +37,7 @@ impl From<AddressError> for Error {
     }
 }
 
-/// What became of a commit.
+/// The ways in which a commit fails.
 #[derive(Debug, thiserror::Error)]
 pub enum CommitError {
     #[error(transparent)]
@@ -54,7 +55,7 @@ enum Kind {
     Damaged,
 }
 
-/// What the connection is good for afterwards.
+/// The state of the connection after an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Session {
     Stays,
@@ -136,7 +137,7 @@ impl From<sqlx::Error> for Error {
     }
 }
 
-/// Whether nothing more can be asked over the connection that this came over. What was asked last may have happened.
+/// Whether nothing more can be asked over the connection that this came over. The last statement may have taken effect.
 pub(super) fn ends_session(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Database(why) => {
@@ -161,7 +162,7 @@ pub(super) fn is_starting(error: &sqlx::Error) -> bool {
     }
 }
 
-/// That nothing was heard for so long.
+/// The error that says that nothing was heard for so long.
 pub(super) fn silence(waited: Duration) -> sqlx::Error {
     let why = format!("Postgres did not answer within {:.1} s", waited.as_secs_f64());
     sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, why))

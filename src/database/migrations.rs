@@ -1,8 +1,8 @@
 //! Bringing the tables up to date, over a connection of its own, which says at once why it cannot be had.
 //!
-//! Where they are, nothing is written and nothing is locked: a server that is read-only for now is served. A migration
-//! takes what it takes, such as the building of an index; whoever waits for it looks now and then whether Postgres still
-//! is at it, which ends what a client has left by itself (see [`super::session`]).
+//! Tables that are up to date are neither written nor locked: a server that is read-only for now is served. A migration
+//! takes what it takes, such as the building of an index; whoever waits for it looks now and then whether Postgres
+//! still is at it, which ends what a client has left by itself (see [`super::session`]).
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::database::session::Session;
 use crate::database::{Database, Error, server};
 
 const LOOK_INTERVAL: Duration = Duration::from_secs(10);
-/// After so many looks in a row that nobody answered, nobody will.
+/// Nobody will answer after so many looks in a row that nobody answered.
 const UNANSWERED_MAX: u32 = 30;
 
 impl Database {
@@ -34,7 +34,7 @@ impl Database {
         }
     }
 
-    /// Without any end of a statement's or a transaction's.
+    /// A connection whose statements and transactions have no end of their own.
     async fn connect_directly(&self) -> Result<Connection, Error> {
         let session = Session { patience: None, is_pooled: false };
         let mut connection = connect(&self.direct, session, self.patience).await?;
@@ -68,7 +68,7 @@ impl Database {
     }
 }
 
-/// Whether every migration was applied, and nothing else. What speaks against that is said by whoever applies them.
+/// Whether every migration was applied, and nothing else. An attempt to apply them tells what speaks against that.
 async fn is_up_to_date(connection: &mut Connection, migrator: &Migrator) -> Result<bool, Error> {
     let is_there: bool =
         sqlx::query_scalar("SELECT to_regclass('_sqlx_migrations') IS NOT NULL").fetch_one(&mut *connection).await?;

@@ -118,16 +118,16 @@ const GROUPS_CONNECTIONS: u32 = 4;
 const DEFAULT_PATIENCE: Duration = Duration::from_secs(10);
 /// How many times as long as a caller a background job waits for each answer: it asks for much at once.
 const JOBS_FACTOR: u32 = 30;
-/// Whoever appends waits for a part of a caller's time only, since the long way is to follow.
+/// An append waits for a part of a caller's time only, since the long way is to follow.
 const APPEND_DIVISOR: u32 = 3;
 
-/// Where the database is, and how it is asked.
+/// The address of the database, and how it is asked.
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub url: String,
-    /// Past a pooler that gives a connection for a transaction, where `url` leads to one.
+    /// The way past a pooler that gives a connection for a transaction, if `url` leads to one.
     pub direct_url: String,
-    /// For callers; background jobs have a quarter as many.
+    /// Callers have so many; background jobs have a quarter as many.
     pub connections_max: u32,
     /// Callers wait for no longer.
     pub patience: Duration,
@@ -142,13 +142,13 @@ impl Settings {
         Settings { url, direct_url, connections_max, patience: DEFAULT_PATIENCE, jobs_patience }
     }
 
-    /// Where callers wait for so long, jobs wait for some times as long.
+    /// Callers wait for so long, and jobs many times as long.
     pub fn with_patience(self, patience: Duration) -> Settings {
         Settings { patience, jobs_patience: patience * JOBS_FACTOR, ..self }
     }
 }
 
-/// What is asked together, and happens together, once it is committed.
+/// Statements that take effect together, once they are committed.
 pub struct Transaction(PooledConnection);
 
 impl Deref for Transaction {
@@ -165,14 +165,14 @@ impl DerefMut for Transaction {
     }
 }
 
-/// Publishers and readers have connections, background jobs others, so that neither waits for the other; and a replica's
-/// lease waits for none of them.
+/// Publishers and readers have connections, background jobs others, so that neither waits for the other; and a
+/// replica's lease waits for none of them.
 #[derive(Clone)]
 pub struct Database {
     callers: Arc<Connections>,
     jobs: Arc<Connections>,
     groups: Arc<Connections>,
-    /// For single statements that are many and short.
+    /// Connections for single statements that are many and short.
     appends: Arc<Connections>,
     /// For what concerns a session: migrations hold a lock in it, and notifications come to it.
     direct: PgConnectOptions,
@@ -208,7 +208,7 @@ impl Database {
         })
     }
 
-    /// For how long callers wait.
+    /// The time for which callers wait.
     pub fn patience(&self) -> Duration {
         self.patience
     }
@@ -240,13 +240,13 @@ impl Database {
         begun(&self.callers, BEGIN, Limit::within(self.patience)).await
     }
 
-    /// For single statements: nobody asks it first whether it is alive, if it was a moment ago.
+    /// A connection for single statements: nobody asks it first whether it is alive, if it was a moment ago.
     pub async fn connection(&self) -> Result<PooledConnection, Error> {
         let limit = Limit::within(self.patience / APPEND_DIVISOR);
         self.appends.take(Opening::Trust, limit).await
     }
 
-    /// For background jobs, and for what a caller changes in a whole log.
+    /// A transaction for background jobs, and for what a caller changes in a whole log.
     pub async fn begin_job(&self) -> Result<Transaction, Error> {
         begun(&self.jobs, BEGIN, Limit::Each(self.jobs_patience)).await
     }
@@ -256,7 +256,7 @@ impl Database {
         begun(&self.groups, BEGIN, Limit::within(self.patience)).await
     }
 
-    /// For a replica's lease, which has an end of its own.
+    /// A transaction for a replica's lease, which has an end of its own.
     pub async fn begin_beat(&self, patience: Duration) -> Result<Transaction, Error> {
         begun(&self.groups, BEGIN, Limit::within(patience)).await
     }

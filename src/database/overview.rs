@@ -1,4 +1,4 @@
-//! What topics have, for people who look at them: however many there are, a statement gives as many as are asked for.
+//! Figures of topics, for people who look at them: however many there are, a statement gives as many as are asked for.
 
 use sqlx::Row;
 
@@ -10,7 +10,7 @@ use crate::event::Instant;
 #[derive(Debug, Clone)]
 pub struct TopicOverview {
     pub topic: Topic,
-    /// On average, without its share of indexes, from the first hundred.
+    /// The average bytes of a hot row, without its share of indexes, from the first hundred.
     pub row_bytes: f64,
     pub oldest_hot_raised_at: Option<Instant>,
 }
@@ -19,7 +19,7 @@ pub struct TopicOverview {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, sqlx::FromRow)]
 pub struct Totals {
     pub topics: i64,
-    /// Of all positions that were given.
+    /// The number of all positions that were given.
     pub events: i64,
     pub hot_events: i64,
     pub archived_events: i64,
@@ -71,7 +71,7 @@ pub async fn overviews_after(
     rows.iter().map(overview).collect()
 }
 
-/// Those with most hot events, and of as many those with most events.
+/// The topics with most hot events; among topics with as many, the ones with most events come first.
 pub async fn largest_overviews(connection: &mut Connection, limit: i64) -> Result<Vec<TopicOverview>, Error> {
     const STATEMENT: &str = select_overviews!(
         "ORDER BY head_position - archived_count - deleted_count DESC, head_position DESC, tenant, topic LIMIT $1",
@@ -101,7 +101,7 @@ pub async fn totals(connection: &mut Connection) -> Result<Totals, Error> {
     .await?)
 }
 
-/// Of so many topics behind one; excluded ones are none. What was restored does not count.
+/// Counts the remainders of at most so many topics behind one, without excluded topics. Restored events do not count.
 pub async fn remainders_after(
     connection: &mut Connection,
     (after_topic_id, topics_max): (i64, i64),

@@ -1,10 +1,10 @@
-//! What a server and its database have to be, asked before a table is touched.
+//! The requirements on a server and its database, checked before a table is touched.
 
 use crate::database::{Connection, Error};
 
 /// The first version that takes our SQL.
 const VERSION_MIN: i32 = 14;
-/// In which an event's text stays what it is.
+/// The encoding in which an event's text stays what it is.
 const ENCODING: &str = "UTF8";
 
 pub(super) async fn check(connection: &mut Connection) -> Result<(), Error> {

@@ -1,8 +1,8 @@
-//! What holds for all statements of a connection, whatever a role, a database or a server says by default.
+//! The settings that hold for all statements of a connection, whatever a role, a database or a server says by default.
 //!
-//! On a connection of its own that is said once. Behind a pooler that gives a connection for a transaction it is said
-//! with every BEGIN, which costs no round trip: what is said outside of a transaction stays with whoever gets that
-//! connection next. What is asked there in single statements goes by the defaults.
+//! A connection of our own is told them once. A connection through a pooler that gives it for a transaction is told
+//! them with every BEGIN, which costs no round trip: settings that are made outside of a transaction stay with the
+//! client that gets that connection next. Single statements go by the defaults there.
 
 use std::time::Duration;
 
@@ -11,25 +11,25 @@ use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
 pub(super) const SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 /// All of our statements are short, whatever the planner thinks of tables that it has no statistics of: compiling one
-/// takes a hundred times as long as carrying it out. Behind a pooler, too, where it harms nobody.
+/// takes a hundred times as long as carrying it out. It is set behind a pooler, too, where it harms nobody.
 const NO_JIT: &str = "SET jit = off";
-/// By which Postgres ends what nobody waits for any more.
+/// Postgres waits for so much longer than we do before it ends what nobody waits for any more.
 const MARGIN: Duration = Duration::from_secs(2);
 /// The first version with a `transaction_timeout`.
 const TRANSACTION_TIMEOUT_VERSION: u32 = 17_00_00;
-/// By which a middle box remembers a connection that is idle, and Postgres notices whose client is gone.
+/// Keepalives let a middle box remember a connection that is idle, and let Postgres notice that its client is gone.
 const KEEPALIVES: [(&str, &str); 3] =
     [("tcp_keepalives_idle", "60"), ("tcp_keepalives_interval", "10"), ("tcp_keepalives_count", "3")];
 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Session {
-    /// After so long nobody waits for an answer any more; `None` where it takes what it takes.
+    /// Nobody waits for an answer for longer; `None` where it takes what it takes.
     pub patience: Option<Duration>,
     pub is_pooled: bool,
 }
 
 impl Session {
-    /// What a new connection is told.
+    /// The statements that a new connection is set up with.
     pub fn set_up(&self, server_version: Option<u32>) -> SqlStr {
         if self.is_pooled {
             return NO_JIT.into_sql_str();
@@ -57,7 +57,7 @@ impl Session {
         AssertSqlSafe(statements).into_sql_str()
     }
 
-    /// In milliseconds; 0 for none. We wait for locks as for any answer.
+    /// The timeouts in milliseconds; 0 for none. We wait for locks as for any answer.
     fn timeouts(&self, server_version: Option<u32>) -> impl Iterator<Item = (&'static str, u128)> {
         let patience_ms = self.patience.map_or(0, |patience| (patience + MARGIN).as_millis());
         let known = server_version.is_some_and(|version| version >= TRANSACTION_TIMEOUT_VERSION);

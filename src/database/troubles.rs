@@ -6,7 +6,7 @@ use uuid::Uuid;
 use crate::database::{Connection, Error};
 use crate::event::Log;
 
-/// What was not possible with an object.
+/// The operation that was not possible with an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum TroubleKind {
     /// It is refused, or it is not what was written.
@@ -17,7 +17,7 @@ pub enum TroubleKind {
     Recover,
 }
 
-/// What is wrong with one object.
+/// One object, and what is wrong with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trouble {
     pub log: Log,
@@ -56,8 +56,8 @@ fn from_row(row: &PgRow) -> Result<Trouble, Error> {
     })
 }
 
-/// Writes down that something was not possible: it is due again after a minute, and after twice as long each further time,
-/// up to six hours. True if it is new.
+/// Writes down that something was not possible: it is due again after a minute, and after twice as long each further
+/// time, up to six hours. True if it is new.
 pub async fn insert_trouble(
     connection: &mut Connection,
     (topic_id, archive_id): (i64, Uuid),
@@ -170,7 +170,7 @@ pub async fn delete_past_troubles(connection: &mut Connection) -> Result<(), Err
     Ok(())
 }
 
-/// For a recovery, which finds out anew.
+/// A recovery finds them out anew.
 pub async fn delete_recover_troubles(connection: &mut Connection) -> Result<(), Error> {
     sqlx::query("DELETE FROM troubles WHERE kind = 'recover'").execute(connection).await?;
     Ok(())

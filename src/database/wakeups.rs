@@ -38,8 +38,8 @@ impl Database {
 }
 
 impl Listener {
-    /// `None` if the connection broke off: what was said meanwhile was not heard. Whoever waits has to [`check`] now and
-    /// then: a connection that a middle box has forgotten is as silent as one on which nobody says anything.
+    /// `None` if the connection broke off: what was said meanwhile was not heard. A caller that waits has to [`check`]
+    /// now and then: a connection that a middle box has forgotten is as silent as one on which nobody says anything.
     ///
     /// [`check`]: Listener::check
     pub async fn next(&mut self) -> Result<Option<String>, Error> {

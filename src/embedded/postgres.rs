@@ -63,7 +63,7 @@ impl Postgres {
         Self::start_chosen(folder, durability, Vec::new(), choose).await
     }
 
-    /// With the programs that are chosen once there is a folder that they may be fetched into.
+    /// Starts with the programs that are chosen once there is a folder that they may be fetched into.
     async fn start_chosen(
         folder: &Path,
         durability: Durability,

@@ -59,7 +59,7 @@ pub(super) fn usual_folders() -> Vec<PathBuf> {
     env::split_paths(&path).chain(installed).collect()
 }
 
-/// Those of the first of `folders` that has programs to run; else they are fetched into `root`.
+/// The programs of the first of `folders` that has new enough ones; else they are fetched into `root`.
 pub(super) fn find_or_fetch(folders: &[PathBuf], root: &Path) -> Result<Programs, Error> {
     let found = folders.iter().filter_map(|folder| Programs::in_folder(folder)).find(Programs::is_new_enough);
     found.map_or_else(|| fetch(root), Ok)

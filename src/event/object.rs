@@ -1,8 +1,8 @@
 use serde::de::{Deserializer, Visitor};
 use serde::forward_to_deserialize_any;
 
-/// Reads a struct from an object alone. What serde derives takes an array of its fields in their order as well, and a
-/// field that is added in the middle would change what such an array says.
+/// Reads a struct from an object alone. The code that serde derives takes an array of its fields in their order as
+/// well, and a field that is added in the middle would change what such an array says.
 pub struct ObjectOnly<D>(pub D);
 
 impl<'de, D: Deserializer<'de>> Deserializer<'de> for ObjectOnly<D> {
@@ -36,7 +36,7 @@ macro_rules! read_from_objects {
     };
 }
 
-/// For those of them that are written, too.
+/// Structs with such derived code that are also written are written as serde derives.
 macro_rules! written_as_derived {
     ($name:ident $(<$lifetime:lifetime>)?) => {
         impl serde::Serialize for $name $(<$lifetime>)? {

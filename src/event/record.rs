@@ -134,7 +134,7 @@ impl Event {
             && (reason, *raised_at, metadata) == (&other.reason, other.raised_at, &other.metadata)
     }
 
-    /// What the limit of an event's size is about: the bytes in UTF-8 of its id, stream, type, reason, correlation id,
+    /// The size of an event that a limit is about: the bytes in UTF-8 of its id, stream, type, reason, correlation id,
     /// causation id and user id; of its payload as JSON without white space; and of the name, the GDPR id and the default
     /// of each personal field.
     pub fn byte_len(&self) -> usize {

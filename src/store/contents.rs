@@ -9,8 +9,8 @@ use uuid::Uuid;
 use crate::bucket::{MemberText, ObjectMetadata, Scan, decompress_member};
 use crate::database::{Archive, HashKey, LookupRun, MemberRow};
 use crate::event::{Event, Instant, Log};
-use crate::store::archive::PositionRanges;
 use crate::store::overlay::Overlay;
+use crate::store::positions::PositionRanges;
 use crate::store::{Error, background};
 
 /// An object that was read to its end.

@@ -1,5 +1,6 @@
 //! Taking over events from elsewhere, with their own ids and times. What is there already is kept and counted, so an
-//! import that was cut off is simply run again. Another event under an id that is there is never passed over in silence.
+//! import that was cut off is simply run again. Another event under an id that is there is never passed over in
+//! silence.
 
 use std::collections::BTreeMap;
 
@@ -35,7 +36,7 @@ pub struct ImportConflict {
 #[derive(Debug, Default)]
 pub struct ImportBatch {
     events: BTreeMap<Log, Vec<NewEvent>>,
-    /// Of the same events, in the batch.
+    /// The indexes of the same events in the batch.
     indexes: BTreeMap<Log, Vec<usize>>,
     count: usize,
     bytes: usize,

@@ -42,7 +42,7 @@ pub enum Leftover {
 }
 
 impl Store {
-    /// Settles what dead writers left, says how many intents that were, and tells what else there is. What is wrong with
+    /// Settles what dead writers left, says how many intents that were, and tells what else there is. An error of
     /// one object is the outcome once everything has been looked at.
     pub async fn sweep_bucket(&self, request: SweepRequest, mut tell: impl FnMut(Leftover)) -> Result<usize, Error> {
         if !request.is_dry {
@@ -188,7 +188,7 @@ impl Store {
     }
 }
 
-/// What is wrong with one object is told like everything else.
+/// An error of one object is told like everything else.
 fn refused(key: String, error: Error) -> Result<Option<Leftover>, Error> {
     match error.is_of_one_object() {
         true => Ok(Some(Leftover::Refused { key, why: error.to_string() })),

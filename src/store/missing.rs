@@ -9,9 +9,9 @@ use uuid::Uuid;
 use crate::bucket::{self, Said};
 use crate::database::{self, MemberExtent, Topic, Transaction};
 use crate::event::Log;
-use crate::store::archive::PositionRanges;
 use crate::store::contents::ContentsReader;
 use crate::store::overlay::Overlay;
+use crate::store::positions::PositionRanges;
 use crate::store::read::Interrupted;
 use crate::store::{Error, Store};
 

@@ -22,6 +22,7 @@ mod object;
 mod overlay;
 mod ownership;
 mod plan;
+mod positions;
 mod publish;
 mod read;
 mod reconcile;
@@ -82,18 +83,18 @@ pub struct Settings {
     pub eligibility: Eligibility,
     /// A writer of archives that has not been heard of for so long has lost its turn.
     pub lease_term: Duration,
-    /// Where Postgres was started anew, so long the bucket's owner has time to answer before it is taken over.
+    /// The bucket's owner has so long to answer before it is taken over from, once Postgres was started anew.
     pub takeover_wait: Duration,
     pub subscribing: SubscribingSettings,
-    /// Of one event, as [`Event::byte_len`] counts them, when it is published and after an edit. What is erased is
-    /// never refused for it.
+    /// The most bytes of one event, as [`Event::byte_len`] counts them, when it is published and after an edit. An
+    /// erasure is never refused for it.
     pub event_bytes_max: usize,
     pub reading: ReadingSettings,
 }
 
 #[derive(Debug, Clone)]
 pub struct ReadingSettings {
-    /// That all pages that are read take in memory together; one takes its size twice.
+    /// The most memory that all pages that are read take together; a page takes its size twice.
     pub bytes_max: u64,
     /// How long a page waits for that memory, at most.
     pub wait: Duration,
@@ -184,10 +185,10 @@ impl From<CommitError> for Error {
 
 /// How often a call is tried again that another one got in the way of.
 const ATTEMPTS: usize = 5;
-/// Whoever asks whether all is ready does not wait for longer.
+/// A caller that asks whether all is ready does not wait for longer.
 const CHECK_PATIENCE: Duration = Duration::from_secs(5);
 
-/// What a check says, or that it says nothing.
+/// The outcome of a check, or an error if it says nothing.
 async fn soon<E: Into<Error>>(what: &str, check: impl Future<Output = Result<(), E>>) -> Result<(), Error> {
     match tokio::time::timeout(CHECK_PATIENCE, check).await {
         Ok(outcome) => outcome.map_err(E::into),
@@ -238,7 +239,7 @@ impl Store {
         }
     }
 
-    /// What [`NewEvent::check`] checks, and the size.
+    /// Checks an event as [`NewEvent::check`] does, and its size.
     fn checked(&self, event: NewEvent) -> Result<NewEvent, Invalid> {
         let event = event.check()?;
         event.check_size(self.settings.event_bytes_max)?;

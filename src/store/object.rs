@@ -9,8 +9,8 @@ use tokio::task::JoinHandle;
 use crate::bucket::{ArchiveWriter, EncodedMember, ObjectMetadata, RawMember, Upload};
 use crate::database::{self, Intent, LookupRun, Topic, UploadedFacts};
 use crate::event::BorrowedEvent;
-use crate::store::archive::PositionRanges;
 use crate::store::contents::{Contents, ContentsReader};
+use crate::store::positions::PositionRanges;
 use crate::store::{Error, Store, background};
 
 /// Members that are compressed at once, or wait for it.

@@ -17,8 +17,8 @@ impl Extent {
         Extent { first_position, last_position, matching }
     }
 
-    /// What of it can be archived at `start..end`, where `archived_from` is its first position there that is not hot.
-    /// What it counts is about the whole of it, and says nothing where it begins before `start`.
+    /// The part of it that can be archived at `start..end`, where `archived_from` is its first position there that is
+    /// not hot. Its count is that of the whole, or 0, which says nothing, where the whole begins before `start`.
     pub fn within(self, (start, end): (i64, i64), archived_from: i64) -> Option<Extent> {
         let matching = if self.first_position < start { 0 } else { self.matching };
         let is_any = archived_from <= self.last_position && archived_from < end;

@@ -29,7 +29,7 @@ pub struct Published {
     pub is_new: bool,
 }
 
-/// What becomes of a batch with an event whose id another one has. The same event again is fine.
+/// The ways to treat a batch with an event whose id another one has. The same event again is fine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Conflicts {
     /// Nothing of the batch is published.
@@ -43,7 +43,7 @@ pub enum Conflicts {
 /// Events of some logs, and what became of them, each log's in order.
 type Batches = BTreeMap<Log, Vec<NewEvent>>;
 type Results = BTreeMap<Log, Vec<Published>>;
-/// What became of each call to publish to a log.
+/// The outcome of each call to publish to a log.
 type Calls = Vec<Result<Vec<Published>, Error>>;
 
 /// Events of a log that were found in archives, by id; and the members that were searched for them. Not the ids that
@@ -101,7 +101,7 @@ impl Store {
         Ok(results.map(|(log, calls)| (log, whole(calls))).collect())
     }
 
-    /// Where a conflict does not refuse the whole batch, each event is a call of its own.
+    /// Each event is a call of its own, unless a conflict refuses the whole batch.
     pub(super) async fn publish_where(
         &self,
         batches: &Batches,
@@ -200,7 +200,7 @@ impl Store {
         }
         let new = places.new;
         if !members.is_empty() {
-            // What is refused for its hot events, or for two of its own, needs no look into archives.
+            // A batch that is refused for hot events, or for two of its own, needs no look into archives.
             if conflicts == Conflicts::Refuse {
                 results.into_iter().collect::<Result<Vec<_>, Error>>()?;
             }
@@ -239,7 +239,7 @@ struct Places<'a> {
     topic: &'a Topic,
     /// By id; those that are new are among them.
     known: HashMap<String, Event>,
-    /// What was done to those of them that are not what is published now, by position.
+    /// The edits of those among them that are not what is published now, by position.
     edits: HashMap<i64, Edits>,
     consumed: HashMap<String, i64>,
     new: Vec<Event>,
@@ -291,8 +291,8 @@ impl Places<'_> {
     }
 }
 
-/// Of what is known and differs from what is published now, all at once: an import that is run again after a rename has
-/// thousands of them.
+/// The edits of known events that differ from what is published now, all at once: an import that is run again after a
+/// rename has thousands of them.
 async fn edits_of_others(
     transaction: &mut Transaction,
     topic: &Topic,

@@ -64,7 +64,7 @@ pub enum PageSize {
     Whole(i64),
 }
 
-/// Who reads, which says what is waited for.
+/// The kind of reader, which decides what a read waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reader {
     /// Memory, where the page is large.
@@ -81,7 +81,7 @@ impl Store {
         Ok(self.read_page(log, query, PageSize::Whole(i64::MAX)).await?.0)
     }
 
-    /// With the memory that the page takes, which is to be kept for as long as the page is, or what is made of it.
+    /// A page with the memory that it takes, which is to be kept for as long as the page is, or what is made of it.
     pub async fn read_page(&self, log: &Log, query: &Query, size: PageSize) -> Result<(Page, Held), Error> {
         self.read_as(Reader::Caller, log, query, size).await
     }
@@ -208,8 +208,8 @@ impl Store {
         Ok(anchor)
     }
 
-    /// Fetches members, a few ahead, and merges them with the hot rows, until there is enough. True if the page was cut:
-    /// bytes were what there was enough of, or what comes next is in an archive that cannot be had now.
+    /// Fetches members, a few ahead, and merges them with the hot rows, until there is enough. True if the page was
+    /// cut: bytes were what there was enough of, or what comes next is in an archive that cannot be had now.
     async fn carry_out(&self, plan: Plan, query: &Query, size: PageSize) -> Result<(Vec<Event>, bool), Interrupted> {
         if query.limit <= 0 {
             return Ok((Vec::new(), false));
@@ -333,7 +333,7 @@ impl PageSize {
         matches!(self, PageSize::Cut(_))
     }
 
-    /// What a page will have, about, if it may.
+    /// The bytes that a page will have, about, or an error if it may not have as many.
     fn bytes_of(self, plan: &Plan) -> Result<i64, Error> {
         match self {
             PageSize::Cut(bytes_max) => Ok(plan.page_bytes().min(bytes_max)),

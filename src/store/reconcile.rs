@@ -23,13 +23,13 @@ const LOOKS: usize = 2;
 pub struct Unreconciled {
     /// Keys of archives that the database does not know, or not as they are.
     pub archives: Vec<String>,
-    /// Those of them that say that the database is of another time than the bucket. What is wrong with the others is
-    /// wrong with them alone.
+    /// The archives among them that say that the database is of another time than the bucket. The trouble of each of
+    /// the others is its own.
     pub of_another_time: Vec<String>,
     pub strangers: Strangers,
 }
 
-/// What a list of the bucket says that the catalog does not.
+/// The objects that a list of the bucket shows otherwise than the catalog does.
 pub(super) struct Doubtful {
     pub archives: Vec<ListedArchive>,
     pub strangers: Strangers,
@@ -106,7 +106,7 @@ impl Store {
             let topic = topics.get(&listed.folder);
             let says_so = match standing {
                 Standing::Unknown | Standing::Newer | Standing::Forked => true,
-                // Of a bucket that was copied, no object bears the ETag that is known.
+                // No object of a bucket that was copied bears the ETag that is known.
                 Standing::Moved => !is_any_known && self.is_as_long_as_known(topic, &listed).await?,
                 _ => false,
             };
@@ -128,7 +128,7 @@ impl Store {
         Ok(database::has_trouble(&mut snapshot, (topic.id, listed.archive_id), TroubleKind::Recover).await?)
     }
 
-    /// As a copy of an archive's object is.
+    /// Whether it is as long as the object that the catalog knows, as a copy of it is.
     async fn is_as_long_as_known(&self, topic: Option<&Topic>, listed: &ListedArchive) -> Result<bool, Error> {
         let Some(topic) = topic else { return Ok(false) };
         let mut snapshot = self.database.snapshot_for_job().await?;
@@ -136,7 +136,7 @@ impl Store {
         Ok(archive.is_some_and(|archive| archive.object_bytes == listed.bytes))
     }
 
-    /// What is wrong with one object, and keeps nobody from anything else.
+    /// Tells what is wrong with one object, which keeps nobody from anything else.
     async fn tell_of(&self, topic: Option<&Topic>, listed: &ListedArchive, standing: Standing) {
         let why = match standing {
             Standing::Refused => "S3 refuses to say what it is",
@@ -209,7 +209,7 @@ impl Store {
                     // An archive of another time, unless its intent is all there is to it.
                     Ok(Some(_)) => Ok(Standing::Unknown),
                     Ok(None) => Ok(Standing::Intended),
-                    // Whoever settles the intent finds out the same, and keeps it.
+                    // The one who settles the intent finds out the same, and keeps it.
                     Err(error) if error.is_of_one_object() => Ok(Standing::Intended),
                     Err(error) => Err(error),
                 }

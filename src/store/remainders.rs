@@ -8,7 +8,7 @@ use crate::event::Instant;
 use crate::store::breaks::{Breaks, Haste};
 use crate::store::{Error, Store};
 
-/// In one statement: each has fewer old events than a batch takes, or is counted no further.
+/// One statement looks at so many: each has fewer old events than a batch takes, or is counted no further.
 const TOPICS_AT_ONCE: i64 = 100;
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -10,9 +10,9 @@ use crate::store::{Error, PageSize, Query, Store};
 /// Events that are read at once. Three such windows are in memory: one is passed on, one waits, one is being read.
 const WINDOW_EVENTS: i64 = 8_000;
 const WINDOW_BYTES: i64 = 8 * 1024 * 1024;
-/// Of those windows, and of what is made of the one that is passed on.
+/// The memory for those windows, and for what is made of the one that is passed on.
 const AHEAD_BYTES: i64 = 4 * WINDOW_BYTES;
-/// Where there is no memory for more: so many replays can go on as there are readers.
+/// A window has so many bytes if there is no memory for more: as many replays can go on as there are readers.
 const SMALL_WINDOW_BYTES: i64 = 256 * 1024;
 
 impl Store {
@@ -51,7 +51,7 @@ impl Store {
     }
 }
 
-/// Reads the next item while the one before is passed on. What is held is given back with the stream.
+/// Reads the next item while the one before is passed on. The memory that is held is given back with the stream.
 fn read_ahead<T: Send + 'static>(
     items: impl Stream<Item = T> + Send + 'static,
     held: Option<Held>,

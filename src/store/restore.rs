@@ -17,9 +17,9 @@ use uuid::Uuid;
 
 use crate::database::{self, Intent, Lease, Move, Topic, Transaction, TroubleKind};
 use crate::event::{Event, Filter, Invalid, Log};
-use crate::store::archive::PositionRanges;
 use crate::store::contents::Contents;
 use crate::store::object::{Export, Object};
+use crate::store::positions::PositionRanges;
 use crate::store::source::Source;
 use crate::store::troubles::{Failures, Retry};
 use crate::store::{ATTEMPTS, Error, Store};

@@ -16,7 +16,7 @@ const KINDS: [TroubleKind; 2] = [TroubleKind::Read, TroubleKind::Delete];
 impl Store {
     /// Settles every intent of a topic. The lease makes sure that none of their writers can still begin to commit; and
     /// a commit that is under way, our own of which we lost the answer included, holds the topic's row, which is locked
-    /// here before the intents are read. What is wrong with one object is the outcome once the others are settled.
+    /// here before the intents are read. An error of one object is the outcome once the others are settled.
     pub(super) async fn settle_intents(&self, lease: Lease) -> Result<usize, Error> {
         let (settled, failure) = self.settle(lease, Retry::All).await?;
         failure.map_or(Ok(settled), Err)

@@ -3,27 +3,27 @@ use crate::database::{self, Archive, ArchiveRun, Topic, TopicOverview, Totals, T
 use crate::event::{Instant, Log};
 use crate::store::{Error, Remainders, Store};
 
-/// In a table for people.
+/// A table for people shows so many.
 const TOPICS_SHOWN: i64 = 40;
 
 /// What there is, and where.
 #[derive(Debug, Clone)]
 pub struct Status {
     pub totals: Totals,
-    /// Those with most hot events.
+    /// The topics with most hot events.
     pub topics: Vec<TopicStatus>,
-    /// What is old and stays in Postgres all the same.
+    /// Counts of events that are old and stay in Postgres all the same.
     pub remainders: Remainders,
     /// Bytes on disk of all hot events, with their indexes.
     pub table_bytes: i64,
     /// The last pass that archived something or failed.
     pub last_run: Option<ArchiveRun>,
-    /// What is wrong with single objects, the oldest first, a hundred at most; and of how many something is.
+    /// The troubles of single objects, the oldest first, a hundred at most; the count is that of all of them.
     pub troubles: Vec<Trouble>,
     pub trouble_count: i64,
 }
 
-/// Whoever has more of them than these looks at the metrics.
+/// An operator who has more of them looks at the metrics.
 const TROUBLES_MAX: i64 = 100;
 
 #[derive(Debug, Clone)]
@@ -50,18 +50,18 @@ impl From<TopicOverview> for TopicStatus {
 }
 
 impl Store {
-    /// Which object is meant.
+    /// The key of the object that is meant.
     pub fn object_of(trouble: &Trouble) -> String {
         object_key(&trouble.log, trouble.archive_id)
     }
 
-    /// With as many topics as fit a screen.
+    /// The status with as many topics as fit a screen.
     pub async fn status(&self) -> Result<Status, Error> {
         let snapshot = self.database.snapshot().await?;
         self.status_of(snapshot, TOPICS_SHOWN).await
     }
 
-    /// With every topic, however long that takes.
+    /// The status with every topic, however long that takes.
     pub async fn status_of_all(&self) -> Result<Status, Error> {
         let snapshot = self.database.snapshot_for_job().await?;
         self.status_of(snapshot, i64::MAX).await

@@ -1,7 +1,7 @@
 //! One object's trouble stays one object's: whoever meets an object that S3 refuses, that is damaged, or that cannot be
-//! deleted, writes it down and goes on with everything else. Operators see it in [`Store::status`] and the metrics; what
-//! happens by itself asks for such an object again ever more rarely. If the process dies before it is written down,
-//! whoever comes next meets it again.
+//! deleted, writes it down and goes on with everything else. Operators see it in [`Store::status`] and the metrics;
+//! what happens by itself asks for such an object again ever more rarely. If the process dies before it is written
+//! down, whoever comes next meets it again.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
@@ -19,16 +19,16 @@ use crate::store::{Error, Store};
 const TOLD_INTERVAL: Duration = Duration::from_secs(10 * 60);
 const TOLD_MAX: usize = 10_000;
 
-/// What is to be asked for of what was not possible before.
+/// The selection of what is asked for again, of all that was not possible before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Retry {
-    /// What an operator wants to know now.
+    /// Everything: an operator wants to know now.
     All,
-    /// What was not asked for in vain a short while ago.
+    /// Everything but what was asked for in vain a short while ago.
     Due,
 }
 
-/// What went wrong while everything had its turn.
+/// The failures of a run in which everything has its turn.
 pub(super) struct Failures {
     retry: Retry,
     last: Option<Error>,
@@ -39,7 +39,7 @@ impl Failures {
         Failures { retry, last: None }
     }
 
-    /// What is wrong with one object is written down, and no failure of what happens again and again.
+    /// An error of one object, which is written down, is no failure of a run that happens again and again.
     pub fn add(&mut self, error: Error) {
         if self.retry == Retry::All || !error.is_of_one_object() {
             self.last = Some(error);
@@ -71,7 +71,7 @@ impl Told {
 }
 
 impl Store {
-    /// Writes down that something was not possible with an object. What is wrong with more than that is no trouble of it.
+    /// Writes down that something was not possible with an object. An error of more is no trouble of it.
     pub(super) async fn note_trouble(&self, log: &Log, key: (i64, Uuid), kind: TroubleKind, error: &Error) {
         if error.is_of_one_object() {
             self.note_trouble_because(log, key, kind, &error.to_string()).await;
@@ -111,7 +111,7 @@ impl Store {
         }
     }
 
-    /// For readers, who are many, and wait.
+    /// Does so for readers, who are many, and wait.
     pub(super) async fn note_unreadable(&self, log: &Log, archive_id: Uuid, error: &Error) {
         if !error.is_of_one_object() || !self.told.is_due(archive_id, Instant::now()) {
             return;
@@ -129,7 +129,7 @@ impl Store {
         }
     }
 
-    /// What was asked for in vain a short while ago.
+    /// The operations on objects that were tried in vain a short while ago; none if everything is to be retried.
     pub(super) async fn put_off(&self, retry: Retry) -> Result<HashSet<(i64, Uuid, TroubleKind)>, Error> {
         if retry == Retry::All {
             return Ok(HashSet::new());

@@ -15,8 +15,9 @@ use uuid::Uuid;
 use crate::bucket;
 use crate::database::{self, Archive, LookupRun, Topic, TroubleKind};
 use crate::event::Log;
-use crate::store::archive::{PositionRanges, read_member};
+use crate::store::archive::read_member;
 use crate::store::overlay::Overlay;
+use crate::store::positions::PositionRanges;
 use crate::store::{ATTEMPTS, Error, Store};
 
 use held::{Held, counted};

@@ -11,12 +11,12 @@ use tokio::time::Instant;
 
 use crate::api::door::visitor::Wait;
 
-/// Whoever sends fewer, for longer than they are waited for, keeps a place for nothing.
+/// A client that sends fewer, for longer than it is waited for, keeps a place for nothing.
 const BYTES_PER_SECOND_MIN: f64 = 4096.0;
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
-/// It did not come in time.
+/// The body did not come in time.
 #[derive(Debug, thiserror::Error)]
 #[error("the body did not come in time")]
 pub struct Late;
@@ -28,7 +28,7 @@ pub struct Paced<B> {
     begun_at: Instant,
     received_bytes: u64,
     wait: Wait,
-    /// What the protocol calls it.
+    /// Makes the error by which the protocol knows a late body.
     late: fn() -> BoxError,
 }
 

@@ -11,17 +11,17 @@ use tokio::time::{Instant, Sleep};
 
 use crate::api::door::Place;
 
-/// What HTTP/2 begins with has so many bytes, and with as many every protocol can be told from it.
+/// HTTP/2 begins with so many bytes, and as many are enough to tell every protocol from it.
 const OPENING_BYTES: usize = 24;
 
-/// How long one who is connected may do nothing.
+/// How long a visitor may do nothing.
 #[derive(Debug, Clone, Copy)]
 pub struct Patience {
-    /// Until the protocol is known.
+    /// The limit until the protocol is known.
     pub opening: Duration,
-    /// Between two bytes from then on; for ever where the protocol looks to it itself.
+    /// The limit between two bytes from then on; `None` where the protocol looks to it itself.
     pub silence: Option<Duration>,
-    /// Without taking any byte of what is being sent; likewise.
+    /// The limit for taking the next byte of what is being sent; `None` likewise.
     pub stall: Option<Duration>,
 }
 
@@ -72,7 +72,7 @@ impl Wait {
         self.deadline = Some(deadline);
     }
 
-    /// What was waited for has come.
+    /// Ends the wait, because what was waited for has come.
     pub fn over(&mut self) {
         self.deadline = None;
     }

@@ -8,7 +8,7 @@ use crate::api::grpc::{proto, status};
 use crate::event::{Event, Gdpr, GdprField, Invalid, Json, Log, Metadata, NewEvent};
 use crate::store::{self, PageSize};
 
-/// That a page has around an event.
+/// The most bytes that a page has around an event.
 const LENGTH_BYTES_MAX: usize = 6;
 
 /// Names as they come in a request.
@@ -50,7 +50,7 @@ pub fn event(log: &Log, event: Event) -> proto::Event {
     }
 }
 
-/// What a reader sees of a page, no more than is sent: what is over is left to the next page, or refused.
+/// A page as a reader sees it, no larger than may be sent: the rest is left to the next page, or the page is refused.
 pub fn events(log: &Log, events: Vec<Event>, size: PageSize) -> Result<Vec<proto::Event>, store::Error> {
     let (PageSize::Cut(bytes_max) | PageSize::Whole(bytes_max)) = size;
     // A field of a payload takes less than twice as much as in JSON: mostly nothing has to be counted.

@@ -50,14 +50,14 @@ const PUBLISHED_BYTES_MAX: usize = 16 * 1024 * 1024;
 const SENT_BYTES_MAX: usize = 256 * 1024 * 1024;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Who may come, and how those are noticed that are gone.
+/// How many clients may connect, how the server notices that one is gone, and whether it speaks TLS.
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub connections_max: usize,
-    /// Between two pings of the server, with or without a stream. Whoever does not answer one within half of it is gone,
-    /// and whoever is silent for as long in the middle of a message is not waited for.
+    /// The time between two pings of the server, with or without a stream. A client that does not answer one within
+    /// half of it is gone, and a client that is silent for as long in the middle of a message is not waited for.
     pub keepalive: Duration,
-    /// Plain text without one.
+    /// The server speaks plain text without one.
     pub tls: Option<Tls>,
 }
 
@@ -110,7 +110,7 @@ pub async fn serve(
     if let Some(Tls(settings)) = tls {
         server = server.tls_config(settings).map_err(std::io::Error::other)?;
     }
-    // Whoever is there answers pings. Before that there are none, and TLS may hide that it has not begun.
+    // A client that is there answers pings. Before that there are none, and TLS may hide that it has not begun.
     let patience = Patience { opening: keepalive, silence: Some(keepalive * 2), stall: None };
     server
         .add_routes(Routes::from(pages).add_service(health_service).add_service(reflection))
@@ -119,7 +119,7 @@ pub async fn serve(
         .map_err(std::io::Error::other)
 }
 
-/// Only who subscribes, or asks for reflection, may say nothing for long in the middle of a call.
+/// Only a client that subscribes, or asks for reflection, may say nothing for long in the middle of a call.
 fn paced(request: http::Request<Body>, limit: Duration) -> http::Request<Body> {
     let path = request.uri().path();
     if path.strip_prefix('/').and_then(|path| path.strip_prefix(SERVICE_NAME)) == Some("/Subscribe")

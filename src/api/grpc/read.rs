@@ -12,9 +12,9 @@ use crate::api::grpc::{SENT_BYTES_MAX, convert, status};
 use crate::event::{Filter, Log};
 use crate::store::{Held, PageSize, Query, SnapshotChoice, Store, StreamPage, StreamQuery};
 
-/// Of a page whose followers are asked for by their numbers.
+/// The size of a page whose followers are asked for by number.
 const WHOLE: PageSize = PageSize::Whole(SENT_BYTES_MAX as i64);
-/// Of a page that is followed by what is behind its last event.
+/// The size of a page that is followed by the events behind its last one.
 const CUT: PageSize = PageSize::Cut(SENT_BYTES_MAX as i64);
 
 pub async fn get_event(store: &Store, request: GetEventRequest) -> Result<Event, Status> {

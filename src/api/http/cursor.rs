@@ -1,11 +1,11 @@
-//! Where the next page begins, for a client to hand back and not to look into: a number.
+//! A cursor says where the next page begins: a number that a client hands back and does not look into.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::api::http::problem::Problem;
 
-/// What positions and topics are counted with, at most, has as many digits.
+/// The most digits of a cursor: positions and numbers of topics have no more.
 const DIGITS_MAX: usize = 18;
 
 pub fn parse(cursor: &str) -> Result<i64, Problem> {
@@ -14,7 +14,7 @@ pub fn parse(cursor: &str) -> Result<i64, Problem> {
     number.ok_or_else(|| Problem::invalid("the cursor is not one that was given out"))
 }
 
-/// As they were given out before; some clients keep them.
+/// Reads a cursor of the kind that was given out before; some clients keep them.
 fn earlier(cursor: &str) -> Option<i64> {
     let text = URL_SAFE_NO_PAD.decode(cursor).ok().and_then(|bytes| String::from_utf8(bytes).ok())?;
     text.strip_prefix("1:")?.parse().ok()

@@ -1,5 +1,5 @@
-//! What the API says of itself, where attributes of handlers cannot: the limits of parameters, which of them exclude each
-//! other, and what the layers around every handler answer.
+//! The part of the API's description that attributes of handlers cannot give: the limits of parameters, which of them
+//! exclude each other, and what the layers around every handler answer.
 
 use serde_json::{Map, Value, json};
 use utoipa::openapi::OpenApi;
@@ -20,7 +20,7 @@ const ALWAYS: [(&str, &str); 4] = [
     ("500", "A failure, which is in the log of the service"),
     ("503", "Something that is needed is away, try again later"),
 ];
-/// So may those that take a body.
+/// Operations that take a body may be answered with these, too.
 const WITH_BODY: [(&str, &str); 2] = [("408", "The body did not come in time"), ("413", "The body is too large")];
 
 /// The whole document.

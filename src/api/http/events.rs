@@ -123,7 +123,7 @@ pub async fn read(
     let limit = parameters.number("limit", (1, if is_lines { i64::MAX } else { LIMIT_MAX }))?;
     let limit = limit.unwrap_or(if is_lines { i64::MAX } else { LIMIT_DEFAULT });
     let page = parameters.number("page", (0, i64::MAX))?;
-    // Who counts pages would miss what a shorter one leaves out.
+    // A reader who counts pages would miss what a shorter one leaves out.
     let size = if page.is_some() { PageSize::Whole(i64::MAX) } else { PageSize::Cut(PAGE_BYTES_MAX) };
     let query = Query {
         filter: parameters.filter()?,

@@ -39,15 +39,15 @@ use crate::api::http::problem::Problem;
 use crate::store::Store;
 
 const BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// Of a request's line and headers. Names and types in a query are long at times.
+/// The most bytes of a request's line and headers. Names and types in a query are long at times.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 
-/// Who may come, and for how long they are waited for.
+/// How many clients may connect, and for how long the server waits for them.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
     pub connections_max: usize,
-    /// For a request to begin and for its head to be complete, for the next piece of its body, and for any byte of an
-    /// answer to be taken.
+    /// The limit for a request to begin and for its head to be complete, for the next piece of its body, and for any
+    /// byte of an answer to be taken.
     pub timeout: Duration,
 }
 
@@ -81,7 +81,7 @@ pub async fn serve(
     let visits = TaskTracker::new();
     while let Some(visitor) = shutdown.run_until_cancelled(door.next()).await {
         let (mut crowded, shutdown) = (door.crowded(), shutdown.clone());
-        // Whoever is asked nothing by just now makes room for others.
+        // A client that asks nothing just now makes room for others.
         let leave = async move {
             tokio::select! { _ = crowded.changed() => {}, () = shutdown.cancelled() => {} }
         };
@@ -103,9 +103,9 @@ async fn attend(visitor: Visitor, router: Router, timeout: Duration, leave: impl
     });
     let mut connection = pin!(builder.serve_connection(TokioIo::new(visitor), TowerToHyperService::new(paced)));
     tokio::select! {
-        // What has come by now is answered.
+        // The connection is polled first, so that it answers the requests that have come by now.
         biased;
-        // How a connection ended is told by nobody: those who left are no error of the service.
+        // Nobody tells how a connection ended: a client that left is no error of the service.
         _ = connection.as_mut() => return,
         () = leave => {}
     }

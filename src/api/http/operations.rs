@@ -21,7 +21,7 @@ const LIMIT_MAX: i64 = 1_000;
 #[derive(Debug, Serialize, ToSchema)]
 pub struct TopicsDocument {
     topics: Vec<TopicDocument>,
-    /// Where to read on; none on the last page.
+    /// The cursor to read on with; none on the last page.
     next_cursor: Option<String>,
     has_more: bool,
     /// Bytes on disk of all hot events, with their indexes.

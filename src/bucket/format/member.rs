@@ -8,15 +8,15 @@ use bytes::Bytes;
 
 use crate::event::{BorrowedEvent, BorrowedMetadata, Event, Instant, Json};
 
-/// A share of a member that is worth keeping the whole of it.
+/// A payload of this size is worth keeping its whole member for.
 const LARGE_BYTES: usize = 64 * 1024;
 
-/// Its events, in the order of their positions.
+/// The events of a member, in the order of their positions.
 #[derive(Debug)]
 pub struct Member {
     json: Bytes,
     entries: Vec<Entry>,
-    /// Of texts that are not in the JSON as they are.
+    /// The bytes of texts that are not in the JSON as they are.
     owned_bytes: usize,
 }
 
@@ -39,11 +39,11 @@ struct Entry {
 #[derive(Debug)]
 enum Text {
     Within(Range<u32>),
-    /// It has escapes there.
+    /// The text has escapes in the JSON.
     Own(Box<str>),
 }
 
-/// One of its events, where it is.
+/// One event of a member, where it is.
 #[derive(Clone, Copy)]
 pub struct MemberEvent<'a> {
     member: &'a Member,
@@ -80,7 +80,7 @@ impl Member {
         Ok(())
     }
 
-    /// Where in the JSON a slice of it is.
+    /// The range of `text` in the JSON, if it is a slice of it.
     fn range(&self, text: &str) -> Option<Range<u32>> {
         let start = (text.as_ptr() as usize).checked_sub(self.json.as_ptr() as usize)?;
         let end = start.checked_add(text.len()).filter(|end| *end <= self.json.len())?;

@@ -89,7 +89,8 @@ impl<R: BufRead> Zstd<R> {
         Ok(())
     }
 
-    /// Where there is nothing more to read, that is what is wrong.
+    /// The cause of a failed frame. It is the end of the input or an error of reading it, if there is one, and else the
+    /// decoder's own error.
     fn failed(&mut self, error: FrameDecoderError) -> io::Error {
         match self.input.fill_buf() {
             Ok([]) => ErrorKind::UnexpectedEof.into(),

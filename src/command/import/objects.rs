@@ -4,7 +4,7 @@
 use std::fmt;
 use std::io::{self, BufRead};
 
-/// Of one object, with its white space.
+/// The most bytes of one object, with its white space.
 const OBJECT_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// U+FEFF, which editors put before a text.
 const BYTE_ORDER_MARK: [u8; 3] = [0xef, 0xbb, 0xbf];
@@ -17,7 +17,7 @@ pub enum Error {
     Refused(String),
 }
 
-/// Where an object begins.
+/// The place where an object begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
     pub line: u64,
@@ -32,12 +32,12 @@ impl fmt::Display for Place {
     }
 }
 
-/// What the text is, and what may come next.
+/// The shape of the text, and so what may come next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Shape {
     Unknown,
     Objects,
-    /// In an array, behind its bracket, behind an element, or behind a comma.
+    /// The text is an array so far: behind its bracket, behind an element, or behind a comma.
     ArrayBegun,
     ElementEnded,
     CommaPassed,
@@ -179,8 +179,8 @@ struct Scan {
 }
 
 impl Scan {
-    /// The index behind the brace that closes the object, which begins with the first bytes that this is given. Whether
-    /// it is valid JSON, whoever parses it says.
+    /// The index behind the brace that closes the object, which begins with the first bytes that this is given. Only a
+    /// parser says whether it is valid JSON.
     fn end_in(&mut self, bytes: &[u8]) -> Option<usize> {
         let mut at = 0;
         while at < bytes.len() {

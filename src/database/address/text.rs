@@ -43,7 +43,7 @@ fn url(rest: &str) -> Result<Vec<(String, String)>, AddressError> {
     add("port", &port)?;
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         match pair.split_once('=') {
-            // As other drivers call it.
+            // Other drivers call it so.
             Some(("ssl", "true")) => add("sslmode", "require")?,
             Some((keyword, value)) => add(&decoded(keyword)?, value)?,
             None => return Err(refused("a parameter behind the ? is not of the form keyword=value")),

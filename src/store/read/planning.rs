@@ -23,7 +23,7 @@ const AHEAD_BYTES: i64 = 8 * 1024 * 1024;
 pub(super) struct Plan {
     pub(super) topic: Topic,
     pub(super) segments: Vec<Segment>,
-    /// Those of the segments.
+    /// The members of all segments.
     pub(super) members: Vec<MemberExtent>,
     /// Hot rows of all segments up to `end`, in order.
     pub(super) hot: Vec<Event>,
@@ -35,12 +35,12 @@ pub(super) struct Plan {
     pub(super) skip: i64,
     /// Whether there may be more hot rows than bytes allowed.
     pub(super) is_hot_cut: bool,
-    /// Of the payloads of all hot rows that match, whether or not they were cut.
+    /// The bytes of the payloads of all hot rows that match, whether or not they were cut.
     hot_bytes: i64,
 }
 
 impl Plan {
-    /// What the page has, about: hot rows, and its share of the members.
+    /// The bytes that the page has, about: its hot rows, and its share of the members.
     pub(super) fn page_bytes(&self) -> i64 {
         let shares = self.members.iter().map(|member| {
             let reach = member.last_position + 1 - member.first_position;
@@ -87,7 +87,7 @@ impl Store {
         let found_bytes: i64 = hot.iter().map(|event| event.payload.byte_len() as i64).sum();
         let is_hot_cut = found_bytes >= hot_bytes_max;
         let (hot_bytes, end) = match hot.last() {
-            // Where hot rows were cut, nothing behind them is known.
+            // Nothing is known of what follows hot rows that were cut.
             Some(last) if is_hot_cut => {
                 let all = database::hot_range_bytes(snapshot, topic.id, filter, range, counts).await?;
                 (all, last.position + 1)

@@ -1,5 +1,6 @@
-//! What cannot be taken over is set aside: a start passes over what a recovery has told of, and gives no position to other
-//! events that such an object says it holds, so that it can still be taken over once it is whole again.
+//! An object that cannot be taken over is set aside: a start passes over what a recovery has told of, and gives no
+//! position to other events that such an object says it holds, so that it can still be taken over once it is whole
+//! again.
 
 use crate::bucket::{self, ListedArchive, ObjectMetadata, log_in_folder};
 use crate::database::{self, TroubleKind};

@@ -4,10 +4,10 @@ use uuid::Uuid;
 use crate::bucket::{ListedArchive, ObjectMetadata, Said, Scan};
 use crate::database::{self, Archive, ArchiveExtent, Lease, Topic, Transaction};
 use crate::event::Event;
-use crate::store::archive::PositionRanges;
 use crate::store::contents::{Contents, ContentsReader};
 use crate::store::lease::another_writer;
 use crate::store::overlay::Overlay;
+use crate::store::positions::PositionRanges;
 use crate::store::reconcile::{Standing, standing};
 use crate::store::{Error, Store};
 

@@ -84,7 +84,7 @@ pub struct Courier {
     read_retry_at: Option<Instant>,
     /// Reads in a row that failed for good, of one event each.
     failed_reads: u32,
-    /// Until then what could not be read is not asked for to be sent once more; everything else goes on.
+    /// Events that could not be read are not read again to be sent once more until then; everything else goes on.
     resend_retry_at: Option<Instant>,
     /// Everything was read that there was.
     is_at_end: bool,

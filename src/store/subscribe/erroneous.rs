@@ -17,8 +17,8 @@ pub struct ErroneousEvent {
 }
 
 impl Store {
-    /// One for each event and group, in order. Of no types: of all. A list of more bytes than are given is refused: nobody
-    /// could ask for the rest of it.
+    /// There is one for each event and group, in order. An empty list of types stands for all types. A list of more
+    /// bytes than are given is refused: nobody could ask for the rest of it.
     pub async fn erroneous_events(
         &self,
         log: &Log,

@@ -66,7 +66,7 @@ pub struct SubscribingSettings {
     pub required_groups: RequiredGroups,
     /// How long somebody waits for groups, at most.
     pub consistency_wait: Duration,
-    /// After so many connections in a row that could not receive an event, it is erroneous.
+    /// An event is erroneous after so many connections in a row that could not receive it.
     pub delivery_attempts_max: i64,
 }
 

@@ -18,7 +18,7 @@ const BEAT_INTERVAL: Duration = Duration::from_millis(800);
 /// Makes up for every word that was not heard.
 const LOOK_INTERVAL: Duration = Duration::from_secs(10);
 const RETRY_INTERVAL: Duration = Duration::from_millis(200);
-/// What fails again and again is tried less and less often.
+/// An attempt that fails again and again is made less and less often.
 const RETRY_INTERVAL_MAX: Duration = Duration::from_secs(5);
 /// Two attempts fit into a lease: one over a connection that has fallen silent, another over the next one.
 const BEAT_PATIENCE: Duration = Duration::from_millis(1_500);
@@ -75,7 +75,7 @@ impl Session {
                 Ok(Err(error)) => {
                     tracing::warn!(%error, "the replica's lease was not renewed");
                     tokio::time::sleep(pause).await;
-                    // Without a lease nothing is at stake.
+                    // Nothing is at stake without a lease.
                     pause = if is_registered { RETRY_INTERVAL } else { longer(pause) };
                 }
                 Err(_) if lease_end.is_some() => {}

@@ -1,10 +1,10 @@
 //! Events that clients cannot receive. A gRPC library takes messages up to some size, 4 MiB where nobody says more; a
 //! larger one makes it end the stream, and its application connects again, for the same event, for ever.
 //!
-//! That is told from other ends by four signs: the event is large; the client itself ended its stream, and did not lose
-//! its connection, as one does that is killed; it did so right after the event was sent, before an ack; and it came back
-//! for that, which consumers do not that leave because they are to. Of several such events on a stream the largest is
-//! the one, whatever the client's limit is.
+//! Four signs tell such an end from others: the event is large; the client itself ended its stream, and did not lose
+//! its connection, as one does that is killed; it did so right after the event was sent, before an ack; and it came
+//! back for the event, while consumers that leave because they are to do not. The largest of several such events on a
+//! stream is the one, whatever the client's limit is.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -21,7 +21,7 @@ const LARGE_BYTES_MIN: usize = 64 * 1024;
 /// A client that stays for so long has received the event.
 const RECEIVED_AFTER: Duration = Duration::from_secs(10);
 
-/// What is large and on its way on one connection, and how the connection ended.
+/// The large events that are on their way on one connection, and when its client ended it.
 #[derive(Default)]
 pub struct Receipts {
     /// By topic and position.
@@ -35,7 +35,7 @@ struct Sent {
     at: Instant,
 }
 
-/// What became of a large event that was not acked.
+/// The fate of a large event that was not acked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Receipt {
     /// The client ended its stream as it came.
@@ -86,7 +86,8 @@ impl Receipts {
 }
 
 impl Courier {
-    /// Counts what subscribers could not receive that have left since. What none of the group can is erroneous.
+    /// Counts events that subscribers which have left since could not receive. An event that none of the group can
+    /// receive is erroneous.
     pub(super) fn look_at_receipts(&mut self, subscribers: &[Arc<Subscriber>], outcomes: &mut Outcomes) {
         let has_left = |number: &u64| subscribers.iter().all(|subscriber| subscriber.number != *number);
         let gone: Vec<Arc<Subscriber>> =
@@ -101,7 +102,7 @@ impl Courier {
         }
     }
 
-    /// What is wrong with the event, once it was tried often enough.
+    /// Says what is wrong with the event, once it was tried often enough.
     fn unreceived(&mut self, position: i64, subscriber: &Subscriber) -> Option<String> {
         let receipt = subscriber.receipts.of((self.turn.topic_id, position), Instant::now());
         let attempts_max = self.session.store.settings.subscribing.delivery_attempts_max;

@@ -62,7 +62,7 @@ impl Item {
         matches!(self.state, State::InFlight(_))
     }
 
-    /// What the next owner is to know. How often what is sent once more was refused, a row says.
+    /// The refusals that the next owner is to know. A row says how often an event that is sent once more was refused.
     pub fn refusal(&self, position: i64) -> Option<Refusal> {
         let Item { retry_number, rounds, resets, .. } = *self;
         let is_told = resets > 0 || retry_number > 0 && !self.is_resent;
@@ -123,7 +123,7 @@ impl Window {
         self.items.get_mut(&position)
     }
 
-    /// Of the event that could be received least, or was refused most often.
+    /// The refusal of the event that could be received least, or was refused most often.
     pub fn refusal(&self) -> Option<Refusal> {
         let refusals = self.items.iter().filter_map(|(position, item)| item.refusal(*position));
         refusals.max_by_key(|refusal| (refusal.resets, refusal.retry_number))

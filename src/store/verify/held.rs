@@ -1,12 +1,12 @@
-//! What an object was found to hold, beside what the catalog says of it.
+//! The contents that an object was found to have, beside what the catalog says of it.
 
 use std::collections::BTreeMap;
 
 use crate::database::Archive;
 use crate::event::Event;
-use crate::store::archive::PositionRanges;
+use crate::store::positions::PositionRanges;
 
-/// What was found in an object.
+/// The contents that were found in an object.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Held {
     pub positions: PositionRanges,
@@ -27,7 +27,7 @@ impl Held {
         *self.types.entry(event.event_type.clone()).or_default() += 1;
     }
 
-    /// What the catalog says otherwise.
+    /// The points in which the catalog says otherwise.
     pub fn differs_from(&self, archive: &Archive) -> Vec<String> {
         let types = counted(archive, &archive.type_counts);
         let mut found = Vec::new();

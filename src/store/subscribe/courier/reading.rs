@@ -18,7 +18,7 @@ use crate::store::{Error, Page, PageSize, Query};
 pub const READ_EVENTS_MIN: i64 = 4;
 const READ_EVENTS_MAX: i64 = 256;
 const READ_BYTES_MAX: i64 = 1024 * 1024;
-/// Where there is no memory to read more ahead.
+/// A read has so many bytes if there is no memory to read more ahead.
 const READ_BYTES_MIN: i64 = 64 * 1024;
 const READ_RETRY_DELAY: Duration = Duration::from_secs(1);
 /// An object that is refused or damaged is so for longer, mostly.
@@ -95,7 +95,7 @@ impl Courier {
         self.recall_refusal();
     }
 
-    /// What the last owner knew of an event, once it is here.
+    /// Gives an event what its last owner knew of it, once it is here.
     fn recall_refusal(&mut self) {
         let Refusal { position, retry_number, rounds, resets } = self.refusal;
         if let Some(item) = self.window.get(position) {
@@ -104,7 +104,8 @@ impl Courier {
         }
     }
 
-    /// Of several events that cannot be read, the first ones may be readable: it is asked for one, until that cannot be.
+    /// The first of several events that cannot be read together may be readable: reads ask for a single event, until
+    /// that one cannot be read.
     pub(super) fn failed_reading(&mut self, error: Error, limit: i64) {
         match error {
             Error::Unavailable(_) | Error::GaveWay(_) => {
@@ -143,7 +144,8 @@ impl Courier {
         self.read_retry_at.into_iter().chain(self.resend_retry_at)
     }
 
-    /// What cannot be read keeps nothing else from being sent once more: it is the outcome once the rest is loaded.
+    /// An event that cannot be read keeps no other from being sent once more: its error is the outcome once the rest is
+    /// loaded.
     pub(super) async fn load_resends(&mut self) -> Result<(), Error> {
         let mut outcome = Ok(());
         for (position, retry_number) in self.session.store.resends(&self.turn).await? {
@@ -164,7 +166,7 @@ impl Courier {
     }
 }
 
-/// After so many reads in a row that failed for good.
+/// The delay after so many reads in a row that failed for good.
 fn retry_delay(failed_reads: u32) -> Duration {
     let times = 2_u32.saturating_pow(failed_reads.saturating_sub(1));
     READ_RETRY_DELAY.saturating_mul(times).min(READ_RETRY_DELAY_MAX)
