@@ -29,7 +29,7 @@ use crate::store::{Error, Store, background};
 /// and no snapshot is held for long, behind which dead rows would add up, those of the topic first.
 const POSITIONS_AT_ONCE: i64 = 4_000;
 /// In memory at once, beside one event that is larger.
-const PIECE_BYTES: i64 = 4 * 1024 * 1024;
+const PIECE_BYTES: i64 = 1024 * 1024;
 /// Where nobody waits for the end of it.
 const POSITIONS_AT_LEISURE: i64 = 500;
 /// Of a topic in one pass. Where more are due, archiving has fallen behind, and hurries: what is published must not outrun
@@ -50,6 +50,8 @@ pub struct Batch<'a> {
 struct Piece {
     rows: Vec<ExportedRow>,
     last_position: i64,
+    /// It has as many bytes as it may have, and more may follow.
+    is_cut: bool,
 }
 
 /// A batch whose object is complete in the bucket.
@@ -251,7 +253,10 @@ impl<'a> Batch<'a> {
     async fn export(&self) -> Result<Export, Error> {
         let mut writer = self.object.begin().await?;
         let (mut rest, mut breaks) = (self.object.extent.0, Breaks::new(self.haste));
-        while let Some(Piece { rows, last_position }) = self.piece(rest).await? {
+        let mut positions = self.haste.positions_at_once();
+        while let Some(Piece { rows, last_position, is_cut }) = self.piece(rest, positions).await? {
+            // A statement is not to read many rows that its piece has no room for.
+            positions = if is_cut { rows.len() as i64 + 1 } else { self.haste.positions_at_once() };
             for row in rows {
                 writer.push(&row.event()?).await?;
                 breaks.take().await;
@@ -263,12 +268,12 @@ impl<'a> Batch<'a> {
     }
 
     /// What follows from a position on, read to its end before S3 takes the first of it: no statement waits for S3.
-    async fn piece(&self, from: i64) -> Result<Option<Piece>, Error> {
+    async fn piece(&self, from: i64, positions: i64) -> Result<Option<Piece>, Error> {
         let Object { store, topic, extent: (_, end, _), .. } = &self.object;
         let mut connection = store.database.job_connection().await?;
         // Most of the extent may have been archived before.
         let Some(first) = database::first_hot(&mut connection, topic.id, (from, *end)).await? else { return Ok(None) };
-        let mut last_position = (first + self.haste.positions_at_once() - 1).min(*end);
+        let mut last_position = (first + positions - 1).min(*end);
         let (limits, range) = ((self.raised_at_max.unix_nanos(), self.now), (first, last_position));
         let mut export = database::export(&mut connection, topic.id, limits, range, PIECE_BYTES).await?;
         let (mut rows, mut bytes): (Vec<ExportedRow>, i64) = (Vec::new(), 0);
@@ -277,10 +282,11 @@ impl<'a> Batch<'a> {
             rows.push(row);
         }
         // So many may be all, or the first ones.
-        if let Some(last) = rows.last().filter(|_| bytes >= PIECE_BYTES) {
+        let is_cut = bytes >= PIECE_BYTES;
+        if let Some(last) = rows.last().filter(|_| is_cut) {
             last_position = last.position()?;
         }
-        Ok(Some(Piece { rows, last_position }))
+        Ok(Some(Piece { rows, last_position, is_cut }))
     }
 }
 
