@@ -30,7 +30,7 @@ async fn hot_is_as_ever(scene: &Scene, number: usize) {
     assert_eq!(scene.last_of(&["type-0", "type-1"]).await.unwrap().id, id);
     assert_eq!(ids(&scene.page_after("event-3", &[], (0, 1)).await.unwrap()), ["event-4"]);
     assert!(!scene.is_stream_empty("hot").await);
-    assert_eq!(scene.world.proxy.take_seen(), []);
+    assert_eq!(scene.world.proxy.take_asked(), []);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -201,6 +201,13 @@ impl Proxy {
         std::mem::take(&mut *lock(&self.shared.seen))
     }
 
+    /// The same without looks at the marker, which a service takes now and then whatever it is asked.
+    pub fn take_asked(&self) -> Vec<Request> {
+        let mut asked = self.take_seen();
+        asked.retain(|request| !request.target.ends_with(MARKER));
+        asked
+    }
+
     /// How many requests of a kind have arrived since [`Proxy::take_seen`].
     pub fn count(&self, kind: Kind) -> usize {
         lock(&self.shared.seen).iter().filter(|request| request.kind == kind).count()
