@@ -15,6 +15,8 @@ pub(super) const SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ON
 const NO_JIT: &str = "SET jit = off";
 /// Postgres waits for so much longer than we do before it ends what nobody waits for any more.
 const MARGIN: Duration = Duration::from_secs(2);
+/// The first version with an `idle_session_timeout`: an older one is to be refused for its version, and not for that.
+const IDLE_SESSION_TIMEOUT_VERSION: u32 = 14_00_00;
 /// The first version with a `transaction_timeout`.
 const TRANSACTION_TIMEOUT_VERSION: u32 = 17_00_00;
 /// Keepalives let a middle box remember a connection that is idle, and let Postgres notice that its client is gone.
@@ -35,8 +37,9 @@ impl Session {
             return NO_JIT.into_sql_str();
         }
         let mut statements = NO_JIT.to_owned();
-        let defaults = [("default_transaction_isolation", "'read committed'"), ("idle_session_timeout", "0")];
-        for (name, value) in defaults.into_iter().chain(KEEPALIVES) {
+        let knows_idle = server_version.is_none_or(|version| version >= IDLE_SESSION_TIMEOUT_VERSION);
+        let defaults = [("default_transaction_isolation", "'read committed'")].into_iter().chain(KEEPALIVES);
+        for (name, value) in defaults.chain(knows_idle.then_some(("idle_session_timeout", "0"))) {
             statements += &format!("; SET {name} = {value}");
         }
         for (name, value) in self.timeouts(server_version) {
