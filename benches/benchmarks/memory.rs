@@ -1,4 +1,4 @@
-//! What a service takes in memory while events anywhere in its archives are read, round after round, and after that.
+//! The memory that a service takes while events anywhere in its archives are read, round after round, and after that.
 
 use std::fs;
 use std::net::TcpListener;
