@@ -5,7 +5,7 @@ use uuid::Uuid;
 use crate::database::{Connection, Error};
 
 /// The right to write archives of one topic, until it expires or somebody else takes it afterwards.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Lease {
     pub topic_id: i64,
     pub holder: Uuid,

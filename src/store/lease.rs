@@ -3,7 +3,7 @@
 //! It is a row in Postgres with an epoch that the committing transaction checks: a writer that sleeps through the end
 //! of its lease changes nothing when it wakes. If the process dies, the lease expires.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::future::Future;
 use std::sync::MutexGuard;
 
@@ -25,24 +25,25 @@ impl Store {
     ) -> Result<Option<T>, Error> {
         let mut transaction = self.database.begin_job().await?;
         let taken = database::take_lease(&mut transaction, topic_id, Uuid::new_v4(), self.settings.lease_term).await?;
-        database::commit(transaction).await?;
         let Some(lease) = taken else { return Ok(None) };
-        self.leases().insert(topic_id, lease);
+        // It is known from before the commit until it is released, so a process that ends can release it.
+        self.leases().retain(|held| held.topic_id != topic_id);
+        self.leases().insert(lease);
+        database::commit(transaction).await?;
         let outcome = self.while_held(&lease, work(lease)).await;
-        self.leases().remove(&topic_id);
         self.release(&lease).await;
         outcome.map(Some)
     }
 
-    /// For a process that ends: work that was dropped half way left its lease behind.
+    /// Releases the leases that dropped work and failed releases have left behind, for a process that ends.
     pub async fn release_leases(&self) {
-        let held: Vec<Lease> = self.leases().drain().map(|(_, lease)| lease).collect();
+        let held: Vec<Lease> = self.leases().iter().copied().collect();
         for lease in &held {
             self.release(lease).await;
         }
     }
 
-    fn leases(&self) -> MutexGuard<'_, HashMap<i64, Lease>> {
+    fn leases(&self) -> MutexGuard<'_, HashSet<Lease>> {
         self.leases.lock().expect("nobody panics while it is locked")
     }
 
@@ -80,8 +81,13 @@ impl Store {
             database::release_lease(&mut transaction, lease).await?;
             Ok::<_, Error>(database::commit(transaction).await?)
         };
-        if let Err(error) = released.await {
-            tracing::debug!(%error, topic_id = lease.topic_id, "the lease was not released and will expire");
+        match released.await {
+            Ok(()) => {
+                self.leases().remove(lease);
+            }
+            Err(error) => {
+                tracing::debug!(%error, topic_id = lease.topic_id, "the lease was not released and will expire");
+            }
         }
     }
 }

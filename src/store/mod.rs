@@ -43,7 +43,7 @@ mod sweep;
 mod troubles;
 mod verify;
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -204,7 +204,7 @@ pub struct Store {
     hash_key: OnceCell<HashKey>,
     merges_caught_up: OnceCell<()>,
     /// Those that this process has, by topic.
-    leases: Mutex<HashMap<i64, Lease>>,
+    leases: Mutex<HashSet<Lease>>,
     /// Signals that an archived event was edited.
     rewrite_wanted: Notify,
     subscriptions: Arc<Subscriptions>,

@@ -114,7 +114,16 @@ impl OwnPostgres {
         // Postgres has the account of whoever has its folder.
         let owned = Command::new("chown").arg("--reference").args([&from, &to.join("recovery.signal")]).status();
         assert!(owned.expect("chown can be run").success());
-        OwnPostgres(boot_in(folder, Durability::Full, Vec::new()).await)
+        let copy = OwnPostgres(boot_in(folder, Durability::Full, Vec::new()).await);
+        copy.promoted().await;
+        copy
+    }
+
+    /// Returns once the server has ended its recovery: it answers readers before.
+    async fn promoted(&self) {
+        let mut connection = PgConnection::connect(&self.0.postgres.connection("postgres")).await.expect("it answers");
+        let in_recovery = "SELECT pg_is_in_recovery()";
+        while sqlx::query_scalar(in_recovery).fetch_one(&mut connection).await.expect("it is answered") {}
     }
 
     /// The only database there is, as it is.
