@@ -4,11 +4,12 @@
 //! reads `AWS_…` from the environment by itself, where the platforms put them. While new ones cannot be had, the old
 //! ones are used: whether they still are good is for the server to say.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use object_store::aws::{AmazonS3Builder, AwsCredential, AwsCredentialProvider};
 use object_store::{BackoffConfig, ClientOptions, RetryConfig, StaticCredentialProvider};
+use parking_lot::Mutex;
 
 use crate::bucket::client::root_cause;
 use crate::bucket::{Credentials, Error, Settings};
@@ -40,7 +41,7 @@ impl CredentialSource {
 
     pub async fn get(&self) -> Result<Arc<AwsCredential>, Error> {
         let answer = tokio::time::timeout(TIMEOUT, self.provider.get_credential()).await;
-        let last = || self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = || self.last.lock();
         let why = match answer {
             Ok(Ok(credential)) => {
                 *last() = Some(Arc::clone(&credential));

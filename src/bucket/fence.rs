@@ -3,9 +3,9 @@
 //! A bucket has one owner at a time. A challenger waits for longer than a look is good for and a request takes, so that the
 //! owner before has noticed. An adopter does not wait: a fence cannot keep out what the other one begins in that time.
 
-use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, MutexGuard};
 use uuid::Uuid;
 
 use crate::bucket::{Bucket, Error};
@@ -31,7 +31,7 @@ impl Fence {
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
-        self.seen.lock().expect("nobody panics while it is locked")
+        self.seen.lock()
     }
 }
 

@@ -4,9 +4,9 @@
 //! and counted. A process that is killed may lose the last lines.
 
 use std::io::IsTerminal;
-use std::sync::{Mutex, PoisonError};
 
 use anyhow::Context;
+use parking_lot::Mutex;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 
@@ -24,7 +24,7 @@ pub fn start(level: &str, format: LogFormat) -> anyhow::Result<()> {
         .with_context(|| format!("LOG_LEVEL {level:?} is none of error, warn, info, debug, trace"))?;
     let lossy = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(LINES_MAX);
     let (writer, guard) = lossy.finish(std::io::stderr());
-    *WRITER.lock().unwrap_or_else(PoisonError::into_inner) = Some((guard, writer.error_counter()));
+    *WRITER.lock() = Some((guard, writer.error_counter()));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     match format {
         LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).init(),
@@ -35,11 +35,11 @@ pub fn start(level: &str, format: LogFormat) -> anyhow::Result<()> {
 
 /// How many lines were lost, so that nobody will read them.
 pub fn lost_lines() -> usize {
-    let writer = WRITER.lock().unwrap_or_else(PoisonError::into_inner);
+    let writer = WRITER.lock();
     writer.as_ref().map_or(0, |(_, lost)| lost.dropped_lines())
 }
 
 /// Writes what waits to be written, for about a second at most. Nothing is logged behind it.
 pub fn finish() {
-    drop(WRITER.lock().unwrap_or_else(PoisonError::into_inner).take());
+    drop(WRITER.lock().take());
 }

@@ -9,10 +9,11 @@
 //! task of its own; one that is broken is closed, and its place is free at once.
 
 use std::ops::{Deref, DerefMut};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
+use parking_lot::{Mutex, MutexGuard};
 use sqlx::postgres::PgConnectOptions;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -44,14 +45,14 @@ pub(super) struct Era(Mutex<Option<Instant>>);
 
 impl Era {
     fn begin_anew(&self) {
-        let mut since = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut since = self.0.lock();
         if since.is_none_or(|since| since.elapsed() >= RETIRE_INTERVAL) {
             *since = Some(Instant::now());
         }
     }
 
     fn includes(&self, instant: Instant) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_none_or(|since| instant >= since)
+        self.0.lock().is_none_or(|since| instant >= since)
     }
 }
 
@@ -146,7 +147,7 @@ impl Connections {
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<Kept>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+        self.idle.lock()
     }
 
     /// The one that was used last.

@@ -5,35 +5,18 @@
 //! [`Database::connection`]. If the process dies, Postgres rolls back what was not committed.
 
 mod address;
-mod catalog;
-mod claims;
+pub mod catalog;
 mod connecting;
 mod connection;
 mod connections;
-mod consumed;
-mod edits;
-mod erroneous;
 mod errors;
-mod events;
-mod groups;
-mod intents;
-mod introduced;
-mod leases;
-mod lookups;
-mod members;
+pub mod groups;
+pub mod ledger;
+pub mod log;
+pub mod lookups;
 mod migrations;
-mod moves;
-mod overview;
-mod recovery;
-mod replicas;
-mod runs;
-mod scrubs;
 mod server;
 mod session;
-mod snapshots;
-mod topics;
-mod troubles;
-mod wakeups;
 
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
@@ -42,68 +25,9 @@ use std::time::Duration;
 use sqlx::postgres::PgConnectOptions;
 
 pub use address::{Address, AddressError};
-pub use catalog::{
-    Archive, ArchiveExtent, archive, archive_extents, archives_of, correct_archive, delete_archive, has_archives,
-    insert_archive, known_archives, last_archive_from, promote_archive, rename_archived, topic_of_archive,
-};
-pub use claims::{Identity, has_claimed, identity, insert_claim};
 pub use connection::Connection;
 pub use connections::PooledConnection;
-pub use consumed::{consumed_positions, delete_consumed, forget_consumed};
-pub use edits::{
-    Edit, EditKind, PendingEdit, archives_invalidated, archives_with_pending_edits, edit, edited_since, edits_of,
-    insert_edit, insert_pending_edit, mark_hot_purged, mark_purged, pending_edits, pending_edits_of_archive, renames,
-    settle_edits, unpurged_archives,
-};
-pub use erroneous::{Erroneous, delete_resend, erroneous_after, insert_erroneous, resend, resends, unsettled};
 pub use errors::{CommitError, Error};
-pub use events::{
-    ExportedRow, append, append_many, collect_statistics, count_between, delete_ranges, eligible_batch, export,
-    first_hot, first_not_hot, has_hot, hot_by_ids, hot_position_ranges, hot_range, hot_range_bytes, insert, last_hot,
-    lock_hot, lock_hot_by_gdpr_id, positions_of_correlation, rename_hot, replace, table_bytes,
-};
-pub use groups::{
-    Group, Progress, Refusal, Taken, Turn, Wanted, hand_over, handled_position, owned_by_others, pending_progress,
-    release_all, release_progress, take_progress, unhandled, update_progress,
-};
-pub use intents::{
-    Intent, UploadedFacts, complete_intent, delete_intent, delete_intents_of, has_intents, has_unfinished, hold_intent,
-    insert_intent, intent_of_archive, intents, is_intended, topics_with_stale_intents,
-};
-pub use introduced::{delete_introduced_gdpr_ids, insert_introduced_gdpr_id, introduced_gdpr_id, introduced_gdpr_ids};
-pub use leases::{Lease, check_lease, release_lease, renew_lease, take_lease};
-pub use lookups::{
-    HashKey, LookupRun, Merge, Sum, delete_lookups, due_merge, fingerprints, hash_key, insert_run, leads_to,
-    live_lookups, members_with_gdpr_id, members_with_ids, members_with_stream, merge_lookups, sum_up, sums,
-    topics_with_due_merges, wrong_sums,
-};
-pub use members::{
-    MemberExtent, MemberRow, delete_members, insert_members, lowest_member_across, member_extents, members_by_key,
-    members_of,
-};
-pub use moves::{Move, announce};
-pub use overview::{
-    RemaindersOfSome, TopicOverview, Totals, largest_overviews, overviews_after, remainders_after, totals,
-};
-pub use recovery::{
-    KnownObject, add_found, adopt_deployment, forget_archive, has_pending_since, hot_edited_since, known_objects,
-    known_objects_of, replace_archive, set_etag,
-};
-pub use replicas::{GroupNames, delete_dead_replicas, delete_replica, insert_replica, others_subscribe, renew_replica};
-pub use runs::{ArchiveRun, insert_archive_run, last_archive_run};
-pub use scrubs::{begin_scrub, end_scrub};
-pub use snapshots::{
-    insert_snapshot, lock_snapshots_by_gdpr_id, newest_snapshot, rename_snapshots, replace_snapshot, snapshot,
-};
-pub use topics::{
-    Topic, add_archived, add_deleted, bump_edit_counter, edit_counter, find_topic, lock_topic, make_topic,
-    raise_catalog_epoch, recount_archived, set_head, topic_by_id, topics, topics_named, topics_with_hot_events,
-};
-pub use troubles::{
-    Trouble, TroubleKind, delete_past_troubles, delete_recover_troubles, delete_troubles, has_trouble, insert_trouble,
-    put_off, trouble_counts, troubles,
-};
-pub use wakeups::{Listener, broadcast, delete_old_broadcasts, insert_broadcast, notify, notify_others};
 
 use connection::Limit;
 use connections::{Connections, Era, Opening};

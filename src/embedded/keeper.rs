@@ -11,8 +11,9 @@ use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Mutex, PoisonError};
 use std::thread;
+
+use parking_lot::Mutex;
 
 /// A command to start, and where to say how that went.
 type Order = (Command, Sender<io::Result<Child>>);
@@ -40,7 +41,7 @@ pub fn spawn_signalled(mut command: Command, signal: libc::c_int) -> io::Result<
 
 fn order(order: Order) -> io::Result<()> {
     // A panic cannot leave the Option half written, so a poisoned lock is as good as any.
-    let mut keeper = KEEPER.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut keeper = KEEPER.lock();
     if keeper.is_none() {
         let (orders, received) = channel();
         thread::Builder::new().name("keeper".to_owned()).spawn(move || keep(&received))?;

@@ -11,6 +11,7 @@ mod json;
 mod log;
 mod object;
 mod patch;
+mod positions;
 mod record;
 
 pub use borrowed::{BorrowedEvent, BorrowedMetadata};
@@ -24,6 +25,7 @@ pub use log::Log;
 pub use object::ObjectOnly;
 pub(crate) use object::{read_from_objects, written_as_derived};
 pub use patch::{Patch, Patched, pointer_to};
+pub use positions::PositionRanges;
 pub use record::{Edits, Event, Metadata, NewEvent};
 
 /// Why an input cannot be taken, in words for whoever sent it.

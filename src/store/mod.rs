@@ -4,78 +4,59 @@
 //! and an acknowledged edit is what every later read shows. One Postgres transaction is the only commit point of every
 //! step; what lies in the bucket without one is an orphan that an intent knows of. `docs/design.md` draws the steps.
 
-mod archive;
-mod background;
-mod breaks;
-mod contents;
-mod edit;
-mod find;
-mod gdpr;
-mod import;
-mod last;
-mod lease;
-mod leftovers;
-mod memory;
-mod merge;
-mod missing;
-mod object;
-mod overlay;
-mod ownership;
-mod plan;
-mod positions;
-mod publish;
-mod read;
-mod reconcile;
-mod recover;
-mod remainders;
-mod rename;
-mod repair;
-mod replay;
-mod restore;
-mod rewrite;
-mod scrub;
-mod settle;
-mod snapshot;
-mod source;
+mod archives;
+mod checking;
+mod editing;
+mod log;
+mod moving;
+mod recovering;
 mod status;
 mod subscribe;
-mod sweep;
-mod troubles;
-mod verify;
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::{Notify, OnceCell};
 
 use crate::bucket::{self, Bucket};
-use crate::database::{self, CommitError, Connection, Database, HashKey, Lease};
+use crate::database::{self, CommitError, Connection, Database};
 use crate::event::{Eligibility, Event, Invalid, NewEvent};
 
-pub use crate::database::{Archive, ArchiveRun, Edit, Topic, Totals, Trouble, TroubleKind};
-pub use archive::{Archived, Batch, Exported, Verified};
-pub use edit::{EditOutcome, EditRequest};
-pub use import::{ImportBatch, ImportConflict, ImportCounts};
-pub use leftovers::{Leftover, SweepRequest};
-pub use memory::Held;
-pub use ownership::Owner;
-pub use publish::{Conflicts, Published};
-pub use read::{Page, PageSize, Query};
-pub use reconcile::Unreconciled;
-pub use recover::{RecoveredLog, Recovery, Superseded, Unrecovered};
-pub use remainders::Remainders;
-pub use repair::Repaired;
-pub use restore::{Parted, Restore, Restored, Selection};
-pub use rewrite::{Prepared, Replaced, Rewrite};
-pub use snapshot::{SnapshotChoice, StreamPage, StreamQuery};
+pub use crate::database::catalog::archives::Archive;
+use crate::database::catalog::leases::Lease;
+pub use crate::database::catalog::overview::Totals;
+pub use crate::database::catalog::runs::ArchiveRun;
+pub use crate::database::catalog::troubles::{Trouble, TroubleKind};
+pub use crate::database::ledger::edits::Edit;
+pub use crate::database::log::rows::Topic;
+use crate::database::lookups::{self, HashKey};
+pub use archives::ownership::Owner;
+pub use checking::leftovers::{Leftover, SweepRequest};
+pub use checking::repair::Repaired;
+pub use checking::verify::{Finding, Pacing};
+pub use editing::edit::{EditOutcome, EditRequest};
+pub use log::import::{ImportBatch, ImportConflict, ImportCounts};
+pub use log::publish::{Conflicts, Published};
+pub use log::read::memory::Held;
+pub use log::read::{Page, PageSize, Query};
+pub use log::streams::{SnapshotChoice, StreamPage, StreamQuery};
+pub use moving::archive::{Archived, Batch, Exported, Verified};
+pub use moving::remainders::Remainders;
+pub use moving::restore::{Parted, Restore, Restored, Selection};
+pub use moving::rewrite::{Prepared, Replaced, Rewrite};
+pub use recovering::reconcile::Unreconciled;
+pub use recovering::recover::{RecoveredLog, Recovery, Superseded, Unrecovered};
 pub use status::{Status, TopicStatus, TopicsPage};
 pub use subscribe::{
     Deliveries, Delivery, ErroneousEvent, Group, RequiredGroups, Subscribing, SubscribingSettings, Subscription,
 };
-pub use verify::{Finding, Pacing};
 
-use ownership::Ownership;
+use archives::ownership::Ownership;
+use archives::troubles::Told;
+use log::publish::{ArchivedIds, Bell, Queues};
+use log::read::memory::Memory;
 use subscribe::Subscriptions;
 
 #[derive(Debug, Clone)]
@@ -208,10 +189,11 @@ pub struct Store {
     /// Signals that an archived event was edited.
     rewrite_wanted: Notify,
     subscriptions: Arc<Subscriptions>,
-    queues: publish::Queues,
-    archived_ids: Arc<publish::ArchivedIds>,
-    told: troubles::Told,
-    memory: memory::Memory,
+    bell: Bell,
+    queues: Queues,
+    archived_ids: Arc<ArchivedIds>,
+    told: Told,
+    memory: Memory,
 }
 
 impl Store {
@@ -220,8 +202,12 @@ impl Store {
         let (hash_key, merges_caught_up) = (OnceCell::new(), OnceCell::new());
         let (leases, rewrite_wanted) = (Mutex::default(), Notify::new());
         let subscriptions = Arc::new(Subscriptions::new());
-        let (queues, archived_ids) = (publish::Queues::default(), Arc::new(publish::ArchivedIds::new()));
-        let memory = memory::Memory::new(&settings.reading);
+        let bell: Bell = {
+            let (subscriptions, database) = (Arc::clone(&subscriptions), database.clone());
+            Box::new(move |topics| subscriptions.wake(&database, topics))
+        };
+        let (queues, archived_ids) = (Queues::default(), Arc::new(ArchivedIds::new()));
+        let memory = Memory::new(&settings.reading);
         Store {
             database,
             bucket,
@@ -232,9 +218,10 @@ impl Store {
             leases,
             rewrite_wanted,
             subscriptions,
+            bell,
             queues,
             archived_ids,
-            told: troubles::Told::default(),
+            told: Told::default(),
             memory,
         }
     }
@@ -295,6 +282,6 @@ impl Store {
 
     /// Over the connection that the caller has already: one that holds its only connection must not wait for another.
     async fn hash_key(&self, connection: &mut Connection) -> Result<HashKey, Error> {
-        Ok(*self.hash_key.get_or_try_init(|| database::hash_key(connection)).await?)
+        Ok(*self.hash_key.get_or_try_init(|| lookups::hash_key(connection)).await?)
     }
 }

@@ -1,5 +1,12 @@
 use crate::bucket::object_key;
-use crate::database::{self, Archive, ArchiveRun, Topic, TopicOverview, Totals, Transaction, Trouble};
+use crate::database::Transaction;
+use crate::database::catalog::archives::{self, Archive};
+use crate::database::catalog::intents;
+use crate::database::catalog::overview::{self, TopicOverview, Totals};
+use crate::database::catalog::runs::{self, ArchiveRun};
+use crate::database::catalog::troubles::{self, Trouble};
+use crate::database::log::events;
+use crate::database::log::rows::{self, Topic};
 use crate::event::{Instant, Log};
 use crate::store::{Error, Remainders, Store};
 
@@ -68,12 +75,12 @@ impl Store {
     }
 
     async fn status_of(&self, mut snapshot: Transaction, topics_max: i64) -> Result<Status, Error> {
-        let topics = database::largest_overviews(&mut snapshot, topics_max).await?;
-        let totals = database::totals(&mut snapshot).await?;
-        let table_bytes = database::table_bytes(&mut snapshot).await?;
-        let last_run = database::last_archive_run(&mut snapshot).await?;
-        let troubles = database::troubles(&mut snapshot, TROUBLES_MAX).await?;
-        let trouble_count = database::trouble_counts(&mut snapshot).await?.iter().map(|(_, count)| count).sum();
+        let topics = overview::largest(&mut snapshot, topics_max).await?;
+        let totals = overview::totals(&mut snapshot).await?;
+        let table_bytes = events::table_bytes(&mut snapshot).await?;
+        let last_run = runs::last(&mut snapshot).await?;
+        let troubles = troubles::all(&mut snapshot, TROUBLES_MAX).await?;
+        let trouble_count = troubles::counts(&mut snapshot).await?.iter().map(|(_, count)| count).sum();
         drop(snapshot);
         let topics = topics.into_iter().map(TopicStatus::from).collect();
         let remainders = self.remainders().await?;
@@ -83,23 +90,23 @@ impl Store {
     /// So many topics behind the one with this id.
     pub async fn topics(&self, after_topic_id: i64, limit: i64) -> Result<TopicsPage, Error> {
         let mut snapshot = self.database.snapshot().await?;
-        let mut found = database::overviews_after(&mut snapshot, after_topic_id, limit + 1).await?;
+        let mut found = overview::after(&mut snapshot, after_topic_id, limit + 1).await?;
         let has_more = found.len() as i64 > limit;
         found.truncate(limit as usize);
-        let table_bytes = database::table_bytes(&mut snapshot).await?;
+        let table_bytes = events::table_bytes(&mut snapshot).await?;
         Ok(TopicsPage { topics: found.into_iter().map(TopicStatus::from).collect(), has_more, table_bytes })
     }
 
     /// The archives of a log, in the order of their first positions.
     pub async fn archives(&self, log: &Log) -> Result<Vec<Archive>, Error> {
         let mut snapshot = self.database.snapshot().await?;
-        let Some(topic) = database::find_topic(&mut snapshot, log).await? else { return Ok(Vec::new()) };
-        Ok(database::archives_of(&mut snapshot, topic.id).await?)
+        let Some(topic) = rows::find(&mut snapshot, log).await? else { return Ok(Vec::new()) };
+        Ok(archives::of_log(&mut snapshot, topic.id).await?)
     }
 
     /// Whether there are archived events at all, or is something left of them: then a bucket is needed.
     pub async fn has_archives(&self) -> Result<bool, Error> {
         let mut snapshot = self.database.snapshot().await?;
-        Ok(database::has_archives(&mut snapshot).await? || database::has_unfinished(&mut snapshot).await?)
+        Ok(archives::has_any(&mut snapshot).await? || intents::has_unfinished(&mut snapshot).await?)
     }
 }

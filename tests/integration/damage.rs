@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use coldstream::database::Archive;
+use coldstream::database::catalog::archives::Archive;
 use coldstream::event::{Event, Filter, Log, NewEvent};
 use coldstream::store::{Error, Query, Store};
 use futures::StreamExt;

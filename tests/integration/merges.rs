@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use coldstream::database::{self, HashKey, LookupRun, MemberRow, commit};
+use coldstream::database::catalog::members::{self, MemberRow};
+use coldstream::database::commit;
+use coldstream::database::lookups::merges;
+use coldstream::database::lookups::{self, HashKey, LookupRun};
 use coldstream::event::{Event, Filter, Gdpr, GdprField, Json, Log, NewEvent};
 use coldstream::store::{Error, Query, Selection, Store};
 use rand::rngs::StdRng;
@@ -69,7 +72,7 @@ async fn insert_archive(world: &World, id: Uuid, members: u16) {
     };
     let rows: Vec<MemberRow> = (0..i32::from(members)).map(member).collect();
     let mut transaction = world.database().begin_job().await.unwrap();
-    database::insert_members(&mut transaction, (TOPIC, id), 1, &rows).await.unwrap();
+    members::insert(&mut transaction, (TOPIC, id), 1, &rows).await.unwrap();
     commit(transaction).await.unwrap();
 }
 
@@ -87,15 +90,15 @@ impl Answers {
     async fn asked(world: &World, key: HashKey, ids: &[String]) -> Answers {
         let mut snapshot = world.database().snapshot().await.unwrap();
         let mut answers = Answers::default();
-        answers.all.extend(database::members_with_ids(&mut snapshot, TOPIC, key, ids, &[]).await.unwrap());
+        answers.all.extend(lookups::members_with_ids(&mut snapshot, TOPIC, key, ids, &[]).await.unwrap());
         for id in ids.iter().step_by(ASKED_ALONE) {
             let of_id = std::slice::from_ref(id);
-            let members = database::members_with_ids(&mut snapshot, TOPIC, key, of_id, &[]).await.unwrap();
+            let members = lookups::members_with_ids(&mut snapshot, TOPIC, key, of_id, &[]).await.unwrap();
             answers.ids.insert(id.clone(), members);
         }
         for name in (0..12).map(|number| format!("name-{number}")) {
-            let streams = database::members_with_stream(&mut snapshot, TOPIC, key, &name).await.unwrap();
-            let members = database::members_with_gdpr_id(&mut snapshot, TOPIC, key, &name).await.unwrap();
+            let streams = lookups::members_with_stream(&mut snapshot, TOPIC, key, &name).await.unwrap();
+            let members = lookups::members_with_gdpr_id(&mut snapshot, TOPIC, key, &name).await.unwrap();
             answers.streams.insert(name.clone(), streams);
             answers.gdpr_ids.insert(name, members);
         }
@@ -142,7 +145,7 @@ async fn merged_answers_are_those_of_all_archives() {
                     expected.gdpr_ids.get_mut(&person).unwrap().push(place);
                     ids.push(id);
                 }
-                database::insert_run(&mut transaction, (TOPIC, archive_id), run, lookups).await.unwrap();
+                lookups::insert_run(&mut transaction, (TOPIC, archive_id), run, lookups).await.unwrap();
             }
             archives.push((archive_id, members));
         }
@@ -159,20 +162,20 @@ async fn merged_answers_are_those_of_all_archives() {
         loop {
             let (gone, _) = archives.swap_remove(random.random_range(0..archives.len()));
             let mut transaction = world.database().begin_job().await.unwrap();
-            database::delete_lookups(&mut transaction, (TOPIC, gone)).await.unwrap();
+            lookups::delete(&mut transaction, (TOPIC, gone)).await.unwrap();
             commit(transaction).await.unwrap();
             expected.forget(gone);
             assert_eq!(Answers::asked(&world, key, &ids).await, expected, "seed {seed}, merge {merges}");
             let mut transaction = world.database().begin_job().await.unwrap();
-            let Some(merge) = database::due_merge(&mut transaction, TOPIC).await.unwrap() else { break };
-            database::merge_lookups(&mut transaction, &merge).await.unwrap();
+            let Some(merge) = merges::due(&mut transaction, TOPIC).await.unwrap() else { break };
+            merges::merge(&mut transaction, &merge).await.unwrap();
             commit(transaction).await.unwrap();
             merges += 1;
         }
         assert!(merges >= 9, "seed {seed}: {merges}");
         for (archive_id, _) in archives {
             let mut transaction = world.database().begin_job().await.unwrap();
-            database::delete_lookups(&mut transaction, (TOPIC, archive_id)).await.unwrap();
+            lookups::delete(&mut transaction, (TOPIC, archive_id)).await.unwrap();
             commit(transaction).await.unwrap();
         }
         for statement in ["DELETE FROM archives", "DELETE FROM members"] {

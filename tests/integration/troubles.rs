@@ -8,7 +8,7 @@ mod starting;
 
 use std::sync::Arc;
 
-use coldstream::database::Archive;
+use coldstream::database::catalog::archives::Archive;
 use coldstream::event::{Event, Log};
 use coldstream::store::{Error, Settings, Store, Trouble, TroubleKind};
 

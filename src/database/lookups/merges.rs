@@ -43,7 +43,7 @@ impl Merge {
 }
 
 /// The next merge of a topic, if there are enough lookups of a level.
-pub async fn due_merge(connection: &mut Connection, topic_id: i64) -> Result<Option<Merge>, Error> {
+pub async fn due(connection: &mut Connection, topic_id: i64) -> Result<Option<Merge>, Error> {
     for level in 0..LEVEL_MAX {
         // Those of an archive that is not live yet are still written.
         let sources: Vec<Source> = sqlx::query_as(
@@ -66,7 +66,7 @@ pub async fn due_merge(connection: &mut Connection, topic_id: i64) -> Result<Opt
 }
 
 /// Topics that perhaps have something to merge. Looks at all lookups of all topics.
-pub async fn topics_with_due_merges(connection: &mut Connection) -> Result<Vec<i64>, Error> {
+pub async fn logs_with_due(connection: &mut Connection) -> Result<Vec<i64>, Error> {
     Ok(sqlx::query_scalar(
         "SELECT DISTINCT topic_id FROM (
              SELECT topic_id FROM lookups WHERE level < $1 GROUP BY topic_id, level HAVING count(*) >= $2
@@ -80,7 +80,7 @@ pub async fn topics_with_due_merges(connection: &mut Connection) -> Result<Vec<i
 }
 
 /// Writes one in the place of its sources, without sums. Says which one, and of how many archives it is.
-pub async fn merge_lookups(connection: &mut Connection, merge: &Merge) -> Result<(Uuid, usize), Error> {
+pub async fn merge(connection: &mut Connection, merge: &Merge) -> Result<(Uuid, usize), Error> {
     let Merge { topic_id, level, sources } = merge;
     let (id, archive_ids) = (Uuid::now_v7(), merge.archive_ids());
     let stride = members_max(connection, *topic_id, &archive_ids).await?;

@@ -16,7 +16,7 @@ pub struct Sum {
 
 /// All archives of a topic, and what they hold of these types or of all, in the order of the first positions: merges, and
 /// archives that no merge has sums of.
-pub async fn sums(connection: &mut Connection, topic_id: i64, types: Option<&[String]>) -> Result<Vec<Sum>, Error> {
+pub async fn all(connection: &mut Connection, topic_id: i64, types: Option<&[String]>) -> Result<Vec<Sum>, Error> {
     Ok(sqlx::query_as(
         "SELECT first_position, last_position, count, matching
          FROM (
@@ -58,7 +58,7 @@ pub async fn sum_up(connection: &mut Connection, topic_id: i64, ids: &[Uuid]) ->
 }
 
 /// Merges whose sums are not what they have to be.
-pub async fn wrong_sums(connection: &mut Connection, topic_id: i64) -> Result<Vec<Uuid>, Error> {
+pub async fn wrong(connection: &mut Connection, topic_id: i64) -> Result<Vec<Uuid>, Error> {
     Ok(sqlx::query_scalar(
         "SELECT lookups.id
          FROM lookups JOIN lookup_sums AS sums ON sums.topic_id = lookups.topic_id AND sums.id = lookups.id

@@ -8,8 +8,9 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::database;
+use crate::database::groups::notices;
 use crate::event::{Event, Instant, Invalid, Json, Log, Metadata, NewEvent};
-use crate::store::subscribe::words::Word;
+use crate::store::subscribe::notices::Word;
 use crate::store::{Error, Store};
 
 /// As it goes from replica to replica.
@@ -46,7 +47,7 @@ impl Store {
         let replica_id = session.as_ref().map_or(process_id, |session| session.id);
         let word = Word::Broadcast { process_id, id }.to_string();
         let mut transaction = self.database.begin().await?;
-        database::insert_broadcast(&mut transaction, replica_id, (id, &text), &word).await?;
+        notices::insert_broadcast(&mut transaction, replica_id, (id, &text), &word).await?;
         database::commit(transaction).await?;
         if let Some(session) = session {
             events.into_iter().for_each(|(log, event)| session.broadcast(&log, &Arc::new(event)));
@@ -65,7 +66,7 @@ impl Store {
     /// One of another replica. Nothing if it is too old.
     pub(super) async fn fetch_broadcast(&self, id: Uuid) -> Result<Vec<(Log, Event)>, Error> {
         let mut transaction = self.database.snapshot().await?;
-        let Some(text) = database::broadcast(&mut transaction, id).await? else { return Ok(Vec::new()) };
+        let Some(text) = notices::broadcast(&mut transaction, id).await? else { return Ok(Vec::new()) };
         drop(transaction);
         let laid: Vec<Laid> = serde_json::from_str(&text).map_err(|error| Error::Damaged(error.to_string()))?;
         Ok(laid.into_iter().map(taken_up).collect::<Result<_, Invalid>>()?)

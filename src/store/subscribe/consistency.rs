@@ -7,7 +7,10 @@ use std::time::Duration;
 use futures::StreamExt;
 use tokio::time::Instant;
 
-use crate::database::{self, Group};
+use crate::database::catalog::archives;
+use crate::database::groups::erroneous;
+use crate::database::groups::progress::{self, Group};
+use crate::database::log::{events, rows};
 use crate::event::{Event, Filter, Log};
 use crate::store::{Error, Query, Store};
 
@@ -18,8 +21,8 @@ impl Store {
     /// The event up to which the group has handled everything.
     pub async fn last_handled(&self, log: &Log, group: &Group) -> Result<Option<Event>, Error> {
         let mut snapshot = self.database.snapshot().await?;
-        let Some(topic) = database::find_topic(&mut snapshot, log).await? else { return Ok(None) };
-        let position = database::handled_position(&mut snapshot, group, topic.id).await?;
+        let Some(topic) = rows::find(&mut snapshot, log).await? else { return Ok(None) };
+        let position = progress::handled_position(&mut snapshot, group, topic.id).await?;
         drop(snapshot);
         if position == 0 { Ok(None) } else { self.event_at(log, position).await }
     }
@@ -68,8 +71,8 @@ impl Store {
 
     async fn hot_positions(&self, log: &Log, correlation_id: &str) -> Result<Vec<i64>, Error> {
         let mut snapshot = self.database.snapshot().await?;
-        let Some(topic) = database::find_topic(&mut snapshot, log).await? else { return Ok(Vec::new()) };
-        Ok(database::positions_of_correlation(&mut snapshot, topic.id, correlation_id).await?)
+        let Some(topic) = rows::find(&mut snapshot, log).await? else { return Ok(Vec::new()) };
+        Ok(events::positions_of_correlation(&mut snapshot, topic.id, correlation_id).await?)
     }
 
     /// Those that a group may still have to handle: it has passed them without, or it has not come so far. Most groups
@@ -81,14 +84,14 @@ impl Store {
         groups: &[Group],
     ) -> Result<Vec<i64>, Error> {
         let mut snapshot = self.database.snapshot().await?;
-        let Some(topic) = database::find_topic(&mut snapshot, log).await? else { return Ok(Vec::new()) };
+        let Some(topic) = rows::find(&mut snapshot, log).await? else { return Ok(Vec::new()) };
         let (mut handled, mut passed) = (topic.head_position, BTreeSet::new());
         for group in groups {
-            handled = handled.min(database::handled_position(&mut snapshot, group, topic.id).await?);
-            passed.extend(database::unsettled(&mut snapshot, group, topic.id).await?);
+            handled = handled.min(progress::handled_position(&mut snapshot, group, topic.id).await?);
+            passed.extend(erroneous::unsettled(&mut snapshot, group, topic.id).await?);
         }
         let range = (handled + 1, topic.head_position + 1);
-        let archives = database::archive_extents(&mut snapshot, topic.id, None, range, i64::MAX).await?;
+        let archives = archives::extents(&mut snapshot, topic.id, None, range, i64::MAX).await?;
         drop(snapshot);
         let mut positions = Vec::new();
         for position in passed.range(..=handled) {
@@ -117,10 +120,10 @@ impl Store {
         groups: &[Group],
     ) -> Result<Option<Result<(), String>>, Error> {
         let mut snapshot = self.database.snapshot().await?;
-        let Some(topic) = database::find_topic(&mut snapshot, log).await? else { return Ok(Some(Ok(()))) };
+        let Some(topic) = rows::find(&mut snapshot, log).await? else { return Ok(Some(Ok(()))) };
         let mut is_waiting = false;
         for group in groups {
-            let (waits, error) = database::unhandled(&mut snapshot, group, topic.id, positions).await?;
+            let (waits, error) = progress::unhandled(&mut snapshot, group, topic.id, positions).await?;
             if let Some(error) = error {
                 return Ok(Some(Err(format!("{:?} could not handle an event: {error}", group.name))));
             }

@@ -1,10 +1,14 @@
 //! What groups could not handle: listed, and sent once more. The list holds positions; the events are read where they
 //! are, so that it shows edits and renames.
 
-use crate::database::{self, Erroneous, Group};
+use crate::database;
+use crate::database::groups::erroneous::{self, Erroneous};
+use crate::database::groups::notices;
+use crate::database::groups::progress::Group;
+use crate::database::log::rows;
 use crate::event::{Event, Filter, Invalid, Log};
-use crate::store::subscribe::session::Cause;
-use crate::store::subscribe::words::Word;
+use crate::store::subscribe::notices::Word;
+use crate::store::subscribe::replica::Cause;
 use crate::store::{Error, Store};
 
 /// An event that a group could not handle.
@@ -32,9 +36,9 @@ impl Store {
         let (mut position, mut group_name) = (0, String::new());
         loop {
             let mut snapshot = self.database.snapshot().await?;
-            let Some(topic) = database::find_topic(&mut snapshot, log).await? else { return Ok(found) };
+            let Some(topic) = rows::find(&mut snapshot, log).await? else { return Ok(found) };
             let behind = (position, group_name.as_str());
-            let rows = database::erroneous_after(&mut snapshot, topic.id, is_parallel, behind, limit as i64).await?;
+            let rows = erroneous::after(&mut snapshot, topic.id, is_parallel, behind, limit as i64).await?;
             drop(snapshot);
             let is_end = rows.len() < limit;
             for Erroneous { group_name: name, position: at, error, retry_number } in rows {
@@ -60,10 +64,10 @@ impl Store {
         let none = || Invalid(format!("the event {event_id:?} is not erroneous for {:?}", group.name));
         let found = self.find(log, &[event_id.to_owned()]).await?.pop().ok_or_else(none)?;
         let mut transaction = self.database.begin().await?;
-        if !database::resend(&mut transaction, group, found.topic.id, found.event.position).await? {
+        if !erroneous::resend(&mut transaction, group, found.topic.id, found.event.position).await? {
             return Err(none().into());
         }
-        database::notify(&mut transaction, &[Word::Resent(found.topic.id).to_string()]).await?;
+        notices::notify(&mut transaction, &[Word::Resent(found.topic.id).to_string()]).await?;
         database::commit(transaction).await?;
         if let Some(session) = self.subscriptions.session() {
             session.wake(found.topic.id, Some(log), Cause::Resent);

@@ -4,39 +4,40 @@
 //! What was in flight when a process died is delivered again, by whoever takes the row over. `docs/design.md` says
 //! why it is built so.
 
+mod acks;
 mod broadcast;
 mod consistency;
 mod courier;
 mod erroneous;
-mod meaning;
-mod record;
-mod session;
+mod notices;
+mod replica;
 mod subscriber;
-mod tend;
-mod unreceived;
 mod window;
-mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::mpsc::error::SendError;
 use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use crate::database::{self, Database, Topic};
+use crate::database::groups;
+use crate::database::log::rows::{self, Topic};
+use crate::database::{self, Database};
 use crate::event::Log;
+use crate::store::log::read::Turns;
 use crate::store::subscribe::courier::Ack;
-use crate::store::subscribe::session::{Cause, Session};
+use crate::store::subscribe::notices::{TOPIC_IDS_MAX, Word};
+use crate::store::subscribe::replica::{Cause, Session};
 use crate::store::subscribe::subscriber::Subscriber;
-use crate::store::subscribe::words::{TOPIC_IDS_MAX, Word};
 use crate::store::{Error, Store};
 
-pub use crate::database::Group;
+pub use crate::database::groups::progress::Group;
 pub use erroneous::ErroneousEvent;
 pub use subscriber::{Deliveries, Delivery, Subscribing};
 
@@ -76,9 +77,8 @@ pub struct Subscriptions {
     sessions: TaskTracker,
     numbers: AtomicU64,
     process_id: Uuid,
-    reads: Semaphore,
+    reads: Turns,
     writes: Semaphore,
-    archived_reads: Semaphore,
     /// Signals that progress was written down.
     progressed: Notify,
     /// Topics that were published to, and that other replicas have not been told of.
@@ -106,9 +106,8 @@ impl Subscriptions {
             sessions: TaskTracker::new(),
             numbers: AtomicU64::new(1),
             process_id: Uuid::now_v7(),
-            reads: Semaphore::new(READS_MAX),
+            reads: Turns::new(READS_MAX, ARCHIVED_READS_MAX),
             writes: Semaphore::new(WRITES_MAX),
-            archived_reads: Semaphore::new(ARCHIVED_READS_MAX),
             progressed: Notify::new(),
             untold: Mutex::default(),
             is_alone: AtomicBool::new(false),
@@ -116,35 +115,53 @@ impl Subscriptions {
     }
 
     fn session(&self) -> Option<Arc<Session>> {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner).session.clone()
-    }
-
-    pub(super) async fn read_permit(&self) -> SemaphorePermit<'_> {
-        self.reads.acquire().await.expect("it is never closed")
-    }
-
-    pub(super) async fn archived_read_permit(&self) -> SemaphorePermit<'_> {
-        self.archived_reads.acquire().await.expect("it is never closed")
+        self.current.lock().session.clone()
     }
 
     async fn write_permit(&self) -> SemaphorePermit<'_> {
         self.writes.acquire().await.expect("it is never closed")
     }
 
+    /// Wakes the couriers of these logs: here at once, and in other replicas soon.
+    pub fn wake(self: &Arc<Self>, database: &Database, topics: &[Topic]) {
+        if topics.is_empty() {
+            return;
+        }
+        if let Some(session) = self.session() {
+            for topic in topics {
+                session.wake(topic.id, Some(&topic.log), Cause::Published);
+            }
+        }
+        let mut untold = self.untold.lock();
+        let is_first = untold.is_empty();
+        untold.extend(topics.iter().map(|topic| topic.id));
+        if is_first {
+            let (database, subscriptions) = (database.clone(), Arc::clone(self));
+            tokio::spawn(async move {
+                let is_alone = subscriptions.is_alone.load(Ordering::Relaxed);
+                tokio::time::sleep(if is_alone { WORD_INTERVAL_ALONE } else { WORD_INTERVAL }).await;
+                // If this process dies before, the others find out by looking.
+                if let Err(error) = subscriptions.tell_others(&database).await {
+                    tracing::debug!(%error, "other replicas were not told of what was published");
+                }
+            });
+        }
+    }
+
     async fn tell_others(&self, database: &Database) -> Result<(), Error> {
-        let untold = std::mem::take(&mut *self.untold.lock().unwrap_or_else(PoisonError::into_inner));
+        let untold = std::mem::take(&mut *self.untold.lock());
         let untold: Vec<i64> = untold.into_iter().collect();
         let words = untold.chunks(TOPIC_IDS_MAX).map(|topic_ids| Word::Published(topic_ids.to_vec()).to_string());
         let words: Vec<String> = words.collect();
         let own_replica_id = self.session().map_or(Uuid::nil(), |session| session.id);
         let mut connection = database.connection().await?;
-        let has_others = match database::notify_others(&mut connection, own_replica_id, &words).await {
+        let has_others = match groups::notices::notify_others(&mut connection, own_replica_id, &words).await {
             Ok(has_others) => has_others,
             // It may have died since it was last used, which is noticed at once in a pool.
             Err(_) => {
                 drop(connection);
                 let mut transaction = database.begin().await?;
-                let has_others = database::notify_others(&mut transaction, own_replica_id, &words).await?;
+                let has_others = groups::notices::notify_others(&mut transaction, own_replica_id, &words).await?;
                 database::commit(transaction).await?;
                 has_others
             }
@@ -160,7 +177,7 @@ impl Store {
         let number = self.subscriptions.numbers.fetch_add(1, Ordering::Relaxed);
         let (subscriber, deliveries) = Subscriber::new(number, subscribing);
         let subscriber = Arc::new(subscriber);
-        let mut current = self.subscriptions.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut current = self.subscriptions.current.lock();
         if current.is_closed {
             return Err(Error::Unavailable("the service is about to end".into()));
         }
@@ -169,7 +186,7 @@ impl Store {
             Some(session) => session,
             None => {
                 let session = Session::new(Arc::clone(self));
-                self.subscriptions.sessions.spawn(tend::run(Arc::clone(&session)));
+                self.subscriptions.sessions.spawn(replica::tend::run(Arc::clone(&session)));
                 current.session = Some(Arc::clone(&session));
                 session
             }
@@ -180,7 +197,7 @@ impl Store {
 
     /// Ends every subscription, and takes no more.
     pub fn close_subscriptions(&self) {
-        let mut current = self.subscriptions.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut current = self.subscriptions.current.lock();
         current.is_closed = true;
         if let Some(session) = current.session.take() {
             session.close_subscribers();
@@ -194,32 +211,6 @@ impl Store {
         self.subscriptions.sessions.wait().await;
     }
 
-    /// Wakes those who wait for these topics, here at once and elsewhere soon.
-    pub(super) fn wake(&self, topics: &[Topic]) {
-        if topics.is_empty() {
-            return;
-        }
-        if let Some(session) = self.subscriptions.session() {
-            for topic in topics {
-                session.wake(topic.id, Some(&topic.log), Cause::Published);
-            }
-        }
-        let mut untold = self.subscriptions.untold.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_first = untold.is_empty();
-        untold.extend(topics.iter().map(|topic| topic.id));
-        if is_first {
-            let (database, subscriptions) = (self.database.clone(), Arc::clone(&self.subscriptions));
-            tokio::spawn(async move {
-                let is_alone = subscriptions.is_alone.load(Ordering::Relaxed);
-                tokio::time::sleep(if is_alone { WORD_INTERVAL_ALONE } else { WORD_INTERVAL }).await;
-                // If this process dies before, the others find out by looking.
-                if let Err(error) = subscriptions.tell_others(&database).await {
-                    tracing::debug!(%error, "other replicas were not told of what was published");
-                }
-            });
-        }
-    }
-
     /// Another way to learn that progress was written down.
     pub fn look_at_progress(&self) {
         self.subscriptions.progressed.notify_waiters();
@@ -228,9 +219,7 @@ impl Store {
     /// Another way to learn that something was published.
     pub async fn look_at(self: &Arc<Self>, log: &Log) -> Result<(), Error> {
         let mut snapshot = self.database.snapshot().await?;
-        if let (Some(topic), Some(session)) =
-            (database::find_topic(&mut snapshot, log).await?, self.subscriptions.session())
-        {
+        if let (Some(topic), Some(session)) = (rows::find(&mut snapshot, log).await?, self.subscriptions.session()) {
             session.wake(topic.id, Some(log), Cause::Any);
         }
         Ok(())
@@ -265,7 +254,7 @@ impl Drop for Subscription {
     fn drop(&mut self) {
         self.subscriber.close();
         let subscriptions = &self.session.store.subscriptions;
-        let mut current = subscriptions.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut current = subscriptions.current.lock();
         if self.session.leave(&self.subscriber) {
             self.session.ending.cancel();
             if current.session.as_ref().is_some_and(|session| Arc::ptr_eq(session, &self.session)) {

@@ -1,17 +1,18 @@
 //! One connection: what it takes, what is on its way to it, and what its acks can mean.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::database::Group;
+use crate::database::groups::progress::Group;
 use crate::event::{Event, Log};
-use crate::store::subscribe::unreceived::Receipts;
+use crate::store::subscribe::courier::unreceived::Receipts;
 
 /// Persisted events that wait for the connection to take them.
 const QUEUED_EVENTS_MAX: usize = 8;
@@ -207,7 +208,7 @@ impl Subscriber {
     }
 
     fn broadcasts(&self) -> MutexGuard<'_, HashMap<Log, Broadcasts>> {
-        self.broadcasts.lock().unwrap_or_else(PoisonError::into_inner)
+        self.broadcasts.lock()
     }
 
     pub fn had_broadcasts(&self, log: &Log) -> bool {

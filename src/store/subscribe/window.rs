@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use tokio::time::Instant;
 
-use crate::database::{Progress, Refusal};
+use crate::database::groups::progress::{Progress, Refusal};
 use crate::event::Event;
 
 /// In parallel mode, events behind one that takes long are handled meanwhile, and that many are remembered at most.

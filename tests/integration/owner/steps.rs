@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use coldstream::database::Archive;
+use coldstream::database::catalog::archives::Archive;
 use coldstream::event::Log;
 use coldstream::store::{Selection, Store, SweepRequest};
 use time::Duration;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use coldstream::database::Archive;
+use coldstream::database::catalog::archives::Archive;
 use coldstream::event::{Event, Log};
 use coldstream::store::{RecoveredLog, Selection, Store, Superseded};
 

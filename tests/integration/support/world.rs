@@ -4,7 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use coldstream::bucket::{self, Bucket, object_key};
-use coldstream::database::{self, Archive, Database, Lease};
+use coldstream::database::catalog::archives::Archive;
+use coldstream::database::catalog::leases::{self, Lease};
+use coldstream::database::log::rows;
+use coldstream::database::{self, Database};
 use coldstream::event::{Eligibility, Event, Filter, Log, NewEvent, Patch};
 use coldstream::store::{
     Conflicts, EditOutcome, EditRequest, ImportBatch, Published, Query, ReadingSettings, RequiredGroups, Settings,
@@ -249,8 +252,8 @@ impl World {
     pub async fn lease(&self, log: &Log) -> Lease {
         let database = self.database();
         let mut transaction = database.begin_job().await.unwrap();
-        let topic = database::find_topic(&mut transaction, log).await.unwrap().expect("somebody published");
-        let lease = database::take_lease(&mut transaction, topic.id, Uuid::new_v4(), LEASE_TERM).await.unwrap();
+        let topic = rows::find(&mut transaction, log).await.unwrap().expect("somebody published");
+        let lease = leases::take(&mut transaction, topic.id, Uuid::new_v4(), LEASE_TERM).await.unwrap();
         database::commit(transaction).await.unwrap();
         lease.expect("nobody else has it")
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use coldstream::database::Archive;
+use coldstream::database::catalog::archives::Archive;
 use coldstream::event::{Event, Json, Log};
 use coldstream::store::{Error, Repaired, Store};
 use futures::future::FutureExt;

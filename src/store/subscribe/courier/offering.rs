@@ -24,12 +24,12 @@ enum Offer {
 }
 
 impl Courier {
-    pub(super) fn has_room(&self, subscriber: &Subscriber) -> bool {
+    pub fn has_room(&self, subscriber: &Subscriber) -> bool {
         self.window.in_flight_on(subscriber.number).len() < subscriber.in_flight_max()
     }
 
     /// Offers what may be sent.
-    pub(super) async fn offer_all(&mut self, subscribers: &[Arc<Subscriber>]) -> Result<(), Error> {
+    pub async fn offer_all(&mut self, subscribers: &[Arc<Subscriber>]) -> Result<(), Error> {
         let mut busy: HashMap<u64, Arc<Subscriber>> = HashMap::new();
         self.held_until = None;
         for position in self.window.sendable(Instant::now()) {

@@ -8,9 +8,9 @@ use tokio::task::JoinError;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::database::Refusal;
+use crate::database::groups::progress::Refusal;
 use crate::event::Filter;
-use crate::store::read::Reader;
+use crate::store::log::read::Reader;
 use crate::store::subscribe::courier::Courier;
 use crate::store::subscribe::subscriber::Subscriber;
 use crate::store::{Error, Page, PageSize, Query};
@@ -41,7 +41,7 @@ impl Reading {
 
 impl Courier {
     /// Begins to read the next events, if there is room for them.
-    pub(super) fn read_ahead(&mut self, subscribers: &[Arc<Subscriber>]) {
+    pub fn read_ahead(&mut self, subscribers: &[Arc<Subscriber>]) {
         let now = Instant::now();
         // Other streams go on while one takes long.
         let is_free = self.turn.group.is_parallel && subscribers.iter().any(|subscriber| self.has_room(subscriber));
@@ -61,12 +61,12 @@ impl Courier {
         let size = PageSize::Cut(if self.ahead.is_some() { READ_BYTES_MAX } else { READ_BYTES_MIN });
         let read = async move {
             let query = Query { filter: Filter::All, from, skip: 0, limit };
-            Ok(store.read_as(Reader::Courier, &log, &query, size).await?.0)
+            Ok(store.read_as(Reader::InTurn(&store.subscriptions.reads), &log, &query, size).await?.0)
         };
         self.reading = Some(Reading { from, limit, page: AbortOnDropHandle::new(tokio::spawn(read)) });
     }
 
-    pub(super) fn has_read(&mut self, page: Result<Page, Error>) {
+    pub fn has_read(&mut self, page: Result<Page, Error>) {
         // What there is room for now may be another thing than what was asked for.
         let Some(Reading { from, limit, .. }) = self.reading.take() else { return };
         if self.turn.group.is_parallel {
@@ -106,7 +106,7 @@ impl Courier {
 
     /// The first of several events that cannot be read together may be readable: reads ask for a single event, until
     /// that one cannot be read.
-    pub(super) fn failed_reading(&mut self, error: Error, limit: i64) {
+    pub fn failed_reading(&mut self, error: Error, limit: i64) {
         match error {
             Error::Unavailable(_) | Error::GaveWay(_) => {
                 tracing::warn!(%error, log = %self.log, "events cannot be read to be delivered");
@@ -120,13 +120,13 @@ impl Courier {
         self.read_retry_at = Some(Instant::now() + retry_delay(self.failed_reads));
     }
 
-    pub(super) fn tell_unreadable(&self, error: &Error) {
+    pub fn tell_unreadable(&self, error: &Error) {
         let group = &self.turn.group.name;
         metrics::counter!("coldstream_events_unreadable_total").increment(1);
         tracing::error!(%error, log = %self.log, group, "an event that a group is to get cannot be read");
     }
 
-    pub(super) fn failed_loading(&mut self, error: &Error) {
+    pub fn failed_loading(&mut self, error: &Error) {
         let delay = match error.is_of_one_object() {
             true => READ_RETRY_DELAY_MAX,
             false => READ_RETRY_DELAY,
@@ -136,17 +136,17 @@ impl Courier {
         self.resend_retry_at = Some(Instant::now() + delay);
     }
 
-    pub(super) fn may_load_resends(&self) -> bool {
+    pub fn may_load_resends(&self) -> bool {
         self.resend_retry_at.is_none_or(|at| at <= Instant::now())
     }
 
-    pub(super) fn retries_at(&self) -> impl Iterator<Item = Instant> + use<> {
+    pub fn retries_at(&self) -> impl Iterator<Item = Instant> + use<> {
         self.read_retry_at.into_iter().chain(self.resend_retry_at)
     }
 
     /// An event that cannot be read keeps no other from being sent once more: its error is the outcome once the rest is
     /// loaded.
-    pub(super) async fn load_resends(&mut self) -> Result<(), Error> {
+    pub async fn load_resends(&mut self) -> Result<(), Error> {
         let mut outcome = Ok(());
         for (position, retry_number) in self.session.store.resends(&self.turn).await? {
             if self.window.get(position).is_some() {

@@ -1,0 +1,343 @@
+use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::query::Query;
+use sqlx::{Postgres, Row};
+use uuid::Uuid;
+
+use crate::database::lookups::sums;
+use crate::database::{Connection, Error};
+use crate::event::Log;
+
+/// An archive as the catalog knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Archive {
+    pub topic_id: i64,
+    pub id: Uuid,
+    pub generation: i64,
+    pub write_id: Uuid,
+    pub etag: String,
+    /// SHA-256 of the object.
+    pub digest: Vec<u8>,
+    pub first_position: i64,
+    pub last_position: i64,
+    pub count: i64,
+    /// Nanoseconds since the Unix epoch.
+    pub raised_at_min: i64,
+    pub raised_at_max: i64,
+    pub json_bytes: i64,
+    pub object_bytes: i64,
+    pub types: Vec<String>,
+    pub type_counts: Vec<i64>,
+}
+
+/// How far an archive reaches, and how many of its events match a filter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ArchiveExtent {
+    pub id: Uuid,
+    pub first_position: i64,
+    pub last_position: i64,
+    pub matching: i64,
+}
+
+macro_rules! select_archives {
+    ($rest:literal) => {
+        concat!(
+            "SELECT topic_id, id, generation, write_id, etag, digest, first_position, last_position, count, ",
+            "raised_at_min, raised_at_max, json_bytes, object_bytes, types, type_counts FROM archives ",
+            $rest
+        )
+    };
+}
+
+fn archive_from_row(row: &PgRow) -> Result<Archive, Error> {
+    Ok(Archive {
+        topic_id: row.try_get("topic_id")?,
+        id: row.try_get("id")?,
+        generation: row.try_get("generation")?,
+        write_id: row.try_get("write_id")?,
+        etag: row.try_get("etag")?,
+        digest: row.try_get("digest")?,
+        first_position: row.try_get("first_position")?,
+        last_position: row.try_get("last_position")?,
+        count: row.try_get("count")?,
+        raised_at_min: row.try_get("raised_at_min")?,
+        raised_at_max: row.try_get("raised_at_max")?,
+        json_bytes: row.try_get("json_bytes")?,
+        object_bytes: row.try_get("object_bytes")?,
+        types: row.try_get("types")?,
+        type_counts: row.try_get("type_counts")?,
+    })
+}
+
+/// Every column, in the order in which they are selected.
+fn with_columns<'a>(
+    statement: Query<'a, Postgres, PgArguments>,
+    archive: &'a Archive,
+) -> Query<'a, Postgres, PgArguments> {
+    let Archive {
+        topic_id,
+        id,
+        generation,
+        write_id,
+        etag,
+        digest,
+        first_position,
+        last_position,
+        count,
+        raised_at_min,
+        raised_at_max,
+        json_bytes,
+        object_bytes,
+        types,
+        type_counts,
+    } = archive;
+    statement
+        .bind(topic_id)
+        .bind(id)
+        .bind(generation)
+        .bind(write_id)
+        .bind(etag)
+        .bind(digest)
+        .bind(first_position)
+        .bind(last_position)
+        .bind(count)
+        .bind(raised_at_min)
+        .bind(raised_at_max)
+        .bind(json_bytes)
+        .bind(object_bytes)
+        .bind(types)
+        .bind(type_counts)
+}
+
+pub async fn find(connection: &mut Connection, topic_id: i64, id: Uuid) -> Result<Option<Archive>, Error> {
+    let row = sqlx::query(select_archives!("WHERE topic_id = $1 AND id = $2"))
+        .bind(topic_id)
+        .bind(id)
+        .fetch_optional(connection)
+        .await?;
+    row.as_ref().map(archive_from_row).transpose()
+}
+
+/// All archives of a topic, in the order of their first positions.
+pub async fn of_log(connection: &mut Connection, topic_id: i64) -> Result<Vec<Archive>, Error> {
+    let rows = sqlx::query(select_archives!("WHERE topic_id = $1 ORDER BY first_position, id"))
+        .bind(topic_id)
+        .fetch_all(connection)
+        .await?;
+    rows.iter().map(archive_from_row).collect()
+}
+
+/// Those of these archives that the catalog or an intent knows, with their logs: an object of another one is nobody's.
+pub async fn known(connection: &mut Connection, ids: &[Uuid]) -> Result<Vec<(Log, Uuid)>, Error> {
+    let rows: Vec<(String, String, Uuid)> = sqlx::query_as(
+        "SELECT tenant, topic, known.id
+         FROM (
+             SELECT topic_id, id FROM archives WHERE id = ANY($1)
+             UNION
+             SELECT topic_id, archive_id FROM intents WHERE archive_id = ANY($1)
+         ) AS known
+         JOIN topics ON topics.id = known.topic_id
+         ORDER BY known.id",
+    )
+    .bind(ids)
+    .fetch_all(connection)
+    .await?;
+    let known = rows.into_iter().map(|(tenant, topic, id)| {
+        Ok((Log::new(tenant, topic).map_err(|error| Error::Damaged(error.to_string()))?, id))
+    });
+    known.collect()
+}
+
+/// Whether there are archives at all.
+pub async fn has_any(connection: &mut Connection) -> Result<bool, Error> {
+    Ok(sqlx::query_scalar("SELECT EXISTS (SELECT FROM archives)").fetch_one(connection).await?)
+}
+
+pub async fn insert(connection: &mut Connection, archive: &Archive) -> Result<(), Error> {
+    let insert = sqlx::query(
+        "INSERT INTO archives (topic_id, id, generation, write_id, etag, digest, first_position, last_position, count,
+                               raised_at_min, raised_at_max, json_bytes, object_bytes, types, type_counts)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
+    );
+    with_columns(insert, archive).execute(connection).await?;
+    Ok(())
+}
+
+/// Makes the next generation the one that is read. False if another generation than `from_generation` is current.
+pub async fn promote(
+    connection: &mut Connection,
+    (topic_id, id): (i64, Uuid),
+    from_generation: i64,
+    (write_id, etag, digest): (Uuid, &str, &[u8]),
+    (json_bytes, object_bytes): (i64, i64),
+) -> Result<bool, Error> {
+    let promoted = sqlx::query(
+        "UPDATE archives
+         SET generation = generation + 1, write_id = $4, etag = $5, digest = $6, json_bytes = $7, object_bytes = $8,
+             rewritten_at = now()
+         WHERE topic_id = $1 AND id = $2 AND generation = $3",
+    )
+    .bind(topic_id)
+    .bind(id)
+    .bind(from_generation)
+    .bind(write_id)
+    .bind(etag)
+    .bind(digest)
+    .bind(json_bytes)
+    .bind(object_bytes)
+    .execute(connection)
+    .await?;
+    Ok(promoted.rows_affected() == 1)
+}
+
+/// The topic of an archive, if there is such an archive.
+pub async fn log_of(connection: &mut Connection, id: Uuid) -> Result<Option<i64>, Error> {
+    Ok(sqlx::query_scalar("SELECT topic_id FROM archives WHERE id = $1").bind(id).fetch_optional(connection).await?)
+}
+
+/// Corrects what is known of an object; when it was archived and rewritten stays. False if another generation of it is
+/// current, or none.
+pub async fn correct(connection: &mut Connection, archive: &Archive) -> Result<bool, Error> {
+    let correct = sqlx::query(
+        "UPDATE archives
+         SET write_id = $4, etag = $5, digest = $6, first_position = $7, last_position = $8, count = $9,
+             raised_at_min = $10, raised_at_max = $11, json_bytes = $12, object_bytes = $13, types = $14,
+             type_counts = $15
+         WHERE topic_id = $1 AND id = $2 AND generation = $3",
+    );
+    let corrected = with_columns(correct, archive).execute(connection).await?;
+    Ok(corrected.rows_affected() == 1)
+}
+
+/// False if another generation of it is current, or none.
+pub async fn delete(connection: &mut Connection, archive: &Archive) -> Result<bool, Error> {
+    let deleted = sqlx::query("DELETE FROM archives WHERE topic_id = $1 AND id = $2 AND generation = $3")
+        .bind(archive.topic_id)
+        .bind(archive.id)
+        .bind(archive.generation)
+        .execute(connection)
+        .await?;
+    Ok(deleted.rows_affected() == 1)
+}
+
+/// Gives a type another name in every archive that has it, and says which archives those are, with the positions that
+/// they reach from and to.
+pub async fn rename(
+    connection: &mut Connection,
+    topic_id: i64,
+    old_type: &str,
+    new_type: &str,
+) -> Result<Vec<(Uuid, (i64, i64))>, Error> {
+    let rows = sqlx::query(
+        "UPDATE archives SET types = array_replace(types, $2, $3)
+         WHERE topic_id = $1 AND $2 = ANY(types)
+         RETURNING id, first_position, last_position",
+    )
+    .bind(topic_id)
+    .bind(old_type)
+    .bind(new_type)
+    .fetch_all(&mut *connection)
+    .await?;
+    let wrong = sums::wrong(connection, topic_id).await?;
+    sums::sum_up(connection, topic_id, &wrong).await?;
+    let archives = rows
+        .iter()
+        .map(|row| Ok((row.try_get("id")?, (row.try_get("first_position")?, row.try_get("last_position")?))));
+    archives.collect()
+}
+
+/// Those that begin before position `$2` and reach across it. What is of some magnitude begins close to it, so that this
+/// is a look at a few rows for each.
+macro_rules! archives_across {
+    () => {
+        "SELECT across.*
+         FROM generate_series(0, 62) AS reach (magnitude)
+         CROSS JOIN LATERAL (
+             SELECT * FROM archives
+             WHERE topic_id = $1 AND magnitude(last_position - first_position) = reach.magnitude
+               AND first_position > $2 - (1::bigint << reach.magnitude) AND first_position < $2
+               AND last_position >= $2
+             OFFSET 0
+         ) AS across"
+    };
+}
+pub(super) use archives_across;
+
+macro_rules! archives_within {
+    ($and:literal) => {
+        concat!(
+            "(",
+            archives_across!(),
+            " WHERE first_position < $3 ",
+            $and,
+            ") UNION ALL (
+             SELECT * FROM archives WHERE topic_id = $1 AND first_position >= $2 AND first_position < $3 ",
+            $and,
+            " ORDER BY first_position, id
+             LIMIT $4)"
+        )
+    };
+}
+
+/// Archives that reach into positions `start..end` and hold something that matches, in the order of their first
+/// positions: those that reach across `start`, and the first `limit` of the others. What a stream has in which archive is
+/// said by the lookup pages, see [`super::members_with_stream`].
+pub async fn extents(
+    connection: &mut Connection,
+    topic_id: i64,
+    types: Option<&[String]>,
+    (start, end): (i64, i64),
+    limit: i64,
+) -> Result<Vec<ArchiveExtent>, Error> {
+    let query = match types {
+        None => sqlx::query(concat!(
+            "SELECT id, first_position, last_position, count AS matching
+             FROM (",
+            archives_within!(""),
+            ") AS archives
+             ORDER BY first_position, id"
+        )),
+        Some(_) => sqlx::query(concat!(
+            "SELECT id, first_position, last_position, sum(count)::bigint AS matching
+             FROM (
+                 SELECT id, first_position, last_position, unnest(types) AS type, unnest(type_counts) AS count
+                 FROM (",
+            archives_within!("AND types && $5"),
+            ") AS archives
+             ) AS held
+             WHERE type = ANY($5)
+             GROUP BY id, first_position, last_position
+             ORDER BY first_position, id"
+        )),
+    };
+    let query = query.bind(topic_id).bind(start).bind(end).bind(limit);
+    let query = if types.is_some() { query.bind(types) } else { query };
+    let rows = query.fetch_all(connection).await?;
+    let extents = rows.iter().map(|row| {
+        Ok(ArchiveExtent {
+            id: row.try_get("id")?,
+            first_position: row.try_get("first_position")?,
+            last_position: row.try_get("last_position")?,
+            matching: row.try_get("matching")?,
+        })
+    });
+    extents.collect()
+}
+
+/// Where the archive begins that begins last of those that hold something that matches: the last event that does is not
+/// before that.
+pub async fn last_from(
+    connection: &mut Connection,
+    topic_id: i64,
+    types: Option<&[String]>,
+) -> Result<Option<i64>, Error> {
+    Ok(sqlx::query_scalar(
+        "SELECT first_position FROM archives
+         WHERE topic_id = $1 AND ($2::text[] IS NULL OR types && $2)
+         ORDER BY first_position DESC
+         LIMIT 1",
+    )
+    .bind(topic_id)
+    .bind(types)
+    .fetch_optional(connection)
+    .await?)
+}

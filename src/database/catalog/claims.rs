@@ -1,0 +1,57 @@
+//! The claims that this database has made to its bucket, and what tells it from its copies.
+
+use sqlx::FromRow;
+use uuid::Uuid;
+
+use crate::database::{Connection, Error};
+
+/// A database as no copy of it is.
+#[derive(Debug, Clone, PartialEq, Eq, FromRow)]
+pub struct Identity {
+    /// A copy has it, too.
+    pub deployment_id: Uuid,
+    /// The cluster's identifier since its `initdb`; a physical copy has it, too. `None` where the role may not know it.
+    pub cluster: Option<i64>,
+    /// Its oid, which a physical copy has, too.
+    pub database: i64,
+    /// When the server was started, in microseconds: no other server that runs has all of these. A restart and a
+    /// promoted standby change it, and so does a copy.
+    pub instance: i64,
+}
+
+pub async fn identity(connection: &mut Connection) -> Result<Identity, Error> {
+    Ok(sqlx::query_as(
+        "SELECT deployment.id AS deployment_id,
+             cluster_identifier() AS cluster,
+             pg_database.oid::bigint AS database,
+             (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint AS instance
+         FROM deployment, pg_database
+         WHERE datname = current_database()",
+    )
+    .fetch_one(connection)
+    .await?)
+}
+
+/// Whether this database, or the one that it is a copy of, has made a claim.
+pub async fn is_known(connection: &mut Connection, (epoch, token): (i64, Uuid)) -> Result<bool, Error> {
+    Ok(sqlx::query_scalar("SELECT EXISTS (SELECT FROM claims WHERE epoch = $1 AND token = $2)")
+        .bind(epoch)
+        .bind(token)
+        .fetch_one(connection)
+        .await?)
+}
+
+/// Writes down a claim that is about to be made. Its epoch is behind all of this database's and behind `epoch_min`; `None` if
+/// another process of this database has just taken it.
+pub async fn insert(connection: &mut Connection, epoch_min: i64, token: Uuid) -> Result<Option<i64>, Error> {
+    Ok(sqlx::query_scalar(
+        "INSERT INTO claims (epoch, token)
+         SELECT greatest(coalesce(max(epoch), 0), $1) + 1, $2 FROM claims
+         ON CONFLICT DO NOTHING
+         RETURNING epoch",
+    )
+    .bind(epoch_min)
+    .bind(token)
+    .fetch_optional(connection)
+    .await?)
+}

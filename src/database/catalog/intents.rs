@@ -1,0 +1,178 @@
+use sqlx::Row;
+use sqlx::postgres::PgRow;
+use uuid::Uuid;
+
+use crate::database::catalog::leases::Lease;
+use crate::database::{Connection, Error};
+
+/// An object that somebody set out to write and that nothing has taken over yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Intent {
+    pub topic_id: i64,
+    pub archive_id: Uuid,
+    pub generation: i64,
+    pub write_id: Uuid,
+    /// Pending edits up to this sequence are in the object.
+    pub edit_sequence: i64,
+    pub uploaded: Option<UploadedFacts>,
+}
+
+/// What is known once every byte is uploaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UploadedFacts {
+    pub digest: Vec<u8>,
+    pub json_bytes: i64,
+    pub object_bytes: i64,
+}
+
+macro_rules! select_intents {
+    ($rest:literal) => {
+        concat!(
+            "SELECT topic_id, archive_id, generation, write_id, edit_sequence, digest, json_bytes, object_bytes ",
+            "FROM intents ",
+            $rest
+        )
+    };
+}
+
+fn from_row(row: &PgRow) -> Result<Intent, Error> {
+    let digest: Option<Vec<u8>> = row.try_get("digest")?;
+    let bytes: (Option<i64>, Option<i64>) = (row.try_get("json_bytes")?, row.try_get("object_bytes")?);
+    let uploaded = match (digest, bytes) {
+        (Some(digest), (Some(json_bytes), Some(object_bytes))) => {
+            Some(UploadedFacts { digest, json_bytes, object_bytes })
+        }
+        _ => None,
+    };
+    Ok(Intent {
+        topic_id: row.try_get("topic_id")?,
+        archive_id: row.try_get("archive_id")?,
+        generation: row.try_get("generation")?,
+        write_id: row.try_get("write_id")?,
+        edit_sequence: row.try_get("edit_sequence")?,
+        uploaded,
+    })
+}
+
+pub async fn insert(connection: &mut Connection, intent: &Intent, lease: &Lease) -> Result<(), Error> {
+    sqlx::query(
+        "INSERT INTO intents (topic_id, archive_id, generation, write_id, edit_sequence, epoch)
+         VALUES ($1, $2, $3, $4, $5, $6)",
+    )
+    .bind(intent.topic_id)
+    .bind(intent.archive_id)
+    .bind(intent.generation)
+    .bind(intent.write_id)
+    .bind(intent.edit_sequence)
+    .bind(lease.epoch)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Records what was uploaded. False if the intent has been settled by somebody else, or is about to be: whoever took the
+/// lease since aborts the uploads that there are, and none may be completed behind that.
+pub async fn complete(connection: &mut Connection, intent: &Intent, uploaded: &UploadedFacts) -> Result<bool, Error> {
+    let UploadedFacts { digest, json_bytes, object_bytes } = uploaded;
+    let completed = sqlx::query(
+        "UPDATE intents SET digest = $4, json_bytes = $5, object_bytes = $6
+         FROM topics
+         WHERE topic_id = $1 AND archive_id = $2 AND write_id = $3 AND topics.id = $1 AND lease_epoch = epoch",
+    )
+    .bind(intent.topic_id)
+    .bind(intent.archive_id)
+    .bind(intent.write_id)
+    .bind(digest)
+    .bind(json_bytes)
+    .bind(object_bytes)
+    .execute(connection)
+    .await?;
+    Ok(completed.rows_affected() == 1)
+}
+
+/// Keeps it from being settled until the transaction ends. False if it is not there any more.
+pub async fn hold(connection: &mut Connection, intent: &Intent) -> Result<bool, Error> {
+    let held =
+        sqlx::query("SELECT FROM intents WHERE topic_id = $1 AND archive_id = $2 AND write_id = $3 FOR KEY SHARE")
+            .bind(intent.topic_id)
+            .bind(intent.archive_id)
+            .bind(intent.write_id)
+            .fetch_optional(connection)
+            .await?;
+    Ok(held.is_some())
+}
+
+/// False if it was not there any more.
+pub async fn delete(connection: &mut Connection, intent: &Intent) -> Result<bool, Error> {
+    let deleted = sqlx::query("DELETE FROM intents WHERE topic_id = $1 AND archive_id = $2 AND write_id = $3")
+        .bind(intent.topic_id)
+        .bind(intent.archive_id)
+        .bind(intent.write_id)
+        .execute(connection)
+        .await?;
+    Ok(deleted.rows_affected() == 1)
+}
+
+/// Whoever wrote them down finds out when it comes to an end.
+pub async fn delete_of_archive(connection: &mut Connection, (topic_id, archive_id): (i64, Uuid)) -> Result<(), Error> {
+    sqlx::query("DELETE FROM intents WHERE topic_id = $1 AND archive_id = $2")
+        .bind(topic_id)
+        .bind(archive_id)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// The intents of a topic, oldest first.
+pub async fn of_log(connection: &mut Connection, topic_id: i64) -> Result<Vec<Intent>, Error> {
+    let rows = sqlx::query(select_intents!("WHERE topic_id = $1 ORDER BY intended_at, archive_id"))
+        .bind(topic_id)
+        .fetch_all(connection)
+        .await?;
+    rows.iter().map(from_row).collect()
+}
+
+pub async fn has_any(connection: &mut Connection, topic_id: i64) -> Result<bool, Error> {
+    Ok(sqlx::query_scalar("SELECT EXISTS (SELECT FROM intents WHERE topic_id = $1)")
+        .bind(topic_id)
+        .fetch_one(connection)
+        .await?)
+}
+
+/// Whether an archive is one that somebody set out to write.
+pub async fn is_intended(connection: &mut Connection, archive_id: Uuid) -> Result<bool, Error> {
+    Ok(sqlx::query_scalar("SELECT EXISTS (SELECT FROM intents WHERE archive_id = $1)")
+        .bind(archive_id)
+        .fetch_one(connection)
+        .await?)
+}
+
+/// Whether an object is on its way, or an old value still somewhere in the bucket, of any topic.
+pub async fn has_unfinished(connection: &mut Connection) -> Result<bool, Error> {
+    Ok(sqlx::query_scalar("SELECT EXISTS (SELECT FROM intents) OR EXISTS (SELECT FROM edits WHERE purged_at IS NULL)")
+        .fetch_one(connection)
+        .await?)
+}
+
+/// The intent to rewrite an archive, if there is one.
+pub async fn of_archive(connection: &mut Connection, topic_id: i64, archive_id: Uuid) -> Result<Option<Intent>, Error> {
+    let row = sqlx::query(select_intents!("WHERE topic_id = $1 AND archive_id = $2 ORDER BY generation DESC LIMIT 1"))
+        .bind(topic_id)
+        .bind(archive_id)
+        .fetch_optional(connection)
+        .await?;
+    row.as_ref().map(from_row).transpose()
+}
+
+/// Topics with intents whose writer's lease is not there any more: it expired, or somebody else has taken it.
+pub async fn logs_with_stale(connection: &mut Connection) -> Result<Vec<i64>, Error> {
+    Ok(sqlx::query_scalar(
+        "SELECT DISTINCT intents.topic_id
+         FROM intents JOIN topics ON topics.id = intents.topic_id
+         WHERE topics.lease_holder IS NULL OR topics.lease_expires_at < clock_timestamp()
+            OR topics.lease_epoch <> intents.epoch
+         ORDER BY intents.topic_id",
+    )
+    .fetch_all(connection)
+    .await?)
+}

@@ -1,0 +1,232 @@
+use sqlx::Row;
+use sqlx::postgres::PgRow;
+use uuid::Uuid;
+
+use crate::database::catalog::archives::archives_across;
+use crate::database::{Connection, Error};
+
+/// A member as the catalog knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberRow {
+    pub member: i32,
+    pub byte_start: i64,
+    pub byte_end: i64,
+    pub json_bytes: i64,
+    pub first_position: i64,
+    pub last_position: i64,
+    pub count: i64,
+    /// In the order of the archive's types; may be shorter.
+    pub type_counts: Vec<i64>,
+}
+
+/// Where a member is, how far it reaches, and how many of its events match a filter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberExtent {
+    pub archive_id: Uuid,
+    pub etag: String,
+    pub object_bytes: i64,
+    pub member: i32,
+    pub byte_start: i64,
+    pub byte_end: i64,
+    pub json_bytes: i64,
+    pub first_position: i64,
+    pub last_position: i64,
+    pub count: i64,
+    pub matching: i64,
+}
+
+/// The members of one generation, in order.
+pub async fn of_archive(
+    connection: &mut Connection,
+    (topic_id, archive_id): (i64, Uuid),
+    generation: i64,
+) -> Result<Vec<MemberRow>, Error> {
+    let rows = sqlx::query(
+        "SELECT member, byte_start, byte_end, json_bytes, first_position, last_position, count, type_counts
+         FROM members
+         WHERE topic_id = $1 AND archive_id = $2 AND generation = $3
+         ORDER BY member",
+    )
+    .bind(topic_id)
+    .bind(archive_id)
+    .bind(generation)
+    .fetch_all(connection)
+    .await?;
+    let members = rows.iter().map(|row| {
+        Ok(MemberRow {
+            member: row.try_get("member")?,
+            byte_start: row.try_get("byte_start")?,
+            byte_end: row.try_get("byte_end")?,
+            json_bytes: row.try_get("json_bytes")?,
+            first_position: row.try_get("first_position")?,
+            last_position: row.try_get("last_position")?,
+            count: row.try_get("count")?,
+            type_counts: row.try_get("type_counts")?,
+        })
+    });
+    members.collect()
+}
+
+pub async fn insert(
+    connection: &mut Connection,
+    (topic_id, archive_id): (i64, Uuid),
+    generation: i64,
+    members: &[MemberRow],
+) -> Result<(), Error> {
+    let numbers = |field: fn(&MemberRow) -> i64| members.iter().map(field).collect::<Vec<i64>>();
+    // Arrays of arrays would have to be of one length: these go as texts.
+    let type_counts = members.iter().map(|member| {
+        let counts: Vec<String> = member.type_counts.iter().map(i64::to_string).collect();
+        format!("{{{}}}", counts.join(","))
+    });
+    sqlx::query(
+        "INSERT INTO members (topic_id, archive_id, generation, member, byte_start, byte_end, json_bytes,
+                              first_position, last_position, count, type_counts)
+         SELECT $1, $2, $3, member, byte_start, byte_end, json_bytes, first_position, last_position, count,
+                type_counts::bigint[]
+         FROM unnest($4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[],
+                     $11::text[])
+              AS new (member, byte_start, byte_end, json_bytes, first_position, last_position, count, type_counts)",
+    )
+    .bind(topic_id)
+    .bind(archive_id)
+    .bind(generation)
+    .bind(numbers(|member| member.member.into()))
+    .bind(numbers(|member| member.byte_start))
+    .bind(numbers(|member| member.byte_end))
+    .bind(numbers(|member| member.json_bytes))
+    .bind(numbers(|member| member.first_position))
+    .bind(numbers(|member| member.last_position))
+    .bind(numbers(|member| member.count))
+    .bind(type_counts.collect::<Vec<String>>())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+pub async fn delete(
+    connection: &mut Connection,
+    (topic_id, archive_id): (i64, Uuid),
+    generation: i64,
+) -> Result<(), Error> {
+    sqlx::query("DELETE FROM members WHERE topic_id = $1 AND archive_id = $2 AND generation = $3")
+        .bind(topic_id)
+        .bind(archive_id)
+        .bind(generation)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// Of each archive, through the index: while members are few, the planner thinks more of reading them all, and a plan is
+/// kept while they become many. How many are wanted comes from subqueries, so that knowing it makes no other plan: each
+/// time would be planned anew.
+macro_rules! select_members {
+    ($matching:literal, $archives:literal, $and:literal, $rest:literal) => {
+        concat!(
+            "SELECT members.archive_id, etag, object_bytes, members.member, byte_start, byte_end, members.json_bytes, ",
+            "members.first_position, members.last_position, members.count, ",
+            $matching,
+            " AS matching FROM ",
+            $archives,
+            " CROSS JOIN LATERAL (
+                 SELECT * FROM members
+                 WHERE members.topic_id = archives.topic_id AND members.archive_id = archives.id
+                   AND members.generation = archives.generation ",
+            $and,
+            " OFFSET 0
+             ) AS members ",
+            $rest,
+            " WHERE archives.topic_id = $1 ORDER BY members.first_position, members.archive_id"
+        )
+    };
+}
+
+fn member_from_row(row: &PgRow) -> Result<MemberExtent, Error> {
+    Ok(MemberExtent {
+        archive_id: row.try_get("archive_id")?,
+        etag: row.try_get("etag")?,
+        object_bytes: row.try_get("object_bytes")?,
+        member: row.try_get("member")?,
+        byte_start: row.try_get("byte_start")?,
+        byte_end: row.try_get("byte_end")?,
+        json_bytes: row.try_get("json_bytes")?,
+        first_position: row.try_get("first_position")?,
+        last_position: row.try_get("last_position")?,
+        count: row.try_get("count")?,
+        matching: row.try_get("matching")?,
+    })
+}
+
+/// Members of these archives that reach into positions `start..end` and hold something that matches.
+pub async fn extents(
+    connection: &mut Connection,
+    topic_id: i64,
+    archive_ids: &[Uuid],
+    types: Option<&[String]>,
+    (start, end): (i64, i64),
+) -> Result<Vec<MemberExtent>, Error> {
+    let query = match types {
+        None => sqlx::query(select_members!(
+            "members.count",
+            "archives JOIN unnest((SELECT $2::uuid[])) AS wanted (id) USING (id)",
+            "AND members.last_position >= $3 AND members.first_position < $4",
+            ""
+        )),
+        Some(_) => sqlx::query(select_members!(
+            "matching",
+            "archives JOIN unnest((SELECT $2::uuid[])) AS wanted (id) USING (id)",
+            "AND members.last_position >= $3 AND members.first_position < $4",
+            "JOIN LATERAL (
+                 SELECT sum(held.count)::bigint AS matching
+                 FROM unnest(types, members.type_counts) AS held (type, count)
+                 WHERE held.type = ANY($5)
+             ) AS counted ON matching > 0"
+        )),
+    };
+    let query = query.bind(topic_id).bind(archive_ids).bind(start).bind(end);
+    let query = if types.is_some() { query.bind(types) } else { query };
+    query.fetch_all(connection).await?.iter().map(member_from_row).collect()
+}
+
+/// These members of these archives; how many of their events match is for the caller to say, who has it from the
+/// lookup pages.
+pub async fn by_key(
+    connection: &mut Connection,
+    topic_id: i64,
+    keys: &[(Uuid, i32)],
+) -> Result<Vec<MemberExtent>, Error> {
+    let (archive_ids, members): (Vec<Uuid>, Vec<i32>) = keys.iter().copied().unzip();
+    let rows = sqlx::query(select_members!(
+        "0::bigint",
+        "archives JOIN unnest((SELECT $2::uuid[]), (SELECT $3::integer[])) AS wanted (id, member) USING (id)",
+        "AND members.member = wanted.member",
+        ""
+    ))
+    .bind(topic_id)
+    .bind(archive_ids)
+    .bind(members)
+    .fetch_all(connection)
+    .await?;
+    rows.iter().map(member_from_row).collect()
+}
+
+/// The first position of the lowest member that reaches across `position`, if one begins before it.
+pub async fn lowest_across(connection: &mut Connection, topic_id: i64, position: i64) -> Result<Option<i64>, Error> {
+    Ok(sqlx::query_scalar(concat!(
+        "SELECT min(lowest.first_position)
+         FROM (",
+        archives_across!(),
+        ") AS archives
+         CROSS JOIN LATERAL (
+             SELECT first_position FROM members
+             WHERE topic_id = $1 AND archive_id = archives.id AND generation = archives.generation
+               AND first_position < $2 AND last_position >= $2
+             OFFSET 0
+         ) AS lowest"
+    ))
+    .bind(topic_id)
+    .bind(position)
+    .fetch_one(connection)
+    .await?)
+}

@@ -1,0 +1,48 @@
+use uuid::Uuid;
+
+use crate::database::log::rows::Topic;
+use crate::database::{Connection, Error};
+
+/// Where the rows of a transaction come from or go to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Move {
+    /// Deletes that are no end of the events.
+    Archive,
+    /// Inserts of events that were published long ago.
+    Restore,
+}
+
+impl Move {
+    fn prefix(self) -> &'static str {
+        match self {
+            Move::Archive => "coldstream.archive",
+            Move::Restore => "coldstream.restore",
+        }
+    }
+}
+
+/// Tells whoever reads the database's change stream what the rows that follow in this transaction are: they only move.
+pub async fn announce(
+    connection: &mut Connection,
+    direction: Move,
+    topic: &Topic,
+    archive_id: Uuid,
+    (first_position, last_position, count): (i64, i64, i64),
+) -> Result<(), Error> {
+    sqlx::query(
+        "SELECT pg_logical_emit_message(true, $1, json_build_object(
+             'tenant', $2::text, 'topic', $3::text, 'archive_id', $4::uuid, 'first_position', $5::bigint,
+             'last_position', $6::bigint, 'count', $7::bigint
+         )::text)",
+    )
+    .bind(direction.prefix())
+    .bind(topic.log.tenant())
+    .bind(topic.log.topic())
+    .bind(archive_id)
+    .bind(first_position)
+    .bind(last_position)
+    .bind(count)
+    .execute(connection)
+    .await?;
+    Ok(())
+}

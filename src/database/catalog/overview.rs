@@ -1,0 +1,132 @@
+//! Figures of topics, for people who look at them: however many there are, a statement gives as many as are asked for.
+
+use sqlx::Row;
+
+use crate::database::log::rows::Topic;
+use crate::database::log::rows::from_row;
+use crate::database::{Connection, Error};
+use crate::event::Instant;
+
+/// A topic's row, and what is known of its hot events.
+#[derive(Debug, Clone)]
+pub struct TopicOverview {
+    pub topic: Topic,
+    /// The average bytes of a hot row, without its share of indexes, from the first hundred.
+    pub row_bytes: f64,
+    pub oldest_hot_raised_at: Option<Instant>,
+}
+
+/// All topics together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, sqlx::FromRow)]
+pub struct Totals {
+    pub topics: i64,
+    /// The number of all positions that were given.
+    pub events: i64,
+    pub hot_events: i64,
+    pub archived_events: i64,
+    pub archived_object_bytes: i64,
+}
+
+/// Old events of topics that have fewer of them than a batch takes, among the topics that were looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, sqlx::FromRow)]
+pub struct RemaindersOfSome {
+    /// The last topic that was looked at; none if there was none.
+    pub last_topic_id: Option<i64>,
+    pub topics: i64,
+    pub events: i64,
+}
+
+macro_rules! select_overviews {
+    ($which:literal, $order:literal) => {
+        concat!(
+            "SELECT topics.*, hot.row_bytes, hot.oldest_raised_at
+             FROM (SELECT id, tenant, topic, head_position, archived_count, archived_to, deleted_count,
+                          archived_json_bytes, archived_object_bytes, edit_counter, catalog_epoch, hot_magnitude
+                   FROM topics ",
+            $which,
+            ") AS topics
+             CROSS JOIN LATERAL (
+                 SELECT
+                     (SELECT coalesce(avg(pg_column_size(sample.*)), 0)::float8
+                      FROM (SELECT * FROM events WHERE topic_id = topics.id ORDER BY position LIMIT 100) AS sample)
+                         AS row_bytes,
+                     least(
+                         (SELECT min(raised_at) FROM events WHERE topic_id = topics.id AND held_until IS NULL),
+                         (SELECT min(raised_at) FROM events WHERE topic_id = topics.id AND held_until IS NOT NULL)
+                     ) AS oldest_raised_at
+             ) AS hot
+             ORDER BY ",
+            $order
+        )
+    };
+}
+
+/// So many topics behind one, in the order in which they were made.
+pub async fn after(connection: &mut Connection, after_topic_id: i64, limit: i64) -> Result<Vec<TopicOverview>, Error> {
+    const STATEMENT: &str = select_overviews!("WHERE id > $1 ORDER BY id LIMIT $2", "topics.id");
+    let rows = sqlx::query(STATEMENT).bind(after_topic_id).bind(limit).fetch_all(connection).await?;
+    rows.iter().map(overview).collect()
+}
+
+/// The topics with most hot events; among topics with as many, the ones with most events come first.
+pub async fn largest(connection: &mut Connection, limit: i64) -> Result<Vec<TopicOverview>, Error> {
+    const STATEMENT: &str = select_overviews!(
+        "ORDER BY head_position - archived_count - deleted_count DESC, head_position DESC, tenant, topic LIMIT $1",
+        "topics.head_position - topics.archived_count - topics.deleted_count DESC, topics.head_position DESC,
+         topics.tenant, topics.topic"
+    );
+    let rows = sqlx::query(STATEMENT).bind(limit).fetch_all(connection).await?;
+    rows.iter().map(overview).collect()
+}
+
+fn overview(row: &sqlx::postgres::PgRow) -> Result<TopicOverview, Error> {
+    let oldest: Option<i64> = row.try_get("oldest_raised_at")?;
+    let oldest_hot_raised_at = oldest.map(Instant::from_unix_nanos);
+    Ok(TopicOverview { topic: from_row(row)?, row_bytes: row.try_get("row_bytes")?, oldest_hot_raised_at })
+}
+
+pub async fn totals(connection: &mut Connection) -> Result<Totals, Error> {
+    Ok(sqlx::query_as(
+        "SELECT count(*) AS topics,
+                coalesce(sum(head_position), 0)::bigint AS events,
+                coalesce(sum(head_position - archived_count - deleted_count), 0)::bigint AS hot_events,
+                coalesce(sum(archived_count), 0)::bigint AS archived_events,
+                coalesce(sum(archived_object_bytes), 0)::bigint AS archived_object_bytes
+         FROM topics",
+    )
+    .fetch_one(connection)
+    .await?)
+}
+
+/// Counts the remainders of at most so many topics behind one, without excluded topics. Restored events do not count.
+pub async fn remainders_after(
+    connection: &mut Connection,
+    (after_topic_id, topics_max): (i64, i64),
+    (raised_at_max, batch_size): (Instant, i64),
+    excluded_topics: &[String],
+) -> Result<RemaindersOfSome, Error> {
+    // Nobody counts further than to where a batch is due.
+    Ok(sqlx::query_as(
+        "SELECT max(id) AS last_topic_id,
+                count(*) FILTER (WHERE old_events > 0 AND old_events < $4) AS topics,
+                coalesce(sum(old_events) FILTER (WHERE old_events < $4), 0)::bigint AS events
+         FROM (
+             SELECT id,
+                    (SELECT count(*)
+                     FROM (SELECT FROM events
+                           WHERE topic_id = candidates.id AND held_until IS NULL AND raised_at <= $3
+                           LIMIT $4) AS old) AS old_events
+             FROM (SELECT id FROM topics
+                   WHERE id > $1 AND hot_magnitude > 0 AND topic <> ALL ($5)
+                   ORDER BY id
+                   LIMIT $2) AS candidates
+         ) AS counted",
+    )
+    .bind(after_topic_id)
+    .bind(topics_max)
+    .bind(raised_at_max.unix_nanos())
+    .bind(batch_size)
+    .bind(excluded_topics)
+    .fetch_one(connection)
+    .await?)
+}

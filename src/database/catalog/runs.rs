@@ -1,0 +1,60 @@
+use sqlx::Row;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::database::{Connection, Error};
+
+/// What one pass of the archiver did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ArchiveRun {
+    pub id: Uuid,
+    pub started_at: OffsetDateTime,
+    pub finished_at: OffsetDateTime,
+    pub archives: i64,
+    pub events: i64,
+    pub error: Option<String>,
+}
+
+/// Passes that are remembered.
+const KEPT: i64 = 100;
+
+/// Remembers a pass, and forgets the oldest ones.
+pub async fn insert(connection: &mut Connection, run: &ArchiveRun) -> Result<(), Error> {
+    let ArchiveRun { id, started_at, finished_at, archives, events, error } = run;
+    sqlx::query(
+        "INSERT INTO archive_runs (id, started_at, finished_at, archives, events, error)
+         VALUES ($1, $2, $3, $4, $5, $6)",
+    )
+    .bind(id)
+    .bind(started_at)
+    .bind(finished_at)
+    .bind(archives)
+    .bind(events)
+    .bind(error)
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query("DELETE FROM archive_runs WHERE id IN (SELECT id FROM archive_runs ORDER BY id DESC OFFSET $1)")
+        .bind(KEPT)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+pub async fn last(connection: &mut Connection) -> Result<Option<ArchiveRun>, Error> {
+    let row = sqlx::query(
+        "SELECT id, started_at, finished_at, archives, events, error FROM archive_runs ORDER BY id DESC LIMIT 1",
+    )
+    .fetch_optional(connection)
+    .await?;
+    let run = row.map(|row| {
+        Ok(ArchiveRun {
+            id: row.try_get("id")?,
+            started_at: row.try_get("started_at")?,
+            finished_at: row.try_get("finished_at")?,
+            archives: row.try_get("archives")?,
+            events: row.try_get("events")?,
+            error: row.try_get("error")?,
+        })
+    });
+    run.transpose()
+}

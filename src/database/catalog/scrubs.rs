@@ -1,0 +1,43 @@
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::database::{Connection, Error};
+
+/// The archive whose last scrub is the longest ago, if that was before this moment, with its topic: the caller's turn.
+/// Not one whose turn somebody has who began later than `begun_before`.
+pub async fn begin(
+    connection: &mut Connection,
+    scrubbed_before: OffsetDateTime,
+    begun_before: OffsetDateTime,
+) -> Result<Option<(i64, Uuid)>, Error> {
+    Ok(sqlx::query_as(
+        "UPDATE archives SET scrub_begun_at = clock_timestamp()
+         WHERE (topic_id, id) = (
+             SELECT topic_id, id FROM archives
+             WHERE (scrubbed_at IS NULL OR scrubbed_at < $1) AND (scrub_begun_at IS NULL OR scrub_begun_at < $2)
+             ORDER BY scrubbed_at NULLS FIRST, topic_id, id
+             LIMIT 1
+             FOR UPDATE SKIP LOCKED
+         )
+         RETURNING topic_id, id",
+    )
+    .bind(scrubbed_before)
+    .bind(begun_before)
+    .fetch_optional(connection)
+    .await?)
+}
+
+/// The turn is over: it counts, or it is the next one's again.
+pub async fn end(connection: &mut Connection, (topic_id, id): (i64, Uuid), is_read: bool) -> Result<(), Error> {
+    sqlx::query(
+        "UPDATE archives
+         SET scrub_begun_at = NULL, scrubbed_at = CASE WHEN $3 THEN clock_timestamp() ELSE scrubbed_at END
+         WHERE topic_id = $1 AND id = $2",
+    )
+    .bind(topic_id)
+    .bind(id)
+    .bind(is_read)
+    .execute(connection)
+    .await?;
+    Ok(())
+}

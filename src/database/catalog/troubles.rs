@@ -1,0 +1,177 @@
+use sqlx::Row;
+use sqlx::postgres::PgRow;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::database::{Connection, Error};
+use crate::event::Log;
+
+/// The operation that was not possible with an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum TroubleKind {
+    /// It is refused, or it is not what was written.
+    Read,
+    /// It, or what it superseded, cannot be deleted.
+    Delete,
+    /// It bears the name of an archive that the database does not know, and cannot be taken over.
+    Recover,
+}
+
+/// One object, and what is wrong with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    pub log: Log,
+    pub archive_id: Uuid,
+    pub kind: TroubleKind,
+    pub why: String,
+    pub since: OffsetDateTime,
+    pub attempts: i64,
+}
+
+impl TroubleKind {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            TroubleKind::Read => "read",
+            TroubleKind::Delete => "delete",
+            TroubleKind::Recover => "recover",
+        }
+    }
+}
+
+fn from_row(row: &PgRow) -> Result<Trouble, Error> {
+    let (tenant, topic): (String, String) = (row.try_get("tenant")?, row.try_get("topic")?);
+    let kind = match row.try_get("kind")? {
+        "read" => TroubleKind::Read,
+        "delete" => TroubleKind::Delete,
+        "recover" => TroubleKind::Recover,
+        other => return Err(Error::Damaged(format!("a trouble of kind {other:?}"))),
+    };
+    Ok(Trouble {
+        log: Log::new(tenant, topic).map_err(|error| Error::Damaged(error.to_string()))?,
+        archive_id: row.try_get("archive_id")?,
+        kind,
+        why: row.try_get("why")?,
+        since: row.try_get("since")?,
+        attempts: row.try_get("attempts")?,
+    })
+}
+
+/// Writes down that something was not possible: it is due again after a minute, and after twice as long each further
+/// time, up to six hours. True if it is new.
+pub async fn insert(
+    connection: &mut Connection,
+    (topic_id, archive_id): (i64, Uuid),
+    kind: TroubleKind,
+    why: &str,
+) -> Result<bool, Error> {
+    Ok(sqlx::query_scalar(
+        "INSERT INTO troubles (topic_id, archive_id, kind, why, retry_at)
+         VALUES ($1, $2, $3, $4, clock_timestamp() + interval '1 minute')
+         ON CONFLICT ON CONSTRAINT troubles_pkey DO UPDATE
+         SET why = excluded.why, attempts = troubles.attempts + 1,
+             retry_at = clock_timestamp()
+                        + least(interval '1 minute' * power(2, least(troubles.attempts, 20)), interval '6 hours')
+         RETURNING attempts = 1",
+    )
+    .bind(topic_id)
+    .bind(archive_id)
+    .bind(kind.as_str())
+    .bind(why)
+    .fetch_one(connection)
+    .await?)
+}
+
+/// False if there was none of these kinds.
+pub async fn delete(
+    connection: &mut Connection,
+    (topic_id, archive_id): (i64, Uuid),
+    kinds: &[TroubleKind],
+) -> Result<bool, Error> {
+    let kinds: Vec<&str> = kinds.iter().map(|kind| kind.as_str()).collect();
+    let deleted = sqlx::query("DELETE FROM troubles WHERE topic_id = $1 AND archive_id = $2 AND kind = ANY($3)")
+        .bind(topic_id)
+        .bind(archive_id)
+        .bind(kinds)
+        .execute(connection)
+        .await?;
+    Ok(deleted.rows_affected() > 0)
+}
+
+pub async fn has_any(
+    connection: &mut Connection,
+    (topic_id, archive_id): (i64, Uuid),
+    kind: TroubleKind,
+) -> Result<bool, Error> {
+    Ok(sqlx::query_scalar("SELECT EXISTS (SELECT FROM troubles WHERE topic_id = $1 AND archive_id = $2 AND kind = $3)")
+        .bind(topic_id)
+        .bind(archive_id)
+        .bind(kind.as_str())
+        .fetch_one(connection)
+        .await?)
+}
+
+/// Topic and archive of what need not be asked for again yet, and what was not possible with it.
+pub async fn put_off(connection: &mut Connection) -> Result<Vec<(i64, Uuid, TroubleKind)>, Error> {
+    let rows = sqlx::query(
+        "SELECT topic_id, archive_id, kind = 'read' AS is_read FROM troubles
+         WHERE kind IN ('read', 'delete') AND retry_at > clock_timestamp()
+         ORDER BY topic_id, archive_id, kind",
+    )
+    .fetch_all(connection)
+    .await?;
+    let kind = |is_read| if is_read { TroubleKind::Read } else { TroubleKind::Delete };
+    let put_off = rows
+        .iter()
+        .map(|row| Ok((row.try_get("topic_id")?, row.try_get("archive_id")?, kind(row.try_get("is_read")?))));
+    put_off.collect()
+}
+
+/// The oldest ones.
+pub async fn all(connection: &mut Connection, limit: i64) -> Result<Vec<Trouble>, Error> {
+    let rows = sqlx::query(
+        "SELECT tenant, topic, archive_id, kind, why, since, attempts
+         FROM troubles JOIN topics ON topics.id = topic_id
+         ORDER BY since, archive_id, kind
+         LIMIT $1",
+    )
+    .bind(limit)
+    .fetch_all(connection)
+    .await?;
+    rows.iter().map(from_row).collect()
+}
+
+/// How many objects there are in trouble, by what was not possible.
+pub async fn counts(connection: &mut Connection) -> Result<[(TroubleKind, i64); 3], Error> {
+    let (read, delete, recover) = sqlx::query_as(
+        "SELECT count(*) FILTER (WHERE kind = 'read'), count(*) FILTER (WHERE kind = 'delete'),
+                count(*) FILTER (WHERE kind = 'recover')
+         FROM troubles",
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok([(TroubleKind::Read, read), (TroubleKind::Delete, delete), (TroubleKind::Recover, recover)])
+}
+
+/// Forgets what was wrong with archives that are not there any more.
+pub async fn delete_past(connection: &mut Connection) -> Result<(), Error> {
+    sqlx::query(
+        "DELETE FROM troubles
+         WHERE kind IN ('read', 'delete')
+           AND NOT EXISTS (
+               SELECT FROM archives WHERE archives.topic_id = troubles.topic_id AND archives.id = troubles.archive_id
+           )
+           AND NOT EXISTS (
+               SELECT FROM intents
+               WHERE intents.topic_id = troubles.topic_id AND intents.archive_id = troubles.archive_id
+           )",
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// A recovery finds them out anew.
+pub async fn delete_of_recovery(connection: &mut Connection) -> Result<(), Error> {
+    sqlx::query("DELETE FROM troubles WHERE kind = 'recover'").execute(connection).await?;
+    Ok(())
+}

@@ -1,0 +1,141 @@
+//! What groups could not handle, and what of it is on its way again.
+
+use sqlx::Row;
+
+use crate::database::groups::progress::{Group, Turn};
+use crate::database::{Connection, Error};
+
+/// An event that a group could not handle.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Erroneous {
+    pub group_name: String,
+    pub position: i64,
+    pub error: String,
+    pub retry_number: i64,
+}
+
+pub async fn insert(
+    connection: &mut Connection,
+    turn: &Turn,
+    position: i64,
+    error: &str,
+    retry_number: i64,
+) -> Result<(), Error> {
+    sqlx::query(
+        "INSERT INTO erroneous_events (topic_id, is_parallel, position, group_name, error, retry_number)
+         VALUES ($1, $2, $3, $4, $5, $6)
+         ON CONFLICT ON CONSTRAINT erroneous_events_pkey
+         DO UPDATE SET error = EXCLUDED.error, retry_number = EXCLUDED.retry_number",
+    )
+    .bind(turn.topic_id)
+    .bind(turn.group.is_parallel)
+    .bind(position)
+    .bind(&turn.group.name)
+    .bind(error)
+    .bind(retry_number)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Behind a position and a group's name, in the order of both.
+pub async fn after(
+    connection: &mut Connection,
+    topic_id: i64,
+    is_parallel: bool,
+    (position, group_name): (i64, &str),
+    limit: i64,
+) -> Result<Vec<Erroneous>, Error> {
+    let rows = sqlx::query(
+        "SELECT group_name, position, error, retry_number
+         FROM erroneous_events
+         WHERE topic_id = $1 AND is_parallel = $2 AND (position, group_name) > ($3, $4)
+         ORDER BY position, group_name
+         LIMIT $5",
+    )
+    .bind(topic_id)
+    .bind(is_parallel)
+    .bind(position)
+    .bind(group_name)
+    .bind(limit)
+    .fetch_all(connection)
+    .await?;
+    let erroneous = rows.iter().map(|row| {
+        Ok(Erroneous {
+            group_name: row.try_get("group_name")?,
+            position: row.try_get("position")?,
+            error: row.try_get("error")?,
+            retry_number: row.try_get("retry_number")?,
+        })
+    });
+    erroneous.collect()
+}
+
+/// Positions that a group has passed without handling them, in order.
+pub async fn unsettled(connection: &mut Connection, group: &Group, topic_id: i64) -> Result<Vec<i64>, Error> {
+    Ok(sqlx::query_scalar(
+        "SELECT position FROM erroneous_events WHERE topic_id = $1 AND is_parallel = $2 AND group_name = $3
+         UNION
+         SELECT position FROM resends WHERE topic_id = $1 AND is_parallel = $2 AND group_name = $3
+         ORDER BY position",
+    )
+    .bind(topic_id)
+    .bind(group.is_parallel)
+    .bind(&group.name)
+    .fetch_all(connection)
+    .await?)
+}
+
+/// Moves it from the list to what is to be sent again. False if it is not on the list.
+pub async fn resend(connection: &mut Connection, group: &Group, topic_id: i64, position: i64) -> Result<bool, Error> {
+    let moved = sqlx::query(
+        "WITH taken_off AS (
+             DELETE FROM erroneous_events
+             WHERE topic_id = $1 AND is_parallel = $2 AND position = $3 AND group_name = $4
+             RETURNING topic_id, is_parallel, position, group_name, retry_number
+         )
+         INSERT INTO resends (topic_id, is_parallel, position, group_name, retry_number)
+         SELECT topic_id, is_parallel, position, group_name, retry_number + 1 FROM taken_off",
+    )
+    .bind(topic_id)
+    .bind(group.is_parallel)
+    .bind(position)
+    .bind(&group.name)
+    .execute(connection)
+    .await?;
+    Ok(moved.rows_affected() == 1)
+}
+
+/// Positions and retry numbers, in order of position.
+pub async fn resends(
+    connection: &mut Connection,
+    group: &Group,
+    topic_id: i64,
+    limit: i64,
+) -> Result<Vec<(i64, i64)>, Error> {
+    let rows = sqlx::query(
+        "SELECT position, retry_number
+         FROM resends
+         WHERE topic_id = $1 AND is_parallel = $2 AND group_name = $3
+         ORDER BY position
+         LIMIT $4",
+    )
+    .bind(topic_id)
+    .bind(group.is_parallel)
+    .bind(&group.name)
+    .bind(limit)
+    .fetch_all(connection)
+    .await?;
+    rows.iter().map(|row| Ok((row.try_get("position")?, row.try_get("retry_number")?))).collect()
+}
+
+pub async fn delete_resend(connection: &mut Connection, turn: &Turn, position: i64) -> Result<(), Error> {
+    sqlx::query("DELETE FROM resends WHERE topic_id = $1 AND is_parallel = $2 AND group_name = $3 AND position = $4")
+        .bind(turn.topic_id)
+        .bind(turn.group.is_parallel)
+        .bind(&turn.group.name)
+        .bind(position)
+        .execute(connection)
+        .await?;
+    Ok(())
+}

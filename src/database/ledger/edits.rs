@@ -1,0 +1,380 @@
+use std::collections::HashMap;
+
+use sqlx::Row;
+use sqlx::postgres::PgRow;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::database::{Connection, Error};
+use crate::event::{Change, Edits, Invalid};
+
+/// A line of the ledger: never a value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Edit {
+    pub id: Uuid,
+    pub topic_id: i64,
+    /// Of the edits of one topic.
+    pub sequence: i64,
+    pub kind: EditKind,
+    /// An event's id, a GDPR id, or the name that a type had.
+    pub subject: String,
+    /// `None` where any number of events was changed.
+    pub position: Option<i64>,
+    /// What it is about is in this archive; `None` where it is hot.
+    pub archive_id: Option<Uuid>,
+    /// JSON pointers into the payload, or the name that a type has got.
+    pub changed: Vec<String>,
+    pub missing: Vec<String>,
+    pub actor: String,
+    pub reason: String,
+    pub ticket: String,
+    pub accepted_at: OffsetDateTime,
+    /// When the value was replaced where it is kept.
+    pub applied_at: Option<OffsetDateTime>,
+    /// When nothing was left that bears the old value.
+    pub purged_at: Option<OffsetDateTime>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EditKind {
+    Patch,
+    Introduce,
+    Invalidate,
+    Rename,
+}
+
+impl EditKind {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            EditKind::Patch => "patch",
+            EditKind::Introduce => "introduce",
+            EditKind::Invalidate => "invalidate",
+            EditKind::Rename => "rename",
+        }
+    }
+
+    fn parse(text: &str) -> Result<EditKind, Error> {
+        [EditKind::Patch, EditKind::Introduce, EditKind::Invalidate, EditKind::Rename]
+            .into_iter()
+            .find(|kind| kind.as_str() == text)
+            .ok_or_else(|| Error::Damaged(format!("there is no kind of edit {text:?}")))
+    }
+}
+
+/// A change of some events of an archive that its object does not hold yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PendingEdit {
+    pub archive_id: Uuid,
+    pub first_position: i64,
+    pub last_position: i64,
+    pub sequence: i64,
+    pub change: Change,
+}
+
+macro_rules! select_edits {
+    ($rest:literal) => {
+        concat!(
+            "SELECT id, topic_id, sequence, kind, subject, position, archive_id, changed, missing, actor, reason, ticket, ",
+            "accepted_at, applied_at, purged_at FROM edits ",
+            $rest
+        )
+    };
+}
+
+fn edit_from_row(row: &PgRow) -> Result<Edit, Error> {
+    Ok(Edit {
+        id: row.try_get("id")?,
+        topic_id: row.try_get("topic_id")?,
+        sequence: row.try_get("sequence")?,
+        kind: EditKind::parse(row.try_get("kind")?)?,
+        subject: row.try_get("subject")?,
+        position: row.try_get("position")?,
+        archive_id: row.try_get("archive_id")?,
+        changed: row.try_get("changed")?,
+        missing: row.try_get("missing")?,
+        actor: row.try_get("actor")?,
+        reason: row.try_get("reason")?,
+        ticket: row.try_get("ticket")?,
+        accepted_at: row.try_get("accepted_at")?,
+        applied_at: row.try_get("applied_at")?,
+        purged_at: row.try_get("purged_at")?,
+    })
+}
+
+/// Whether an event was changed after the edit of this sequence, or may have been.
+pub async fn edited_since(
+    connection: &mut Connection,
+    (topic_id, position): (i64, i64),
+    sequence: i64,
+) -> Result<bool, Error> {
+    Ok(sqlx::query_scalar(
+        "SELECT EXISTS (
+             SELECT FROM edits
+             WHERE topic_id = $1 AND sequence > $3 AND (position = $2 OR position IS NULL)
+         )",
+    )
+    .bind(topic_id)
+    .bind(position)
+    .bind(sequence)
+    .fetch_one(connection)
+    .await?)
+}
+
+/// The edits of the event at each of these positions, and of the types of its log.
+pub async fn of_event(
+    connection: &mut Connection,
+    topic_id: i64,
+    positions: &[i64],
+) -> Result<HashMap<i64, Edits>, Error> {
+    let patched: Vec<(i64, String)> = sqlx::query_as(
+        "SELECT DISTINCT position, unnest(changed) AS pointer FROM edits
+         WHERE topic_id = $1 AND position = ANY($2) AND kind = 'patch'
+         ORDER BY position, pointer",
+    )
+    .bind(topic_id)
+    .bind(positions)
+    .fetch_all(&mut *connection)
+    .await?;
+    let renames = renames(connection, topic_id).await?;
+    let unpatched = |position: &i64| (*position, Edits { patched: Vec::new(), renames: renames.clone() });
+    let mut edits: HashMap<i64, Edits> = positions.iter().map(unpatched).collect();
+    for (position, pointer) in patched {
+        edits.entry(position).or_default().patched.push(pointer);
+    }
+    Ok(edits)
+}
+
+/// From the old name to the new one, in their order.
+pub async fn renames(connection: &mut Connection, topic_id: i64) -> Result<Vec<(String, String)>, Error> {
+    Ok(sqlx::query_as(
+        "SELECT DISTINCT sequence, subject, changed[1] FROM edits
+         WHERE topic_id = $1 AND kind = 'rename'
+         ORDER BY sequence",
+    )
+    .bind(topic_id)
+    .fetch_all(connection)
+    .await?
+    .into_iter()
+    .map(|(_, old_type, new_type): (i64, String, String)| (old_type, new_type))
+    .collect())
+}
+
+/// The archives that an invalidation of this GDPR id was laid over before.
+pub async fn archives_invalidated(
+    connection: &mut Connection,
+    topic_id: i64,
+    gdpr_id: &str,
+) -> Result<Vec<Uuid>, Error> {
+    Ok(sqlx::query_scalar(
+        "SELECT archive_id FROM edits
+         WHERE topic_id = $1 AND kind = 'invalidate' AND subject = $2 AND archive_id IS NOT NULL
+         ORDER BY sequence",
+    )
+    .bind(topic_id)
+    .bind(gdpr_id)
+    .fetch_all(connection)
+    .await?)
+}
+
+/// `None` if there is no edit of this id.
+pub async fn find(connection: &mut Connection, id: Uuid) -> Result<Option<Edit>, Error> {
+    let row = sqlx::query(select_edits!("WHERE id = $1")).bind(id).fetch_optional(connection).await?;
+    row.as_ref().map(edit_from_row).transpose()
+}
+
+pub async fn insert(connection: &mut Connection, edit: &Edit) -> Result<(), Error> {
+    let Edit {
+        id,
+        topic_id,
+        sequence,
+        kind,
+        subject,
+        position,
+        archive_id,
+        changed,
+        missing,
+        actor,
+        reason,
+        ticket,
+        accepted_at,
+        applied_at,
+        purged_at,
+    } = edit;
+    sqlx::query(
+        "INSERT INTO edits (id, topic_id, sequence, kind, subject, position, archive_id, changed, missing, actor,
+                            reason, ticket, accepted_at, applied_at, purged_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
+    )
+    .bind(id)
+    .bind(topic_id)
+    .bind(sequence)
+    .bind(kind.as_str())
+    .bind(subject)
+    .bind(position)
+    .bind(archive_id)
+    .bind(changed)
+    .bind(missing)
+    .bind(actor)
+    .bind(reason)
+    .bind(ticket)
+    .bind(accepted_at)
+    .bind(applied_at)
+    .bind(purged_at)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Lays a change over positions `first_position..=last_position` of the archive that the edit is about.
+pub async fn insert_pending(
+    connection: &mut Connection,
+    edit: &Edit,
+    (first_position, last_position): (i64, i64),
+    change: &Change,
+) -> Result<(), Error> {
+    sqlx::query(
+        "INSERT INTO pending_edits (topic_id, first_position, last_position, sequence, edit_id, archive_id, change)
+         VALUES ($1, $2, $3, $4, $5, $6, $7)",
+    )
+    .bind(edit.topic_id)
+    .bind(first_position)
+    .bind(last_position)
+    .bind(edit.sequence)
+    .bind(edit.id)
+    .bind(edit.archive_id)
+    .bind(change.to_json())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+fn pending_from_row(row: &PgRow) -> Result<PendingEdit, Error> {
+    Ok(PendingEdit {
+        archive_id: row.try_get("archive_id")?,
+        first_position: row.try_get("first_position")?,
+        last_position: row.try_get("last_position")?,
+        sequence: row.try_get("sequence")?,
+        change: Change::from_json(row.try_get("change")?).map_err(|Invalid(why)| Error::Damaged(why))?,
+    })
+}
+
+/// What is pending for positions `start..end`, in the order in which it is to be applied.
+pub async fn pending(
+    connection: &mut Connection,
+    topic_id: i64,
+    (start, end): (i64, i64),
+) -> Result<Vec<PendingEdit>, Error> {
+    let rows = sqlx::query(
+        "SELECT archive_id, first_position, last_position, sequence, change FROM pending_edits
+         WHERE topic_id = $1 AND last_position >= $2 AND first_position < $3
+         ORDER BY sequence, first_position",
+    )
+    .bind(topic_id)
+    .bind(start)
+    .bind(end)
+    .fetch_all(connection)
+    .await?;
+    rows.iter().map(pending_from_row).collect()
+}
+
+/// What is pending for an archive, in the order in which it is to be applied.
+pub async fn pending_of_archive(
+    connection: &mut Connection,
+    topic_id: i64,
+    archive_id: Uuid,
+) -> Result<Vec<PendingEdit>, Error> {
+    let rows = sqlx::query(
+        "SELECT archive_id, first_position, last_position, sequence, change FROM pending_edits
+         WHERE topic_id = $1 AND archive_id = $2
+         ORDER BY sequence, first_position",
+    )
+    .bind(topic_id)
+    .bind(archive_id)
+    .fetch_all(connection)
+    .await?;
+    rows.iter().map(pending_from_row).collect()
+}
+
+/// Topic and archive of every pending edit.
+pub async fn archives_with_pending(connection: &mut Connection) -> Result<Vec<(i64, Uuid)>, Error> {
+    let rows = sqlx::query(
+        "SELECT topic_id, archive_id FROM pending_edits GROUP BY topic_id, archive_id ORDER BY topic_id, archive_id",
+    )
+    .fetch_all(connection)
+    .await?;
+    rows.iter().map(|row| Ok((row.try_get("topic_id")?, row.try_get("archive_id")?))).collect()
+}
+
+/// Removes what a rewrite has taken over, up to the sequence that it saw, and says so in the ledger.
+pub async fn settle(
+    connection: &mut Connection,
+    topic_id: i64,
+    archive_id: Uuid,
+    sequence_max: i64,
+) -> Result<(), Error> {
+    sqlx::query(
+        "WITH settled AS (
+             DELETE FROM pending_edits WHERE topic_id = $1 AND archive_id = $2 AND sequence <= $3 RETURNING edit_id
+         )
+         UPDATE edits SET applied_at = now() FROM settled WHERE edits.id = settled.edit_id",
+    )
+    .bind(topic_id)
+    .bind(archive_id)
+    .bind(sequence_max)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Topic, archive and newest sequence of edits that are applied, and whose old values may still be in noncurrent
+/// versions of the object. Not of an object that an intent is about: whoever settles that purges it.
+pub async fn unpurged_archives(connection: &mut Connection) -> Result<Vec<(i64, Uuid, i64)>, Error> {
+    let rows = sqlx::query(
+        "SELECT topic_id, archive_id, max(sequence) AS sequence FROM edits
+         WHERE purged_at IS NULL AND applied_at IS NOT NULL AND archive_id IS NOT NULL
+           AND NOT EXISTS (
+               SELECT FROM intents
+               WHERE intents.topic_id = edits.topic_id AND intents.archive_id = edits.archive_id
+           )
+         GROUP BY topic_id, archive_id
+         ORDER BY topic_id, archive_id",
+    )
+    .fetch_all(connection)
+    .await?;
+    rows.iter()
+        .map(|row| Ok((row.try_get("topic_id")?, row.try_get("archive_id")?, row.try_get("sequence")?)))
+        .collect()
+}
+
+/// Of the applied edits of an archive up to a sequence.
+pub async fn mark_purged(
+    connection: &mut Connection,
+    topic_id: i64,
+    archive_id: Uuid,
+    sequence_max: i64,
+) -> Result<(), Error> {
+    sqlx::query(
+        "UPDATE edits SET purged_at = now()
+         WHERE topic_id = $1 AND archive_id = $2 AND sequence <= $3 AND applied_at IS NOT NULL AND purged_at IS NULL",
+    )
+    .bind(topic_id)
+    .bind(archive_id)
+    .bind(sequence_max)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Edits of hot events are done once no object is on its way that was begun before them.
+pub async fn mark_hot_purged(connection: &mut Connection) -> Result<(), Error> {
+    sqlx::query(
+        "UPDATE edits SET purged_at = now()
+         WHERE archive_id IS NULL AND purged_at IS NULL
+           AND NOT EXISTS (
+               SELECT FROM intents WHERE intents.topic_id = edits.topic_id AND edit_sequence < edits.sequence
+           )",
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,233 @@
+//! Events get their rows.
+
+use sqlx::postgres::PgArguments;
+use sqlx::query::Query;
+use sqlx::{Postgres, Row};
+use time::OffsetDateTime;
+
+use super::copying::Rows;
+use crate::database::log::rows::Topic;
+use crate::database::{Connection, Error};
+use crate::event::{Event, Metadata};
+
+/// The topic, the position, and the columns of an event.
+const COPIED_COLUMNS: i16 = 13;
+/// Sent at once, at least.
+const COPIED_BYTES: usize = 256 * 1024;
+
+/// The first twelve parameters, which `bind_events` binds, as rows.
+macro_rules! bound_events {
+    () => {
+        concat!(
+            "unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[], ",
+            "$8::text[], $9::text[], $10::text[], $11::text[], $12::text[]) AS new (position, ",
+            columns!(),
+            ")"
+        )
+    };
+}
+
+/// Events in order of position, with the positions that they bear. They are not archived before the hold is over.
+pub async fn insert(
+    connection: &mut Connection,
+    topic_id: i64,
+    events: &[Event],
+    held_until: Option<OffsetDateTime>,
+) -> Result<(), Error> {
+    let insert = sqlx::query(concat!(
+        "INSERT INTO events (topic_id, held_until, position, ",
+        columns!(),
+        ") SELECT $13, $14, new.* FROM ",
+        bound_events!()
+    ));
+    bind_events(insert, events).bind(topic_id).bind(held_until).execute(connection).await?;
+    Ok(())
+}
+
+/// Moves the end of a topic's log, if the topic is what it was when it was read, and none of the new ids is hot.
+///
+/// The update waits for the row and looks at it as it is then, however old the snapshot of the statement is. An id that
+/// is there already is refused by its index all the same; inserting one that an archiver is deleting would wait for it
+/// with the topic locked, so while somebody has the topic's lease the ids are looked for first. In their order, which
+/// one index has: while the table is small, others that begin with the topic look as good to the planner, and a plan is
+/// kept while the table grows.
+macro_rules! move_end {
+    ($ids:literal, $count:literal, $topic_id:literal, $archived:literal, $epoch:literal, $deleted:literal) => {
+        concat!(
+            "UPDATE topics SET head_position = head_position + ",
+            $count,
+            ", hot_magnitude = magnitude(head_position + ",
+            $count,
+            " - archived_count - deleted_count)",
+            " WHERE id = ",
+            $topic_id,
+            " AND archived_count = ",
+            $archived,
+            " AND catalog_epoch = ",
+            $epoch,
+            " AND deleted_count = ",
+            $deleted,
+            " AND (lease_holder IS NULL OR NOT EXISTS (
+                 SELECT FROM unnest(",
+            $ids,
+            "::text[]) AS wanted (id)
+                 CROSS JOIN LATERAL (
+                     SELECT events.topic_id, events.id FROM events
+                     WHERE (events.topic_id, events.id) >= (",
+            $topic_id,
+            ", wanted.id)
+                     ORDER BY events.topic_id, events.id
+                     LIMIT 1
+                 ) AS next
+                 WHERE next.topic_id = ",
+            $topic_id,
+            " AND next.id = wanted.id
+             ))
+             RETURNING id AS topic_id, head_position - ",
+            $count,
+            " AS end_position"
+        )
+    };
+}
+
+/// The rows of an append, from what moved the end of the log and from where its parameters are.
+macro_rules! append {
+    ($topic:expr, $rows:expr) => {
+        concat!(
+            "WITH topic AS (",
+            $topic,
+            "), appended AS (INSERT INTO events (topic_id, position, ",
+            columns!(),
+            ") SELECT topic_id, end_position + position, ",
+            columns!(),
+            " FROM topic, ",
+            $rows,
+            ") SELECT end_position FROM topic"
+        )
+    };
+}
+
+/// One event as a row, from the same parameters as those of `bound_events!`, each of which is a single value.
+macro_rules! bound_event {
+    () => {
+        concat!(
+            "(SELECT $1::bigint, $2::bigint, $3::bigint, $4::text, $5::text, $6::text, $7::text, $8::text, $9::text, ",
+            "$10::text, $11::text, $12::text) AS new (position, ",
+            columns!(),
+            ")"
+        )
+    };
+}
+
+/// Puts events behind the end of their log, which bear the positions from 1 on until then, and says where that end
+/// was. One statement, and a transaction by itself. `None`, and nothing happened, if an id is hot already, or if events
+/// of the topic left their rows or came back into them since it was read.
+pub async fn append(connection: &mut Connection, topic: &Topic, events: &[Event]) -> Result<Option<i64>, Error> {
+    let append = match events {
+        // Most calls bring one, and where nobody else publishes that is all there is.
+        [event] => bind_event(
+            sqlx::query(append!(move_end!("ARRAY[$4]", "$13", "$14", "$15", "$16", "$17"), bound_event!())),
+            event,
+        ),
+        events => bind_events(
+            sqlx::query(append!(move_end!("$4", "$13", "$14", "$15", "$16", "$17"), bound_events!())),
+            events,
+        ),
+    };
+    let append = append.bind(events.len() as i64).bind(topic.id);
+    let append = append.bind(topic.archived_count).bind(topic.catalog_epoch).bind(topic.deleted_count);
+    unless_known(append.fetch_optional(connection).await)?.map(|row| Ok(row.try_get("end_position")?)).transpose()
+}
+
+/// The same for many events, which are made while Postgres takes those before them, in a transaction of the caller's:
+/// `None` leaves nothing that it could commit.
+pub async fn append_many(
+    connection: &mut Connection,
+    topic: &Topic,
+    ids: &[String],
+    events: impl Iterator<Item = Event>,
+) -> Result<Option<i64>, Error> {
+    let end_position: Option<i64> = sqlx::query(move_end!("$1", "$2", "$3", "$4", "$5", "$6"))
+        .bind(ids)
+        .bind(ids.len() as i64)
+        .bind(topic.id)
+        .bind(topic.archived_count)
+        .bind(topic.catalog_epoch)
+        .bind(topic.deleted_count)
+        .fetch_optional(&mut *connection)
+        .await?
+        .map(|row| row.try_get("end_position"))
+        .transpose()?;
+    let Some(end_position) = end_position else { return Ok(None) };
+    let statement = concat!("COPY events (topic_id, position, ", columns!(), ") FROM STDIN (FORMAT binary)");
+    let mut copy = connection.copy_in(statement).await?;
+    let mut rows = Rows::new();
+    for event in events {
+        let Event { position, id, stream, event_type, reason, raised_at, metadata, payload, gdpr: _ } = &event;
+        let Metadata { correlation_id, causation_id, user_id, deployment_id } = metadata;
+        rows.begin(COPIED_COLUMNS);
+        for number in [topic.id, end_position + position, raised_at.unix_nanos(), *deployment_id] {
+            rows.number(number);
+        }
+        for text in [id, stream, event_type, reason, correlation_id, causation_id, user_id, payload.as_str()] {
+            rows.text(text);
+        }
+        rows.text_or_null(event.gdpr_json().as_deref());
+        // Postgres inserts what it has while more is written.
+        if rows.len() >= COPIED_BYTES {
+            copy.send(rows.take()).await?;
+        }
+    }
+    copy.send(rows.finish()).await?;
+    Ok(unless_known(copy.finish().await.map(Some))?.map(|_| end_position))
+}
+
+/// `None` where an id was there already.
+fn unless_known<T>(outcome: Result<Option<T>, sqlx::Error>) -> Result<Option<T>, Error> {
+    match outcome {
+        Err(sqlx::Error::Database(error)) if error.is_unique_violation() => Ok(None),
+        outcome => Ok(outcome?),
+    }
+}
+
+/// Binds the parameters of `bound_events!`.
+fn bind_events<'q>(query: Query<'q, Postgres, PgArguments>, events: &'q [Event]) -> Query<'q, Postgres, PgArguments> {
+    let gdpr: Vec<Option<String>> = events.iter().map(Event::gdpr_json).collect();
+    let longs = |field: fn(&Event) -> i64| events.iter().map(field).collect::<Vec<i64>>();
+    query
+        .bind(longs(|event| event.position))
+        .bind(longs(|event| event.raised_at.unix_nanos()))
+        .bind(longs(|event| event.metadata.deployment_id))
+        .bind(texts(events, |event| &event.id))
+        .bind(texts(events, |event| &event.stream))
+        .bind(texts(events, |event| &event.event_type))
+        .bind(texts(events, |event| &event.reason))
+        .bind(texts(events, |event| &event.metadata.correlation_id))
+        .bind(texts(events, |event| &event.metadata.causation_id))
+        .bind(texts(events, |event| &event.metadata.user_id))
+        .bind(texts(events, |event| event.payload.as_str()))
+        .bind(gdpr)
+}
+
+/// Binds the parameters of `bound_event!`.
+fn bind_event<'q>(query: Query<'q, Postgres, PgArguments>, event: &'q Event) -> Query<'q, Postgres, PgArguments> {
+    let Event { position, id, stream, event_type, reason, raised_at, metadata, payload, gdpr: _ } = event;
+    let Metadata { correlation_id, causation_id, user_id, deployment_id } = metadata;
+    query
+        .bind(position)
+        .bind(raised_at.unix_nanos())
+        .bind(deployment_id)
+        .bind(id)
+        .bind(stream)
+        .bind(event_type)
+        .bind(reason)
+        .bind(correlation_id)
+        .bind(causation_id)
+        .bind(user_id)
+        .bind(payload.as_str())
+        .bind(event.gdpr_json())
+}
+
+fn texts(events: &[Event], field: fn(&Event) -> &str) -> Vec<&str> {
+    events.iter().map(field).collect()
+}

@@ -1,0 +1,226 @@
+use sqlx::Row;
+use sqlx::postgres::PgRow;
+
+use crate::database::lookups::sums;
+use crate::database::{Connection, Error};
+use crate::event::Log;
+
+/// A log's row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Topic {
+    pub id: i64,
+    pub log: Log,
+    pub head_position: i64,
+    pub archived_count: i64,
+    /// No archived event has a higher position.
+    pub archived_to: i64,
+    /// Of positions whose events were deleted once they had been handled; where there are some, positions have gaps.
+    pub deleted_count: i64,
+    pub archived_json_bytes: i64,
+    pub archived_object_bytes: i64,
+    pub edit_counter: i64,
+    /// Rises whenever archived events turn out to be elsewhere, or other ones, than they were said to be: with a restore, a
+    /// repair, a recovery. While it stays, events go from rows into archives only.
+    pub catalog_epoch: i64,
+    /// Binary digits of the number of hot events: an archiver looks for those with enough by it.
+    pub hot_magnitude: i32,
+}
+
+impl Topic {
+    pub fn hot_count(&self) -> i64 {
+        self.head_position - self.archived_count - self.deleted_count
+    }
+}
+
+macro_rules! select_topics {
+    ($rest:literal) => {
+        concat!(
+            "SELECT id, tenant, topic, head_position, archived_count, archived_to, deleted_count, archived_json_bytes, ",
+            "archived_object_bytes, edit_counter, catalog_epoch, hot_magnitude FROM topics ",
+            $rest
+        )
+    };
+}
+
+pub fn from_row(row: &PgRow) -> Result<Topic, Error> {
+    let (tenant, topic): (String, String) = (row.try_get("tenant")?, row.try_get("topic")?);
+    Ok(Topic {
+        id: row.try_get("id")?,
+        log: Log::new(tenant, topic).map_err(|error| Error::Damaged(error.to_string()))?,
+        head_position: row.try_get("head_position")?,
+        archived_count: row.try_get("archived_count")?,
+        archived_to: row.try_get("archived_to")?,
+        deleted_count: row.try_get("deleted_count")?,
+        archived_json_bytes: row.try_get("archived_json_bytes")?,
+        archived_object_bytes: row.try_get("archived_object_bytes")?,
+        edit_counter: row.try_get("edit_counter")?,
+        catalog_epoch: row.try_get("catalog_epoch")?,
+        hot_magnitude: row.try_get("hot_magnitude")?,
+    })
+}
+
+pub async fn find(connection: &mut Connection, log: &Log) -> Result<Option<Topic>, Error> {
+    let row = sqlx::query(select_topics!("WHERE tenant = $1 AND topic = $2"))
+        .bind(log.tenant())
+        .bind(log.topic())
+        .fetch_optional(connection)
+        .await?;
+    row.as_ref().map(from_row).transpose()
+}
+
+pub async fn by_id(connection: &mut Connection, topic_id: i64) -> Result<Topic, Error> {
+    from_row(&sqlx::query(select_topics!("WHERE id = $1")).bind(topic_id).fetch_one(connection).await?)
+}
+
+/// All of them, in the order of their names.
+pub async fn all(connection: &mut Connection) -> Result<Vec<Topic>, Error> {
+    let rows = sqlx::query(select_topics!("ORDER BY tenant, topic")).fetch_all(connection).await?;
+    rows.iter().map(from_row).collect()
+}
+
+/// Topics with at least so many hot events, those with most first.
+pub async fn with_hot_events(connection: &mut Connection, hot_count_min: i64) -> Result<Vec<Topic>, Error> {
+    // The magnitude is in an index, the count is not.
+    let rows = sqlx::query(select_topics!(
+        "WHERE hot_magnitude >= magnitude($1) AND head_position - archived_count - deleted_count >= $1
+         ORDER BY head_position - archived_count - deleted_count DESC, id"
+    ))
+    .bind(hot_count_min)
+    .fetch_all(connection)
+    .await?;
+    rows.iter().map(from_row).collect()
+}
+
+/// The topics of this name, of all tenants.
+pub async fn named(connection: &mut Connection, topic: &str) -> Result<Vec<Topic>, Error> {
+    let rows =
+        sqlx::query(select_topics!("WHERE topic = $1 ORDER BY tenant")).bind(topic).fetch_all(connection).await?;
+    rows.iter().map(from_row).collect()
+}
+
+/// Makes the topic's row where there is none.
+pub async fn make(connection: &mut Connection, log: &Log) -> Result<(), Error> {
+    sqlx::query(
+        "INSERT INTO topics (tenant, topic) VALUES ($1, $2) ON CONFLICT ON CONSTRAINT topics_tenant_topic_key DO NOTHING",
+    )
+    .bind(log.tenant())
+    .bind(log.topic())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Holds the topic until the transaction ends: positions are given, edits counted and archives published under this.
+pub async fn lock(connection: &mut Connection, log: &Log) -> Result<Option<Topic>, Error> {
+    let row = sqlx::query(select_topics!("WHERE tenant = $1 AND topic = $2 FOR UPDATE"))
+        .bind(log.tenant())
+        .bind(log.topic())
+        .fetch_optional(connection)
+        .await?;
+    row.as_ref().map(from_row).transpose()
+}
+
+pub async fn set_head(connection: &mut Connection, topic_id: i64, head_position: i64) -> Result<(), Error> {
+    sqlx::query(
+        "UPDATE topics
+         SET head_position = $2, hot_magnitude = magnitude($2 - archived_count - deleted_count)
+         WHERE id = $1",
+    )
+    .bind(topic_id)
+    .bind(head_position)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Adds what an archive took over that ends at some position, or what a rewrite or a restore changed of one.
+pub async fn add_archived(
+    connection: &mut Connection,
+    topic_id: i64,
+    last_position: i64,
+    (count, json_bytes, object_bytes): (i64, i64, i64),
+) -> Result<(), Error> {
+    sqlx::query(
+        "UPDATE topics
+         SET archived_count = archived_count + $2,
+             archived_json_bytes = archived_json_bytes + $3,
+             archived_object_bytes = archived_object_bytes + $4,
+             archived_to = greatest(archived_to, $5),
+             hot_magnitude = magnitude(head_position - archived_count - $2 - deleted_count)
+         WHERE id = $1",
+    )
+    .bind(topic_id)
+    .bind(count)
+    .bind(json_bytes)
+    .bind(object_bytes)
+    .bind(last_position)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Makes the sums those of the topic's archives, whatever they were.
+pub async fn recount_archived(connection: &mut Connection, topic_id: i64) -> Result<(), Error> {
+    sqlx::query(
+        "UPDATE topics
+         SET archived_count = sums.count,
+             archived_json_bytes = sums.json_bytes,
+             archived_object_bytes = sums.object_bytes,
+             archived_to = sums.last_position,
+             catalog_epoch = catalog_epoch + 1,
+             hot_magnitude = magnitude(head_position - sums.count - deleted_count)
+         FROM (
+             SELECT coalesce(sum(count), 0)::bigint AS count, coalesce(sum(json_bytes), 0)::bigint AS json_bytes,
+                    coalesce(sum(object_bytes), 0)::bigint AS object_bytes,
+                    coalesce(max(last_position), 0) AS last_position
+             FROM archives
+             WHERE topic_id = $1
+         ) AS sums
+         WHERE id = $1",
+    )
+    .bind(topic_id)
+    .execute(&mut *connection)
+    .await?;
+    let wrong = sums::wrong(connection, topic_id).await?;
+    sums::sum_up(connection, topic_id, &wrong).await
+}
+
+/// Counts events that were deleted because they were consumed.
+pub async fn add_deleted(connection: &mut Connection, topic_id: i64, count: i64) -> Result<(), Error> {
+    sqlx::query(
+        "UPDATE topics
+         SET deleted_count = deleted_count + $2,
+             hot_magnitude = magnitude(head_position - archived_count - deleted_count - $2)
+         WHERE id = $1",
+    )
+    .bind(topic_id)
+    .bind(count)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// What was known of archived events does not hold any more.
+pub async fn raise_catalog_epoch(connection: &mut Connection, topic_id: i64) -> Result<(), Error> {
+    sqlx::query("UPDATE topics SET catalog_epoch = catalog_epoch + 1 WHERE id = $1")
+        .bind(topic_id)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// The sequence of the edit that this transaction makes, which holds the topic from now on. `None` if events were
+/// restored since the topic was read: what was looked for in rows may have been in an archive then.
+pub async fn bump_edit_counter(connection: &mut Connection, topic: &Topic) -> Result<Option<i64>, Error> {
+    Ok(sqlx::query_scalar(
+        "UPDATE topics SET edit_counter = edit_counter + 1 WHERE id = $1 AND catalog_epoch = $2 RETURNING edit_counter",
+    )
+    .bind(topic.id)
+    .bind(topic.catalog_epoch)
+    .fetch_optional(connection)
+    .await?)
+}
+
+pub async fn edit_counter(connection: &mut Connection, topic_id: i64) -> Result<i64, Error> {
+    Ok(sqlx::query_scalar("SELECT edit_counter FROM topics WHERE id = $1").bind(topic_id).fetch_one(connection).await?)
+}

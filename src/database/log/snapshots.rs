@@ -1,0 +1,107 @@
+use crate::database::log::events::from_row;
+use crate::database::{Connection, Error};
+use crate::event::Event;
+
+macro_rules! select_snapshots {
+    ($rest:literal) => {
+        concat!(
+            "SELECT position, raised_at, deployment_id, id, stream, type, reason, correlation_id, causation_id, ",
+            "user_id, payload, gdpr FROM snapshots ",
+            $rest
+        )
+    };
+}
+
+/// The snapshot bears the position of the last event that it stands for. False if there is one of this id already.
+pub async fn insert(connection: &mut Connection, topic_id: i64, snapshot: &Event) -> Result<bool, Error> {
+    let inserted = sqlx::query(
+        "INSERT INTO snapshots (topic_id, position, raised_at, deployment_id, id, stream, type, reason, correlation_id,
+                                causation_id, user_id, payload, gdpr)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+         ON CONFLICT ON CONSTRAINT snapshots_pkey DO NOTHING",
+    )
+    .bind(topic_id)
+    .bind(snapshot.position)
+    .bind(snapshot.raised_at.unix_nanos())
+    .bind(snapshot.metadata.deployment_id)
+    .bind(&snapshot.id)
+    .bind(&snapshot.stream)
+    .bind(&snapshot.event_type)
+    .bind(&snapshot.reason)
+    .bind(&snapshot.metadata.correlation_id)
+    .bind(&snapshot.metadata.causation_id)
+    .bind(&snapshot.metadata.user_id)
+    .bind(snapshot.payload.as_str())
+    .bind(snapshot.gdpr_json())
+    .execute(connection)
+    .await?;
+    Ok(inserted.rows_affected() == 1)
+}
+
+pub async fn find(connection: &mut Connection, topic_id: i64, id: &str) -> Result<Option<Event>, Error> {
+    let row = sqlx::query(select_snapshots!("WHERE topic_id = $1 AND id = $2"))
+        .bind(topic_id)
+        .bind(id)
+        .fetch_optional(connection)
+        .await?;
+    row.as_ref().map(from_row).transpose()
+}
+
+/// The one of a stream that stands for most events, of those that a reader of this deployment may use.
+pub async fn newest(
+    connection: &mut Connection,
+    topic_id: i64,
+    stream: &str,
+    deployment_id: i64,
+) -> Result<Option<Event>, Error> {
+    let row = sqlx::query(select_snapshots!(
+        "WHERE topic_id = $1 AND stream = $2 AND (deployment_id = 0 OR deployment_id <= $3)
+         ORDER BY position DESC, id DESC LIMIT 1"
+    ))
+    .bind(topic_id)
+    .bind(stream)
+    .bind(deployment_id)
+    .fetch_optional(connection)
+    .await?;
+    row.as_ref().map(from_row).transpose()
+}
+
+/// Replaces payload and GDPR data. False if the snapshot is not what it was.
+pub async fn replace(connection: &mut Connection, topic_id: i64, old: &Event, new: &Event) -> Result<bool, Error> {
+    let replaced = sqlx::query(
+        "UPDATE snapshots SET payload = $5, gdpr = $6
+         WHERE topic_id = $1 AND id = $2 AND payload = $3 AND gdpr IS NOT DISTINCT FROM $4",
+    )
+    .bind(topic_id)
+    .bind(&old.id)
+    .bind(old.payload.as_str())
+    .bind(old.gdpr_json())
+    .bind(new.payload.as_str())
+    .bind(new.gdpr_json())
+    .execute(connection)
+    .await?;
+    Ok(replaced.rows_affected() == 1)
+}
+
+/// Those with a field of this GDPR id that still shows its value, held until the transaction ends.
+pub async fn lock_by_gdpr_id(connection: &mut Connection, topic_id: i64, gdpr_id: &str) -> Result<Vec<Event>, Error> {
+    let rows = sqlx::query(select_snapshots!(
+        "WHERE topic_id = $1 AND gdpr IS NOT NULL AND gdpr_ids(gdpr) @> ARRAY[$2] ORDER BY id FOR UPDATE"
+    ))
+    .bind(topic_id)
+    .bind(gdpr_id)
+    .fetch_all(connection)
+    .await?;
+    rows.iter().map(from_row).collect()
+}
+
+/// Gives the snapshots of a type another one, and says how many there were.
+pub async fn rename(connection: &mut Connection, topic_id: i64, old_type: &str, new_type: &str) -> Result<u64, Error> {
+    let renamed = sqlx::query("UPDATE snapshots SET type = $3 WHERE topic_id = $1 AND type = $2")
+        .bind(topic_id)
+        .bind(old_type)
+        .bind(new_type)
+        .execute(connection)
+        .await?;
+    Ok(renamed.rows_affected())
+}

@@ -1,0 +1,326 @@
+//! What an object turns out to hold, read from its first byte to its last as a reader would: everything that the
+//! catalog says of it comes from here, whether it was uploaded a moment ago or nobody knows of it any more. Two members
+//! are in memory at a time.
+
+use std::collections::HashMap;
+
+use uuid::Uuid;
+
+use crate::bucket::{MemberText, ObjectMetadata, Scan, decompress_member};
+use crate::database::catalog::archives::Archive;
+use crate::database::catalog::members::MemberRow;
+use crate::database::lookups::{HashKey, LookupRun};
+use crate::event::PositionRanges;
+use crate::event::{Event, Instant, Log};
+use crate::store::Error;
+use crate::store::archives::background;
+use crate::store::archives::overlay::Overlay;
+
+/// An object that was read to its end.
+pub struct Contents {
+    pub etag: String,
+    pub digest: Vec<u8>,
+    pub members: Vec<MemberRow>,
+    pub positions: PositionRanges,
+    pub count: i64,
+    raised_at: (i64, i64),
+    types: Vec<String>,
+    type_counts: Vec<i64>,
+    json_bytes: i64,
+    object_bytes: i64,
+}
+
+impl Contents {
+    /// Its row in the catalog.
+    pub fn archive(&self, (topic_id, id): (i64, Uuid), generation: i64, write_id: Uuid) -> Archive {
+        let (first_position, last_position) = self.positions.span().expect("it has a member, which has an event");
+        Archive {
+            topic_id,
+            id,
+            generation,
+            write_id,
+            etag: self.etag.clone(),
+            digest: self.digest.clone(),
+            first_position,
+            last_position,
+            count: self.count,
+            raised_at_min: self.raised_at.0,
+            raised_at_max: self.raised_at.1,
+            json_bytes: self.json_bytes,
+            object_bytes: self.object_bytes,
+            types: self.types.clone(),
+            type_counts: self.type_counts.clone(),
+        }
+    }
+
+    /// Whether it is what it says of itself.
+    pub fn is_as_said(&self, metadata: &ObjectMetadata) -> bool {
+        let ObjectMetadata { first_position, last_position, count, .. } = *metadata;
+        (self.positions.span(), self.count) == (Some((first_position, last_position)), count)
+    }
+}
+
+/// An object that is being read.
+pub struct ContentsReader {
+    scan: Scan,
+    /// Of members that were written a moment ago: the bytes of each, and of its JSON. Where nobody knows them, members
+    /// are found by reading on.
+    written: Option<std::vec::IntoIter<(i64, i64)>>,
+    /// The next member, or the end, was looked for while the one before was read.
+    ahead: Option<Result<Option<MemberText>, Error>>,
+    members: Vec<MemberRow>,
+    has_ended: bool,
+    /// Not here while a member is being read.
+    census: Option<Census>,
+}
+
+impl ContentsReader {
+    /// `overlay` is what the catalog counts already, and the object does not hold yet.
+    pub fn new(scan: Scan, log: Log, key: HashKey, overlay: Overlay) -> ContentsReader {
+        let census = Census {
+            log,
+            key,
+            overlay,
+            tally: Tally::default(),
+            lookups: LookupRun::new(key),
+            runs: Vec::new(),
+            runs_made: 0,
+        };
+        ContentsReader { scan, written: None, ahead: None, members: Vec::new(), has_ended: false, census: Some(census) }
+    }
+
+    /// Of an object whose members were written a moment ago.
+    pub fn of_written(scan: Scan, log: Log, key: HashKey, members: Vec<(i64, i64)>) -> ContentsReader {
+        let written = Some(members.into_iter());
+        ContentsReader { written, ..ContentsReader::new(scan, log, key, Overlay::default()) }
+    }
+
+    /// The events of the next member; `None` at the end.
+    pub async fn next(&mut self) -> Result<Option<Vec<Event>>, Error> {
+        self.advance(Some(Vec::new())).await.map(Option::flatten)
+    }
+
+    /// The same without its events: false at the end.
+    pub async fn pass(&mut self) -> Result<bool, Error> {
+        Ok(self.advance(None).await?.is_some())
+    }
+
+    /// Reads the next member, and gives its events where something to keep them in is given.
+    async fn advance(&mut self, mut kept: Option<Vec<Event>>) -> Result<Option<Option<Vec<Event>>>, Error> {
+        let next = match self.ahead.take() {
+            Some(next) => next,
+            None => self.scan_next().await,
+        };
+        let Some(text) = next? else {
+            if !self.has_ended {
+                return Err(self.scan.damaged("it ends too early").into());
+            }
+            self.census().end_run();
+            return Ok(None);
+        };
+        let member = u16::try_from(self.members.len()).map_err(|_| self.scan.damaged("it has too many members"))?;
+        let mut census = self.census.take().expect("one member is read after the other");
+        let read = background::spawn(move || {
+            let read = census.read(&text, member, kept.as_mut());
+            (census, kept, read)
+        });
+        let (read, next) = tokio::join!(read, self.scan_next());
+        self.ahead = Some(next);
+        let (census, kept, read) = read.expect("decoding does not panic");
+        self.census = Some(census);
+        let ReadMember { is_first, is_last, mut row } = read.map_err(|why| self.scan.damaged(why))?;
+        if self.has_ended || is_first != (member == 0) {
+            return Err(self.scan.damaged("its members are not those of one array").into());
+        }
+        self.has_ended = is_last;
+        if row.first_position <= self.members.last().map_or(0, |last| last.last_position) {
+            return Err(self.scan.damaged("its members are out of order").into());
+        }
+        (row.byte_start, row.byte_end) = (self.bytes(), self.bytes() + row.byte_end);
+        self.members.push(row);
+        Ok(Some(kept))
+    }
+
+    async fn scan_next(&mut self) -> Result<Option<MemberText>, Error> {
+        let Some(written) = &mut self.written else { return Ok(self.scan.next_member().await?) };
+        let Some((bytes, json_bytes)) = written.next() else { return Ok(None) };
+        let compressed = self.scan.next(bytes).await?;
+        let decompressed = background::spawn(move || decompress_member(&compressed, json_bytes));
+        let text = decompressed.await.expect("decompressing does not panic").map_err(|why| self.scan.damaged(why))?;
+        Ok(Some(text))
+    }
+
+    fn census(&mut self) -> &mut Census {
+        self.census.as_mut().expect("no member is being read")
+    }
+
+    /// Of the object, that were read so far.
+    pub fn bytes(&self) -> i64 {
+        self.members.last().map_or(0, |last| last.byte_end)
+    }
+
+    /// Runs of lookup pages that are complete, with their numbers: to be taken after each member, and at the end.
+    pub fn take_runs(&mut self) -> Vec<(i32, LookupRun)> {
+        std::mem::take(&mut self.census().runs)
+    }
+
+    /// Once there is no member left.
+    pub async fn finish(mut self) -> Result<Contents, Error> {
+        let object_bytes = self.bytes();
+        let tally = std::mem::take(&mut self.census().tally);
+        let ContentsReader { scan, mut members, .. } = self;
+        let etag = scan.etag().to_owned();
+        let digest = scan.finish().await?;
+        let (types, type_counts) = (tally.types(), tally.total());
+        for (row, counts) in members.iter_mut().zip(tally.type_counts) {
+            row.type_counts = counts;
+        }
+        Ok(Contents {
+            etag,
+            digest,
+            positions: tally.positions,
+            count: tally.count,
+            raised_at: tally.raised_at,
+            types,
+            type_counts,
+            json_bytes: members.iter().map(|member| member.json_bytes).sum(),
+            object_bytes,
+            members,
+        })
+    }
+}
+
+/// What becomes of the events that go by.
+struct Census {
+    log: Log,
+    key: HashKey,
+    overlay: Overlay,
+    tally: Tally,
+    lookups: LookupRun,
+    runs_made: i32,
+    /// Those that nobody took yet.
+    runs: Vec<(i32, LookupRun)>,
+}
+
+struct ReadMember {
+    is_first: bool,
+    is_last: bool,
+    /// As if it were the only one of its object, and without the counts of types.
+    row: MemberRow,
+}
+
+impl Census {
+    fn read(
+        &mut self,
+        text: &MemberText,
+        member: u16,
+        mut kept: Option<&mut Vec<Event>>,
+    ) -> Result<ReadMember, String> {
+        let (log, mut first_position, mut last_position, mut count) = (self.log.clone(), 0, 0, 0);
+        text.each_event(&log, |event| {
+            if count == 0 {
+                first_position = event.position;
+            }
+            last_position = event.position;
+            count += 1;
+            // Most events are of no further interest: nothing of them is copied.
+            if kept.is_none() && event.gdpr.is_none() && self.overlay.is_empty() {
+                self.look_up(&event.id, &event.stream, std::iter::empty(), member);
+                self.tally.add(event.position, event.raised_at, &event.event_type, member);
+                return Ok(());
+            }
+            let mut event = text.event(event)?;
+            self.look_up(&event.id, &event.stream, event.gdpr_ids(), member);
+            self.overlay.apply(&mut event);
+            self.tally.add(event.position, event.raised_at, &event.event_type, member);
+            if let Some(kept) = &mut kept {
+                kept.push(event);
+            }
+            Ok(())
+        })?;
+        let row = MemberRow {
+            member: member.into(),
+            byte_start: 0,
+            byte_end: text.bytes,
+            json_bytes: text.json.len() as i64,
+            first_position,
+            last_position,
+            count,
+            type_counts: Vec::new(),
+        };
+        Ok(ReadMember { is_first: text.is_first(), is_last: text.is_last(), row })
+    }
+
+    fn look_up<'a>(&mut self, id: &str, stream: &str, gdpr_ids: impl Iterator<Item = &'a str>, member: u16) {
+        self.lookups.add(id, stream, gdpr_ids, member);
+        if self.lookups.is_full() {
+            self.end_run();
+        }
+    }
+
+    fn end_run(&mut self) {
+        if !self.lookups.is_empty() {
+            self.runs.push((self.runs_made, std::mem::replace(&mut self.lookups, LookupRun::new(self.key))));
+            self.runs_made += 1;
+        }
+    }
+}
+
+/// What is counted while events go by.
+struct Tally {
+    positions: PositionRanges,
+    count: i64,
+    raised_at: (i64, i64),
+    types: HashMap<String, usize>,
+    /// Of each member, in the order of the types.
+    type_counts: Vec<Vec<i64>>,
+}
+
+impl Default for Tally {
+    fn default() -> Tally {
+        Tally {
+            positions: PositionRanges::default(),
+            count: 0,
+            raised_at: (i64::MAX, i64::MIN),
+            types: HashMap::new(),
+            type_counts: Vec::new(),
+        }
+    }
+}
+
+impl Tally {
+    fn add(&mut self, position: i64, raised_at: Instant, event_type: &str, member: u16) {
+        self.positions.push(position);
+        self.count += 1;
+        let (nanos, member) = (raised_at.unix_nanos(), usize::from(member));
+        self.raised_at = (self.raised_at.0.min(nanos), self.raised_at.1.max(nanos));
+        let next = self.types.len();
+        let index = match self.types.get(event_type) {
+            Some(index) => *index,
+            None => *self.types.entry(event_type.to_owned()).or_insert(next),
+        };
+        if self.type_counts.len() <= member {
+            self.type_counts.resize(member + 1, Vec::new());
+        }
+        let counts = &mut self.type_counts[member];
+        if counts.len() <= index {
+            counts.resize(index + 1, 0);
+        }
+        counts[index] += 1;
+    }
+
+    /// Types in the order of their counts.
+    fn types(&self) -> Vec<String> {
+        let mut types: Vec<(&String, &usize)> = self.types.iter().collect();
+        types.sort_by_key(|(_, index)| **index);
+        types.into_iter().map(|(name, _)| name.clone()).collect()
+    }
+
+    fn total(&self) -> Vec<i64> {
+        let mut total = vec![0; self.types.len()];
+        for counts in &self.type_counts {
+            counts.iter().enumerate().for_each(|(index, count)| total[index] += count);
+        }
+        total
+    }
+}

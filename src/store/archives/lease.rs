@@ -1,0 +1,94 @@
+//! The right to write archives of one topic.
+//!
+//! It is a row in Postgres with an epoch that the committing transaction checks: a writer that sleeps through the end
+//! of its lease changes nothing when it wakes. If the process dies, the lease expires.
+
+use std::collections::HashSet;
+use std::future::Future;
+
+use parking_lot::MutexGuard;
+use uuid::Uuid;
+
+use crate::database;
+use crate::database::catalog::leases::{self, Lease};
+use crate::store::{Error, Store};
+
+pub fn another_writer() -> Error {
+    Error::GaveWay("another writer is at work on the topic's archives".into())
+}
+
+impl Store {
+    /// Calls `work` with the lease on a topic, and renews it meanwhile. `None` if another writer has it.
+    pub(in crate::store) async fn with_lease<T>(
+        &self,
+        topic_id: i64,
+        work: impl AsyncFnOnce(Lease) -> Result<T, Error>,
+    ) -> Result<Option<T>, Error> {
+        let mut transaction = self.database.begin_job().await?;
+        let taken = leases::take(&mut transaction, topic_id, Uuid::new_v4(), self.settings.lease_term).await?;
+        let Some(lease) = taken else { return Ok(None) };
+        // It is known from before the commit until it is released, so a process that ends can release it.
+        self.leases().retain(|held| held.topic_id != topic_id);
+        self.leases().insert(lease);
+        database::commit(transaction).await?;
+        let outcome = self.while_held(&lease, work(lease)).await;
+        self.release(&lease).await;
+        outcome.map(Some)
+    }
+
+    /// Releases the leases that dropped work and failed releases have left behind, for a process that ends.
+    pub async fn release_leases(&self) {
+        let held: Vec<Lease> = self.leases().iter().copied().collect();
+        for lease in &held {
+            self.release(lease).await;
+        }
+    }
+
+    fn leases(&self) -> MutexGuard<'_, HashSet<Lease>> {
+        self.leases.lock()
+    }
+
+    /// Gives up `work` as soon as the lease is known to be lost.
+    async fn while_held<T>(&self, lease: &Lease, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        tokio::select! {
+            outcome = work => outcome,
+            () = self.until_lost(lease) => Err(another_writer()),
+        }
+    }
+
+    async fn until_lost(&self, lease: &Lease) {
+        let term = self.settings.lease_term;
+        loop {
+            tokio::time::sleep(term / 3).await;
+            match self.renew(lease).await {
+                Ok(true) => {}
+                Ok(false) => return,
+                // Not knowing is not losing: the commit checks the epoch.
+                Err(error) => tracing::debug!(%error, topic_id = lease.topic_id, "the lease was not renewed"),
+            }
+        }
+    }
+
+    async fn renew(&self, lease: &Lease) -> Result<bool, Error> {
+        let mut transaction = self.database.begin_job().await?;
+        let renewed = leases::renew(&mut transaction, lease, self.settings.lease_term).await?;
+        database::commit(transaction).await?;
+        Ok(renewed)
+    }
+
+    async fn release(&self, lease: &Lease) {
+        let released = async {
+            let mut transaction = self.database.begin_job().await?;
+            leases::release(&mut transaction, lease).await?;
+            Ok::<_, Error>(database::commit(transaction).await?)
+        };
+        match released.await {
+            Ok(()) => {
+                self.leases().remove(lease);
+            }
+            Err(error) => {
+                tracing::debug!(%error, topic_id = lease.topic_id, "the lease was not released and will expire");
+            }
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! Writing an archive's object: from events to an object, streaming, and back. Memory is bounded by a few members and
+//! parts, whatever the batch.
+
+use futures::StreamExt;
+use futures::stream::FuturesOrdered;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::bucket::{ArchiveWriter, EncodedMember, ObjectMetadata, RawMember, Upload};
+use crate::database;
+use crate::database::catalog::intents::{self, Intent, UploadedFacts};
+use crate::database::log::rows::Topic;
+use crate::database::lookups::{self, LookupRun};
+use crate::event::BorrowedEvent;
+use crate::event::PositionRanges;
+use crate::store::archives::background;
+use crate::store::archives::contents::{Contents, ContentsReader};
+use crate::store::{Error, Store};
+
+/// Members that are compressed at once, or wait for it.
+const COMPRESSIONS_MAX: usize = 4;
+
+/// An object that is to be there, and whose intent is written.
+pub struct Object<'a> {
+    pub store: &'a Store,
+    pub topic: Topic,
+    pub intent: Intent,
+    /// The first and the last position that it is to hold, and how many events.
+    pub extent: (i64, i64, i64),
+}
+
+/// What went into an object.
+pub struct Export {
+    positions: PositionRanges,
+    /// The bytes of each member, and of its JSON.
+    members: Vec<(i64, i64)>,
+    digest: Vec<u8>,
+}
+
+/// An object on its way, which takes events in the order of their positions.
+pub struct Writer<'a> {
+    object: &'a Object<'a>,
+    pipeline: Pipeline<'a>,
+    writer: ArchiveWriter,
+    positions: PositionRanges,
+}
+
+/// Members on their way into the upload, in order.
+struct Pipeline<'a> {
+    upload: Upload<'a>,
+    compressing: FuturesOrdered<JoinHandle<EncodedMember>>,
+    members: Vec<(i64, i64)>,
+}
+
+impl Pipeline<'_> {
+    async fn push(&mut self, member: RawMember) -> Result<(), Error> {
+        if u16::try_from(member.member).is_err() {
+            return Err(Error::Refused("the batch has more than 65,536 members: lower STREAMS_ARCHIVE_SIZE".into()));
+        }
+        self.compressing.push_back(background::spawn(move || member.compress()));
+        while self.compressing.len() >= COMPRESSIONS_MAX {
+            self.write_next().await?;
+        }
+        Ok(())
+    }
+
+    async fn write_next(&mut self) -> Result<(), Error> {
+        let Some(encoded) = self.compressing.next().await else { return Ok(()) };
+        let EncodedMember { json_bytes, bytes, .. } = encoded.expect("compressing does not panic");
+        self.members.push((bytes.len() as i64, json_bytes));
+        Ok(self.upload.write(&bytes).await?)
+    }
+}
+
+impl<'a> Object<'a> {
+    pub async fn begin(&'a self) -> Result<Writer<'a>, Error> {
+        let Object { store, topic, intent, extent: (first_position, last_position, count) } = self;
+        let metadata = ObjectMetadata {
+            generation: intent.generation,
+            write_id: intent.write_id,
+            first_position: *first_position,
+            last_position: *last_position,
+            count: *count,
+        };
+        let upload = store.bucket()?.upload(&topic.log, intent.archive_id, &metadata).await?;
+        Ok(Writer {
+            object: self,
+            pipeline: Pipeline { upload, compressing: FuturesOrdered::new(), members: Vec::new() },
+            writer: ArchiveWriter::new(topic.log.clone()),
+            positions: PositionRanges::default(),
+        })
+    }
+
+    /// For a writer that failed: whoever took the turn over may have settled the intent before there was an upload to
+    /// abort.
+    pub async fn give_up(&self) {
+        let aborted = async {
+            Ok::<_, Error>(self.store.bucket()?.abort_uploads(&self.topic.log, self.intent.archive_id).await?)
+        };
+        if let Err(error) = aborted.await {
+            tracing::warn!(%error, topic_id = self.topic.id, "an unfinished upload may remain in the bucket");
+        }
+    }
+
+    /// Reads the object as a reader would, every byte of it: what it is found to hold is what the catalog is to know.
+    pub async fn read_back(&self, export: &Export) -> Result<Contents, Error> {
+        let Object { store, topic, intent, .. } = self;
+        let scan = store.bucket()?.scan(&topic.log, intent.archive_id).await?;
+        let mut transaction = store.database.begin_job().await?;
+        let key = store.hash_key(&mut transaction).await?;
+        drop(transaction);
+        let damaged = scan.damaged("it does not hold what was uploaded");
+        let mut reader = ContentsReader::of_written(scan, topic.log.clone(), key, export.members.clone());
+        // A run is saved while the next one is read.
+        let (sender, mut receiver) = mpsc::channel(1);
+        let reading = async move {
+            loop {
+                let is_end = !reader.pass().await?;
+                for run in reader.take_runs() {
+                    // Nobody takes it where saving has failed, which ends reading, too.
+                    let _ = sender.send(run).await;
+                }
+                if is_end {
+                    return reader.finish().await;
+                }
+            }
+        };
+        let saving = async {
+            while let Some((run, lookups)) = receiver.recv().await {
+                self.save_lookups(run, lookups).await?;
+            }
+            Ok(())
+        };
+        let (contents, ()) = tokio::try_join!(reading, saving)?;
+        if contents.digest != export.digest || contents.positions != export.positions {
+            return Err(damaged.into());
+        }
+        Ok(contents)
+    }
+
+    /// They are written as they come, and read by nobody before the archive is live. The intent is held meanwhile:
+    /// whoever settles it deletes what is there then, and nothing comes after.
+    async fn save_lookups(&self, run: i32, lookups: LookupRun) -> Result<(), Error> {
+        let mut transaction = self.store.database.begin_job().await?;
+        if !intents::hold(&mut transaction, &self.intent).await? {
+            return Err(self.settled_by_another());
+        }
+        lookups::insert_run(&mut transaction, (self.topic.id, self.intent.archive_id), run, lookups).await?;
+        Ok(database::commit(transaction).await?)
+    }
+
+    async fn record_uploaded(&self, facts: &UploadedFacts) -> Result<(), Error> {
+        let mut transaction = self.store.database.begin_job().await?;
+        if !intents::complete(&mut transaction, &self.intent, facts).await? {
+            return Err(self.settled_by_another());
+        }
+        Ok(database::commit(transaction).await?)
+    }
+
+    fn settled_by_another(&self) -> Error {
+        Error::GaveWay(format!("{}: the intent was settled by another writer", self.topic.log))
+    }
+}
+
+impl Writer<'_> {
+    pub async fn push(&mut self, event: &BorrowedEvent<'_>) -> Result<(), Error> {
+        self.positions.push(event.position);
+        match self.writer.push(event) {
+            Some(full) => self.pipeline.push(full).await,
+            None => Ok(()),
+        }
+    }
+
+    /// The object becomes complete.
+    pub async fn finish(self) -> Result<Export, Error> {
+        let Writer { object, mut pipeline, writer, positions } = self;
+        let Some(last) = writer.finish() else {
+            return Err(Error::GaveWay(format!("{}: the batch is gone", object.topic.log)));
+        };
+        pipeline.push(last).await?;
+        while !pipeline.compressing.is_empty() {
+            pipeline.write_next().await?;
+        }
+        let Pipeline { upload, members, .. } = pipeline;
+        let uploaded = upload.finish().await?;
+        let json_bytes = members.iter().map(|(_, json_bytes)| json_bytes).sum();
+        let facts = UploadedFacts { digest: uploaded.digest.clone(), json_bytes, object_bytes: uploaded.bytes };
+        object.record_uploaded(&facts).await?;
+        uploaded.complete().await?;
+        Ok(Export { positions, members, digest: facts.digest })
+    }
+}

@@ -1,0 +1,81 @@
+//! Letting the catalog follow an object that was replaced: whoever notices may do it, a reader too.
+//!
+//! If the process dies before the commit, the object is new and the catalog is old, and the next one to notice follows.
+
+use crate::bucket;
+use crate::database;
+use crate::database::catalog::archives::{self, Archive};
+use crate::database::catalog::intents::{self, Intent, UploadedFacts};
+use crate::database::catalog::members;
+use crate::database::ledger::edits;
+use crate::database::log::rows::{self, Topic};
+use crate::event::Log;
+use crate::store::{Error, Store};
+use uuid::Uuid;
+
+impl Store {
+    /// Makes the generation that an object bears the one that is read. Whoever notices may do it: the object has been
+    /// replaced already, and the catalog follows once.
+    pub(in crate::store) async fn promote(
+        &self,
+        topic: &Topic,
+        archive: &Archive,
+        intent: &Intent,
+        etag: &str,
+    ) -> Result<(), Error> {
+        let Some(UploadedFacts { digest, json_bytes, object_bytes }) = &intent.uploaded else {
+            return Err(Error::Damaged(format!("the rewrite of archive {} was never recorded", archive.id)));
+        };
+        let key = (topic.id, archive.id);
+        let mut transaction = self.database.begin_job().await?;
+        if !intents::delete(&mut transaction, intent).await? {
+            return Ok(());
+        }
+        let written = (intent.write_id, etag, digest.as_slice());
+        let bytes = (*json_bytes, *object_bytes);
+        if !archives::promote(&mut transaction, key, archive.generation, written, bytes).await? {
+            return Err(Error::GaveWay(format!("archive {} has another generation already", archive.id)));
+        }
+        members::delete(&mut transaction, key, archive.generation).await?;
+        edits::settle(&mut transaction, topic.id, archive.id, intent.edit_sequence).await?;
+        let grown = (0, json_bytes - archive.json_bytes, object_bytes - archive.object_bytes);
+        rows::add_archived(&mut transaction, topic.id, archive.last_position, grown).await?;
+        database::commit(transaction).await?;
+        tracing::info!(
+            log = %topic.log, archive_id = %archive.id, generation = intent.generation, "an archive was rewritten"
+        );
+        Ok(())
+    }
+
+    /// A reader found another object than its snapshot knew. True if the read may succeed when it is tried again.
+    pub(in crate::store) async fn settle_stale(&self, log: &Log, archive_id: Uuid) -> Result<bool, Error> {
+        let mut snapshot = self.database.snapshot().await?;
+        let Some(topic) = rows::find(&mut snapshot, log).await? else { return Ok(true) };
+        let archive = archives::find(&mut snapshot, topic.id, archive_id).await?;
+        let intent = intents::of_archive(&mut snapshot, topic.id, archive_id).await?;
+        drop(snapshot);
+        let Some(archive) = archive else { return Ok(true) };
+        let head = match self.bucket()?.head(log, archive_id).await {
+            Err(bucket::Error::NotFound { .. }) => return Ok(false),
+            head => head?,
+        };
+        if head.etag == archive.etag {
+            return Ok(true);
+        }
+        match intent {
+            Some(intent) if head.said.write_id == Some(intent.write_id) && intent.uploaded.is_some() => {
+                self.promote(&topic, &archive, &intent, &head.etag).await?;
+                Ok(true)
+            }
+            // Promoted by somebody since the snapshot, or damaged: the next look tells.
+            _ => Ok(head.said.write_id != Some(archive.write_id)
+                && self.generation(&topic, archive_id).await? > archive.generation),
+        }
+    }
+
+    async fn generation(&self, topic: &Topic, archive_id: Uuid) -> Result<i64, Error> {
+        let mut snapshot = self.database.snapshot().await?;
+        let archive = archives::find(&mut snapshot, topic.id, archive_id).await?;
+        Ok(archive.map_or(0, |archive| archive.generation))
+    }
+}

@@ -1,0 +1,105 @@
+//! All events of one archive, as they are to be read, for whoever takes them elsewhere.
+
+use uuid::Uuid;
+
+use crate::bucket::{MemberEvent, Scan, decode_member};
+use crate::database::Transaction;
+use crate::database::catalog::archives::{self, Archive};
+use crate::database::catalog::leases::{self, Lease};
+use crate::database::catalog::members::{self, MemberRow};
+use crate::database::ledger::edits::{self, PendingEdit};
+use crate::database::log::rows::{self, Topic};
+use crate::event::{Event, Log};
+use crate::store::archives::background;
+use crate::store::archives::overlay::Overlay;
+use crate::store::{Error, Store};
+
+/// An archive as one moment saw it.
+pub struct Source<'a> {
+    pub store: &'a Store,
+    pub topic: Topic,
+    pub archive: Archive,
+    pub members: Vec<MemberRow>,
+    pub edits: Vec<PendingEdit>,
+}
+
+/// Its events, a member at a time.
+pub struct Events<'a> {
+    source: &'a Source<'a>,
+    overlay: Overlay,
+    scan: Scan,
+    next: usize,
+}
+
+impl Store {
+    /// `None` if it is in the catalog no more.
+    pub(in crate::store) async fn source(&self, lease: Lease, archive_id: Uuid) -> Result<Option<Source<'_>>, Error> {
+        let mut snapshot = self.database.snapshot_for_job().await?;
+        let topic = rows::by_id(&mut snapshot, lease.topic_id).await?;
+        let Some(archive) = archives::find(&mut snapshot, topic.id, archive_id).await? else { return Ok(None) };
+        let members = members::of_archive(&mut snapshot, (topic.id, archive_id), archive.generation).await?;
+        let edits = edits::pending_of_archive(&mut snapshot, topic.id, archive_id).await?;
+        Ok(Some(Source { store: self, topic, archive, members, edits }))
+    }
+}
+
+impl Source<'_> {
+    pub async fn events(&self) -> Result<Events<'_>, Error> {
+        let scan = self.store.bucket()?.scan(&self.topic.log, self.archive.id).await?;
+        if scan.etag() != self.archive.etag {
+            return Err(scan.damaged("it is not the one that the catalog knows").into());
+        }
+        Ok(Events { source: self, overlay: self.overlay(), scan, next: 0 })
+    }
+
+    pub fn overlay(&self) -> Overlay {
+        Overlay::new(self.edits.clone())
+    }
+
+    /// Holds the topic until the transaction ends, and gives its edit counter; if it still is our turn, and nothing was
+    /// laid over the archive since it was looked at.
+    pub async fn lock(&self, transaction: &mut Transaction, lease: &Lease) -> Result<i64, Error> {
+        let Some(edit_counter) = leases::check(transaction, lease).await? else {
+            return Err(self.gave_way("another writer has taken over its archives"));
+        };
+        if edits::pending_of_archive(transaction, self.topic.id, self.archive.id).await? != self.edits {
+            return Err(self.gave_way("events were edited meanwhile"));
+        }
+        Ok(edit_counter)
+    }
+
+    pub fn gave_way(&self, why: &str) -> Error {
+        Error::GaveWay(format!("{}: {why}", self.topic.log))
+    }
+}
+
+impl Events<'_> {
+    /// `None` once there is no more: then [`Events::finish`] says whether all of it can be believed.
+    pub async fn next(&mut self) -> Result<Option<Vec<Event>>, Error> {
+        let Source { topic, members, .. } = self.source;
+        let Some(row) = members.get(self.next) else { return Ok(None) };
+        self.next += 1;
+        let mut events = read_member(&mut self.scan, &topic.log, row).await?;
+        events.iter_mut().for_each(|event| self.overlay.apply(event));
+        Ok(Some(events))
+    }
+
+    pub async fn finish(self) -> Result<(), Error> {
+        let damaged = self.scan.damaged("its digest is not the one that the catalog knows");
+        if self.scan.finish().await? != self.source.archive.digest {
+            return Err(damaged.into());
+        }
+        Ok(())
+    }
+}
+
+/// The next member of an object, decoded as a reader would.
+pub async fn read_member(scan: &mut Scan, log: &Log, row: &MemberRow) -> Result<Vec<Event>, Error> {
+    let MemberRow { byte_start, byte_end, json_bytes, first_position, last_position, count, .. } = *row;
+    let compressed = scan.next(byte_end - byte_start).await?;
+    let log = log.clone();
+    let decoded =
+        background::spawn(move || decode_member(&log, &compressed, json_bytes, (first_position, last_position, count)));
+    let member = decoded.await.expect("decoding does not panic").map_err(|why| scan.damaged(why))?;
+    Ok(member.events().map(MemberEvent::to_event).collect())
+}

@@ -1,0 +1,221 @@
+//! Repairing what a verification found, where nothing has to be guessed.
+//!
+//! | found | repaired if | by |
+//! |---|---|---|
+//! | the catalog or the lookup pages say otherwise than an object | the object has the digest that is known of it; or its ETag, write-id, positions and count | making all that is known of it anew |
+//! | an object is missing, or is not the one that was written, nor a later one | a noncurrent version is | rewriting the archive from it |
+//! | events are hot and archived | both are equal | deleting the rows |
+//! | sums are wrong | always | adding up |
+//!
+//! Each is one transaction under the topic's lease, and is verified afterwards. An older generation is never taken for
+//! the current one: its events bear what was edited away. If the process dies, what it repaired is repaired; a rewrite is
+//! settled like any other.
+
+use uuid::Uuid;
+
+use crate::bucket::{self, Said, Scan};
+use crate::database;
+use crate::database::catalog::archives::{self, Archive};
+use crate::database::catalog::leases::{self, Lease};
+use crate::database::catalog::members;
+use crate::database::catalog::moves::{self, Move};
+use crate::database::log::{events, rows};
+use crate::database::lookups;
+use crate::event::Event;
+use crate::event::PositionRanges;
+use crate::store::archives::contents::ContentsReader;
+use crate::store::archives::source::Source;
+use crate::store::checking::verify::{Finding, Pacing, Verified};
+use crate::store::{Error, Store};
+
+/// What became of what was found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Repaired {
+    pub repaired: Vec<Finding>,
+    /// Still so.
+    pub left: Vec<Finding>,
+}
+
+impl Store {
+    /// Verifies everything, repairs what can be, and verifies again what was not as it should be.
+    pub async fn repair(&self, pace: Pacing<'_>, mut progress: impl FnMut(i64)) -> Result<Repaired, Error> {
+        let (mut outcome, mut events) = (Repaired::default(), 0);
+        for topic_id in self.topic_ids().await? {
+            let mut progress = |count| {
+                events += count;
+                progress(events);
+            };
+            let found = self.verify_topic(topic_id, pace, &mut progress).await?;
+            if found.findings.is_empty() {
+                continue;
+            }
+            match self.with_lease(topic_id, async |lease| self.repair_topic(lease, &found, pace).await).await {
+                Ok(Some(())) => {}
+                Ok(None) => tracing::warn!(topic_id, "another writer is at work on its archives: nothing was repaired"),
+                Err(error) => tracing::warn!(%error, topic_id, "not everything was repaired"),
+            }
+            let left = self.verify_topic(topic_id, pace, |_| {}).await?.findings;
+            outcome.repaired.extend(found.findings.into_iter().filter(|finding| !left.contains(finding)));
+            outcome.left.extend(left);
+        }
+        Ok(outcome)
+    }
+
+    /// What fails does not keep the rest from being repaired.
+    async fn repair_topic(&self, lease: Lease, found: &Verified, pace: Pacing<'_>) -> Result<(), Error> {
+        let mut failure = self.settle_intents(lease).await.err();
+        for archive_id in &found.broken {
+            failure = self.repair_archive(lease, *archive_id, pace).await.err().or(failure);
+        }
+        for archive_id in &found.doubled {
+            failure = self.delete_doubled(lease, *archive_id).await.err().or(failure);
+        }
+        let mut transaction = self.database.begin_job().await?;
+        if leases::check(&mut transaction, &lease).await?.is_some() {
+            rows::recount_archived(&mut transaction, lease.topic_id).await?;
+            database::commit(transaction).await?;
+        }
+        failure.map_or(Ok(()), Err)
+    }
+
+    async fn repair_archive(&self, lease: Lease, archive_id: Uuid, pace: Pacing<'_>) -> Result<(), Error> {
+        let Some(source) = self.source(lease, archive_id).await? else { return Ok(()) };
+        let current =
+            async { source.correct(self.bucket()?.scan(&source.topic.log, archive_id).await?, &lease, pace).await };
+        match current.await {
+            Err(unsound @ Error::Damaged(_)) => match self.put_back(&source, lease, pace).await? {
+                true => Ok(()),
+                false => Err(unsound),
+            },
+            outcome => outcome,
+        }
+    }
+
+    /// False if no noncurrent version is the object that was written; or if there is a later one.
+    async fn put_back(&self, source: &Source<'_>, lease: Lease, pace: Pacing<'_>) -> Result<bool, Error> {
+        let (bucket, archive, log) = (self.bucket()?, &source.archive, &source.topic.log);
+        match bucket.head(log, archive.id).await {
+            Err(bucket::Error::NotFound { .. }) => {}
+            head => {
+                if is_later(&head?.said, archive) {
+                    return Ok(false);
+                }
+            }
+        }
+        for version in bucket.noncurrent_versions(log, archive.id).await? {
+            let scan = match bucket.scan_version(log, archive.id, &version).await {
+                Err(bucket::Error::ObjectRefused { .. }) => continue,
+                scan => scan?,
+            };
+            if is_later(&scan.head().said, archive) {
+                return Ok(false);
+            }
+            match source.correct(scan, &lease, pace).await {
+                Err(Error::Damaged(_)) => continue,
+                outcome => outcome?,
+            }
+            let Some(rewrite) = self.begin_put_back(lease, archive.id, version).await? else { return Ok(false) };
+            rewrite.upload().await?.replace().await?.promote().await?;
+            tracing::warn!(%log, archive_id = %archive.id, "a noncurrent version of an object was put back");
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    /// Deletes rows whose events an archive holds as well, where the two are equal.
+    async fn delete_doubled(&self, lease: Lease, archive_id: Uuid) -> Result<(), Error> {
+        let Some(source) = self.source(lease, archive_id).await? else { return Ok(()) };
+        let Source { topic, archive, .. } = &source;
+        let (mut positions, mut count) = (PositionRanges::default(), 0);
+        let mut archived = source.events().await?;
+        while let Some(events) = archived.next().await? {
+            for event in self.hot_among(topic.id, &events).await? {
+                positions.push(event.position);
+                count += 1;
+            }
+        }
+        archived.finish().await?;
+        let Some((first, last)) = positions.span() else { return Ok(()) };
+        let mut transaction = self.database.begin_job().await?;
+        let extent = (first, last, count);
+        moves::announce(&mut transaction, Move::Archive, topic, archive_id, extent).await?;
+        let deleted = events::delete_ranges(&mut transaction, topic.id, positions.ranges()).await?;
+        let edit_counter = source.lock(&mut transaction, &lease).await?;
+        if deleted as i64 != count || edit_counter != topic.edit_counter {
+            return Err(source.gave_way("events were edited or moved meanwhile"));
+        }
+        database::commit(transaction).await?;
+        tracing::warn!(log = %topic.log, archive_id = %archive.id, events = count, "rows of archived events were deleted");
+        Ok(())
+    }
+
+    /// Those of these events, which lie in their order, that are in rows just as they are here.
+    async fn hot_among(&self, topic_id: i64, events: &[Event]) -> Result<Vec<Event>, Error> {
+        let ids: Vec<String> = events.iter().map(|event| event.id.clone()).collect();
+        let mut snapshot = self.database.snapshot_for_job().await?;
+        let mut hot = events::by_ids(&mut snapshot, topic_id, &ids).await?;
+        hot.retain(|event| {
+            events
+                .binary_search_by_key(&event.position, |event| event.position)
+                .is_ok_and(|index| events[index] == *event)
+        });
+        Ok(hot)
+    }
+}
+
+impl Source<'_> {
+    /// Makes all that is known of the object anew, from its bytes or a version's. [`Error::Damaged`] if they are not what was written.
+    async fn correct(&self, scan: Scan, lease: &Lease, pace: Pacing<'_>) -> Result<(), Error> {
+        let Source { store, topic, archive, .. } = self;
+        let write_id = scan.head().said.write_id;
+        let damaged = scan.damaged("it is not the one that was written");
+        let key = (topic.id, archive.id);
+        let mut transaction = store.database.begin_job().await?;
+        let hash_key = store.hash_key(&mut transaction).await?;
+        members::delete(&mut transaction, key, archive.generation).await?;
+        lookups::delete(&mut transaction, key).await?;
+        let mut reader = ContentsReader::new(scan, topic.log.clone(), hash_key, self.overlay());
+        loop {
+            let reached = reader.bytes();
+            let is_end = !reader.pass().await?;
+            pace(reader.bytes() - reached).await;
+            for (run, lookups) in reader.take_runs() {
+                lookups::insert_run(&mut transaction, key, run, lookups).await?;
+            }
+            if is_end {
+                break;
+            }
+        }
+        let contents = reader.finish().await?;
+        if contents.count == 0 {
+            return Err(damaged.into());
+        }
+        let corrected = contents.archive(key, archive.generation, archive.write_id);
+        if !is_witnessed(archive, &corrected, write_id) {
+            return Err(damaged.into());
+        }
+        members::insert(&mut transaction, key, archive.generation, &contents.members).await?;
+        self.lock(&mut transaction, lease).await?;
+        if !archives::correct(&mut transaction, &corrected).await? {
+            return Err(self.gave_way("the archive is another one by now"));
+        }
+        rows::recount_archived(&mut transaction, topic.id).await?;
+        database::commit(transaction).await?;
+        tracing::warn!(log = %topic.log, archive_id = %archive.id, "what is known of an archive was made anew");
+        Ok(())
+    }
+}
+
+/// Whether an object is of a generation that the catalog does not know: it holds edits that this database has forgotten,
+/// and taking it up is for [`Store::recover`].
+fn is_later(said: &Said, archive: &Archive) -> bool {
+    said.generation >= Some(archive.generation) && said.write_id != Some(archive.write_id)
+}
+
+/// Whether what was found is what was written: the digest says so; or the server, which gave the object its ETag when it
+/// was written, and the object itself, together with what it holds.
+fn is_witnessed(known: &Archive, found: &Archive, write_id: Option<Uuid>) -> bool {
+    let holds = |archive: &Archive| (archive.first_position, archive.last_position, archive.count);
+    found.digest == known.digest
+        || (found.etag == known.etag && write_id == Some(known.write_id) && holds(found) == holds(known))
+}

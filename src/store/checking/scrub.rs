@@ -1,0 +1,50 @@
+//! Verifying archives in the background, one after the other, the one first whose last turn is the longest ago.
+//!
+//! Whose turn it is stands in the catalog: replicas share the work, and a process that starts goes on where another
+//! ended. A turn counts once the archive was read: what S3 being away broke off is the next one's at once, and what a
+//! process was at that died, a day later.
+
+use time::{Duration, OffsetDateTime};
+
+use crate::database;
+use crate::database::catalog::scrubs;
+use crate::database::log::rows;
+use crate::store::checking::verify::{Pacing, Seen};
+use crate::store::{Error, Store};
+
+/// Between two turns of an archive, at least.
+const REST: Duration = Duration::days(7);
+/// Nobody reads an archive for so long.
+const TURN_MAX: Duration = Duration::days(1);
+
+impl Store {
+    /// Verifies the next archive, and tells the log and the metrics what is wrong with it. False if all had their turn
+    /// not long ago.
+    pub async fn scrub(&self, pace: Pacing<'_>) -> Result<bool, Error> {
+        let mut transaction = self.database.begin_job().await?;
+        let now = OffsetDateTime::now_utc();
+        let taken = scrubs::begin(&mut transaction, now - REST, now - TURN_MAX).await?;
+        let Some((topic_id, archive_id)) = taken else { return Ok(false) };
+        let topic = rows::by_id(&mut transaction, topic_id).await?;
+        database::commit(transaction).await?;
+        let counted = |bytes: i64| {
+            metrics::counter!("coldstream_scrub_bytes_total").increment(bytes as u64);
+            pace(bytes)
+        };
+        let seen = self.verify_archive(&topic, archive_id, &counted).await;
+        let mut transaction = self.database.begin_job().await?;
+        scrubs::end(&mut transaction, (topic_id, archive_id), seen.is_ok()).await?;
+        database::commit(transaction).await?;
+        let found = match seen? {
+            Seen::Read(_, found) => found,
+            Seen::Unreadable(what) => vec![what],
+            Seen::Gone => Vec::new(),
+        };
+        metrics::counter!("coldstream_scrub_archives_total").increment(1);
+        metrics::counter!("coldstream_scrub_findings_total").increment(found.len() as u64);
+        for what in found {
+            tracing::error!(log = %topic.log, %archive_id, what, "a scrub found something");
+        }
+        Ok(true)
+    }
+}

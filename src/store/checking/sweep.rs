@@ -1,0 +1,72 @@
+//! Cleaning up after writers that died: settling their intents, and purging what their rewrites superseded.
+
+use crate::database;
+use crate::database::catalog::intents;
+use crate::database::catalog::troubles::TroubleKind;
+use crate::database::ledger::edits;
+use crate::database::log::rows;
+use crate::store::archives::troubles::{Failures, Retry};
+use crate::store::{Error, Store};
+
+impl Store {
+    /// Says how many intents were settled. What somebody is at work on is left alone; what fails does not keep the
+    /// rest from its turn.
+    pub async fn sweep(&self) -> Result<usize, Error> {
+        self.sweep_what(Retry::All).await
+    }
+
+    /// The same for whoever does it again and again: what is wrong with one object is no failure of it, and is tried
+    /// again rarely.
+    pub async fn sweep_due(&self) -> Result<usize, Error> {
+        self.sweep_what(Retry::Due).await
+    }
+
+    async fn sweep_what(&self, retry: Retry) -> Result<usize, Error> {
+        let mut transaction = self.database.begin_job().await?;
+        let topic_ids = intents::logs_with_stale(&mut transaction).await?;
+        drop(transaction);
+        let (mut settled, mut failures) = (0, Failures::new(retry));
+        for topic_id in topic_ids {
+            match self.with_lease(topic_id, async |lease| self.settle(lease, retry).await).await {
+                Ok(outcome) => {
+                    let (count, failure) = outcome.unwrap_or_default();
+                    settled += count;
+                    failure.into_iter().for_each(|error| failures.add(error));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, topic_id, "what a writer left was not settled");
+                    failures.add(error);
+                }
+            }
+        }
+        self.purge_leftovers(retry, &mut failures).await?;
+        self.count_troubles().await?;
+        failures.outcome(settled)
+    }
+
+    /// Whether there is something left to settle, rewrite or purge: for now it may be another writer's.
+    pub async fn has_unfinished(&self) -> Result<bool, Error> {
+        let mut snapshot = self.database.begin_job().await?;
+        Ok(intents::has_unfinished(&mut snapshot).await?)
+    }
+
+    async fn purge_leftovers(&self, retry: Retry, failures: &mut Failures) -> Result<(), Error> {
+        let put_off = self.put_off(retry).await?;
+        let mut transaction = self.database.begin_job().await?;
+        edits::mark_hot_purged(&mut transaction).await?;
+        let mut unpurged = edits::unpurged_archives(&mut transaction).await?;
+        unpurged.retain(|(topic_id, archive_id, _)| !put_off.contains(&(*topic_id, *archive_id, TroubleKind::Delete)));
+        let mut topics = Vec::new();
+        for (topic_id, ..) in &unpurged {
+            topics.push(rows::by_id(&mut transaction, *topic_id).await?);
+        }
+        database::commit(transaction).await?;
+        for ((topic_id, archive_id, sequence_max), topic) in unpurged.into_iter().zip(topics) {
+            if let Err(error) = self.purge(&topic, archive_id, sequence_max).await {
+                tracing::warn!(%error, topic_id, %archive_id, "superseded versions were not purged");
+                failures.add(error);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,363 @@
+//! Verifying that every object holds what the catalog says, and that the catalog agrees with itself.
+//!
+//! Objects are read whole, one after the other, a member at a time: memory does not grow with them. The service may go
+//! on meanwhile: what moves is looked at where one snapshot of its log saw it, since no archive ever loses a position;
+//! one that was restored is gone, and then its log is looked at anew.
+
+mod held;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use futures::future::{BoxFuture, FutureExt};
+use uuid::Uuid;
+
+use crate::bucket;
+use crate::database;
+use crate::database::catalog::archives::{self, Archive};
+use crate::database::catalog::members;
+use crate::database::catalog::troubles::TroubleKind;
+use crate::database::ledger::{edits, introduced};
+use crate::database::log::events;
+use crate::database::log::rows::{self, Topic};
+use crate::database::lookups::sums;
+use crate::database::lookups::{self, LookupRun};
+use crate::event::Log;
+use crate::event::PositionRanges;
+use crate::store::archives::overlay::Overlay;
+use crate::store::archives::source::read_member;
+use crate::store::{ATTEMPTS, Error, Store};
+
+use held::{Held, counted};
+
+/// Is told how many bytes were read of an object, and may take its time.
+pub type Pacing<'a> = &'a (dyn Fn(i64) -> BoxFuture<'static, ()> + Send + Sync + 'a);
+
+/// Something that is not as it should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    pub log: Log,
+    /// `None` where it is about the log as a whole.
+    pub archive_id: Option<Uuid>,
+    pub what: String,
+}
+
+/// What is wrong with a log, and where.
+#[derive(Debug, Default)]
+pub struct Verified {
+    pub findings: Vec<Finding>,
+    /// Archives that are not what the catalog says, or the catalog not what they are.
+    pub broken: BTreeSet<Uuid>,
+    /// Archives with positions that are hot as well.
+    pub doubled: BTreeSet<Uuid>,
+}
+
+/// What became of an object that was to be read.
+pub enum Seen {
+    /// The positions that it holds, and what is wrong.
+    Read(PositionRanges, Vec<String>),
+    Unreadable(String),
+    /// The archive is in the catalog no more.
+    Gone,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Place {
+    Hot,
+    Archive(Uuid),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Hot => formatter.write_str("hot"),
+            Place::Archive(id) => write!(formatter, "archive {id}"),
+        }
+    }
+}
+
+/// Why an object could not be read to its end.
+enum Unread {
+    /// It is another one than the catalog knew when it was asked.
+    Stale(String),
+    Found(String),
+    Gone,
+    Failed(Error),
+}
+
+impl From<Error> for Unread {
+    fn from(error: Error) -> Unread {
+        match error {
+            Error::Damaged(what) | Error::ObjectRefused(what) => Unread::Found(what),
+            error => Unread::Failed(error),
+        }
+    }
+}
+
+impl From<database::Error> for Unread {
+    fn from(error: database::Error) -> Unread {
+        Error::from(error).into()
+    }
+}
+
+impl From<bucket::Error> for Unread {
+    fn from(error: bucket::Error) -> Unread {
+        Error::from(error).into()
+    }
+}
+
+impl Store {
+    /// All that is wrong. `progress` is told after each archive how many events were read so far. What cannot be
+    /// verified because Postgres or S3 are away is an error.
+    pub async fn verify(&self, progress: impl FnMut(i64)) -> Result<Vec<Finding>, Error> {
+        self.verify_at(&|_| std::future::ready(()).boxed(), progress).await
+    }
+
+    pub async fn verify_at(&self, pace: Pacing<'_>, mut progress: impl FnMut(i64)) -> Result<Vec<Finding>, Error> {
+        let (mut findings, mut events) = (Vec::new(), 0);
+        for topic_id in self.topic_ids().await? {
+            let verified = self.verify_topic(topic_id, pace, |count| {
+                events += count;
+                progress(events);
+            });
+            findings.extend(verified.await?.findings);
+        }
+        Ok(findings)
+    }
+
+    pub(in crate::store) async fn topic_ids(&self) -> Result<Vec<i64>, Error> {
+        let mut snapshot = self.database.snapshot_for_job().await?;
+        Ok(rows::all(&mut snapshot).await?.into_iter().map(|topic| topic.id).collect())
+    }
+
+    pub(in crate::store) async fn verify_topic(
+        &self,
+        topic_id: i64,
+        pace: Pacing<'_>,
+        mut progress: impl FnMut(i64),
+    ) -> Result<Verified, Error> {
+        let mut attempts = 1..ATTEMPTS;
+        loop {
+            let (verified, some_are_gone) = self.try_verify_topic(topic_id, pace, &mut progress).await?;
+            if !some_are_gone || attempts.next().is_none() {
+                return Ok(verified);
+            }
+        }
+    }
+
+    /// And whether an archive was restored meanwhile.
+    async fn try_verify_topic(
+        &self,
+        topic_id: i64,
+        pace: Pacing<'_>,
+        mut progress: impl FnMut(i64),
+    ) -> Result<(Verified, bool), Error> {
+        let mut snapshot = self.database.snapshot_for_job().await?;
+        let topic = rows::by_id(&mut snapshot, topic_id).await?;
+        let archives = archives::of_log(&mut snapshot, topic.id).await?;
+        let hot = events::hot_position_ranges(&mut snapshot, topic.id).await?;
+        let merges = sums::wrong(&mut snapshot, topic.id).await?;
+        drop(snapshot);
+        let finding = |archive_id, what| Finding { log: topic.log.clone(), archive_id, what };
+        let mut verified = Verified::default();
+        let mut places: Vec<(i64, i64, Place)> =
+            hot.into_iter().map(|(first, last)| (first, last, Place::Hot)).collect();
+        let (mut all_are_read, mut some_are_gone) = (true, false);
+        for archive in &archives {
+            let found = match self.verify_archive(&topic, archive.id, pace).await? {
+                Seen::Read(positions, found) => {
+                    let place = Place::Archive(archive.id);
+                    places.extend(positions.ranges().iter().map(|(first, last)| (*first, *last, place)));
+                    found
+                }
+                Seen::Unreadable(what) => {
+                    all_are_read = false;
+                    vec![what]
+                }
+                Seen::Gone => {
+                    (all_are_read, some_are_gone) = (false, true);
+                    Vec::new()
+                }
+            };
+            if !found.is_empty() {
+                verified.broken.insert(archive.id);
+            }
+            verified.findings.extend(found.into_iter().map(|what| finding(Some(archive.id), what)));
+            progress(archive.count);
+        }
+        let (wrong, doubled) = wrong_places(&topic, places, all_are_read);
+        let merges = merges.iter().map(|id| format!("merge {id}: its sums are not those of its archives"));
+        let of_log = wrong_sums(&topic, &archives).into_iter().chain(merges).chain(wrong);
+        verified.findings.extend(of_log.map(|what| finding(None, what)));
+        verified.doubled = doubled;
+        Ok((verified, some_are_gone))
+    }
+
+    pub(in crate::store) async fn verify_archive(
+        &self,
+        topic: &Topic,
+        archive_id: Uuid,
+        pace: Pacing<'_>,
+    ) -> Result<Seen, Error> {
+        let seen = self.see(topic, archive_id, pace).await?;
+        let key = (topic.id, archive_id);
+        match &seen {
+            Seen::Read(_, found) if found.is_empty() => {
+                self.clear_troubles(&topic.log, key, &[TroubleKind::Read, TroubleKind::Recover]).await;
+            }
+            Seen::Read(_, found) => {
+                self.note_trouble_because(&topic.log, key, TroubleKind::Read, &found.join("; ")).await;
+            }
+            Seen::Unreadable(what) => self.note_trouble_because(&topic.log, key, TroubleKind::Read, what).await,
+            Seen::Gone => {}
+        }
+        Ok(seen)
+    }
+
+    async fn see(&self, topic: &Topic, archive_id: Uuid, pace: Pacing<'_>) -> Result<Seen, Error> {
+        let mut attempts = 1..ATTEMPTS;
+        loop {
+            match self.try_verify(topic, archive_id, pace).await {
+                Ok((positions, found)) if found.is_empty() => return Ok(Seen::Read(positions, found)),
+                // Of an archive that was restored a moment ago, lookup pages and object are gone as well.
+                Ok(_) | Err(Unread::Found(_)) if !self.has_archive(topic, archive_id).await? => return Ok(Seen::Gone),
+                Ok((positions, found)) => return Ok(Seen::Read(positions, found)),
+                Err(Unread::Failed(error)) => return Err(error),
+                Err(Unread::Gone) => return Ok(Seen::Gone),
+                Err(Unread::Found(what)) => return Ok(Seen::Unreadable(what)),
+                Err(Unread::Stale(what)) => {
+                    let is_settled = self.settle_stale(&topic.log, archive_id).await;
+                    if attempts.next().is_none() || !is_settled.or_else(refusal_as_no)? {
+                        return Ok(Seen::Unreadable(what));
+                    }
+                }
+            }
+        }
+    }
+
+    async fn has_archive(&self, topic: &Topic, archive_id: Uuid) -> Result<bool, Error> {
+        let mut snapshot = self.database.snapshot_for_job().await?;
+        Ok(archives::find(&mut snapshot, topic.id, archive_id).await?.is_some())
+    }
+
+    async fn try_verify(
+        &self,
+        topic: &Topic,
+        archive_id: Uuid,
+        pace: Pacing<'_>,
+    ) -> Result<(PositionRanges, Vec<String>), Unread> {
+        let mut snapshot = self.database.snapshot_for_job().await?;
+        let archive = archives::find(&mut snapshot, topic.id, archive_id).await?.ok_or(Unread::Gone)?;
+        let members = members::of_archive(&mut snapshot, (topic.id, archive_id), archive.generation).await?;
+        let edits = edits::pending_of_archive(&mut snapshot, topic.id, archive_id).await?;
+        // A rewrite has put them into the object, and lookup pages stay as they are.
+        let introduced = introduced::of_archive(&mut snapshot, (topic.id, archive_id)).await?;
+        let key = self.hash_key(&mut snapshot).await?;
+        drop(snapshot);
+        let mut scan = self.bucket()?.scan(&topic.log, archive_id).await?;
+        if scan.etag() != archive.etag {
+            return Err(Unread::Stale("the object is not the one that the catalog knows".into()));
+        }
+        let overlay = Overlay::new(edits);
+        let (mut held, mut found, mut lookups_are_right) = (Held::default(), Vec::new(), true);
+        let mut lookups = LookupRun::new(key);
+        for row in &members {
+            let mut types: BTreeMap<String, i64> = BTreeMap::new();
+            for mut event in read_member(&mut scan, &topic.log, row).await? {
+                let gdpr_ids = event.gdpr_ids().filter(|id| !introduced.contains(*id));
+                lookups.add(&event.id, &event.stream, gdpr_ids, row.member as u16);
+                overlay.apply(&mut event);
+                held.add(&event);
+                *types.entry(event.event_type).or_default() += 1;
+            }
+            if lookups.is_full() {
+                let full = std::mem::replace(&mut lookups, LookupRun::new(key));
+                lookups_are_right &= self.leads_to((topic.id, archive_id), &full).await?;
+            }
+            if types != counted(&archive, &row.type_counts) {
+                found.push(format!("the types of member {} are not those that the catalog counts", row.member));
+            }
+            held.json_bytes += row.json_bytes;
+            held.object_bytes = row.byte_end;
+            pace(row.byte_end - row.byte_start).await;
+        }
+        if !(lookups_are_right && self.leads_to((topic.id, archive_id), &lookups).await?) {
+            found.push("the lookup pages do not lead to its events".into());
+        }
+        if scan.finish().await? != archive.digest {
+            found.push("the object's digest is not the one that the catalog knows".into());
+        }
+        found.extend(held.differs_from(&archive));
+        Ok((held.positions, found))
+    }
+
+    async fn leads_to(&self, key: (i64, Uuid), run: &LookupRun) -> Result<bool, Error> {
+        let mut snapshot = self.database.snapshot_for_job().await?;
+        Ok(lookups::leads_to(&mut snapshot, key, run).await?)
+    }
+}
+
+/// An object that is refused by now is as unreadable as one that is another.
+fn refusal_as_no(error: Error) -> Result<bool, Error> {
+    if error.is_of_one_object() { Ok(false) } else { Err(error) }
+}
+
+fn wrong_sums(topic: &Topic, archives: &[Archive]) -> Vec<String> {
+    let sum = |field: fn(&Archive) -> i64| archives.iter().map(field).sum::<i64>();
+    let sums = [
+        ("events", topic.archived_count, sum(|archive| archive.count)),
+        ("bytes of JSON", topic.archived_json_bytes, sum(|archive| archive.json_bytes)),
+        ("bytes of objects", topic.archived_object_bytes, sum(|archive| archive.object_bytes)),
+    ];
+    let wrong = sums.iter().filter(|(_, known, found)| known != found);
+    let mut wrong: Vec<String> =
+        wrong.map(|(what, known, found)| format!("archived {what}: {known} in all, {found} by archive")).collect();
+    // Too low, and reads would miss what is behind it.
+    let last_position = archives.iter().map(|archive| archive.last_position).max().unwrap_or(0);
+    if topic.archived_to < last_position {
+        wrong.push(format!("the last archived position: {last_position}, {} in the topic's row", topic.archived_to));
+    }
+    // Too low, and nothing of the topic would ever be archived.
+    let digits = (i64::BITS - topic.hot_count().leading_zeros()) as i32;
+    if topic.hot_magnitude != digits {
+        wrong.push(format!(
+            "binary digits of the number of hot events: {digits}, {} in the topic's row",
+            topic.hot_magnitude
+        ));
+    }
+    wrong
+}
+
+/// Every position is somewhere, once; only positions whose events were deleted are nowhere. And which archives hold
+/// something that is hot as well.
+fn wrong_places(
+    topic: &Topic,
+    mut places: Vec<(i64, i64, Place)>,
+    all_are_read: bool,
+) -> (Vec<String>, BTreeSet<Uuid>) {
+    places.sort_unstable();
+    let (mut reached, mut missing, mut found) = (0, 0, Vec::new());
+    let (mut last_place, mut doubled) = (Place::Hot, BTreeSet::new());
+    for (first, last, place) in places {
+        if first <= reached {
+            found.push(format!("positions {first} to {} are in two places: {last_place}, {place}", last.min(reached)));
+            match (last_place, place) {
+                (Place::Hot, Place::Archive(id)) | (Place::Archive(id), Place::Hot) => drop(doubled.insert(id)),
+                _ => {}
+            }
+        }
+        let gap = first - reached - 1;
+        if gap > 0 && all_are_read && topic.deleted_count == 0 {
+            found.push(format!("positions {} to {} are nowhere", reached + 1, first - 1));
+        }
+        missing += gap.max(0);
+        if last > reached {
+            (reached, last_place) = (last, place);
+        }
+    }
+    missing += topic.head_position - reached;
+    if all_are_read && missing != topic.deleted_count {
+        found.push(format!("{missing} positions are nowhere, and {} events were deleted", topic.deleted_count));
+    }
+    (found, doubled)
+}

@@ -1,0 +1,178 @@
+//! Personal fields: making one of a plain field, and invalidating all that bear a GDPR id.
+//!
+//! Both are edits, and as safe: one transaction changes hot rows and snapshots, lays the change over the archived
+//! events, and writes the ledger. It asks the lookup pages which members may be concerned, and S3 nothing, so that it
+//! is answered at once whatever it touches; the rewrites follow.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use uuid::Uuid;
+
+use crate::database::catalog::members::{self, MemberExtent};
+use crate::database::ledger::edits::{self, Edit, EditKind};
+use crate::database::ledger::introduced;
+use crate::database::log::rows::{self, Topic};
+use crate::database::log::{events, snapshots};
+use crate::database::lookups;
+use crate::database::{self, Transaction};
+use crate::event::{Change, Event, GdprField, Invalid, Json, Log, pointer_to};
+use crate::store::editing::edit::{Changed, EDIT_ATTEMPTS, catalog_changed, insert_hot_line, line, moved_all_the_time};
+use crate::store::{ATTEMPTS, Error, Store};
+
+impl Store {
+    /// Makes a plain field of an event or of a snapshot a personal one, with a GDPR id of its own. A field that is
+    /// personal already stays as it is.
+    pub async fn introduce_gdpr(&self, log: &Log, event_id: &str, field: &str, default: Json) -> Result<(), Error> {
+        let gdpr = GdprField::new(Uuid::now_v7().to_string(), default)?;
+        let change = Change::Introduce { field: field.to_owned(), gdpr };
+        for _ in 0..EDIT_ATTEMPTS {
+            let Some(found) = self.find(log, &[event_id.to_owned()]).await?.pop() else {
+                return self.introduce_gdpr_on_snapshot(log, event_id, field, &change).await;
+            };
+            let Some(event) = introduced(&found.event, field, &change)? else { return Ok(()) };
+            self.check_growth(&found.event, &event)?;
+            let line = Edit {
+                position: Some(event.position),
+                changed: vec![pointer_to("", field)],
+                ..line(EditKind::Introduce, &found.topic, event_id)
+            };
+            let changed = Changed { event, change: change.clone(), line };
+            if self.change(&found, changed).await?.is_some() {
+                return Ok(());
+            }
+        }
+        Err(moved_all_the_time(log, event_id))
+    }
+
+    async fn introduce_gdpr_on_snapshot(
+        &self,
+        log: &Log,
+        event_id: &str,
+        field: &str,
+        change: &Change,
+    ) -> Result<(), Error> {
+        let unknown = || Invalid(format!("unable to find event {event_id:?}"));
+        let mut transaction = self.database.begin().await?;
+        let topic = rows::find(&mut transaction, log).await?.ok_or_else(unknown)?;
+        let old = snapshots::find(&mut transaction, topic.id, event_id).await?.ok_or_else(unknown)?;
+        let Some(new) = introduced(&old, field, change)? else { return Ok(()) };
+        self.check_growth(&old, &new)?;
+        if !snapshots::replace(&mut transaction, topic.id, &old, &new).await? {
+            return Err(moved_all_the_time(log, event_id));
+        }
+        Ok(database::commit(transaction).await?)
+    }
+
+    /// From now on every field of this log that bears the GDPR id shows its default: hot, archived and of snapshots.
+    /// Events that are published with it later are others. Where nothing bears it, nothing happens.
+    pub async fn invalidate_gdpr(&self, log: &Log, gdpr_id: &str) -> Result<(), Error> {
+        for _ in 0..ATTEMPTS {
+            match self.try_invalidate(log, gdpr_id).await {
+                Err(Error::GaveWay(_)) => {}
+                outcome => return outcome,
+            }
+        }
+        Err(moved_all_the_time(log, gdpr_id))
+    }
+
+    async fn try_invalidate(&self, log: &Log, gdpr_id: &str) -> Result<(), Error> {
+        let change = Change::Invalidate { gdpr_id: gdpr_id.to_owned() };
+        let mut transaction = self.database.begin_job().await?;
+        let Some(topic) = rows::find(&mut transaction, log).await? else { return Ok(()) };
+        let line = || line(EditKind::Invalidate, &topic, gdpr_id);
+        // Rows before the topic: in the order in which an archive run takes them.
+        let mut changed = invalidate_hot(&mut transaction, topic.id, gdpr_id, &change).await?;
+        changed += invalidate_snapshots(&mut transaction, topic.id, gdpr_id, &change).await?;
+        // What was archived before this is seen below; what is under way will not be taken over.
+        let Some(sequence) = rows::bump_edit_counter(&mut transaction, &topic).await? else {
+            return Err(catalog_changed(log));
+        };
+        let members = self.members_with_gdpr_id(&mut transaction, &topic, gdpr_id).await?;
+        if changed == 0 && members.is_empty() {
+            return Ok(());
+        }
+        if changed > 0 {
+            insert_hot_line(&mut transaction, Edit { sequence, ..line() }).await?;
+        }
+        for (archive_id, spans) in &members {
+            let line = Edit { sequence, archive_id: Some(*archive_id), ..line() };
+            edits::insert(&mut transaction, &line).await?;
+            for span in spans {
+                edits::insert_pending(&mut transaction, &line, *span, &change).await?;
+            }
+        }
+        database::commit(transaction).await?;
+        metrics::counter!("coldstream_edits_total").increment(1);
+        if !members.is_empty() {
+            self.rewrite_wanted.notify_one();
+        }
+        Ok(())
+    }
+
+    /// The positions, by archive, where fields with this id may be that no invalidation was laid over yet.
+    async fn members_with_gdpr_id(
+        &self,
+        transaction: &mut Transaction,
+        topic: &Topic,
+        gdpr_id: &str,
+    ) -> Result<BTreeMap<Uuid, Vec<(i64, i64)>>, Error> {
+        let mut spans: BTreeMap<Uuid, Vec<(i64, i64)>> = BTreeMap::new();
+        let key = self.hash_key(transaction).await?;
+        let keys = lookups::members_with_gdpr_id(transaction, topic.id, key, gdpr_id).await?;
+        for MemberExtent { archive_id, first_position, last_position, .. } in
+            members::by_key(transaction, topic.id, &keys).await?
+        {
+            spans.entry(archive_id).or_default().push((first_position, last_position));
+        }
+        if let Some((archive_id, position)) = introduced::find(transaction, topic.id, gdpr_id).await? {
+            spans.entry(archive_id).or_default().push((position, position));
+        }
+        let done: BTreeSet<Uuid> =
+            edits::archives_invalidated(transaction, topic.id, gdpr_id).await?.into_iter().collect();
+        spans.retain(|archive_id, _| !done.contains(archive_id));
+        Ok(spans)
+    }
+}
+
+/// The event with the field made personal; `None` if it is already.
+fn introduced(event: &Event, field: &str, change: &Change) -> Result<Option<Event>, Invalid> {
+    if !event.payload.members().iter().any(|member| member.key().is_ok_and(|key| key == field)) {
+        return Err(Invalid(format!("the event {:?} has no field {field:?}", event.id)));
+    }
+    if event.gdpr.contains_key(field) {
+        return Ok(None);
+    }
+    let mut event = event.clone();
+    change.apply(&mut event);
+    Ok(Some(event))
+}
+
+async fn invalidate_hot(
+    transaction: &mut Transaction,
+    topic_id: i64,
+    gdpr_id: &str,
+    change: &Change,
+) -> Result<usize, Error> {
+    let events = events::lock_hot_by_gdpr_id(transaction, topic_id, gdpr_id).await?;
+    for old in &events {
+        let mut new = old.clone();
+        change.apply(&mut new);
+        events::replace(transaction, topic_id, old, &new).await?;
+    }
+    Ok(events.len())
+}
+
+async fn invalidate_snapshots(
+    transaction: &mut Transaction,
+    topic_id: i64,
+    gdpr_id: &str,
+    change: &Change,
+) -> Result<usize, Error> {
+    let snapshots = snapshots::lock_by_gdpr_id(transaction, topic_id, gdpr_id).await?;
+    for old in &snapshots {
+        let mut new = old.clone();
+        change.apply(&mut new);
+        snapshots::replace(transaction, topic_id, old, &new).await?;
+    }
+    Ok(snapshots.len())
+}

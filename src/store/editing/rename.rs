@@ -1,0 +1,73 @@
+//! Giving a type of events another name, in all tenants of a topic.
+//!
+//! One transaction a log changes hot rows, snapshots and the catalog, and lays the new name over the archived events;
+//! the rewrites follow. If the process dies between two logs, the same call again does the rest.
+
+use crate::database;
+use crate::database::catalog::archives;
+use crate::database::ledger::edits::{self, Edit, EditKind};
+use crate::database::log::rows::{self, Topic};
+use crate::database::log::{events, snapshots};
+use crate::event::{Change, Log, check_type};
+use crate::store::editing::edit::{catalog_changed, insert_hot_line, line, moved_all_the_time};
+use crate::store::{ATTEMPTS, Error, Store};
+
+impl Store {
+    /// Events that are published under the old name later keep it. A type that nobody used is nothing to rename.
+    pub async fn rename_type(&self, topic: &str, old_type: &str, new_type: &str) -> Result<(), Error> {
+        Log::new("", topic)?;
+        check_type(old_type)?;
+        check_type(new_type)?;
+        if old_type == new_type {
+            return Ok(());
+        }
+        let mut snapshot = self.database.snapshot().await?;
+        let topics = rows::named(&mut snapshot, topic).await?;
+        drop(snapshot);
+        for topic in topics {
+            self.rename_in(&topic, old_type, new_type).await?;
+        }
+        Ok(())
+    }
+
+    async fn rename_in(&self, topic: &Topic, old_type: &str, new_type: &str) -> Result<(), Error> {
+        for _ in 0..ATTEMPTS {
+            match self.try_rename(topic, old_type, new_type).await {
+                Err(Error::GaveWay(_)) => {}
+                outcome => return outcome,
+            }
+        }
+        Err(moved_all_the_time(&topic.log, old_type))
+    }
+
+    async fn try_rename(&self, topic: &Topic, old_type: &str, new_type: &str) -> Result<(), Error> {
+        let change = Change::Rename { old_type: old_type.to_owned(), new_type: new_type.to_owned() };
+        let mut transaction = self.database.begin_job().await?;
+        let topic = rows::by_id(&mut transaction, topic.id).await?;
+        let line = || Edit { changed: vec![new_type.to_owned()], ..line(EditKind::Rename, &topic, old_type) };
+        // Rows before the topic: in the order in which an archive run takes them.
+        let mut renamed = events::rename(&mut transaction, topic.id, old_type, new_type).await?;
+        renamed += snapshots::rename(&mut transaction, topic.id, old_type, new_type).await?;
+        let Some(sequence) = rows::bump_edit_counter(&mut transaction, &topic).await? else {
+            return Err(catalog_changed(&topic.log));
+        };
+        let archives = archives::rename(&mut transaction, topic.id, old_type, new_type).await?;
+        if renamed == 0 && archives.is_empty() {
+            return Ok(());
+        }
+        if renamed > 0 {
+            insert_hot_line(&mut transaction, Edit { sequence, ..line() }).await?;
+        }
+        for (archive_id, span) in &archives {
+            let line = Edit { sequence, archive_id: Some(*archive_id), ..line() };
+            edits::insert(&mut transaction, &line).await?;
+            edits::insert_pending(&mut transaction, &line, *span, &change).await?;
+        }
+        database::commit(transaction).await?;
+        metrics::counter!("coldstream_edits_total").increment(1);
+        if !archives.is_empty() {
+            self.rewrite_wanted.notify_one();
+        }
+        Ok(())
+    }
+}

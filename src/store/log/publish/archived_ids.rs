@@ -1,0 +1,199 @@
+//! Which ids are certainly in no archive.
+//!
+//! Nearly every id that is published is new, and lookup pages say so; but each id is looked for in a page of every lookup,
+//! which for fifty events and a hundred archives are a thousand pages. So a process remembers the archived ids of the
+//! topics that it publishes to, in Bloom filters made from the pages behind the publishers' backs. Pages are asked for
+//! what a filter cannot rule out, and for lookups that are not in it yet.
+//!
+//! What is remembered holds while the topic's catalog epoch stays: until it rises, events go into archives only, and a
+//! topic with as many archived events as the filters were made for has the same ones.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use fastbloom::BloomFilter;
+use moka::sync::Cache;
+use parking_lot::{Mutex, MutexGuard};
+use uuid::Uuid;
+
+use crate::database::log::rows::{self, Topic};
+use crate::database::lookups;
+use crate::database::{Connection, Database};
+use crate::store::{Error, Store};
+
+/// Of all topics together: 17 million archived ids at least, since each new filter doubles the room of its topic.
+const BYTES_MAX: u64 = 64 * 1024 * 1024;
+const FALSE_POSITIVE_RATE: f64 = 0.001;
+const BITS_PER_ID: u64 = 15;
+/// That a filter has room for at least.
+const IDS_MIN: usize = 65_536;
+
+/// Those of the topics that were published to most recently.
+pub struct ArchivedIds {
+    topics: Cache<i64, Arc<Mutex<Filters>>>,
+}
+
+/// What is remembered of a topic.
+#[derive(Default)]
+struct Filters {
+    epoch: i64,
+    /// Of the topic, when all of its lookups were in here.
+    archived_count: i64,
+    /// What the filters were made from.
+    lookup_ids: HashSet<Uuid>,
+    /// A lookup of these only, a merge, says nothing new.
+    archive_ids: HashSet<Uuid>,
+    filters: Vec<BloomFilter>,
+    /// In the last of the filters.
+    room: usize,
+    is_being_filled: bool,
+}
+
+/// What has to be looked for in lookup pages.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Doubts {
+    /// Ids that may be in any lookup.
+    perhaps_known: Vec<String>,
+    /// Ids that are in none but those that are not in the filters.
+    perhaps_newer: Vec<String>,
+}
+
+impl Filters {
+    fn contains(&self, fingerprint: u64) -> bool {
+        self.filters.iter().any(|filter| filter.contains(&fingerprint))
+    }
+
+    /// `ids_max` is how many ids the topic may have, about: so many a new filter is for.
+    fn insert(&mut self, fingerprints: &[u64], ids_max: usize) {
+        if self.room < fingerprints.len() {
+            self.room = ids_max.max(IDS_MIN);
+            self.filters.push(BloomFilter::with_false_pos(FALSE_POSITIVE_RATE).expected_items(self.room));
+        }
+        if let Some(filter) = self.filters.last_mut() {
+            for fingerprint in fingerprints {
+                filter.insert(fingerprint);
+            }
+        }
+        self.room -= fingerprints.len();
+    }
+
+    fn doubts<'a>(&self, topic: &Topic, fingerprints: impl Iterator<Item = (&'a String, u64)>) -> Doubts {
+        let mut doubts = Doubts::default();
+        let (is_valid, is_complete) = (self.holds_for(topic), self.is_complete_for(topic));
+        for (id, fingerprint) in fingerprints {
+            if !is_valid || self.contains(fingerprint) {
+                doubts.perhaps_known.push(id.clone());
+            } else if !is_complete {
+                doubts.perhaps_newer.push(id.clone());
+            }
+        }
+        doubts
+    }
+
+    fn holds_for(&self, topic: &Topic) -> bool {
+        self.epoch == topic.catalog_epoch
+    }
+
+    fn is_complete_for(&self, topic: &Topic) -> bool {
+        self.holds_for(topic) && self.archived_count == topic.archived_count
+    }
+
+    fn weight(&self) -> u32 {
+        let bytes: usize = self.filters.iter().map(|filter| filter.num_bits() / 8).sum();
+        u32::try_from(bytes + (self.lookup_ids.len() + self.archive_ids.len()) * size_of::<Uuid>()).unwrap_or(u32::MAX)
+    }
+}
+
+fn locked(filters: &Mutex<Filters>) -> MutexGuard<'_, Filters> {
+    filters.lock()
+}
+
+impl ArchivedIds {
+    pub fn new() -> ArchivedIds {
+        let weigher = |_: &i64, filters: &Arc<Mutex<Filters>>| locked(filters).weight();
+        ArchivedIds { topics: Cache::builder().max_capacity(BYTES_MAX).weigher(weigher).build() }
+    }
+
+    /// Reads the pages of lookups that are not in the filters yet.
+    async fn fill(&self, database: &Database, topic_id: i64, filters: &Mutex<Filters>) -> Result<(), Error> {
+        let mut snapshot = database.snapshot_for_job().await?;
+        let topic = rows::by_id(&mut snapshot, topic_id).await?;
+        let known: Vec<Uuid> = {
+            let mut filters = locked(filters);
+            if !filters.holds_for(&topic) {
+                *filters = Filters { epoch: topic.catalog_epoch, is_being_filled: true, ..Filters::default() };
+            }
+            filters.lookup_ids.iter().copied().collect()
+        };
+        let ids_max = usize::try_from(topic.archived_count).unwrap_or(usize::MAX);
+        let lookups = lookups::live(&mut snapshot, topic_id, &known).await?;
+        for (lookup_id, archive_ids) in &lookups {
+            let is_new = archive_ids.iter().any(|archive_id| !locked(filters).archive_ids.contains(archive_id));
+            if is_new {
+                let insert = |fingerprints: &[u64]| locked(filters).insert(fingerprints, ids_max);
+                lookups::fingerprints(&mut snapshot, topic_id, *lookup_id, insert).await?;
+            }
+        }
+        let mut filters = locked(filters);
+        filters.lookup_ids = lookups.iter().map(|(lookup_id, _)| *lookup_id).collect();
+        filters.archive_ids.extend(lookups.into_iter().flat_map(|(_, archive_ids)| archive_ids));
+        filters.archived_count = topic.archived_count;
+        Ok(())
+    }
+}
+
+impl Store {
+    /// Members that perhaps hold one of these ids, as long as the topic is what is said of it here.
+    pub(in crate::store) async fn members_with_ids(
+        &self,
+        connection: &mut Connection,
+        topic: &Topic,
+        ids: &[String],
+    ) -> Result<Vec<(Uuid, i32)>, Error> {
+        if topic.archived_count == 0 || ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let key = self.hash_key(connection).await?;
+        let filters = self.archived_ids.topics.get_with(topic.id, Arc::default);
+        let fingerprinted = ids.iter().map(|id| (id, key.fingerprint(id)));
+        let (doubts, known) = {
+            let filters = locked(&filters);
+            let doubts = filters.doubts(topic, fingerprinted);
+            let known: Vec<Uuid> = match doubts.perhaps_newer.is_empty() {
+                true => Vec::new(),
+                false => filters.lookup_ids.iter().copied().collect(),
+            };
+            (doubts, known)
+        };
+        self.fill_archived_ids(topic, filters);
+        let Doubts { perhaps_known, perhaps_newer } = doubts;
+        let mut members = Vec::new();
+        for (ids, except) in [(perhaps_known, Vec::new()), (perhaps_newer, known)] {
+            if !ids.is_empty() {
+                members.extend(lookups::members_with_ids(connection, topic.id, key, &ids, &except).await?);
+            }
+        }
+        Ok(members)
+    }
+
+    /// Behind the caller's back, if there is something to add and nobody is at it.
+    fn fill_archived_ids(&self, topic: &Topic, filters: Arc<Mutex<Filters>>) {
+        let has_room = (2 * topic.archived_count as u64).saturating_mul(BITS_PER_ID) / 8 <= BYTES_MAX;
+        {
+            let mut filters = locked(&filters);
+            if !has_room || filters.is_being_filled || filters.is_complete_for(topic) {
+                return;
+            }
+            filters.is_being_filled = true;
+        }
+        let (archived_ids, database, topic_id) = (Arc::clone(&self.archived_ids), self.database.clone(), topic.id);
+        tokio::spawn(async move {
+            if let Err(error) = archived_ids.fill(&database, topic_id, &filters).await {
+                tracing::debug!(%error, topic_id, "archived ids are looked for in their pages");
+            }
+            locked(&filters).is_being_filled = false;
+            // It weighs more now.
+            archived_ids.topics.insert(topic_id, filters);
+        });
+    }
+}

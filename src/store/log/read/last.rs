@@ -1,0 +1,64 @@
+use futures::FutureExt;
+use uuid::Uuid;
+
+use crate::database::catalog::archives;
+use crate::database::catalog::members::{self, MemberExtent};
+use crate::database::ledger::edits;
+use crate::database::log::{events, rows};
+use crate::event::{Event, Filter, Log};
+use crate::store::archives::fetch::Interrupted;
+use crate::store::archives::overlay::Overlays;
+use crate::store::{Error, Store};
+
+impl Store {
+    /// The newest event of any of these types; of no types, the newest at all.
+    pub async fn last_event(&self, log: &Log, types: &[String]) -> Result<Option<Event>, Error> {
+        self.while_stale(log, || self.try_last_event(log, types).boxed()).await
+    }
+
+    async fn try_last_event(&self, log: &Log, types: &[String]) -> Result<Option<Event>, Interrupted> {
+        let filter = Filter::types(types.to_vec());
+        let mut snapshot = self.database.snapshot().await.map_err(Error::from)?;
+        let Some(topic) = rows::find(&mut snapshot, log).await.map_err(Error::from)? else {
+            return Ok(None);
+        };
+        let hot = events::last(&mut snapshot, topic.id, &filter).await.map_err(Error::from)?;
+        let after = hot.as_ref().map_or(0, |event| event.position);
+        if topic.archived_count == 0 || after == topic.head_position {
+            return Ok(hot);
+        }
+        let wanted = (!types.is_empty()).then_some(types);
+        let from = archives::last_from(&mut snapshot, topic.id, wanted).await.map_err(Error::from)?;
+        let range = (from.unwrap_or_default().max(after + 1), topic.head_position + 1);
+        let archives = archives::extents(&mut snapshot, topic.id, wanted, range, i64::MAX).await;
+        let archives = archives.map_err(Error::from)?;
+        let ids: Vec<Uuid> = archives.iter().map(|archive| archive.id).collect();
+        let mut members = members::extents(&mut snapshot, topic.id, &ids, wanted, range).await.map_err(Error::from)?;
+        let edits = edits::pending(&mut snapshot, topic.id, range).await.map_err(Error::from)?;
+        drop(snapshot);
+        members.sort_by_key(|member| std::cmp::Reverse(member.last_position));
+        self.last_of(log, members, &filter, &Overlays::new(edits), hot).await
+    }
+
+    /// Members come with those first that reach furthest: what lies behind the best one found needs no look.
+    async fn last_of(
+        &self,
+        log: &Log,
+        members: Vec<MemberExtent>,
+        filter: &Filter,
+        overlays: &Overlays,
+        hot: Option<Event>,
+    ) -> Result<Option<Event>, Interrupted> {
+        let mut best = hot;
+        for extent in members {
+            if best.as_ref().is_some_and(|best| best.position > extent.last_position) {
+                break;
+            }
+            let member = self.fetch(log, &extent).await?;
+            let overlay = overlays.of(extent.archive_id);
+            let last = member.events().rev().find_map(|event| overlay.read(event, filter));
+            best = best.into_iter().chain(last).max_by_key(|event| event.position);
+        }
+        Ok(best)
+    }
+}

@@ -1,0 +1,295 @@
+//! What one snapshot says of a read: which hot rows and which members have what is asked for. Passes over what it can
+//! count, by many archives at a time, by archive and by member.
+
+use std::collections::BTreeSet;
+
+use uuid::Uuid;
+
+use crate::database::Transaction;
+use crate::database::catalog::archives;
+use crate::database::catalog::members::{self, MemberExtent};
+use crate::database::ledger::edits;
+use crate::database::log::events;
+use crate::database::log::rows::Topic;
+use crate::database::lookups;
+use crate::database::lookups::sums;
+use crate::event::{Event, Filter};
+use crate::store::archives::overlay::Overlays;
+use crate::store::log::read::plan::{self, Extent, Seek, Segment};
+use crate::store::log::read::{Query, is_range};
+use crate::store::{Error, Store};
+
+/// Archives that a read looks at first, and how many times as many if these are not enough.
+const ARCHIVES_AT_ONCE: i64 = 64;
+const ARCHIVES_MORE: i64 = 8;
+/// Members that are fetched ahead for one read, at most, and how much that may be.
+const MEMBERS_AHEAD: usize = 8;
+const AHEAD_BYTES: i64 = 8 * 1024 * 1024;
+
+/// What one snapshot says of a read.
+pub struct Plan {
+    pub topic: Topic,
+    pub segments: Vec<Segment>,
+    /// The members of all segments.
+    pub members: Vec<MemberExtent>,
+    /// Hot rows of all segments up to `end`, in order.
+    pub hot: Vec<Event>,
+    /// The first position that is looked at, and the one behind the last.
+    start: i64,
+    pub end: i64,
+    pub overlays: Overlays,
+    /// Events that match and are still to be passed over.
+    pub skip: i64,
+    /// Whether there may be more hot rows than bytes allowed.
+    pub is_hot_cut: bool,
+    /// The bytes of the payloads of all hot rows that match, whether or not they were cut.
+    hot_bytes: i64,
+}
+
+impl Plan {
+    /// The bytes that the page has, about: its hot rows, and its share of the members.
+    pub fn page_bytes(&self) -> i64 {
+        let shares = self.members.iter().map(|member| {
+            let reach = member.last_position + 1 - member.first_position;
+            let wanted = self.end.min(member.last_position + 1) - self.start.max(member.first_position);
+            let share = member.matching as f64 / member.count as f64 * wanted as f64 / reach as f64;
+            (member.json_bytes as f64 * share) as i64
+        });
+        self.hot_bytes + shares.sum::<i64>()
+    }
+
+    /// How many segments of members are fetched ahead: fewer where members are large.
+    pub fn members_ahead(&self) -> usize {
+        let largest = self.members.iter().map(|member| member.json_bytes).max().unwrap_or_default();
+        usize::try_from(AHEAD_BYTES / largest.max(1)).unwrap_or(usize::MAX).clamp(1, MEMBERS_AHEAD)
+    }
+}
+
+impl Store {
+    pub(in crate::store) async fn plan(
+        &self,
+        snapshot: &mut Transaction,
+        topic: Topic,
+        query: &Query,
+        hot_bytes_max: i64,
+    ) -> Result<Plan, Error> {
+        let Query { filter, from, skip, limit } = query;
+        let end = match is_range(&topic, filter) {
+            true => from.saturating_add(*limit).min(topic.head_position + 1),
+            false => topic.head_position + 1,
+        };
+        let (mut segments, members, skip) = if *from > topic.archived_to {
+            (plan::segments(&[], *from, end), Vec::new(), *skip)
+        } else {
+            self.plan_archived(snapshot, &topic, query, end).await?
+        };
+        let (start, end) =
+            (segments.first().map_or(end, |first| first.start), segments.last().map_or(end, |last| last.end));
+        // Hot rows that come first can be passed over by Postgres.
+        let hot_skip = if segments.first().is_some_and(|first| first.extents.is_empty()) { skip } else { 0 };
+        let skip = skip - hot_skip;
+        let hot_limit = limit.saturating_add(skip);
+        let (range, counts) = ((start, end), (hot_skip, hot_limit));
+        let hot = events::range(snapshot, topic.id, filter, range, counts, hot_bytes_max).await?;
+        let found_bytes: i64 = hot.iter().map(|event| event.payload.byte_len() as i64).sum();
+        let is_hot_cut = found_bytes >= hot_bytes_max;
+        let (hot_bytes, end) = match hot.last() {
+            // Nothing is known of what follows hot rows that were cut.
+            Some(last) if is_hot_cut => {
+                let all = events::range_bytes(snapshot, topic.id, filter, range, counts).await?;
+                (all, last.position + 1)
+            }
+            _ => (found_bytes, end),
+        };
+        segments.retain(|segment| segment.start < end);
+        let (segments, members) = match members.is_empty() {
+            true => (segments, members),
+            false => without_hot(snapshot, topic.id, (segments, members), &hot, hot_limit).await?,
+        };
+        let (start, end) =
+            (segments.first().map_or(end, |first| first.start), end.min(segments.last().map_or(end, |last| last.end)));
+        let edits = match members.is_empty() {
+            true => Vec::new(),
+            false => edits::pending(snapshot, topic.id, (start, end)).await?,
+        };
+        let overlays = Overlays::new(edits);
+        Ok(Plan { topic, segments, members, hot, start, end, overlays, skip, is_hot_cut, hot_bytes })
+    }
+
+    /// Looks at whole archives first, at as many as it takes, then at the members of those that are needed. What is to be
+    /// passed over goes by many archives at a time before that.
+    async fn plan_archived(
+        &self,
+        snapshot: &mut Transaction,
+        topic: &Topic,
+        query: &Query,
+        end: i64,
+    ) -> Result<(Vec<Segment>, Vec<MemberExtent>, i64), Error> {
+        let topic_id = topic.id;
+        let Query { filter, from, skip, limit } = query;
+        let everything = Seek { start: *from, end, skip: *skip };
+        let types = match filter {
+            Filter::All => None,
+            Filter::Types(types) => Some(types.as_slice()),
+            Filter::Stream(stream) => {
+                let members = self.members_of_stream(snapshot, topic_id, stream, (*from, end)).await?;
+                return self.cut(snapshot, topic_id, query, members, everything).await;
+            }
+        };
+        let Seek { start, end, skip } = match *skip {
+            0 => everything,
+            _ => pass_over(snapshot, topic, query, types, everything).await?,
+        };
+        let mut archives_max = ARCHIVES_AT_ONCE;
+        let (archives, extents, segments) = loop {
+            let archives = archives::extents(snapshot, topic_id, types, (start, end), archives_max).await?;
+            let extents: Vec<Extent> = archives
+                .iter()
+                .map(|archive| Extent::over((archive.first_position, archive.last_position), archive.matching))
+                .collect();
+            let mut segments = plan::segments(&extents, start, end);
+            let Some(last) = archives.last().filter(|_| archives.len() as i64 >= archives_max) else {
+                break (archives, extents, segments);
+            };
+            // What begins behind the last one that was asked for is not known.
+            segments.retain(|segment| segment.end <= last.first_position + 1);
+            if plan::archived(&segments, &extents) >= skip.saturating_add(*limit) {
+                break (archives, extents, segments);
+            }
+            archives_max *= ARCHIVES_MORE;
+        };
+        let needed = seek(snapshot, topic_id, query, (&segments, &extents), skip).await?;
+        let ids: Vec<Uuid> = archives
+            .iter()
+            .filter(|archive| archive.first_position < needed.end && archive.last_position >= needed.start)
+            .map(|archive| archive.id)
+            .collect();
+        let members = members::extents(snapshot, topic_id, &ids, types, (needed.start, needed.end)).await?;
+        self.cut(snapshot, topic_id, query, members, needed).await
+    }
+
+    /// The segments that are needed of a range, with their members.
+    async fn cut(
+        &self,
+        snapshot: &mut Transaction,
+        topic_id: i64,
+        query: &Query,
+        members: Vec<MemberExtent>,
+        Seek { start, end, skip }: Seek,
+    ) -> Result<(Vec<Segment>, Vec<MemberExtent>, i64), Error> {
+        let extents: Vec<Extent> = members
+            .iter()
+            .map(|member| Extent::over((member.first_position, member.last_position), member.matching))
+            .collect();
+        let mut segments = plan::segments(&extents, start, end);
+        let needed = seek(snapshot, topic_id, query, (&segments, &extents), skip).await?;
+        segments.retain(|segment| segment.start >= needed.start && segment.end <= needed.end);
+        Ok((segments, members, needed.skip))
+    }
+
+    pub(in crate::store) async fn members_of_stream(
+        &self,
+        snapshot: &mut Transaction,
+        topic_id: i64,
+        stream: &str,
+        (start, end): (i64, i64),
+    ) -> Result<Vec<MemberExtent>, Error> {
+        let key = self.hash_key(snapshot).await?;
+        let counts = lookups::members_with_stream(snapshot, topic_id, key, stream).await?;
+        let keys: Vec<(Uuid, i32)> = counts.keys().copied().collect();
+        let mut members = members::by_key(snapshot, topic_id, &keys).await?;
+        members.retain(|member| member.last_position >= start && member.first_position < end);
+        for member in &mut members {
+            member.matching = counts.get(&(member.archive_id, member.member)).copied().unwrap_or_default();
+        }
+        Ok(members)
+    }
+}
+
+/// Up to where sums of many archives lead; nowhere, if they are not of all archives.
+async fn pass_over(
+    snapshot: &mut Transaction,
+    topic: &Topic,
+    query: &Query,
+    types: Option<&[String]>,
+    everything: Seek,
+) -> Result<Seek, Error> {
+    let sums = sums::all(snapshot, topic.id, types).await?;
+    if sums.iter().map(|sum| sum.count).sum::<i64>() != topic.archived_count {
+        return Ok(everything);
+    }
+    let Seek { start, end, skip } = everything;
+    let extents: Vec<Extent> = sums
+        .into_iter()
+        .filter(|sum| sum.matching > 0 && sum.last_position >= start && sum.first_position < end)
+        .map(|sum| Extent::over((sum.first_position, sum.last_position), sum.matching))
+        .collect();
+    let segments = plan::segments(&extents, start, end);
+    seek(snapshot, topic.id, query, (&segments, &extents), skip).await
+}
+
+/// Where to begin and how far to go, with the hot rows counted.
+async fn seek(
+    snapshot: &mut Transaction,
+    topic_id: i64,
+    query: &Query,
+    (segments, extents): (&[Segment], &[Extent]),
+    skip: i64,
+) -> Result<Seek, Error> {
+    let hot = hot_counts(snapshot, topic_id, &query.filter, segments, skip).await?;
+    Ok(plan::seek(segments, extents, hot.as_deref(), skip, query.limit))
+}
+
+/// How many hot rows match in each segment; not asked where nothing is to be passed over.
+async fn hot_counts(
+    snapshot: &mut Transaction,
+    topic_id: i64,
+    filter: &Filter,
+    segments: &[Segment],
+    skip: i64,
+) -> Result<Option<Vec<i64>>, Error> {
+    if skip == 0 || segments.is_empty() {
+        return Ok(None);
+    }
+    let mut boundaries: Vec<i64> = segments.iter().map(|segment| segment.start).collect();
+    boundaries.extend(segments.last().map(|last| last.end));
+    Ok(Some(events::count_between(snapshot, topic_id, filter, &boundaries).await?))
+}
+
+/// The segments that are needed once hot rows are known, with their members and no others: archives reach over hot rows
+/// where old and young events came in any order, and where some were restored.
+async fn without_hot(
+    snapshot: &mut Transaction,
+    topic_id: i64,
+    (mut segments, members): (Vec<Segment>, Vec<MemberExtent>),
+    hot: &[Event],
+    wanted: i64,
+) -> Result<(Vec<Segment>, Vec<MemberExtent>), Error> {
+    let (start, end) = (segments.first().map_or(0, |first| first.start), segments.last().map_or(0, |last| last.end));
+    let needed: BTreeSet<usize> = segments.iter().flat_map(|segment| segment.extents.iter().copied()).collect();
+    let ranges: Vec<(i64, i64)> = needed
+        .iter()
+        .map(|index| (members[*index].first_position.max(start), members[*index].last_position.min(end - 1)))
+        .collect();
+    let is_mixed = |(first, last): &(i64, i64)| hot.iter().any(|event| (*first..=*last).contains(&event.position));
+    let archived_from = match ranges.iter().any(is_mixed) {
+        true => events::first_not_hot(snapshot, topic_id, &ranges).await?,
+        false => ranges.iter().map(|(first, _)| *first).collect(),
+    };
+    let mut found: Vec<(Extent, MemberExtent)> = needed
+        .into_iter()
+        .zip(archived_from)
+        .filter_map(|(index, archived_from)| {
+            let member = &members[index];
+            let extent = Extent::over((member.first_position, member.last_position), member.matching);
+            Some((extent.within((start, end), archived_from)?, member.clone()))
+        })
+        .collect();
+    found.sort_by_key(|(extent, _)| extent.first_position);
+    let (extents, mut members): (Vec<Extent>, Vec<MemberExtent>) = found.into_iter().unzip();
+    segments = plan::segments(&extents, start, end);
+    let hot: Vec<i64> = hot.iter().map(|event| event.position).collect();
+    plan::end_with(&mut segments, &extents, &hot, wanted);
+    members.truncate(segments.iter().map(|segment| segment.extents.len()).sum());
+    Ok((segments, members))
+}

@@ -1,0 +1,62 @@
+//! Merging a topic's lookups as its archives add up.
+//!
+//! A merge is one transaction under the topic's lease: readers see what was merged or what came of it, and if the process
+//! dies in the middle nothing has happened. What is due and was not merged is found by the next archive run of the
+//! topic, and by the first pass of the next process.
+
+use crate::database;
+use crate::database::catalog::leases::{self, Lease};
+use crate::database::lookups::merges::{self, Merge};
+use crate::database::lookups::sums;
+use crate::store::archives::lease::another_writer;
+use crate::store::{Error, Store};
+
+impl Store {
+    /// Merges what there is to merge.
+    pub async fn merge_lookups(&self, lease: Lease) -> Result<(), Error> {
+        while let Some(merge) = self.due_merge(lease).await? {
+            self.merge(lease, &merge).await?;
+        }
+        Ok(())
+    }
+
+    async fn due_merge(&self, lease: Lease) -> Result<Option<Merge>, Error> {
+        let mut snapshot = self.database.snapshot_for_job().await?;
+        Ok(merges::due(&mut snapshot, lease.topic_id).await?)
+    }
+
+    async fn merge(&self, lease: Lease, merge: &Merge) -> Result<(), Error> {
+        let mut transaction = self.database.begin_job().await?;
+        let (id, archives) = merges::merge(&mut transaction, merge).await?;
+        // The topic last: publishers wait for it, and only for as long as a commit takes.
+        if leases::check(&mut transaction, &lease).await?.is_none() {
+            return Err(another_writer());
+        }
+        sums::sum_up(&mut transaction, lease.topic_id, &[id]).await?;
+        database::commit(transaction).await?;
+        tracing::debug!(topic_id = lease.topic_id, archives, "lookups were merged");
+        Ok(())
+    }
+
+    /// Once in a process: merges that a process before it left, or a recovery, or a version that knew none.
+    pub(in crate::store) async fn catch_up_on_merges(&self) -> Result<(), Error> {
+        let caught_up = self.merges_caught_up.get_or_try_init(async || {
+            let mut snapshot = self.database.snapshot_for_job().await?;
+            let topic_ids = merges::logs_with_due(&mut snapshot).await?;
+            drop(snapshot);
+            let mut failure = None;
+            for topic_id in topic_ids {
+                match self.with_lease(topic_id, async |lease| self.merge_lookups(lease).await).await {
+                    Ok(Some(())) => {}
+                    Ok(None) => failure = Some(another_writer()),
+                    Err(error) => {
+                        tracing::warn!(%error, topic_id, "lookups were not merged");
+                        failure = Some(error);
+                    }
+                }
+            }
+            failure.map_or(Ok(()), Err)
+        });
+        caught_up.await.copied()
+    }
+}

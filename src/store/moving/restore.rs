@@ -1,0 +1,356 @@
+//! Putting archived events back into rows.
+//!
+//! An archive that is restored whole leaves the catalog in the transaction that inserts its rows. Of one that is
+//! restored in part, what stays is written into an archive of its own first, which takes its place in that transaction.
+//! So every event is in one place at every moment, and nothing is ever half restored:
+//!
+//! | step | what it leaves if the process dies after it |
+//! |---|---|
+//! | [`Store::begin_restore`] | nothing, or an intent for what stays |
+//! | [`Restore::write_rest`] | an intent, and an object that nobody reads |
+//! | [`Parted::commit`] | the rows; and an intent for the object that they came from, which is an orphan now |
+//!
+//! Edits that were pending are in the rows and in what stays. What an intent points at is deleted by [`Store::sweep`].
+
+use time::{Duration, OffsetDateTime};
+use uuid::Uuid;
+
+use crate::database::catalog::intents::{self, Intent};
+use crate::database::catalog::leases::{self, Lease};
+use crate::database::catalog::moves::{self, Move};
+use crate::database::catalog::troubles::TroubleKind;
+use crate::database::catalog::{archives, members};
+use crate::database::ledger::{edits, introduced};
+use crate::database::log::events;
+use crate::database::log::rows::{self, Topic};
+use crate::database::lookups;
+use crate::database::{self, Transaction};
+use crate::event::PositionRanges;
+use crate::event::{Event, Filter, Invalid, Log};
+use crate::store::archives::contents::Contents;
+use crate::store::archives::object::{Export, Object};
+use crate::store::archives::source::Source;
+use crate::store::archives::troubles::{Failures, Retry};
+use crate::store::{ATTEMPTS, Error, Store};
+
+/// What is to be put back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Selection {
+    Archive(Uuid),
+    /// The first and the last position.
+    Range(Log, (i64, i64)),
+    Stream(Log, String),
+}
+
+/// What was put back, and what was not necessary.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Restored {
+    /// Archives that events were taken from.
+    pub archives: i64,
+    pub events: i64,
+    /// Events of the selection that were in rows before.
+    pub hot: i64,
+}
+
+/// An archive of which it is known what is to be taken, and whose intent is written if something stays.
+pub struct Restore<'a> {
+    source: Source<'a>,
+    lease: Lease,
+    picked: Picked,
+    held_until: Option<OffsetDateTime>,
+    rest: Option<Object<'a>>,
+}
+
+/// A restore of which everything that stays is in an object that was read back.
+pub struct Parted<'a> {
+    restore: Restore<'a>,
+    rest: Option<(Intent, Contents)>,
+}
+
+/// Events that are to be taken out of an archive.
+#[derive(Default)]
+struct Picked {
+    positions: PositionRanges,
+    count: i64,
+    /// The first and the last position that stay.
+    rest: Option<(i64, i64)>,
+}
+
+impl Selection {
+    fn includes(&self, event: &Event) -> bool {
+        match self {
+            Selection::Archive(_) => true,
+            Selection::Range(_, (first, last)) => (*first..=*last).contains(&event.position),
+            Selection::Stream(_, stream) => event.stream == *stream,
+        }
+    }
+}
+
+impl Store {
+    /// Puts a selection back, archive by archive, the one that reaches lowest first. The events are not archived again
+    /// for so many days. `progress` is told after each archive how far it got; what it was told is done, whatever comes
+    /// after it. Where another writer is at work nothing happens, and the same call can be made again.
+    pub async fn restore(
+        &self,
+        selection: &Selection,
+        hold_days: u32,
+        mut progress: impl FnMut(Restored),
+    ) -> Result<Restored, Error> {
+        let hold = (hold_days > 0).then(|| OffsetDateTime::now_utc().checked_add(Duration::days(hold_days.into())));
+        let held_until = match hold {
+            Some(None) => return Err(Invalid(format!("{hold_days} days from now are past the end of time")).into()),
+            hold => hold.flatten(),
+        };
+        let (topic, archive_ids, hot) = self.find_selection(selection).await?;
+        if self.settings.eligibility.excluded_topics.contains(topic.log.topic()) {
+            return Err(Error::Refused(format!(
+                "events of {} are deleted once they are consumed: what is restored would be",
+                topic.log
+            )));
+        }
+        self.own().await?;
+        let (mut restored, mut failures) = (Restored { hot, ..Restored::default() }, Failures::new(Retry::All));
+        for archive_id in archive_ids {
+            match self.restore_from(&topic, archive_id, selection, held_until).await {
+                Ok(0) => {}
+                Ok(events) => {
+                    restored.archives += 1;
+                    restored.events += events;
+                    progress(restored);
+                }
+                // Other archives are restored all the same.
+                Err(error) if error.is_of_one_object() => {
+                    self.note_trouble(&topic.log, (topic.id, archive_id), TroubleKind::Read, &error).await;
+                    failures.add(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let restored = failures.outcome(restored)?;
+        if restored.events + restored.hot == 0 {
+            return Err(Error::Refused("there are no such events".into()));
+        }
+        Ok(restored)
+    }
+
+    /// Archives that may hold something of it, and how many of its events are hot.
+    async fn find_selection(&self, selection: &Selection) -> Result<(Topic, Vec<Uuid>, i64), Error> {
+        let mut snapshot = self.database.snapshot_for_job().await?;
+        let (log, filter, (start, end)) = match selection {
+            Selection::Archive(id) => {
+                let topic_id = archives::log_of(&mut snapshot, *id).await?;
+                let topic_id = topic_id.ok_or_else(|| Error::Refused(format!("there is no archive {id}")))?;
+                return Ok((rows::by_id(&mut snapshot, topic_id).await?, vec![*id], 0));
+            }
+            Selection::Range(_, (first, last)) if first > last => {
+                return Err(Invalid(format!("positions from {first} to {last} are none")).into());
+            }
+            Selection::Range(log, (first, last)) => (log, Filter::All, (*first, last.saturating_add(1))),
+            Selection::Stream(log, stream) => (log, Filter::Stream(stream.clone()), (1, i64::MAX)),
+        };
+        let topic = rows::find(&mut snapshot, log).await?;
+        let topic = topic.ok_or_else(|| Error::Refused(format!("nothing was ever published to {log}")))?;
+        let hot = events::count_between(&mut snapshot, topic.id, &filter, &[start, end]).await?.iter().sum();
+        let mut archives = archives::extents(&mut snapshot, topic.id, None, (start, end), i64::MAX).await?;
+        if let Filter::Stream(stream) = &filter {
+            let members = self.members_of_stream(&mut snapshot, topic.id, stream, (start, end)).await?;
+            archives.retain(|archive| members.iter().any(|member| member.archive_id == archive.id));
+        }
+        Ok((topic, archives.into_iter().map(|archive| archive.id).collect(), hot))
+    }
+
+    /// Says how many events moved.
+    async fn restore_from(
+        &self,
+        topic: &Topic,
+        archive_id: Uuid,
+        selection: &Selection,
+        held_until: Option<OffsetDateTime>,
+    ) -> Result<i64, Error> {
+        let held = self.with_lease(topic.id, async |lease| {
+            let mut attempts = 1..ATTEMPTS;
+            loop {
+                let outcome = self.try_restore(lease, archive_id, selection, held_until).await;
+                if let Err(error) = self.settle_due_intents(lease).await {
+                    tracing::warn!(%error, log = %topic.log, "what is left of a restore remains for the next sweep");
+                }
+                match outcome {
+                    Err(Error::GaveWay(_)) if attempts.next().is_some() => {}
+                    outcome => return outcome,
+                }
+            }
+        });
+        held.await?.ok_or_else(|| Error::GaveWay(format!("{}: another writer is at work on its archives", topic.log)))
+    }
+
+    async fn try_restore(
+        &self,
+        lease: Lease,
+        archive_id: Uuid,
+        selection: &Selection,
+        held_until: Option<OffsetDateTime>,
+    ) -> Result<i64, Error> {
+        match self.begin_restore(lease, archive_id, selection, held_until).await? {
+            Some(restore) => restore.write_rest().await?.commit().await,
+            None => Ok(0),
+        }
+    }
+
+    /// Reads the archive, and writes down what is to become of it. `None` if it holds nothing of the selection, or is
+    /// in the catalog no more.
+    pub async fn begin_restore(
+        &self,
+        lease: Lease,
+        archive_id: Uuid,
+        selection: &Selection,
+        held_until: Option<OffsetDateTime>,
+    ) -> Result<Option<Restore<'_>>, Error> {
+        self.own().await?;
+        self.settle_due_intents(lease).await?;
+        let Some(source) = self.source(lease, archive_id).await? else { return Ok(None) };
+        let picked = source.pick(selection).await?;
+        if picked.count == 0 {
+            return Ok(None);
+        }
+        let rest = match picked.rest {
+            None => None,
+            Some((first, last)) => {
+                Some(source.intend(&lease, (first, last, source.archive.count - picked.count)).await?)
+            }
+        };
+        Ok(Some(Restore { source, lease, picked, held_until, rest }))
+    }
+}
+
+impl<'a> Source<'a> {
+    async fn pick(&self, selection: &Selection) -> Result<Picked, Error> {
+        let mut picked = Picked::default();
+        let mut archived = self.events().await?;
+        while let Some(events) = archived.next().await? {
+            for event in &events {
+                if selection.includes(event) {
+                    picked.positions.push(event.position);
+                    picked.count += 1;
+                } else {
+                    let first = picked.rest.map_or(event.position, |(first, _)| first);
+                    picked.rest = Some((first, event.position));
+                }
+            }
+        }
+        archived.finish().await?;
+        Ok(picked)
+    }
+
+    /// Writes down that an archive of what stays is to be written.
+    async fn intend(&self, lease: &Lease, extent: (i64, i64, i64)) -> Result<Object<'a>, Error> {
+        let mut transaction = self.store.database.begin_job().await?;
+        let Some(edit_sequence) = leases::check(&mut transaction, lease).await? else {
+            return Err(self.gave_way("another writer has taken over its archives"));
+        };
+        let intent = Intent {
+            topic_id: self.topic.id,
+            archive_id: Uuid::now_v7(),
+            generation: 1,
+            write_id: Uuid::new_v4(),
+            edit_sequence,
+            uploaded: None,
+        };
+        intents::insert(&mut transaction, &intent, lease).await?;
+        database::commit(transaction).await?;
+        Ok(Object { store: self.store, topic: self.topic.clone(), intent, extent })
+    }
+}
+
+impl<'a> Restore<'a> {
+    /// Writes what stays into an object of its own, and reads it back. Where nothing stays, there is nothing to do.
+    pub async fn write_rest(mut self) -> Result<Parted<'a>, Error> {
+        let Some(object) = self.rest.take() else { return Ok(Parted { restore: self, rest: None }) };
+        let export = match self.export(&object).await {
+            Ok(export) => export,
+            Err(error) => {
+                object.give_up().await;
+                return Err(error);
+            }
+        };
+        let contents = object.read_back(&export).await?;
+        Ok(Parted { restore: self, rest: Some((object.intent, contents)) })
+    }
+
+    async fn export(&self, object: &Object<'_>) -> Result<Export, Error> {
+        let mut writer = object.begin().await?;
+        let mut archived = self.source.events().await?;
+        while let Some(events) = archived.next().await? {
+            for event in events.iter().filter(|event| !self.picked.positions.contains(event.position)) {
+                writer.push(&event.borrowed()).await?;
+            }
+        }
+        archived.finish().await?;
+        writer.finish().await
+    }
+
+    async fn insert_rows(&self, transaction: &mut Transaction) -> Result<(), Error> {
+        let mut archived = self.source.events().await?;
+        while let Some(mut events) = archived.next().await? {
+            events.retain(|event| self.picked.positions.contains(event.position));
+            events::insert(transaction, self.source.topic.id, &events, self.held_until).await?;
+        }
+        archived.finish().await
+    }
+}
+
+impl Parted<'_> {
+    /// The one moment at which the events move. Says how many there were.
+    pub async fn commit(self) -> Result<i64, Error> {
+        let Parted { restore, rest } = self;
+        let Restore { source, lease, picked, .. } = &restore;
+        let Source { store, topic, archive, .. } = source;
+        let old = (topic.id, archive.id);
+        let (first, last) = picked.positions.span().expect("something was picked");
+        store.own().await?;
+        let mut transaction = store.database.begin_job().await?;
+        moves::announce(&mut transaction, Move::Restore, topic, archive.id, (first, last, picked.count)).await?;
+        // Rows first, the topic last: publishers wait for the topic, and only for as long as a commit takes.
+        restore.insert_rows(&mut transaction).await?;
+        members::delete(&mut transaction, old, archive.generation).await?;
+        lookups::delete(&mut transaction, old).await?;
+        introduced::delete(&mut transaction, old).await?;
+        let mut added = (-archive.count, -archive.json_bytes, -archive.object_bytes);
+        let mut taken_over = None;
+        if let Some((intent, contents)) = rest {
+            let key = (topic.id, intent.archive_id);
+            let rest = contents.archive(key, intent.generation, intent.write_id);
+            members::insert(&mut transaction, key, rest.generation, &contents.members).await?;
+            archives::insert(&mut transaction, &rest).await?;
+            added = (added.0 + rest.count, added.1 + rest.json_bytes, added.2 + rest.object_bytes);
+            taken_over = Some(intent);
+        }
+        let edit_sequence = source.lock(&mut transaction, lease).await?;
+        if !archives::delete(&mut transaction, archive).await? {
+            return Err(source.gave_way("the archive is another one by now"));
+        }
+        if let Some(intent) = &taken_over
+            && !intents::delete(&mut transaction, intent).await?
+        {
+            return Err(source.gave_way("the intent was settled by another writer"));
+        }
+        edits::settle(&mut transaction, topic.id, archive.id, edit_sequence).await?;
+        let orphan = Intent {
+            topic_id: topic.id,
+            archive_id: archive.id,
+            generation: archive.generation,
+            write_id: archive.write_id,
+            edit_sequence,
+            uploaded: None,
+        };
+        intents::insert(&mut transaction, &orphan, lease).await?;
+        rows::add_archived(&mut transaction, topic.id, archive.last_position, added).await?;
+        rows::raise_catalog_epoch(&mut transaction, topic.id).await?;
+        database::commit(transaction).await?;
+        metrics::counter!("coldstream_events_restored_total").increment(picked.count as u64);
+        tracing::info!(
+            log = %topic.log, archive_id = %archive.id, events = picked.count, first_position = first,
+            last_position = last, "restored"
+        );
+        Ok(picked.count)
+    }
+}

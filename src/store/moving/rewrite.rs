@@ -1,0 +1,320 @@
+//! Rewriting an archive in place, so that its object holds the edits that were laid over it.
+//!
+//! The next generation is written down before the object is replaced: its write-id, its members, its digest. If the
+//! process dies before the object is replaced, the intent is dropped; if after, whoever looks next, a reader even,
+//! finds the new write-id in the object and promotes. All pending edits of an archive are one rewrite.
+//!
+//! Where the object is gone or damaged, a noncurrent version of it can be what is copied.
+
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use crate::bucket::{
+    Bucket, EncodedMember, MemberEvent, ObjectMetadata, RawMember, Scan, Upload, Uploaded, decode_member,
+};
+use crate::database;
+use crate::database::catalog::archives::{self, Archive};
+use crate::database::catalog::intents::{self, Intent, UploadedFacts};
+use crate::database::catalog::leases::{self, Lease};
+use crate::database::catalog::members::{self, MemberRow};
+use crate::database::catalog::troubles::{self, TroubleKind};
+use crate::database::ledger::edits::{self, PendingEdit};
+use crate::database::log::rows::{self, Topic};
+use crate::event::{Event, Log};
+use crate::store::archives::background;
+use crate::store::archives::overlay::Overlay;
+use crate::store::archives::troubles::{Failures, Retry};
+use crate::store::{Error, Store};
+
+/// A rewrite whose intent is written.
+pub struct Rewrite<'a> {
+    store: &'a Store,
+    bucket: &'a Arc<Bucket>,
+    topic: Topic,
+    archive: Archive,
+    members: Vec<MemberRow>,
+    edits: Vec<PendingEdit>,
+    /// What is copied, where it is not the object.
+    version: Option<String>,
+    lease: Lease,
+    intent: Intent,
+}
+
+/// A rewrite all of whose bytes are with the server, and recorded; the object still is the old one.
+pub struct Prepared<'a> {
+    rewrite: Rewrite<'a>,
+    uploaded: Uploaded<'a>,
+    members: Vec<MemberRow>,
+}
+
+/// A rewrite whose object is the new one; the catalog still knows the old one.
+pub struct Replaced<'a> {
+    rewrite: Rewrite<'a>,
+    members: Vec<MemberRow>,
+}
+
+impl Store {
+    /// Rewrites every archive that has pending edits, and says how many there were. What another writer is at work on
+    /// is left to the next call.
+    pub async fn rewrite(&self) -> Result<usize, Error> {
+        self.rewrite_what(Retry::All).await
+    }
+
+    /// The same for whoever does it again and again: what is wrong with one object is no failure of it, and is tried
+    /// again rarely.
+    pub async fn rewrite_due(&self) -> Result<usize, Error> {
+        self.rewrite_what(Retry::Due).await
+    }
+
+    async fn rewrite_what(&self, retry: Retry) -> Result<usize, Error> {
+        let put_off = self.put_off(retry).await?;
+        let mut transaction = self.database.begin_job().await?;
+        let mut archives = edits::archives_with_pending(&mut transaction).await?;
+        archives.retain(|(topic_id, archive_id)| !put_off.contains(&(*topic_id, *archive_id, TroubleKind::Read)));
+        drop(transaction);
+        if !archives.is_empty() {
+            self.own().await?;
+        }
+        let (mut rewritten, mut failures) = (0, Failures::new(retry));
+        for (topic_id, archive_id) in archives {
+            match self.with_lease(topic_id, async |lease| self.rewrite_archive(lease, archive_id, retry).await).await {
+                Ok(count) => rewritten += count.unwrap_or_default(),
+                Err(error @ Error::GaveWay(_)) => tracing::info!(%error, topic_id, %archive_id, "a rewrite is put off"),
+                Err(error) => {
+                    tracing::warn!(%error, topic_id, %archive_id, "an archive was not rewritten");
+                    failures.add(error);
+                }
+            }
+        }
+        failures.outcome(rewritten)
+    }
+
+    /// Says how many archives were rewritten.
+    async fn rewrite_archive(&self, lease: Lease, archive_id: Uuid, retry: Retry) -> Result<usize, Error> {
+        if retry == Retry::All {
+            // An earlier rewrite of this archive may be among what was put off.
+            self.settle(lease, retry).await?;
+        }
+        let Some(rewrite) = self.begin_rewrite(lease, archive_id).await? else { return Ok(0) };
+        let (log, key) = (rewrite.topic.log.clone(), (rewrite.topic.id, archive_id));
+        let prepared = match rewrite.upload().await {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                self.note_trouble(&log, key, TroubleKind::Read, &error).await;
+                return Err(error);
+            }
+        };
+        self.clear_troubles(&log, key, &[TroubleKind::Read]).await;
+        prepared.replace().await?.promote().await.map(|()| 1)
+    }
+
+    /// Writes down that an archive is to be rewritten. `None` if nothing is pending for it.
+    pub async fn begin_rewrite(&self, lease: Lease, archive_id: Uuid) -> Result<Option<Rewrite<'_>>, Error> {
+        self.begin_copy(lease, archive_id, None).await
+    }
+
+    /// Writes down that a noncurrent version is to be the object again, with what is pending for its archive. `None` if
+    /// that is in the catalog no more.
+    pub(in crate::store) async fn begin_put_back(
+        &self,
+        lease: Lease,
+        archive_id: Uuid,
+        version: String,
+    ) -> Result<Option<Rewrite<'_>>, Error> {
+        self.begin_copy(lease, archive_id, Some(version)).await
+    }
+
+    async fn begin_copy(
+        &self,
+        lease: Lease,
+        archive_id: Uuid,
+        version: Option<String>,
+    ) -> Result<Option<Rewrite<'_>>, Error> {
+        let bucket = self.bucket()?;
+        self.own().await?;
+        self.settle_due_intents(lease).await?;
+        let mut transaction = self.database.begin_job().await?;
+        let topic = rows::by_id(&mut transaction, lease.topic_id).await?;
+        let edits = edits::pending_of_archive(&mut transaction, topic.id, archive_id).await?;
+        let archive = archives::find(&mut transaction, topic.id, archive_id).await?;
+        let Some(archive) = archive.filter(|_| version.is_some() || !edits.is_empty()) else { return Ok(None) };
+        if intents::of_archive(&mut transaction, topic.id, archive_id).await?.is_some() {
+            return Err(Error::Damaged(format!(
+                "what became of an earlier rewrite of archive {archive_id} is not known"
+            )));
+        }
+        let members = members::of_archive(&mut transaction, (topic.id, archive_id), archive.generation).await?;
+        let intent = Intent {
+            topic_id: topic.id,
+            archive_id,
+            generation: archive.generation + 1,
+            write_id: Uuid::new_v4(),
+            edit_sequence: edits.iter().map(|edit| edit.sequence).max().unwrap_or_default(),
+            uploaded: None,
+        };
+        intents::insert(&mut transaction, &intent, &lease).await?;
+        database::commit(transaction).await?;
+        Ok(Some(Rewrite { store: self, bucket, topic, archive, members, edits, version, lease, intent }))
+    }
+}
+
+impl<'a> Rewrite<'a> {
+    /// Copies the object, and encodes anew the members that an edit touches.
+    pub async fn upload(self) -> Result<Prepared<'a>, Error> {
+        let metadata = ObjectMetadata {
+            generation: self.intent.generation,
+            write_id: self.intent.write_id,
+            first_position: self.archive.first_position,
+            last_position: self.archive.last_position,
+            count: self.archive.count,
+        };
+        let (log, archive_id) = (&self.topic.log, self.archive.id);
+        let mut scan = match &self.version {
+            None => self.bucket.scan(log, archive_id).await?,
+            Some(version) => self.bucket.scan_version(log, archive_id, version).await?,
+        };
+        if scan.etag() != self.archive.etag {
+            return Err(scan.damaged("it is not the one that the catalog knows").into());
+        }
+        let mut upload = self.bucket.upload(log, archive_id, &metadata).await?;
+        let members = self.copy(&mut scan, &mut upload).await?;
+        let damaged = scan.damaged("its digest is not the one that the catalog knows");
+        if scan.finish().await? != self.archive.digest {
+            return Err(damaged.into());
+        }
+        let uploaded = upload.finish().await?;
+        if let Err(error) = self.record(&members, &uploaded).await {
+            uploaded.abort().await;
+            return Err(error);
+        }
+        Ok(Prepared { rewrite: self, uploaded, members })
+    }
+
+    /// Where long runs of members are not touched, the server copies them; they are read all the same, for the digest.
+    async fn copy(&self, scan: &mut Scan, upload: &mut Upload<'_>) -> Result<Vec<MemberRow>, Error> {
+        let overlay = Arc::new(Overlay::new(self.edits.clone()));
+        let is_touched = |member: &MemberRow| overlay.touches(member.first_position, member.last_position);
+        let mut rows = Vec::with_capacity(self.members.len());
+        let (mut bytes, mut is_copying) = (0, false);
+        for (index, old) in self.members.iter().enumerate() {
+            let mut row = old.clone();
+            let mut compressed = scan.next(old.byte_end - old.byte_start).await?;
+            if is_touched(old) {
+                let (log, old, overlay) = (self.topic.log.clone(), old.clone(), Arc::clone(&overlay));
+                let is_last = index + 1 == self.members.len();
+                let edited = background::spawn(move || edit_member(&log, &old, &compressed, &overlay, is_last));
+                let encoded = edited.await.expect("encoding does not panic").map_err(|why| scan.damaged(why))?;
+                row.json_bytes = encoded.json_bytes;
+                compressed = encoded.bytes.into();
+                is_copying = false;
+            } else if !is_copying && self.version.is_none() {
+                let untouched = self.members[index..].iter().take_while(|member| !is_touched(member));
+                is_copying = upload.can_copy(untouched.last().map_or(0, |last| last.byte_end - old.byte_start));
+            }
+            match is_copying {
+                true => upload.copy(&compressed, scan.etag(), old.byte_start).await?,
+                false => upload.write(&compressed).await?,
+            }
+            row.byte_start = bytes;
+            bytes += compressed.len() as i64;
+            row.byte_end = bytes;
+            rows.push(row);
+        }
+        Ok(rows)
+    }
+
+    /// From here on, whoever finds the new write-id in the object knows what it holds.
+    async fn record(&self, members: &[MemberRow], uploaded: &Uploaded<'_>) -> Result<(), Error> {
+        let facts = UploadedFacts {
+            digest: uploaded.digest.clone(),
+            json_bytes: members.iter().map(|member| member.json_bytes).sum(),
+            object_bytes: uploaded.bytes,
+        };
+        let mut transaction = self.store.database.begin_job().await?;
+        let key = (self.topic.id, self.archive.id);
+        members::insert(&mut transaction, key, self.intent.generation, members).await?;
+        if !intents::complete(&mut transaction, &self.intent, &facts).await?
+            || leases::check(&mut transaction, &self.lease).await?.is_none()
+        {
+            return Err(Error::GaveWay("another writer has taken over the topic's archives".into()));
+        }
+        Ok(database::commit(transaction).await?)
+    }
+}
+
+impl<'a> Prepared<'a> {
+    /// The object becomes the new one.
+    pub async fn replace(self) -> Result<Replaced<'a>, Error> {
+        let Prepared { rewrite, uploaded, members } = self;
+        uploaded.complete().await?;
+        Ok(Replaced { rewrite, members })
+    }
+}
+
+impl Replaced<'_> {
+    /// Reads the new object back, makes the catalog follow, and removes what it superseded.
+    pub async fn promote(self) -> Result<(), Error> {
+        let Replaced { rewrite, members } = self;
+        let Rewrite { store, bucket, topic, archive, intent, .. } = rewrite;
+        let mut scan = bucket.scan(&topic.log, archive.id).await?;
+        for member in &members {
+            scan.next(member.byte_end - member.byte_start).await?;
+        }
+        let etag = scan.etag().to_owned();
+        let damaged = scan.damaged("it does not hold what was uploaded");
+        let digest = scan.finish().await?;
+        let intents = store.intent_of(topic.id, archive.id).await?;
+        // A reader may have promoted it already.
+        if let Some(current) = intents.filter(|current| current.write_id == intent.write_id) {
+            if current.uploaded.as_ref().is_none_or(|uploaded| uploaded.digest != digest) {
+                return Err(damaged.into());
+            }
+            store.promote(&topic, &archive, &current, &etag).await?;
+        }
+        store.purge(&topic, archive.id, intent.edit_sequence).await
+    }
+}
+
+impl Store {
+    async fn intent_of(&self, topic_id: i64, archive_id: Uuid) -> Result<Option<Intent>, Error> {
+        let mut transaction = self.database.begin_job().await?;
+        Ok(intents::of_archive(&mut transaction, topic_id, archive_id).await?)
+    }
+
+    /// Removes the noncurrent versions of an object; edits up to `sequence_max` are then done.
+    pub(in crate::store) async fn purge(
+        &self,
+        topic: &Topic,
+        archive_id: Uuid,
+        sequence_max: i64,
+    ) -> Result<(), Error> {
+        self.own().await?;
+        let key = (topic.id, archive_id);
+        if let Err(error) = self.bucket()?.purge(&topic.log, archive_id).await {
+            let error = error.into();
+            self.note_trouble(&topic.log, key, TroubleKind::Delete, &error).await;
+            return Err(error);
+        }
+        let mut transaction = self.database.begin_job().await?;
+        edits::mark_purged(&mut transaction, topic.id, archive_id, sequence_max).await?;
+        troubles::delete(&mut transaction, key, &[TroubleKind::Delete]).await?;
+        Ok(database::commit(transaction).await?)
+    }
+}
+
+fn edit_member(
+    log: &Log,
+    old: &MemberRow,
+    compressed: &[u8],
+    overlay: &Overlay,
+    is_last: bool,
+) -> Result<EncodedMember, String> {
+    let expected = (old.first_position, old.last_position, old.count);
+    let member = decode_member(log, compressed, old.json_bytes, expected)?;
+    let mut events: Vec<Event> = member.events().map(MemberEvent::to_event).collect();
+    events.iter_mut().for_each(|event| overlay.apply(event));
+    let encoded = RawMember::rewritten(log, old.member as usize, &events, is_last).compress();
+    decode_member(log, &encoded.bytes, encoded.json_bytes, expected)?;
+    Ok(encoded)
+}

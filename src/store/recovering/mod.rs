@@ -1,0 +1,8 @@
+//! Rebuilding the catalog from the bucket, after a database was lost or put back to an earlier moment.
+//!
+//! Every object is taken over in one transaction of its own, so a recovery that dies goes on where it was.
+
+pub mod reconcile;
+pub mod recover;
+mod set_aside;
+mod take_over;

@@ -1,0 +1,278 @@
+//! Whether database and bucket belong together, and are of one age.
+//!
+//! A database that was restored to an earlier time does not know the archives that were written after it. Publishing
+//! into it would give positions a second time, so that is found out before anything else is done. Nothing is changed
+//! here.
+
+use std::collections::HashMap;
+
+use futures::stream::{StreamExt, TryStreamExt};
+use uuid::Uuid;
+
+use crate::bucket::{self, Head, ListedArchive, Strangers, object_folder, object_key};
+use crate::database::catalog::archives;
+use crate::database::catalog::recovery::{self, KnownObject};
+use crate::database::catalog::troubles::{self, TroubleKind};
+use crate::database::log::rows::{self, Topic};
+use crate::store::{Error, Store};
+
+/// Objects that are asked about at once.
+const HEADS_AT_ONCE: usize = 8;
+/// An object that somebody is just writing, or taking away, is another one, or gone, at the second look.
+const LOOKS: usize = 2;
+
+/// What stands between a database and serving it over its bucket.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Unreconciled {
+    /// Keys of archives that the database does not know, or not as they are.
+    pub archives: Vec<String>,
+    /// The archives among them that say that the database is of another time than the bucket. The trouble of each of
+    /// the others is its own.
+    pub of_another_time: Vec<String>,
+    pub strangers: Strangers,
+}
+
+/// The objects that a list of the bucket shows otherwise than the catalog does.
+pub struct Doubtful {
+    pub archives: Vec<ListedArchive>,
+    pub strangers: Strangers,
+    /// Some archives are listed as the catalog knows them.
+    pub is_any_known: bool,
+}
+
+/// What an object is to the database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It is expected.
+    Known,
+    /// Somebody set out to write it, or to delete it, and it is no archive now.
+    Intended,
+    /// No archive of ours says such things of itself.
+    Stranger,
+    /// Nothing is known of it.
+    Unknown,
+    /// It was rewritten after what the database knows.
+    Newer,
+    /// It was written by whom the database knows, and bears another ETag: it was copied, or is damaged.
+    Moved,
+    /// It was replaced by an older generation of itself.
+    Older,
+    /// It was written by another database that believes to be this one.
+    Forked,
+    /// Something that says nothing of the kind is where an archive is to be.
+    Replaced,
+    /// S3 does not say what it is.
+    Refused,
+}
+
+/// `known` is about the same archive, and was asked for after the head was.
+pub fn standing(archive_id: Uuid, head: &Head, known: &[KnownObject]) -> Standing {
+    if head.said.archive_id != Some(archive_id) {
+        return Standing::Stranger;
+    }
+    let writer = known.iter().find(|known| Some(known.write_id) == head.said.write_id);
+    let current = known.iter().find(|known| known.etag.is_some());
+    match (writer, current) {
+        (Some(KnownObject { etag: None, .. }), None) => Standing::Intended,
+        (Some(KnownObject { etag: None, .. }), Some(_)) => Standing::Known,
+        (Some(KnownObject { etag: Some(etag), .. }), _) if *etag == head.etag => Standing::Known,
+        (Some(_), _) => Standing::Moved,
+        (None, None) => Standing::Unknown,
+        (None, Some(current)) => match head.said.generation.cmp(&Some(current.generation)) {
+            std::cmp::Ordering::Less => Standing::Older,
+            std::cmp::Ordering::Equal => Standing::Forked,
+            std::cmp::Ordering::Greater => Standing::Newer,
+        },
+    }
+}
+
+impl Store {
+    /// Compares the list of the bucket with the catalog and the intents. The service and its replicas may be at work
+    /// meanwhile.
+    pub async fn unreconciled(&self) -> Result<Unreconciled, Error> {
+        let Doubtful { archives: mut doubted, mut strangers, is_any_known } = self.doubtful().await?;
+        let mut unexplained = Vec::new();
+        for _ in 0..LOOKS {
+            unexplained.clear();
+            for (listed, standing) in self.standings_of(doubted).await? {
+                match standing {
+                    Standing::Known | Standing::Intended => {}
+                    Standing::Stranger => strangers.push(listed.key),
+                    _ => unexplained.push((listed, standing)),
+                }
+            }
+            doubted = unexplained.iter().map(|(listed, _)| listed.clone()).collect();
+        }
+        let mut unreconciled = Unreconciled { strangers, ..Unreconciled::default() };
+        let topics = if unexplained.is_empty() { HashMap::new() } else { self.topics_by_folder().await? };
+        for (listed, standing) in unexplained {
+            let topic = topics.get(&listed.folder);
+            let says_so = match standing {
+                Standing::Unknown | Standing::Newer | Standing::Forked => true,
+                // No object of a bucket that was copied bears the ETag that is known.
+                Standing::Moved => !is_any_known && self.is_as_long_as_known(topic, &listed).await?,
+                _ => false,
+            };
+            match says_so && !self.is_told(topic, &listed).await? {
+                true => unreconciled.of_another_time.push(listed.key.clone()),
+                false => self.tell_of(topic, &listed, standing).await,
+            }
+            if matches!(standing, Standing::Unknown | Standing::Newer | Standing::Moved | Standing::Forked) {
+                unreconciled.archives.push(listed.key);
+            }
+        }
+        Ok(unreconciled)
+    }
+
+    /// Whether a recovery has said of an object that it cannot be taken over.
+    async fn is_told(&self, topic: Option<&Topic>, listed: &ListedArchive) -> Result<bool, Error> {
+        let Some(topic) = topic else { return Ok(false) };
+        let mut snapshot = self.database.snapshot_for_job().await?;
+        Ok(troubles::has_any(&mut snapshot, (topic.id, listed.archive_id), TroubleKind::Recover).await?)
+    }
+
+    /// Whether it is as long as the object that the catalog knows, as a copy of it is.
+    async fn is_as_long_as_known(&self, topic: Option<&Topic>, listed: &ListedArchive) -> Result<bool, Error> {
+        let Some(topic) = topic else { return Ok(false) };
+        let mut snapshot = self.database.snapshot_for_job().await?;
+        let archive = archives::find(&mut snapshot, topic.id, listed.archive_id).await?;
+        Ok(archive.is_some_and(|archive| archive.object_bytes == listed.bytes))
+    }
+
+    /// Tells what is wrong with one object, which keeps nobody from anything else.
+    async fn tell_of(&self, topic: Option<&Topic>, listed: &ListedArchive, standing: Standing) {
+        let why = match standing {
+            Standing::Refused => "S3 refuses to say what it is",
+            Standing::Older => "an older generation of it was put back",
+            Standing::Replaced => "it does not say that it is this archive",
+            Standing::Moved => "it is not the one that the catalog knows",
+            _ => "the database does not know it, and it could not be recovered",
+        };
+        tracing::error!(object = listed.key, why, "an object is not as it should be");
+        let is_known = matches!(standing, Standing::Older | Standing::Replaced | Standing::Moved);
+        if let Some(topic) = topic.filter(|_| is_known) {
+            let key = (topic.id, listed.archive_id);
+            self.note_trouble_because(&topic.log, key, TroubleKind::Read, &format!("{}: {why}", listed.key)).await;
+        }
+    }
+
+    /// Topics by where their archives are.
+    pub(in crate::store) async fn topics_by_folder(&self) -> Result<HashMap<String, Topic>, Error> {
+        let mut snapshot = self.database.snapshot_for_job().await?;
+        let topics = rows::all(&mut snapshot).await?;
+        Ok(topics.into_iter().map(|topic| (object_folder(&topic.log), topic)).collect())
+    }
+
+    /// What the catalog does not know under the ETag that it is listed with; and what cannot be an archive.
+    pub(in crate::store) async fn doubtful(&self) -> Result<Doubtful, Error> {
+        let bucket::Listed { mut archives, strangers } = self.bucket()?.list_archives().await?;
+        let known = self.known_objects().await?;
+        let listed = archives.len();
+        archives.retain(|listed| {
+            let mut known = known.get(&listed.key).into_iter().flatten();
+            !known.any(|known| known.etag.as_ref() == Some(&listed.etag))
+        });
+        let is_any_known = archives.len() < listed;
+        Ok(Doubtful { archives, strangers, is_any_known })
+    }
+
+    /// What objects are to the database, those that are gone left out.
+    pub(in crate::store) async fn standings_of(
+        &self,
+        archives: Vec<ListedArchive>,
+    ) -> Result<Vec<(ListedArchive, Standing)>, Error> {
+        if archives.is_empty() {
+            return Ok(Vec::new());
+        }
+        let bucket = self.bucket()?;
+        let heads = archives.into_iter().map(async |listed| match bucket.head_of(&listed.key).await {
+            Err(bucket::Error::NotFound { .. }) => Ok(None),
+            Err(bucket::Error::ObjectRefused { .. }) => Ok(Some((listed, None))),
+            head => head.map(|head| Some((listed, Some(head)))),
+        });
+        let heads: Vec<_> = futures::stream::iter(heads).buffered(HEADS_AT_ONCE).try_collect().await?;
+        // Afterwards: whoever writes an object has said so before.
+        let known = self.known_objects().await?;
+        let mut standings = Vec::new();
+        for (listed, head) in heads.into_iter().flatten() {
+            let known = known.get(&listed.key).map_or(&[][..], Vec::as_slice);
+            let standing = match &head {
+                Some(head) => self.standing_of(&listed, head, known).await?,
+                None => Standing::Refused,
+            };
+            standings.push((listed, standing));
+        }
+        Ok(standings)
+    }
+
+    async fn standing_of(&self, listed: &ListedArchive, head: &Head, known: &[KnownObject]) -> Result<Standing, Error> {
+        match (standing(listed.archive_id, head, known), known) {
+            (Standing::Intended, [intent, ..]) => {
+                match self.stands_in_for(&intent.log, listed.archive_id, &head.said).await {
+                    // An archive of another time, unless its intent is all there is to it.
+                    Ok(Some(_)) => Ok(Standing::Unknown),
+                    Ok(None) => Ok(Standing::Intended),
+                    // The one who settles the intent finds out the same, and keeps it.
+                    Err(error) if error.is_of_one_object() => Ok(Standing::Intended),
+                    Err(error) => Err(error),
+                }
+            }
+            (Standing::Stranger, known) if known.iter().any(|known| known.etag.is_some()) => Ok(Standing::Replaced),
+            (standing, _) => Ok(standing),
+        }
+    }
+
+    /// By key.
+    pub(in crate::store) async fn known_objects(&self) -> Result<HashMap<String, Vec<KnownObject>>, Error> {
+        let mut snapshot = self.database.snapshot_for_job().await?;
+        let mut by_key: HashMap<String, Vec<KnownObject>> = HashMap::new();
+        for known in recovery::known_objects(&mut snapshot).await? {
+            by_key.entry(object_key(&known.log, known.archive_id)).or_default().push(known);
+        }
+        Ok(by_key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bucket::Said;
+    use crate::event::Log;
+
+    #[test]
+    fn an_object_is_told_from_another_one_by_who_wrote_it() {
+        let [archive_id, one, other] = [1, 2, 3].map(Uuid::from_u128);
+        let known = |generation, write_id, etag: Option<&str>| KnownObject {
+            log: Log::new("", "orders").unwrap(),
+            archive_id,
+            generation,
+            write_id,
+            etag: etag.map(str::to_owned),
+        };
+        let head = |generation, write_id| Head {
+            etag: "\"e\"".into(),
+            said: Said {
+                archive_id: Some(archive_id),
+                generation: Some(generation),
+                write_id: Some(write_id),
+                ..Said::default()
+            },
+        };
+        let current = known(2, one, Some("\"e\""));
+        let cases = [
+            (head(1, one), vec![], Standing::Unknown),
+            (head(1, one), vec![known(1, one, None)], Standing::Intended),
+            (head(2, other), vec![known(1, one, None)], Standing::Unknown),
+            (head(2, one), vec![current.clone()], Standing::Known),
+            (head(2, one), vec![known(2, one, Some("\"f\""))], Standing::Moved),
+            (head(1, other), vec![current.clone()], Standing::Older),
+            (head(2, other), vec![current.clone()], Standing::Forked),
+            (head(3, other), vec![current.clone()], Standing::Newer),
+            (head(3, other), vec![current.clone(), known(3, other, None)], Standing::Known),
+            (Head { said: Said::default(), ..head(2, one) }, vec![current], Standing::Stranger),
+        ];
+        for (head, known, expected) in cases {
+            assert_eq!(standing(archive_id, &head, &known), expected, "{head:?} {known:?}");
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! An object that cannot be taken over is set aside: a start passes over what a recovery has told of, and gives no
+//! position to other events that such an object says it holds, so that it can still be taken over once it is whole
+//! again.
+
+use crate::bucket::{self, ListedArchive, ObjectMetadata, log_in_folder};
+use crate::database;
+use crate::database::catalog::recovery;
+use crate::database::catalog::troubles::{self, TroubleKind};
+use crate::store::recovering::reconcile::Standing;
+use crate::store::{Error, Store};
+
+/// No log is so long: who says that an event has a higher one is not to be believed.
+const POSITION_MAX: i64 = 1 << 53;
+
+impl Store {
+    pub(in crate::store) async fn forget_set_aside(&self) -> Result<(), Error> {
+        let mut transaction = self.database.begin_job().await?;
+        troubles::delete_of_recovery(&mut transaction).await?;
+        Ok(database::commit(transaction).await?)
+    }
+
+    /// An object whose log cannot be told stays what it was to a start.
+    pub(in crate::store) async fn set_aside(
+        &self,
+        listed: &ListedArchive,
+        standing: Standing,
+        why: &str,
+    ) -> Result<(), Error> {
+        let Some(log) = log_in_folder(&listed.folder) else { return Ok(()) };
+        let said = match self.bucket()?.head_of(&listed.key).await {
+            Ok(head) if head.said.archive_id == Some(listed.archive_id) => head.said.metadata().ok(),
+            Ok(_) | Err(bucket::Error::NotFound { .. } | bucket::Error::ObjectRefused { .. }) => None,
+            Err(error) => return Err(error.into()),
+        };
+        let topic = self.topic(&log).await?;
+        if let Some(ObjectMetadata { last_position, .. }) = said.filter(|_| standing == Standing::Unknown)
+            && last_position <= POSITION_MAX
+        {
+            let mut transaction = self.database.begin_job().await?;
+            recovery::add_found(&mut transaction, topic.id, last_position, 0).await?;
+            database::commit(transaction).await?;
+        }
+        self.note_trouble_because(&log, (topic.id, listed.archive_id), TroubleKind::Recover, why).await;
+        Ok(())
+    }
+}

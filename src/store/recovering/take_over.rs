@@ -1,0 +1,290 @@
+use time::{Duration, OffsetDateTime};
+use uuid::Uuid;
+
+use crate::bucket::{ListedArchive, ObjectMetadata, Said, Scan};
+use crate::database::catalog::archives::{self, Archive, ArchiveExtent};
+use crate::database::catalog::leases::{self, Lease};
+use crate::database::catalog::{intents, members, recovery};
+use crate::database::ledger::edits;
+use crate::database::log::events;
+use crate::database::log::rows::{self, Topic};
+use crate::database::lookups;
+use crate::database::{self, Transaction};
+use crate::event::Event;
+use crate::event::PositionRanges;
+use crate::store::archives::contents::{Contents, ContentsReader};
+use crate::store::archives::lease::another_writer;
+use crate::store::archives::overlay::Overlay;
+use crate::store::recovering::reconcile::{Standing, standing};
+use crate::store::{Error, Store};
+
+/// One object on its way into the catalog.
+pub struct TakeOver<'a> {
+    pub store: &'a Store,
+    pub topic: &'a Topic,
+    pub listed: &'a ListedArchive,
+    pub metadata: &'a ObjectMetadata,
+    pub lease: Lease,
+}
+
+/// What became of it.
+pub struct Taken {
+    pub events: i64,
+    /// Archives that left the catalog for it.
+    pub superseded: Vec<Archive>,
+}
+
+impl TakeOver<'_> {
+    fn key(&self) -> (i64, Uuid) {
+        (self.topic.id, self.listed.archive_id)
+    }
+
+    /// `None` if there was nothing to do.
+    pub async fn run(self, scan: Scan) -> Result<Option<Taken>, Error> {
+        // It may have been deleted or replaced while another one had the lease, and still be read to its end.
+        let etag = scan.etag().to_owned();
+        if self.store.bucket()?.head_of(&self.listed.key).await?.etag != etag {
+            return Err(Error::GaveWay(format!("the object {} was replaced", self.listed.key)));
+        }
+        let mut transaction = self.store.database.begin_job().await?;
+        let (topic_id, archive_id) = self.key();
+        let known = recovery::known_objects_of(&mut transaction, topic_id, archive_id).await?;
+        let said = scan.head().said.clone();
+        let taken = match standing(archive_id, scan.head(), &known) {
+            Standing::Known | Standing::Stranger | Standing::Replaced | Standing::Refused => return Ok(None),
+            Standing::Older => {
+                let why =
+                    format!("it is of generation {}, and the catalog knows a later one", self.metadata.generation);
+                return Err(scan.damaged(why).into());
+            }
+            Standing::Forked => {
+                let why = format!("another database wrote generation {} of it", self.metadata.generation);
+                return Err(scan.damaged(why).into());
+            }
+            Standing::Intended if !self.stands_in(&said).await? => return Ok(None),
+            Standing::Unknown | Standing::Intended => self.adopt(&mut transaction, scan).await?,
+            Standing::Newer => Taken { events: self.renew(&mut transaction, scan).await?, superseded: Vec::new() },
+            Standing::Moved => Taken { events: self.follow(&mut transaction, scan).await?, superseded: Vec::new() },
+        };
+        rows::raise_catalog_epoch(&mut transaction, topic_id).await?;
+        database::commit(transaction).await?;
+        Ok(Some(taken))
+    }
+
+    async fn stands_in(&self, said: &Said) -> Result<bool, Error> {
+        Ok(self.store.stands_in_for(&self.topic.log, self.listed.archive_id, said).await?.is_some())
+    }
+
+    /// Reads the object to its end, and writes its lookup pages. `hot` is told of what it holds and is hot, too, where
+    /// that is wanted.
+    async fn read(
+        &self,
+        transaction: &mut Transaction,
+        scan: Scan,
+        mut hot: Option<&mut PositionRanges>,
+    ) -> Result<Contents, Error> {
+        let (topic_id, archive_id) = self.key();
+        let edits = edits::pending_of_archive(transaction, topic_id, archive_id).await?;
+        let key = self.store.hash_key(transaction).await?;
+        let unlike = scan.damaged("it does not hold what it says of itself");
+        let mut reader = ContentsReader::new(scan, self.topic.log.clone(), key, Overlay::new(edits));
+        lookups::delete(transaction, self.key()).await?;
+        loop {
+            let events = reader.next().await?;
+            for (run, lookups) in reader.take_runs() {
+                lookups::insert_run(transaction, self.key(), run, lookups).await?;
+            }
+            let Some(events) = events else { break };
+            if let Some(hot) = &mut hot {
+                self.compare_with_hot(transaction, &events, hot).await?;
+            }
+        }
+        let contents = reader.finish().await?;
+        if !contents.is_as_said(self.metadata) {
+            return Err(unlike.into());
+        }
+        Ok(contents)
+    }
+
+    async fn check_lease(&self, transaction: &mut Transaction) -> Result<(), Error> {
+        match leases::check(transaction, &self.lease).await? {
+            Some(_) => Ok(()),
+            None => Err(another_writer()),
+        }
+    }
+
+    /// An archive that is not in the catalog. What of it is hot, too, leaves.
+    async fn adopt(&self, transaction: &mut Transaction, scan: Scan) -> Result<Taken, Error> {
+        let mut hot = PositionRanges::default();
+        let contents = self.read(transaction, scan, Some(&mut hot)).await?;
+        let superseded = self.superseded(transaction, &contents.positions).await?;
+        for old in &superseded {
+            recovery::forget_archive(transaction, (old.topic_id, old.id)).await?;
+        }
+        if let Some(position) = self.held_elsewhere(transaction, &contents.positions).await? {
+            return Err(self.conflict(position, "another archive holds that, too"));
+        }
+        let archive = contents.archive(self.key(), self.metadata.generation, self.metadata.write_id);
+        // Rows first, the topic last: in the order in which an archive run takes them.
+        let left = events::delete_ranges(transaction, self.topic.id, hot.ranges()).await? as i64;
+        intents::delete_of_archive(transaction, self.key()).await?;
+        archives::insert(transaction, &archive).await?;
+        members::insert(transaction, self.key(), archive.generation, &contents.members).await?;
+        self.check_lease(transaction).await?;
+        for old in &superseded {
+            let left = (-old.count, -old.json_bytes, -old.object_bytes);
+            rows::add_archived(transaction, self.topic.id, old.last_position, left).await?;
+            // Until an archive that is taken over takes its own back from that count.
+            rows::add_deleted(transaction, self.topic.id, old.count).await?;
+        }
+        let added = (archive.count, archive.json_bytes, archive.object_bytes);
+        rows::add_archived(transaction, self.topic.id, archive.last_position, added).await?;
+        let nowhere = archive.count - left;
+        if recovery::add_found(transaction, self.topic.id, archive.last_position, nowhere).await? < 0 {
+            return Err(self.conflict(archive.last_position, "the log has no room for so many events"));
+        }
+        tracing::info!(log = %self.topic.log, archive_id = %archive.id, events = archive.count, "an archive was recovered");
+        Ok(Taken { events: archive.count, superseded })
+    }
+
+    /// Archives of the catalog that this one has come in place of: each is older, reaches into its positions, and has no
+    /// object any more, as a restore leaves it. What was pending for it then is in what came afterwards.
+    async fn superseded(
+        &self,
+        transaction: &mut Transaction,
+        positions: &PositionRanges,
+    ) -> Result<Vec<Archive>, Error> {
+        let (topic_id, archive_id) = self.key();
+        let log = &self.topic.log;
+        let mut superseded = Vec::new();
+        for other in self.others(transaction, positions).await? {
+            let Some(position) = positions.first_of(other.first_position, other.last_position) else { continue };
+            if !self.store.is_missing(log, other.id).await? {
+                continue;
+            }
+            let conflict = |why| self.conflict(position, &format!("archive {}, whose object is gone, {why}", other.id));
+            if other.id > archive_id {
+                return Err(conflict("is younger, and held that, too"));
+            }
+            if !self.store.bucket()?.noncurrent_versions(log, other.id).await?.is_empty() {
+                return Err(conflict("held that, too, and there is a version of it to be put back"));
+            }
+            if recovery::has_pending_since(transaction, (topic_id, other.id), made_at(archive_id)).await? {
+                return Err(conflict("held that, too, and was edited after this one was made"));
+            }
+            superseded.extend(archives::find(transaction, topic_id, other.id).await?);
+        }
+        Ok(superseded)
+    }
+
+    /// Archives of the catalog that reach into these positions.
+    async fn others(
+        &self,
+        transaction: &mut Transaction,
+        positions: &PositionRanges,
+    ) -> Result<Vec<ArchiveExtent>, Error> {
+        let (topic_id, archive_id) = self.key();
+        let Some((first, last)) = positions.span() else { return Ok(Vec::new()) };
+        let mut others = archives::extents(transaction, topic_id, None, (first, last + 1), i64::MAX).await?;
+        others.retain(|other| other.id != archive_id);
+        Ok(others)
+    }
+
+    /// Remembers those that are hot as well. They agree, or the archived one was edited later: an archive is made of
+    /// rows as they are, so what a row differs by came to the archive, unless the row was edited after it was made.
+    async fn compare_with_hot(
+        &self,
+        transaction: &mut Transaction,
+        events: &[Event],
+        hot: &mut PositionRanges,
+    ) -> Result<(), Error> {
+        let positions: Vec<i64> = events.iter().map(|event| event.position).collect();
+        let ids: Vec<&str> = events.iter().map(|event| event.id.as_str()).collect();
+        for row in events::lock_hot(transaction, self.topic.id, &positions, &ids).await? {
+            let archived = events.binary_search_by_key(&row.position, |event| event.position).map(|at| &events[at]);
+            match archived {
+                Ok(archived) if *archived == row => {}
+                Ok(archived) if archived.is_edit_of(&row) => {
+                    let made_at = made_at(self.listed.archive_id);
+                    if recovery::hot_edited_since(transaction, (self.topic.id, row.position), made_at).await? {
+                        return Err(self.conflict(row.position, "the hot event was edited after it was archived"));
+                    }
+                }
+                Ok(_) => return Err(self.conflict(row.position, "a hot event that is another one has that, too")),
+                Err(_) => return Err(self.conflict(row.position, "a hot event there has the id of one of its events")),
+            }
+            hot.push(row.position);
+        }
+        Ok(())
+    }
+
+    fn conflict(&self, position: i64, why: &str) -> Error {
+        Error::Damaged(format!("the object {} cannot be taken over: position {position}: {why}", self.listed.key))
+    }
+
+    /// A position that one of the archives of the catalog holds. Only members that reach across are looked at, and read
+    /// only where they have gaps.
+    async fn held_elsewhere(
+        &self,
+        transaction: &mut Transaction,
+        positions: &PositionRanges,
+    ) -> Result<Option<i64>, Error> {
+        let others: Vec<Uuid> = self.others(transaction, positions).await?.iter().map(|other| other.id).collect();
+        let Some((first, last)) = positions.span().filter(|_| !others.is_empty()) else { return Ok(None) };
+        for member in members::extents(transaction, self.topic.id, &others, None, (first, last + 1)).await? {
+            if !positions.reach_into(member.first_position, member.last_position) {
+                continue;
+            }
+            let held = self.store.positions_of(&self.topic.log, &member).await?;
+            let both = held.into_iter().find_map(|(first, last)| positions.first_of(first, last));
+            if both.is_some() {
+                return Ok(both);
+            }
+        }
+        Ok(None)
+    }
+
+    /// An archive that was rewritten after what the catalog knows of it.
+    async fn renew(&self, transaction: &mut Transaction, scan: Scan) -> Result<i64, Error> {
+        let other = scan.damaged("it does not hold the positions that the catalog knows");
+        let old = self.known(transaction).await?;
+        let contents = self.read(transaction, scan, None).await?;
+        let new = contents.archive(self.key(), self.metadata.generation, self.metadata.write_id);
+        if (new.first_position, new.last_position, new.count) != (old.first_position, old.last_position, old.count) {
+            return Err(other.into());
+        }
+        recovery::replace_archive(transaction, &new).await?;
+        members::insert(transaction, self.key(), new.generation, &contents.members).await?;
+        self.check_lease(transaction).await?;
+        let grown = (0, new.json_bytes - old.json_bytes, new.object_bytes - old.object_bytes);
+        rows::add_archived(transaction, self.topic.id, new.last_position, grown).await?;
+        tracing::info!(log = %self.topic.log, archive_id = %new.id, generation = new.generation, "an archive was renewed");
+        Ok(new.count)
+    }
+
+    /// An object that the catalog knows under another ETag.
+    async fn follow(&self, transaction: &mut Transaction, scan: Scan) -> Result<i64, Error> {
+        let other = scan.damaged("its digest is not the one that the catalog knows");
+        let old = self.known(transaction).await?;
+        let contents = self.read(transaction, scan, None).await?;
+        if contents.digest != old.digest {
+            return Err(other.into());
+        }
+        recovery::set_etag(transaction, self.key(), &contents.etag).await?;
+        self.check_lease(transaction).await?;
+        Ok(old.count)
+    }
+
+    async fn known(&self, transaction: &mut Transaction) -> Result<Archive, Error> {
+        let (topic_id, archive_id) = self.key();
+        let archive = archives::find(transaction, topic_id, archive_id).await?;
+        archive.ok_or_else(|| Error::GaveWay(format!("archive {archive_id} is in the catalog no more")))
+    }
+}
+
+/// When the batch of an archive was chosen, which its id says.
+fn made_at(archive_id: Uuid) -> OffsetDateTime {
+    let (seconds, nanos) = archive_id.get_timestamp().map_or((0, 0), |timestamp| timestamp.to_unix());
+    let at = OffsetDateTime::from_unix_timestamp(seconds as i64).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    at + Duration::nanoseconds(i64::from(nanos))
+}

@@ -1,0 +1,360 @@
+//! Delivers one progress: reads ahead, offers events to the group's subscribers here, and writes down what was acked
+//! before it sends the next. It comes to its end when nothing is left to deliver.
+//!
+//! If the process dies, what was in flight is delivered again by whoever takes the progress over: at least once.
+
+mod offering;
+mod reading;
+pub mod record;
+pub mod unreceived;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::{self, BoxFuture};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use crate::database::groups::progress::{Progress, Refusal, Turn};
+use crate::event::Log;
+use crate::store::Held;
+use crate::store::subscribe::acks::{self, Meaning};
+use crate::store::subscribe::courier::record::Outcomes;
+use crate::store::subscribe::replica::{Session, Wake};
+use crate::store::subscribe::subscriber::{Room, Subscriber};
+use crate::store::subscribe::window::{Item, Window};
+
+use reading::{READ_EVENTS_MIN, Reading};
+
+/// Clients say so of an event that reaches them before they are ready.
+const NOT_SUBSCRIBED_DELAY: Duration = Duration::from_millis(50);
+const BACK_OFF_MIN: Duration = Duration::from_millis(100);
+const BACK_OFF_MAX: Duration = Duration::from_secs(5);
+/// So often every subscriber has refused an event when they are told to panic, about 1.5 s after the first time. They
+/// are told once: a panic makes some clients connect twice.
+const PANIC_ROUNDS: i64 = 5;
+/// A topic that its subscribers may not take is offered to other replicas so often.
+const HELD_DELAY: Duration = Duration::from_secs(2);
+/// What was read ahead is forgotten when nothing was acked for so long.
+const AHEAD_KEPT: Duration = Duration::from_secs(1);
+
+/// What a client says of an event.
+pub struct Ack {
+    pub subscriber: Arc<Subscriber>,
+    pub stream: String,
+    /// Empty if it was handled.
+    pub error: String,
+    pub retry: bool,
+}
+
+/// Why a courier has come to its end.
+pub enum End {
+    /// Everything is handled.
+    Idle(Progress),
+    /// No subscriber here wants the topic any more. What was refused is still, when they come back.
+    Deserted { refusal: Refusal },
+    /// Nobody here can handle the next event; another replica may have somebody.
+    HandedOver { refusal: Refusal, wait: Duration },
+    /// Somebody else owns the progress.
+    Lost,
+}
+
+pub struct Courier {
+    pub session: Arc<Session>,
+    pub turn: Turn,
+    pub log: Log,
+    pub window: Window,
+    refusal: Refusal,
+    subscribers: watch::Receiver<Vec<Arc<Subscriber>>>,
+    inbox: mpsc::Receiver<Ack>,
+    wake: Arc<Wake>,
+    /// Where it waits for room, by subscriber. A place in a line is kept while it does something else.
+    lines: HashMap<u64, BoxFuture<'static, Room>>,
+    /// Subscribers that were sent what is large, by their numbers.
+    pub carriers: HashMap<u64, Arc<Subscriber>>,
+    reading: Option<Reading>,
+    /// The memory that it reads ahead in.
+    ahead: Option<Held>,
+    read_limit: i64,
+    /// Of the log, as it was last heard of: what was read before is not sent as it was.
+    edit_counter: i64,
+    /// Nothing was waited for since.
+    is_edit_counter_fresh: bool,
+    read_retry_at: Option<Instant>,
+    /// Reads in a row that failed for good, of one event each.
+    failed_reads: u32,
+    /// Events that could not be read are not read again to be sent once more until then; everything else goes on.
+    resend_retry_at: Option<Instant>,
+    /// Everything was read that there was.
+    is_at_end: bool,
+    /// Since when nothing was acked.
+    quiet_since: Instant,
+    /// Nothing is read ahead before something is acked.
+    is_trimmed: bool,
+    /// Another replica may have a subscriber for what nobody here takes.
+    hand_over: Option<(i64, Duration)>,
+    held_until: Option<Instant>,
+}
+
+impl Courier {
+    pub fn new(
+        session: Arc<Session>,
+        (turn, log): (Turn, Log),
+        (progress, refusal): (&Progress, Refusal),
+        (subscribers, inbox, wake): (watch::Receiver<Vec<Arc<Subscriber>>>, mpsc::Receiver<Ack>, Arc<Wake>),
+    ) -> Courier {
+        Courier {
+            session,
+            window: Window::new(turn.group.is_parallel, progress),
+            turn,
+            log,
+            refusal,
+            subscribers,
+            inbox,
+            wake,
+            lines: HashMap::new(),
+            carriers: HashMap::new(),
+            reading: None,
+            ahead: None,
+            read_limit: READ_EVENTS_MIN,
+            edit_counter: 0,
+            is_edit_counter_fresh: false,
+            read_retry_at: None,
+            failed_reads: 0,
+            resend_retry_at: None,
+            is_at_end: false,
+            quiet_since: Instant::now(),
+            is_trimmed: false,
+            hand_over: None,
+            held_until: None,
+        }
+    }
+
+    pub async fn run(mut self) {
+        loop {
+            let end = self.deliver().await;
+            if matches!(end, End::Lost) {
+                // Their acks of what is in flight could be taken for acks of what is sent next.
+                let subscribers = self.subscribers.borrow().clone();
+                let has_in_flight =
+                    |subscriber: &&Arc<Subscriber>| !self.window.in_flight_on(subscriber.number).is_empty();
+                subscribers.iter().filter(has_in_flight).for_each(|subscriber| subscriber.close());
+            }
+            if self.session.rest(&self.turn, end) {
+                return self.count_last_acks().await;
+            }
+        }
+    }
+
+    /// Nothing is in flight any more: what came since the courier looked last are acks of broadcasts.
+    async fn count_last_acks(mut self) {
+        self.inbox.close();
+        while let Some(ack) = self.inbox.recv().await {
+            ack.subscriber.acked_nothing(&self.log, &ack.stream);
+        }
+    }
+
+    async fn deliver(&mut self) -> End {
+        let mut pending: Vec<Ack> = Vec::new();
+        loop {
+            // Subscribers first: whoever has left has said before what there was to say.
+            let subscribers: Vec<Arc<Subscriber>> = self.subscribers.borrow_and_update().clone();
+            while let Ok(ack) = self.inbox.try_recv() {
+                pending.push(ack);
+            }
+            let mut outcomes = Outcomes::default();
+            for ack in pending.drain(..) {
+                self.acked(ack, &subscribers, &mut outcomes);
+            }
+            self.look_at_receipts(&subscribers, &mut outcomes);
+            if !outcomes.is_empty() && !self.write_down(outcomes).await {
+                return End::Lost;
+            }
+            self.window.requeue(|number| !subscribers.iter().any(|subscriber| subscriber.number == number));
+            let covers = |subscriber: &&Arc<Subscriber>| subscriber.covers(&self.log) && !subscriber.is_closed();
+            let subscribers: Vec<Arc<Subscriber>> = subscribers.iter().filter(covers).cloned().collect();
+            if subscribers.is_empty() {
+                return End::Deserted { refusal: self.window.refusal().unwrap_or(self.refusal) };
+            }
+            if self.may_load_resends() && self.wake.resends.swap(false, Ordering::AcqRel) {
+                if let Err(error) = self.load_resends().await {
+                    self.failed_loading(&error);
+                }
+                self.is_edit_counter_fresh = false;
+            }
+            self.read_ahead(&subscribers);
+            if !self.session.is_live() {
+                return End::Lost;
+            }
+            if let Err(error) = self.offer_all(&subscribers).await {
+                self.lines.clear();
+                self.failed_reading(error, 1);
+            }
+            if self.window.is_empty() && self.is_at_end && self.reading.is_none() && !self.wake.is_woken() {
+                return End::Idle(self.window.progress());
+            }
+            if let Some(end) = self.handed_over().await {
+                return end;
+            }
+            self.is_edit_counter_fresh = false;
+            if let Some(ack) = self.wait(&subscribers).await {
+                pending.push(ack);
+            }
+        }
+    }
+
+    fn acked(&mut self, ack: Ack, subscribers: &[Arc<Subscriber>], outcomes: &mut Outcomes) {
+        let Ack { subscriber, stream, error, retry } = ack;
+        let mut in_flight = self.window.in_flight_on(subscriber.number);
+        in_flight.retain(|(position, _)| outcomes.positions().all(|acked| acked != *position));
+        let (position, error, retry) = match acks::of(&in_flight, &stream, &error, &subscriber, &self.log) {
+            Meaning::Event(position) => (position, error, retry),
+            Meaning::Handled(position) => (position, String::new(), false),
+            // It is sent again, to be sure.
+            Meaning::Doubtful(position) => (position, error, true),
+            Meaning::Nothing => return,
+            Meaning::Unclear => {
+                tracing::warn!(log = %self.log, group = self.turn.group.name, "an ack may mean several events: its subscriber has to connect again");
+                subscriber.close();
+                return;
+            }
+        };
+        (self.quiet_since, self.is_trimmed) = (Instant::now(), false);
+        subscriber.receipts.acked((self.turn.topic_id, position));
+        if let Some(item) = self.window.get(position) {
+            item.resets = 0;
+        }
+        if error.is_empty() {
+            if self.turn.group.is_parallel && !stream.is_empty() {
+                subscriber.names_streams();
+            }
+            outcomes.handled.push(position);
+        } else if !retry && error == "not subscribed" {
+            self.window.wait(position, Some(Instant::now() + NOT_SUBSCRIBED_DELAY));
+        } else if retry {
+            self.refused(position, subscriber.number, &error, subscribers);
+        } else {
+            metrics::counter!("coldstream_events_erroneous_total").increment(1);
+            outcomes.erroneous.push((position, error));
+        }
+    }
+
+    /// Another subscriber is asked first, and all of them again after a while.
+    fn refused(&mut self, position: i64, number: u64, error: &str, subscribers: &[Arc<Subscriber>]) {
+        let Some(item) = self.window.get(position) else { return };
+        metrics::counter!("coldstream_events_refused_total").increment(1);
+        item.retry_number += 1;
+        item.refused_by.insert(number);
+        let may_take = |subscriber: &&Arc<Subscriber>| {
+            subscriber.covers(&self.log) && !subscriber.is_closed() && subscriber.may_take(item.deployment_id)
+        };
+        if subscribers.iter().filter(may_take).any(|other| !item.refused_by.contains(&other.number)) {
+            self.window.wait(position, None);
+            return;
+        }
+        item.refused_by.clear();
+        item.rounds += 1;
+        let rounds = item.rounds;
+        let back_off = BACK_OFF_MIN.saturating_mul(1 << (rounds - 1).clamp(0, 16)).min(BACK_OFF_MAX);
+        self.window.wait(position, Some(Instant::now() + back_off));
+        self.hand_over = Some((position, back_off));
+        if rounds == PANIC_ROUNDS {
+            let reason = format!("no subscriber of the group could handle an event of {}: {error}", self.log);
+            metrics::counter!("coldstream_panics_total").increment(1);
+            self.session.panic(&self.turn.group, &self.log, &reason);
+        }
+    }
+
+    /// False if somebody else has taken the progress.
+    async fn write_down(&mut self, outcomes: Outcomes) -> bool {
+        // There may be more of them than are loaded at once.
+        let is_resent = |item: Option<&mut Item>| item.is_some_and(|item| item.is_resent);
+        if outcomes.positions().any(|position| is_resent(self.window.get(position))) {
+            self.wake.resends.store(true, Ordering::Release);
+        }
+        let store = Arc::clone(&self.session.store);
+        let Some(edit_counter) = store.write_down(&self.session, &self.turn, &mut self.window, outcomes).await else {
+            return false;
+        };
+        self.heard_of_edits(edit_counter);
+        if store.delete_consumed(&self.turn, &self.log).await {
+            self.is_edit_counter_fresh = false;
+        }
+        true
+    }
+
+    /// What was read before the newest edit is read again.
+    fn heard_of_edits(&mut self, edit_counter: i64) {
+        if edit_counter > self.edit_counter {
+            self.window.forget_events();
+            self.edit_counter = edit_counter;
+        }
+        self.is_edit_counter_fresh = true;
+    }
+
+    /// Lets another replica try, if there is one with subscribers of the group.
+    async fn handed_over(&mut self) -> Option<End> {
+        if self.window.is_any_in_flight() {
+            return None;
+        }
+        let (position, wait) = self.hand_over.take()?;
+        if !self.session.store.others_subscribe(self.session.id, &self.turn.group).await {
+            return None;
+        }
+        let item = self.window.get(position)?;
+        Some(End::HandedOver { refusal: item.refusal(position).unwrap_or_default(), wait })
+    }
+
+    /// Until there is something to do. Gives the ack that was it.
+    async fn wait(&mut self, subscribers: &[Arc<Subscriber>]) -> Option<Ack> {
+        let now = Instant::now();
+        let trim_at = (self.window.ahead() > 0 && !self.is_trimmed).then_some(self.quiet_since + AHEAD_KEPT);
+        let ready_at = subscribers.iter().map(|subscriber| subscriber.ready_at);
+        let timers = self.window.next_at().into_iter().chain(ready_at).chain(self.retries_at()).chain(self.held_until);
+        let timer = timers.filter(|at| *at > now).chain(trim_at).min();
+        let Courier { reading, inbox, wake, lines, session, subscribers: group, .. } = self;
+        let alarm = async {
+            match timer {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        let room = async {
+            if lines.is_empty() {
+                return std::future::pending().await;
+            }
+            let rooms = lines.iter_mut().map(|(number, line)| line.map(|room| (*number, room)));
+            future::select_all(rooms).await.0
+        };
+        let page = async {
+            match reading {
+                Some(reading) => reading.page().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            ack = inbox.recv() => return ack,
+            _ = group.changed() => {}
+            page = page => self.has_read(page),
+            () = wake.notify.notified() => {}
+            () = alarm => {
+                if trim_at.is_some_and(|at| at <= Instant::now()) {
+                    self.is_trimmed = true;
+                    if self.window.trim() {
+                        // What is being read does not follow upon what is left.
+                        (self.reading, self.is_at_end) = (None, false);
+                        self.ahead = None;
+                    }
+                }
+            }
+            (number, room) = room => {
+                self.lines.insert(number, future::ready(room).boxed());
+            }
+            () = session.lost.cancelled() => {}
+        }
+        None
+    }
+}

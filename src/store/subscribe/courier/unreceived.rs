@@ -1,0 +1,160 @@
+//! Events that clients cannot receive. A gRPC library takes messages up to some size, 4 MiB where nobody says more; a
+//! larger one makes it end the stream, and its application connects again, for the same event, for ever.
+//!
+//! Four signs tell such an end from others: the event is large; the client itself ended its stream, and did not lose
+//! its connection, as one does that is killed; it did so right after the event was sent, before an ack; and it came
+//! back for the event, while consumers that leave because they are to do not. The largest of several such events on a
+//! stream is the one, whatever the client's limit is.
+
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use parking_lot::{Mutex, MutexGuard};
+use tokio::time::Instant;
+
+use crate::store::subscribe::courier::Courier;
+use crate::store::subscribe::courier::record::Outcomes;
+use crate::store::subscribe::subscriber::Subscriber;
+
+/// No library is known that takes less.
+const LARGE_BYTES_MIN: usize = 64 * 1024;
+/// A client that stays for so long has received the event.
+const RECEIVED_AFTER: Duration = Duration::from_secs(10);
+
+/// The large events that are on their way on one connection, and when its client ended it.
+#[derive(Default)]
+pub struct Receipts {
+    /// By topic and position.
+    large: Mutex<HashMap<(i64, i64), Sent>>,
+    ended_at: OnceLock<Instant>,
+}
+
+#[derive(Clone, Copy)]
+struct Sent {
+    bytes: usize,
+    at: Instant,
+}
+
+/// The fate of a large event that was not acked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Receipt {
+    /// The client ended its stream as it came.
+    Reset {
+        bytes: usize,
+        at: Instant,
+    },
+    Received,
+    Unknown,
+}
+
+impl Receipts {
+    fn large(&self) -> MutexGuard<'_, HashMap<(i64, i64), Sent>> {
+        self.large.lock()
+    }
+
+    /// Whether it is one of those that are looked at.
+    pub fn sent(&self, place: (i64, i64), bytes: usize, at: Instant) -> bool {
+        let is_large = bytes >= LARGE_BYTES_MIN;
+        if is_large {
+            self.large().insert(place, Sent { bytes, at });
+        }
+        is_large
+    }
+
+    pub fn acked(&self, place: (i64, i64)) {
+        self.large().remove(&place);
+    }
+
+    /// The client itself has ended its stream.
+    pub fn ended(&self, at: Instant) {
+        let _ = self.ended_at.set(at);
+    }
+
+    fn of(&self, place: (i64, i64), now: Instant) -> Receipt {
+        let large = self.large();
+        let Some(sent) = large.get(&place) else { return Receipt::Unknown };
+        let ended_at = self.ended_at.get().copied();
+        if ended_at.unwrap_or(now).duration_since(sent.at) >= RECEIVED_AFTER {
+            return Receipt::Received;
+        }
+        let is_largest = large.iter().all(|(other, it)| (it.bytes, *other) <= (sent.bytes, place));
+        match ended_at {
+            Some(at) if is_largest => Receipt::Reset { bytes: sent.bytes, at },
+            _ => Receipt::Unknown,
+        }
+    }
+}
+
+impl Courier {
+    /// Counts events that subscribers which have left since could not receive. An event that none of the group can
+    /// receive is erroneous.
+    pub fn look_at_receipts(&mut self, subscribers: &[Arc<Subscriber>], outcomes: &mut Outcomes) {
+        let has_left = |number: &u64| subscribers.iter().all(|subscriber| subscriber.number != *number);
+        let gone: Vec<Arc<Subscriber>> =
+            self.carriers.extract_if(|number, _| has_left(number)).map(|(_, subscriber)| subscriber).collect();
+        for subscriber in gone {
+            let mut positions: Vec<i64> =
+                self.window.in_flight_on(subscriber.number).into_iter().map(|(position, _)| position).collect();
+            positions.retain(|position| outcomes.positions().all(|acked| acked != *position));
+            for position in positions {
+                outcomes.erroneous.extend(self.unreceived(position, &subscriber).map(|error| (position, error)));
+            }
+        }
+    }
+
+    /// Says what is wrong with the event, once it was tried often enough.
+    fn unreceived(&mut self, position: i64, subscriber: &Subscriber) -> Option<String> {
+        let receipt = subscriber.receipts.of((self.turn.topic_id, position), Instant::now());
+        let attempts_max = self.session.store.settings.subscribing.delivery_attempts_max;
+        let item = self.window.get(position)?;
+        match receipt {
+            Receipt::Received => item.resets = 0,
+            Receipt::Reset { bytes, at } if item.reset_at.is_none_or(|before| subscriber.joined_at > before) => {
+                (item.resets, item.reset_at) = (item.resets + 1, Some(at));
+                if item.resets >= attempts_max {
+                    let error = format!(
+                        "no client of the group received it: {attempts_max} connections in a row ended their stream \
+                         as it came. It has {bytes} bytes; does the client take messages of that size?"
+                    );
+                    metrics::counter!("coldstream_events_unreceived_total").increment(1);
+                    metrics::counter!("coldstream_events_erroneous_total").increment(1);
+                    tracing::warn!(log = %self.log, group = self.turn.group.name, position, "{error}");
+                    return Some(error);
+                }
+            }
+            Receipt::Reset { .. } | Receipt::Unknown => {}
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_that_was_sent_right_before_is_the_one() {
+        let (receipts, now) = (Receipts::default(), Instant::now());
+        assert!(!receipts.sent((1, 1), LARGE_BYTES_MIN - 1, now));
+        for (position, bytes) in [(2, LARGE_BYTES_MIN), (3, LARGE_BYTES_MIN + 1), (4, LARGE_BYTES_MIN + 2)] {
+            assert!(receipts.sent((1, position), bytes, now));
+        }
+        receipts.acked((1, 4));
+        let of = |position| receipts.of((1, position), now + RECEIVED_AFTER / 2);
+        assert_eq!([1, 2, 3, 4].map(of), [Receipt::Unknown; 4], "the connection broke off");
+        receipts.ended(now + RECEIVED_AFTER / 2);
+        let reset = Receipt::Reset { bytes: LARGE_BYTES_MIN + 1, at: now + RECEIVED_AFTER / 2 };
+        assert_eq!([1, 2, 3, 4].map(of), [Receipt::Unknown, Receipt::Unknown, reset, Receipt::Unknown]);
+        assert_eq!(receipts.of((1, 3), now + RECEIVED_AFTER), reset, "however late it is looked at");
+    }
+
+    #[test]
+    fn what_is_handled_for_long_was_received() {
+        let (receipts, now) = (Receipts::default(), Instant::now());
+        assert!(receipts.sent((1, 1), LARGE_BYTES_MIN, now));
+        assert_eq!(receipts.of((1, 1), now + RECEIVED_AFTER), Receipt::Received);
+        receipts.ended(now + RECEIVED_AFTER);
+        assert_eq!(receipts.of((1, 1), now + RECEIVED_AFTER), Receipt::Received);
+    }
+}

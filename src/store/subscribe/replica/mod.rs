@@ -1,0 +1,389 @@
+//! What a replica with subscribers has: a lease, an ear for other replicas, and the progress that it owns. It begins
+//! with the first subscriber and ends with the last one; without one there is no query, no connection and no task.
+//!
+//! If the process dies, its lease ends, and another replica takes over. If it could not renew its lease in time, it
+//! ends its subscribers' streams: others may be delivering.
+
+pub mod tend;
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use parking_lot::{Mutex, MutexGuard};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+use crate::database::groups::progress::{Group, Progress, Refusal, Taken, Turn, Wanted};
+use crate::database::groups::replicas::GroupNames;
+use crate::event::{Event, Log};
+use crate::store::Store;
+use crate::store::subscribe::courier::{Ack, Courier, End};
+use crate::store::subscribe::subscriber::Subscriber;
+
+/// Acks that a courier has not looked at. Clients give an ack up that is not taken at once, and then hang: there is room for whatever may be in flight.
+const INBOX_ACKS_MAX: usize = 4_096;
+
+pub struct Session {
+    pub id: Uuid,
+    pub store: Arc<Store>,
+    state: Mutex<State>,
+    /// There is something to take or to release.
+    pub errand: Notify,
+    /// The last subscriber is gone, or the process ends.
+    pub ending: CancellationToken,
+    /// Others may own what it owned.
+    pub lost: CancellationToken,
+    pub lease_end: Mutex<Option<Instant>>,
+    pub couriers: TaskTracker,
+}
+
+#[derive(Default)]
+struct State {
+    groups: HashMap<Group, Members>,
+    topic_ids: HashMap<Log, i64>,
+    errands: Errands,
+}
+
+/// What is to be done in Postgres.
+#[derive(Default)]
+pub struct Errands {
+    pub looks_everywhere: bool,
+    /// Something that is owned may have been left without a courier.
+    pub looks_at_own: bool,
+    pub look_at: BTreeSet<i64>,
+    pub releases: Vec<(Turn, Refusal)>,
+    pub hand_overs: Vec<(Turn, Refusal, Duration)>,
+}
+
+/// A group's subscribers, and what is owned for it.
+struct Members {
+    subscribers: watch::Sender<Vec<Arc<Subscriber>>>,
+    owned: HashMap<i64, Owned>,
+    /// Topics whose progress another replica owned when it was looked at last.
+    elsewhere: HashSet<i64>,
+}
+
+struct Owned {
+    turn: Turn,
+    log: Log,
+    progress: Progress,
+    refusal: Refusal,
+    wake: Arc<Wake>,
+    /// `None` while everything is handled.
+    inbox: Option<mpsc::Sender<Ack>>,
+}
+
+/// What a courier is woken for.
+#[derive(Default)]
+pub struct Wake {
+    pub published: AtomicBool,
+    pub resends: AtomicBool,
+    pub notify: Notify,
+}
+
+/// Why there may be something to deliver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    Published,
+    Resent,
+    /// It is not known.
+    Any,
+}
+
+impl Wake {
+    fn wake(&self, cause: Cause) {
+        self.published.fetch_or(cause != Cause::Resent, Ordering::Release);
+        self.resends.fetch_or(cause != Cause::Published, Ordering::Release);
+        self.notify.notify_one();
+    }
+
+    pub fn is_woken(&self) -> bool {
+        self.published.load(Ordering::Acquire) || self.resends.load(Ordering::Acquire)
+    }
+}
+
+impl Members {
+    fn new() -> Members {
+        let subscribers = watch::Sender::new(Vec::new());
+        Members { subscribers, owned: HashMap::new(), elsewhere: HashSet::new() }
+    }
+
+    fn covers(&self, log: &Log) -> bool {
+        is_covered(&self.subscribers, log)
+    }
+
+    /// Nobody wants anything, and nothing is owned.
+    fn is_over(&self) -> bool {
+        self.owned.is_empty() && self.subscribers.borrow().is_empty()
+    }
+}
+
+fn is_covered(subscribers: &watch::Sender<Vec<Arc<Subscriber>>>, log: &Log) -> bool {
+    subscribers.borrow().iter().any(|subscriber| subscriber.covers(log))
+}
+
+impl Session {
+    pub fn new(store: Arc<Store>) -> Arc<Session> {
+        Arc::new(Session {
+            id: Uuid::now_v7(),
+            store,
+            state: Mutex::default(),
+            errand: Notify::new(),
+            ending: CancellationToken::new(),
+            lost: CancellationToken::new(),
+            lease_end: Mutex::default(),
+            couriers: TaskTracker::new(),
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
+    }
+
+    /// Whether nobody else can have taken what it owns.
+    pub fn is_live(&self) -> bool {
+        let lease_end = *self.lease_end.lock();
+        !self.lost.is_cancelled() && lease_end.is_some_and(|end| Instant::now() < end)
+    }
+
+    pub fn join(&self, subscriber: Arc<Subscriber>) {
+        let mut state = self.state();
+        let members = state.groups.entry(subscriber.group.clone()).or_insert_with(Members::new);
+        members.subscribers.send_modify(|subscribers| subscribers.push(subscriber));
+        members.elsewhere.clear();
+        state.errands.looks_everywhere = true;
+        drop(state);
+        self.errand.notify_one();
+    }
+
+    /// Whether it was the last one.
+    pub fn leave(&self, subscriber: &Subscriber) -> bool {
+        let mut state = self.state();
+        if let Some(members) = state.groups.get_mut(&subscriber.group) {
+            members
+                .subscribers
+                .send_modify(|subscribers| subscribers.retain(|other| other.number != subscriber.number));
+        }
+        state.drop_uncovered();
+        let is_last = state.groups.values().all(|members| members.subscribers.borrow().is_empty());
+        drop(state);
+        self.errand.notify_one();
+        is_last
+    }
+
+    /// Ends every subscriber's stream.
+    pub fn close_subscribers(&self) {
+        let state = self.state();
+        for members in state.groups.values() {
+            members.subscribers.borrow().iter().for_each(|subscriber| subscriber.close());
+        }
+    }
+
+    /// Tells the group's subscribers that none of them could handle an event.
+    pub fn panic(&self, group: &Group, log: &Log, reason: &str) {
+        let state = self.state();
+        let Some(members) = state.groups.get(group) else { return };
+        let subscribers = members.subscribers.borrow();
+        subscribers.iter().filter(|subscriber| subscriber.covers(log)).for_each(|subscriber| subscriber.panic(reason));
+    }
+
+    pub fn broadcast(&self, log: &Log, event: &Arc<Event>) {
+        let state = self.state();
+        for members in state.groups.values() {
+            for subscriber in members.subscribers.borrow().iter() {
+                if subscriber.covers(log) && subscriber.may_take(event.metadata.deployment_id) {
+                    subscriber.broadcast(log, event);
+                }
+            }
+        }
+    }
+
+    /// Where the ack of an event of this log is to go; `None` if none of it is in flight.
+    pub fn inbox(&self, group: &Group, log: &Log) -> Option<mpsc::Sender<Ack>> {
+        let state = self.state();
+        let topic_id = state.topic_ids.get(log)?;
+        state.groups.get(group)?.owned.get(topic_id)?.inbox.clone()
+    }
+
+    /// There may be something to deliver in this topic; its log is not known to those who heard of it from afar.
+    pub fn wake(self: &Arc<Self>, topic_id: i64, log: Option<&Log>, cause: Cause) {
+        let mut guard = self.state();
+        let State { groups, errands, .. } = &mut *guard;
+        let mut has_errand = false;
+        for members in groups.values_mut() {
+            if let Some(owned) = members.owned.get_mut(&topic_id) {
+                owned.wake.wake(cause);
+                self.start(owned, &members.subscribers);
+            } else if !members.elsewhere.contains(&topic_id) && log.is_none_or(|log| members.covers(log)) {
+                has_errand = true;
+                errands.look_at.insert(topic_id);
+            }
+        }
+        drop(guard);
+        if has_errand {
+            self.errand.notify_one();
+        }
+    }
+
+    /// What others own, somebody may have given up.
+    pub fn look_everywhere(&self, at_own: bool) {
+        let mut state = self.state();
+        state.groups.values_mut().for_each(|members| members.elsewhere.clear());
+        state.errands.looks_everywhere = true;
+        state.errands.looks_at_own |= at_own;
+        drop(state);
+        self.errand.notify_one();
+    }
+
+    fn start(self: &Arc<Self>, owned: &mut Owned, subscribers: &watch::Sender<Vec<Arc<Subscriber>>>) {
+        if owned.inbox.is_some() {
+            return;
+        }
+        let (inbox, acks) = mpsc::channel(INBOX_ACKS_MAX);
+        owned.inbox = Some(inbox);
+        let courier = Courier::new(
+            Arc::clone(self),
+            (owned.turn.clone(), owned.log.clone()),
+            (&owned.progress, std::mem::take(&mut owned.refusal)),
+            (subscribers.subscribe(), acks, Arc::clone(&owned.wake)),
+        );
+        self.couriers.spawn(courier.run());
+    }
+
+    /// Begins to deliver what was taken. What nobody wants any more is released again.
+    pub fn adopt(self: &Arc<Self>, taken: Vec<Taken>) {
+        let mut guard = self.state();
+        let State { groups, topic_ids, errands } = &mut *guard;
+        for Taken { turn, log, progress, refusal, has_resends } in taken {
+            // What is about to be given up is not begun anew.
+            let is_given_up = errands.releases.iter().any(|(other, _)| *other == turn)
+                || errands.hand_overs.iter().any(|(other, ..)| *other == turn);
+            if is_given_up {
+                continue;
+            }
+            let members = groups.get_mut(&turn.group).filter(|members| members.covers(&log));
+            let Some(members) = members else {
+                errands.releases.push((turn, refusal));
+                continue;
+            };
+            topic_ids.insert(log.clone(), turn.topic_id);
+            members.elsewhere.remove(&turn.topic_id);
+            let fresh = || Owned { turn: turn.clone(), log, progress, refusal, wake: Arc::default(), inbox: None };
+            let owned = members.owned.entry(turn.topic_id).or_insert_with(fresh);
+            owned.wake.wake(if has_resends { Cause::Any } else { Cause::Published });
+            self.start(owned, &members.subscribers);
+        }
+    }
+
+    /// What other replicas own, unless somebody has said since that it may have been given up.
+    pub fn remember_elsewhere(&self, owned: Vec<(Group, i64)>) {
+        let mut state = self.state();
+        if state.errands.looks_everywhere {
+            return;
+        }
+        for (group, topic_id) in owned {
+            if let Some(members) = state.groups.get_mut(&group) {
+                members.elsewhere.insert(topic_id);
+            }
+        }
+    }
+
+    /// A courier has come to its end. False if there is more to do for it.
+    pub fn rest(&self, turn: &Turn, end: End) -> bool {
+        let mut guard = self.state();
+        let State { groups, errands, .. } = &mut *guard;
+        let Some(members) = groups.get_mut(&turn.group) else { return true };
+        match end {
+            End::Idle(progress) => {
+                let Some(owned) = members.owned.get_mut(&turn.topic_id) else { return true };
+                if owned.wake.is_woken() {
+                    return false;
+                }
+                (owned.progress, owned.inbox) = (progress, None);
+                if !is_covered(&members.subscribers, &owned.log) {
+                    errands.releases.push((owned.turn.clone(), owned.refusal));
+                    members.owned.remove(&turn.topic_id);
+                }
+            }
+            End::Deserted { refusal } => {
+                members.owned.remove(&turn.topic_id);
+                errands.releases.push((turn.clone(), refusal));
+                // Somebody may have joined since the courier looked.
+                errands.look_at.insert(turn.topic_id);
+            }
+            End::HandedOver { refusal, wait } => {
+                members.owned.remove(&turn.topic_id);
+                errands.hand_overs.push((turn.clone(), refusal, wait));
+            }
+            End::Lost => {
+                members.owned.remove(&turn.topic_id);
+            }
+        }
+        if members.is_over() {
+            groups.remove(&turn.group);
+        }
+        drop(guard);
+        self.errand.notify_one();
+        true
+    }
+
+    pub fn errands(&self) -> Errands {
+        std::mem::take(&mut self.state().errands)
+    }
+
+    /// What could not be done is done the next time.
+    pub fn put_back(&self, errands: Errands) {
+        let Errands { looks_everywhere, looks_at_own, look_at, releases, hand_overs } = errands;
+        let mut state = self.state();
+        state.errands.looks_everywhere |= looks_everywhere;
+        state.errands.looks_at_own |= looks_at_own;
+        state.errands.look_at.extend(look_at);
+        state.errands.releases.extend(releases);
+        state.errands.hand_overs.extend(hand_overs);
+    }
+
+    /// What the groups' subscribers want.
+    pub fn wanted(&self) -> Vec<Wanted> {
+        let mut wanted = Vec::new();
+        for (group, members) in &self.state().groups {
+            let mut topics: BTreeSet<Option<String>> =
+                members.subscribers.borrow().iter().flat_map(|subscriber| subscriber.topics()).collect();
+            // All includes each.
+            if topics.contains(&None) {
+                topics.retain(Option::is_none);
+            }
+            wanted.extend(topics.into_iter().map(|topic| Wanted { group: group.clone(), topic }));
+        }
+        wanted
+    }
+
+    pub fn group_names(&self) -> GroupNames {
+        let state = self.state();
+        let members = state.groups.iter().filter(|(_, members)| !members.subscribers.borrow().is_empty());
+        let (parallel, normal) = members.map(|(group, _)| group).partition::<Vec<&Group>, _>(|group| group.is_parallel);
+        let names = |groups: Vec<&Group>| groups.into_iter().map(|group| group.name.clone()).collect();
+        GroupNames { normal: names(normal), parallel: names(parallel) }
+    }
+}
+
+impl State {
+    /// Releases what is at rest and has no subscriber any more; couriers see for themselves.
+    fn drop_uncovered(&mut self) {
+        let State { groups, errands, .. } = self;
+        for members in groups.values_mut() {
+            members.owned.retain(|_, owned| {
+                let is_kept = owned.inbox.is_some() || is_covered(&members.subscribers, &owned.log);
+                if !is_kept {
+                    errands.releases.push((owned.turn.clone(), owned.refusal));
+                }
+                is_kept
+            });
+        }
+        groups.retain(|_, members| !members.is_over());
+    }
+}
