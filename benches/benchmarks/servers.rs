@@ -55,7 +55,7 @@ impl Servers {
         servers
     }
 
-    /// Makes Postgres work as a server does that has been up for a while, and writes over old files of its log: a new
+    /// Makes Postgres work as a server does that has been up for a while, and writes over old files of its WAL: a new
     /// one stops all commits for some 35 ms whenever it makes another file, of 16 MB.
     async fn age(&self) {
         self.execute("postgres", "ALTER SYSTEM SET min_wal_size = '1GB'").await;
