@@ -1,5 +1,5 @@
-//! Peak memory of one `coldstream archive`, by the size of its batch: it is to be flat. Postgres and the S3 server run
-//! elsewhere, as they would: their memory does not count.
+//! The peak memory of one `coldstream archive`, by the size of its batch: it has to be flat. Postgres and the S3 server
+//! run elsewhere, as they would: their memory does not count.
 
 use coldstream::embedded::Durability;
 
@@ -15,7 +15,7 @@ pub async fn run(mode: Mode) -> Report {
     );
     let servers = Servers::start(Durability::None).await;
     let mut rows = Vec::new();
-    // The last one has 10 GB.
+    // The last batch has 10 GB.
     let sizes = mode.pick(&[10_000, 100_000, 300_000, 1_000_000, 12_000_000][..], &[1_000]);
     for batch_size in sizes.iter().filter(|events| **events <= events::max()) {
         let database = format!("batch_{batch_size}");

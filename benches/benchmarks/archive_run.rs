@@ -1,4 +1,4 @@
-//! One batch out of Postgres and into an object: ourselves, the least that it could cost, and what people do by hand.
+//! The move of one batch out of Postgres and into an object: by Coldstream, at the least possible cost, and by hand.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -12,19 +12,19 @@ use crate::report::{Report, median, ratio};
 use crate::servers::{self, Servers, bucket};
 use crate::{Mode, events, usage};
 
-/// What one way of doing it cost.
+/// The cost of one way to move a batch.
 #[derive(Debug, Clone, Copy)]
 struct Cost {
     seconds: f64,
     cpu_seconds: f64,
-    /// Of that, in Postgres.
+    /// The part of `cpu_seconds` that Postgres took.
     postgres_seconds: f64,
 }
 
-/// Members of this size are compressed one by one, as archives have them.
+/// The size of a member: members are compressed one by one, as in archives.
 const MEMBER_BYTES: usize = 256 * 1024;
 const TEMPLATE: &str = "loaded";
-/// In order of position, as an archive has them.
+/// The export, in the order of the positions, as in an archive.
 const FLOOR_COPY: &str = "COPY (SELECT position, id, stream, type, raised_at, payload FROM events
                                 WHERE topic_id = 1 AND position BETWEEN 1 AND 1000000000 ORDER BY position)
                           TO STDOUT (FORMAT binary)";
@@ -79,7 +79,7 @@ pub async fn run(mode: Mode) -> Report {
     report
 }
 
-/// As the service does it when it is told to, which is up before there is something to do.
+/// Archives as a running service does, which is up before there is something to do.
 async fn coldstream(servers: &Servers, database: &str, batch_size: u64) -> Cost {
     let store = servers.store(database, batch_size).await;
     let (started, before, own_before) = (Instant::now(), servers.postgres_cpu_seconds(), usage::own_cpu_seconds());
@@ -90,18 +90,18 @@ async fn coldstream(servers: &Servers, database: &str, batch_size: u64) -> Cost 
     Cost { seconds: started.elapsed().as_secs_f64(), cpu_seconds: own_seconds + postgres_seconds, postgres_seconds }
 }
 
-/// What the least is done with.
+/// The least work to compare with.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Floor {
     Bare,
-    /// What was made is on S3, and good, before anything is deleted.
+    /// The object is on S3, and good, before anything is deleted.
     ReadBack,
 }
 
 async fn floor(servers: &Servers, database: &str, kind: Floor) -> Cost {
     let bucket = servers.make_bucket(database).await;
     let mut connection = servers.connect(database).await;
-    // It would sort all of them else, which takes twice as long.
+    // Postgres would sort all rows else, which takes twice as long.
     sqlx::raw_sql("SET enable_sort = off").execute(&mut connection).await.expect("it can be set");
     let (started, before, own_before) = (Instant::now(), servers.postgres_cpu_seconds(), usage::own_cpu_seconds());
 
@@ -149,8 +149,8 @@ async fn floor(servers: &Servers, database: &str, kind: Floor) -> Cost {
     Cost { seconds: started.elapsed().as_secs_f64(), cpu_seconds: own_seconds + postgres_seconds, postgres_seconds }
 }
 
-/// The line of the row that a message of COPY ends with, if it has one: the first begins with the header, and the last is
-/// the end.
+/// Writes the line of the row in a message of COPY, if there is one: the first message begins with the header, and the
+/// last is only the end.
 fn write_line(message: &[u8], out: &mut Vec<u8>) {
     const HEADER_BYTES: usize = 19;
     let mut rest = message.strip_prefix(b"PGCOPY").map_or(message, |_| &message[HEADER_BYTES..]);

@@ -1,4 +1,4 @@
-//! What reading archived events costs, by how many archives there are; and a replay of a whole log, hot and archived.
+//! The cost of reading archived events, by how many archives there are; and a replay of a whole log, hot and archived.
 
 use std::sync::Arc;
 use std::sync::OnceLock;
@@ -13,7 +13,7 @@ use crate::report::{Report, count, median, ratio};
 use crate::servers::Servers;
 use crate::{Mode, events, usage};
 
-/// Of every archive here, so that only their number differs.
+/// The events of every archive here, so that the archives differ only in their number.
 const ARCHIVE_EVENTS: u64 = 50;
 const PAGE: i64 = 50;
 const GETS: &str = "coldstream_s3_requests_total{method=\"GET\"}";
@@ -40,7 +40,7 @@ const READS: [(Read, &str); 7] = [
     (Read::Newest, "the newest event"),
 ];
 
-/// What one read cost.
+/// The cost of one read.
 struct Cost {
     p50_ms: f64,
     cpu_ms: f64,
@@ -93,7 +93,7 @@ pub async fn run(mode: Mode) -> Report {
 }
 
 async fn measure(servers: &Servers, store: &Arc<Store>, read: Read, events: u64, times: u64) -> Cost {
-    // Statements are prepared, and connections there.
+    // The first read prepares statements and makes connections.
     perform(store, read, events, 0).await;
     let (gets, received, cpu) = (counted(GETS), counted(RECEIVED_BYTES), cpu_seconds(servers));
     let mut took = Vec::new();
@@ -132,7 +132,7 @@ async fn perform(store: &Arc<Store>, read: Read, events: u64, time: u64) {
     }
 }
 
-/// The same events through the same call, from rows and from an archive.
+/// Replays the same events through the same call, from rows and from an archive.
 async fn replay(servers: &Servers, mode: Mode, report: &mut Report) {
     let (events, rounds) = (mode.pick(100_000, 500), mode.pick(5, 1));
     events::import(servers, "hot", events).await;
@@ -172,7 +172,7 @@ fn cpu_seconds(servers: &Servers) -> f64 {
     servers.postgres_cpu_seconds() + usage::own_cpu_seconds()
 }
 
-/// What a counter of this process says.
+/// The value of a counter of this process.
 fn counted(name: &str) -> f64 {
     static METRICS: OnceLock<PrometheusHandle> = OnceLock::new();
     let metrics =

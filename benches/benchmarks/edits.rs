@@ -1,4 +1,4 @@
-//! What the rewrite of an archive costs, by how much of it is edited.
+//! The cost of the rewrite of an archive, by how much of it is edited.
 
 use std::time::Instant;
 
@@ -25,7 +25,7 @@ pub async fn run(mode: Mode) -> Report {
         let one = batch_size / 2 + round;
         for (costs, numbers) in rewrites.iter_mut().zip([
             vec![one],
-            // In every member.
+            // Every member has some of these edits.
             (0..batch_size).step_by(mode.pick(100, 100)).collect(),
             (0..all).map(|number| number * (batch_size / all)).collect(),
         ]) {

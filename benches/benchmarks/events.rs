@@ -1,4 +1,4 @@
-//! What is measured with.
+//! The events with which the sections measure.
 
 use std::fmt::Write as _;
 use std::io::{BufWriter, Write};
@@ -12,16 +12,16 @@ use uuid::Uuid;
 
 use crate::servers::Servers;
 
-/// So that an event has about 840 bytes of JSON.
+/// The padding with which an event has about 840 bytes of JSON.
 const PADDING_BYTES: usize = 640;
 
-/// The largest logs take ten minutes each: EVENTS_MAX leaves them out.
+/// The most events of a log, from EVENTS_MAX: it leaves out the largest logs, which take ten minutes each.
 pub fn max() -> u64 {
     let set = std::env::var("EVENTS_MAX").ok();
     set.map_or(u64::MAX, |text| text.parse().expect("EVENTS_MAX is a number"))
 }
 
-/// Loads old events into a database, which is made.
+/// Makes a database and loads old events into it.
 pub async fn import(servers: &Servers, database: &str, events: u64) {
     servers.execute("postgres", &format!("CREATE DATABASE {database}")).await;
     let mut import = servers.coldstream(database, &["import", "-"]);
@@ -34,7 +34,7 @@ pub async fn import(servers: &Servers, database: &str, events: u64) {
     assert!(written.await.expect("writing does not panic").success());
 }
 
-/// As lines that can be imported.
+/// Writes events as lines that can be imported.
 pub fn write(mut out: impl Write, events: u64) -> std::io::Result<()> {
     for number in 0..events {
         writeln!(
@@ -49,7 +49,7 @@ pub fn write(mut out: impl Write, events: u64) -> std::io::Result<()> {
     out.flush()
 }
 
-/// Reads the whole log from its first event to its last, and says how many there were.
+/// Reads the whole log from its first event to its last, and returns how many there were.
 pub async fn replay(store: &Arc<Store>) -> u64 {
     let everything = Query { filter: Filter::All, from: 1, skip: 0, limit: i64::MAX };
     let mut windows = std::pin::pin!(store.replay(log(), everything));
@@ -60,7 +60,7 @@ pub async fn replay(store: &Arc<Store>) -> u64 {
     seen
 }
 
-/// Of the loaded events, whose positions are one more than their numbers.
+/// The id of a loaded event, whose position is one more than its number.
 pub fn id(number: u64) -> String {
     Uuid::from_u64_pair(splitmix(2 * number), splitmix(2 * number + 1)).to_string()
 }
@@ -70,7 +70,7 @@ pub fn log() -> Log {
     Log::new("acme", "orders").expect("the names are good")
 }
 
-/// One that is raised when it is published.
+/// An event that is raised when it is published.
 pub fn event(id: String, number: u64) -> NewEvent {
     NewEvent {
         id,
@@ -84,8 +84,8 @@ pub fn event(id: String, number: u64) -> NewEvent {
     }
 }
 
-/// The JSON of a payload that compresses about as well as real ones do. Quickly: what makes events is measured with those
-/// who publish them.
+/// The JSON of a payload that compresses about as well as real ones do. It is made quickly, because the making of
+/// events is measured with their publishing.
 pub fn payload(number: u64) -> String {
     let mut payload = String::with_capacity(PADDING_BYTES + 64);
     let _ = write!(payload, "{{\"number\":{number},\"text\":\"");

@@ -1,4 +1,4 @@
-//! What gets dearer as there is more of it: by events of one log, and by logs that mostly are idle.
+//! Costs that may grow with the data: by events of one log, and by logs that mostly are idle.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use crate::servers::Servers;
 use crate::{Mode, events};
 
 const EVENT_JSON_BYTES: f64 = 840.0;
-/// Rows of other logs that have some hot events each, and nothing to do.
+/// Adds other logs, which have some hot events each and nothing to archive.
 const IDLE_TOPICS: &str = "
     INSERT INTO topics (tenant, topic, head_position, hot_magnitude)
     SELECT 'idle-' || number, 'orders', number % 100, magnitude(number % 100)
@@ -34,7 +34,7 @@ async fn by_events(servers: &Servers, mode: Mode, report: &mut Report) {
     let sizes = mode.pick(&[10_000, 100_000, 1_000_000, 10_000_000][..], &[200, 1_200]);
     for events in sizes.iter().filter(|events| **events <= events::max()) {
         let (mut database, mut archived) = (String::new(), Vec::new());
-        // What is over soon is done more than once.
+        // Short runs are repeated.
         for round in 0..mode.pick(1_000_000 / events, 1).clamp(1, 10) {
             database = format!("events_{events}_{round}");
             events::import(servers, &database, *events).await;
@@ -49,7 +49,7 @@ async fn by_events(servers: &Servers, mode: Mode, report: &mut Report) {
         let store = servers.forgetful_store(&database).await;
         let point_ms = point_read_ms(&store, *events, mode.pick(200, 3)).await;
         let replayed = replay(&store, *events).await;
-        // The first one makes a process learn which ids are archived.
+        // The first publish makes the process learn which ids are archived.
         publish_ms(&store, *events, 1).await;
         tokio::time::sleep(learning).await;
         let publish_ms = publish_ms(&store, *events + 1, mode.pick(200, 3)).await;
@@ -133,11 +133,11 @@ async fn point_read_ms(store: &Store, events: u64, times: u64) -> f64 {
         assert_eq!(event.expect("it is there").position as u64, number + 1);
         took.push(began.elapsed().as_secs_f64() * 1e3);
     }
-    // The first one made the connection.
+    // The first read made the connection.
     median(took.split_off(1))
 }
 
-/// Of new events, one a call, to a log with events up to this number.
+/// The median time to publish a new event, one a call, to a log whose events are numbered below `first_number`.
 async fn publish_ms(store: &Arc<Store>, first_number: u64, times: u64) -> f64 {
     let mut took = Vec::new();
     for number in first_number..first_number + times {
@@ -149,7 +149,7 @@ async fn publish_ms(store: &Arc<Store>, first_number: u64, times: u64) -> f64 {
     median(took)
 }
 
-/// Events a second.
+/// Replays the log, and returns the events a second.
 async fn replay(store: &Arc<Store>, events: u64) -> f64 {
     let began = Instant::now();
     assert_eq!(events::replay(store).await, events);

@@ -1,10 +1,10 @@
-//! What Coldstream costs, beside what people would do by hand: side by side, in one run, on a private Postgres and a
-//! private S3 server.
+//! The costs of Coldstream beside those of doing the same by hand, in one run, on a private Postgres and a private S3
+//! server.
 //!
 //!     cargo bench --bench benchmarks                  # everything, written to docs/benchmarks/
 //!     cargo bench --bench benchmarks -- publish       # some of it
 //!
-//! `cargo test` runs all of it with few events and writes to a temporary folder, to prove that it runs.
+//! `cargo test` runs every section with few events and writes to a temporary folder, to prove that they all run.
 
 mod archive_memory;
 mod archive_run;
@@ -28,7 +28,7 @@ use futures::future::{FutureExt, LocalBoxFuture};
 
 use report::Report;
 
-/// Whether the figures are wanted, or only the proof that they can be had.
+/// The size of a run: for the figures, or only to prove that they can be had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     Full,
@@ -63,7 +63,7 @@ fn main() {
     {
         return servers::serve_s3(folder.as_ref());
     }
-    // Given by `cargo bench` alone.
+    // Only `cargo bench` gives this argument.
     let mode = if arguments.iter().any(|argument| argument == "--bench") { Mode::Full } else { Mode::Quick };
     let wanted: Vec<&str> = arguments.iter().map(String::as_str).filter(|it| !it.starts_with("--")).collect();
     if let Some(unknown) = wanted.iter().find(|name| !SECTIONS.iter().any(|(known, _)| known == *name)) {

@@ -1,4 +1,4 @@
-//! What readers of hot events and publishers feel while S3 does not answer and others want archived events.
+//! The latency of hot reads and of publishing, while S3 does not answer and others want archived events.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use crate::{Mode, events};
 
 const DATABASE: &str = "outage";
 const PUBLISHERS: u64 = 4;
-/// Who want archived events all the time.
+/// The readers that want archived events all the time.
 const COLD_READERS: u64 = 8;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +32,7 @@ const SCENES: [(Scene, &str); 3] = [
     (Scene::Silent, "8 read archives, S3 is silent"),
 ];
 
-/// What was felt meanwhile.
+/// The figures of one scene.
 struct Felt {
     hot_read_p99_ms: f64,
     publish_p99_ms: f64,
@@ -112,7 +112,7 @@ async fn play(servers: &Servers, store: &Arc<Store>, scene: Scene, archived: u64
     felt
 }
 
-/// Milliseconds that each call took.
+/// Repeats a call, and returns the milliseconds that each took.
 async fn repeat(length: Duration, call: impl AsyncFn(u64)) -> Vec<f64> {
     let (started, mut took) = (Instant::now(), Vec::new());
     while started.elapsed() < length {
@@ -123,7 +123,7 @@ async fn repeat(length: Duration, call: impl AsyncFn(u64)) -> Vec<f64> {
     took
 }
 
-/// How many reads there were, and how many failed.
+/// Reads archived events until the scene is over; returns how many reads there were, and how many failed.
 async fn read_archived(store: Arc<Store>, reader: u64, archived: u64, over: CancellationToken) -> (usize, usize) {
     let (mut reads, mut failures) = (0, 0);
     while !over.is_cancelled() {

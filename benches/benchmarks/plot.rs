@@ -4,7 +4,7 @@ use plotters::prelude::*;
 
 const SIZE: (u32, u32) = (720, 400);
 
-/// Some lines over one axis; both axes are logarithmic.
+/// A plot of some lines over one axis; both axes are logarithmic.
 pub struct Plot {
     pub name: &'static str,
     pub title: String,

@@ -1,4 +1,4 @@
-//! Publishing to one topic, by how many do it at once; and loading a log from elsewhere.
+//! Publishing to one topic, by the number of publishers; and loading a log from elsewhere.
 
 use std::fs::File;
 use std::io::BufWriter;
@@ -24,7 +24,7 @@ const PUBLISHERS: [usize; 3] = [1, 8, 64];
 const LIBRARY: &str = "Coldstream, library";
 const GRPC: &str = "Coldstream, gRPC";
 const GRPC_SHARED: &str = "Coldstream, gRPC, one connection";
-/// What the hand-written append does: it holds the log while it numbers one event.
+/// The hand-written append, which holds the log while it numbers one event.
 pub const BY_HAND: &str = "
     CREATE TABLE messages (
         log bigint NOT NULL,
@@ -52,7 +52,7 @@ pub const BY_HAND: &str = "
     $$;
 ";
 
-/// Whoever publishes one event after the other.
+/// A publisher of one event after the other.
 enum Publisher {
     ByHand(PgConnection),
     MessageDb(PgConnection),
@@ -60,7 +60,7 @@ enum Publisher {
     Grpc(ServiceClient<Channel>),
 }
 
-/// What some publishers did together.
+/// The figures of some publishers together.
 struct Rate {
     per_second: f64,
     p50_ms: f64,
@@ -193,7 +193,7 @@ async fn measure(publishers: Vec<Publisher>, length: Duration) -> Rate {
     Rate { per_second, p50_ms: percentile(&mut took, 50), p99_ms: percentile(&mut took, 99) }
 }
 
-/// `coldstream serve`, a process of its own.
+/// `coldstream serve`, in a process of its own.
 struct Service {
     child: Child,
     endpoint: Endpoint,
@@ -222,13 +222,13 @@ impl Service {
 
 impl Drop for Service {
     fn drop(&mut self) {
-        // One that has ended by itself is as good.
+        // A service that has ended by itself is as good.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// A log from elsewhere: `coldstream import` beside `COPY` into the same table.
+/// Loads a log from elsewhere: `coldstream import` beside `COPY` into the same table.
 async fn load(mode: Mode, servers: &Servers, report: &mut Report) {
     let count_of_events = mode.pick(200_000, 1_000);
     let file = servers.folder.path().join("log.jsonl");

@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::plot::Plot;
 use crate::usage;
 
-/// What one section found, as a page of Markdown with its plots.
+/// The findings of one section, as a page of Markdown with its plots.
 pub struct Report {
     text: String,
     plots: Vec<Plot>,
@@ -20,7 +20,7 @@ impl Report {
         let _ = write!(self.text, "\n{}\n", text.as_ref());
     }
 
-    /// The first column is text, the others are figures.
+    /// Adds a table whose first column is text, and whose others are figures.
     pub fn table<const N: usize>(&mut self, heads: [&str; N], rows: impl IntoIterator<Item = [String; N]>) {
         let _ = writeln!(self.text, "\n| {} |", heads.join(" | "));
         let _ = writeln!(self.text, "|---|{}", "--:|".repeat(N - 1));
@@ -49,13 +49,13 @@ impl Report {
     }
 }
 
-/// The middle one: half of the others are no larger.
+/// The middle value: half of the others are no larger.
 pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }
 
-/// So many per cent of the values are no larger.
+/// The value that is as large as `per_cent` per cent of the values, or larger.
 pub fn percentile(values: &mut [f64], per_cent: usize) -> f64 {
     values.sort_by(f64::total_cmp);
     values[((values.len() * per_cent).div_ceil(100)).saturating_sub(1)]
@@ -65,7 +65,7 @@ pub fn ratio(value: f64) -> String {
     format!("{value:.2} ×")
 }
 
-/// With a comma after every third digit.
+/// The number, with a comma after every third digit.
 pub fn count(value: f64) -> String {
     let digits = format!("{value:.0}");
     let mut grouped = String::new();

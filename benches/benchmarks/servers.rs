@@ -1,5 +1,5 @@
-//! A Postgres and an S3 server for one section, each a process of its own, so that what they cost can be told from what
-//! the measured program costs.
+//! A Postgres and an S3 server for one section, each in a process of its own, so that their cost can be told from that
+//! of the measured program.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -55,8 +55,8 @@ impl Servers {
         servers
     }
 
-    /// Makes a server that has been up for a while, which writes over old files of its log: a new one stops all commits
-    /// for some 35 ms whenever it makes another file, of 16 MB.
+    /// Makes Postgres work as a server does that has been up for a while, and writes over old files of its WAL: a new
+    /// one stops all commits for some 35 ms whenever it makes another file, of 16 MB.
     async fn age(&self) {
         self.execute("postgres", "ALTER SYSTEM SET min_wal_size = '1GB'").await;
         self.execute("postgres", "SELECT pg_reload_conf()").await;
@@ -69,7 +69,7 @@ impl Servers {
         PgConnection::connect(&self.postgres.connection(database)).await.expect("Postgres can be reached")
     }
 
-    /// Where MESSAGE_DB names a file with its SQL; false where it does not.
+    /// Installs Message DB if MESSAGE_DB names a file with its SQL; false if it does not.
     pub async fn make_message_db(&self) -> bool {
         let Some(path) = std::env::var_os("MESSAGE_DB") else { return false };
         let sql = std::fs::read_to_string(path).expect("MESSAGE_DB names a file");
@@ -78,7 +78,7 @@ impl Servers {
         true
     }
 
-    /// As its users do, who have its schema in their search path.
+    /// Connects as the users of Message DB do, with its schema in their search path.
     pub async fn connect_to_message_db(&self) -> PgConnection {
         let mut connection = self.connect("message_db").await;
         let set = sqlx::query("SET search_path TO message_store, public").execute(&mut connection).await;
@@ -92,14 +92,14 @@ impl Servers {
         connection.close().await.expect("the connection can be closed");
     }
 
-    /// A copy of a database, with nothing left to be written to disk.
+    /// Copies a database, and leaves nothing to be written to disk.
     pub async fn copy_database(&self, template: &str, copy: &str) {
         self.execute("postgres", &format!("CREATE DATABASE {copy} TEMPLATE {template}")).await;
         self.execute(copy, "VACUUM ANALYZE").await;
         self.execute("postgres", "CHECKPOINT").await;
     }
 
-    /// Stops the S3 server where it is, until what this gives is dropped.
+    /// Stops the process of the S3 server until the returned guard is dropped.
     pub fn pause_s3(&self) -> Paused {
         let process = self.s3.id() as libc::pid_t;
         // SAFETY: kill has no preconditions; the process is our child, which is not waited for before `self` is dropped.
@@ -107,7 +107,7 @@ impl Servers {
         Paused(process)
     }
 
-    /// Of Postgres, with all its processes, so far.
+    /// The processor time of Postgres so far, with all its processes.
     pub fn postgres_cpu_seconds(&self) -> f64 {
         usage::cpu_seconds(self.postmaster)
     }
@@ -126,7 +126,7 @@ impl Servers {
         ]
     }
 
-    /// For those who know nothing of Coldstream.
+    /// Makes a bucket for the ways that know nothing of Coldstream.
     pub async fn make_bucket(&self, database: &str) -> Box<s3::Bucket> {
         let endpoint = format!("http://{}", self.s3_endpoint);
         let region = s3::Region::Custom { region: "us-east-1".to_owned(), endpoint };
@@ -138,7 +138,7 @@ impl Servers {
         s3::Bucket::new(&name, region, keys).expect("its address is good").with_path_style()
     }
 
-    /// The binary, with this database and bucket for its environment.
+    /// The command that runs the binary, with this database and bucket in its environment.
     pub fn coldstream(&self, database: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new(COLDSTREAM);
         command.args(arguments).env_clear().envs(self.variables(database));
@@ -146,12 +146,12 @@ impl Servers {
         command
     }
 
-    /// The same in this process.
+    /// A store in this process, with this database and bucket.
     pub async fn store(&self, database: &str, batch_size: u64) -> Arc<Store> {
         self.store_with(database, ("STREAMS_ARCHIVE_SIZE", batch_size.to_string())).await
     }
 
-    /// One that keeps nothing of what it has read.
+    /// A store that keeps nothing of what it has read.
     pub async fn forgetful_store(&self, database: &str) -> Arc<Store> {
         self.store_with(database, ("S3_CACHE_BYTES", "0".to_owned())).await
     }
@@ -170,36 +170,36 @@ impl Servers {
     }
 }
 
-/// A process that goes on when this is dropped.
+/// The guard of a stopped process, which goes on when the guard is dropped.
 pub struct Paused(libc::pid_t);
 
 impl Drop for Paused {
     fn drop(&mut self) {
-        // SAFETY: as above.
+        // SAFETY: as in `pause_s3`.
         unsafe { libc::kill(self.0, libc::SIGCONT) };
     }
 }
 
 impl Drop for Servers {
     fn drop(&mut self) {
-        // One that has ended by itself is as good.
+        // A server that has ended by itself is as good.
         let _ = self.s3.kill();
         let _ = self.s3.wait();
     }
 }
 
-/// The bucket of a database.
+/// The name of the bucket of a database.
 pub fn bucket(database: &str) -> String {
     format!("{BUCKET}-{}", database.replace('_', "-"))
 }
 
-/// Runs a command to its end, which has to be a good one.
+/// Runs a command to its end, and expects it to succeed.
 pub async fn run(mut command: Command) -> Usage {
     let started = Instant::now();
     usage::wait(command.spawn().expect("the program can be started"), started).await
 }
 
-/// Serves until the process is killed.
+/// Serves S3 until the process is killed.
 pub fn serve_s3(folder: &Path) {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime can be started");
     runtime.block_on(async {

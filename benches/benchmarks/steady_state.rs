@@ -1,5 +1,5 @@
-//! Publishing, reading and archiving for as long as a hundred batches take: what the disk holds, and what publishers
-//! feel.
+//! Publishing, reading and archiving for as long as a hundred batches take: the size of the table, and the latency of
+//! publishing and of hot reads.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -23,42 +23,43 @@ const PUBLISHERS: u32 = 8;
 const CALL_EVENTS: u64 = 10;
 const PAGE_EVENTS: i64 = 100;
 
-/// What publishers and readers of the newest events do, whatever else goes on.
+/// The load: publishers, and a reader of the newest events, whatever else goes on.
 struct Load {
     store: Arc<Store>,
-    /// Between two calls of one of them.
+    /// The time between two calls of a publisher, or of the reader.
     interval: Duration,
     hot_for: Duration,
     newest_position: AtomicI64,
 }
 
-/// What 99 of 100 of their calls took at most, in milliseconds.
+/// The longest of 99 of 100 calls, in milliseconds.
 #[derive(Clone, Copy)]
 struct Felt {
     publish: f64,
     read: f64,
 }
 
-/// A while of it.
+/// The figures of one step of a soak.
 struct Step {
     published: u64,
     felt: Felt,
-    /// At its end.
+    /// The hot events at the end of the step.
     hot: i64,
     table_bytes: i64,
 }
 
-/// How long it all goes on.
+/// The size and pace of a soak.
 struct Plan {
     batch_size: u64,
     step_events: u64,
     steps: u64,
     interval: Duration,
-    /// Events become old enough to be archived so long after they were published: many more than die between two vacuums.
+    /// The time from the publishing of an event until it is old enough to be archived. Many more events are published
+    /// in it than die between two vacuums.
     hot_for: Duration,
 }
 
-/// What one database went through.
+/// The figures of one database.
 struct Soak {
     steps: Vec<Step>,
     archived: i64,
@@ -154,7 +155,7 @@ pub async fn run(mode: Mode) -> Report {
     report
 }
 
-/// The first step is for warming up.
+/// Runs the load on a new database; the first step is for warming up.
 async fn soak(servers: &Servers, database: &str, plan: &Plan, is_archived: bool) -> Soak {
     servers.execute("postgres", &format!("CREATE DATABASE {database}")).await;
     let store = servers.store(database, plan.batch_size).await;
@@ -187,7 +188,7 @@ fn megabytes(bytes: i64) -> f64 {
 }
 
 impl Load {
-    /// Publishes so many events.
+    /// Publishes `events` events, while the reader reads.
     async fn run(&self, events: u64) -> Felt {
         let calls = events / u64::from(PUBLISHERS) / CALL_EVENTS;
         let publishers = (0..PUBLISHERS).map(|publisher| {
@@ -207,7 +208,7 @@ impl Load {
         Felt { publish: percentile(&mut publishes.concat(), 99), read: percentile(&mut reads, 99) }
     }
 
-    /// Calls at an even pace, and says how many milliseconds after it was due each was over.
+    /// Calls at an even pace, and returns how many milliseconds after it was due each call was over.
     async fn repeat(&self, calls: u64, offset: Duration, call: impl AsyncFn()) -> Vec<f64> {
         let (mut due, mut took) = (Instant::now() + offset, Vec::new());
         for _ in 0..calls {
@@ -220,14 +221,14 @@ impl Load {
     }
 }
 
-/// Old enough for the archiver before long.
+/// An event that is old enough for the archiver after `hot_for`.
 fn young_event(number: u64, hot_for: Duration) -> NewEvent {
     let raised_at = OffsetDateTime::now_utc() - Duration::from_secs(30 * 24 * 60 * 60) + hot_for;
     let raised_at = coldstream::event::Instant::from_unix_nanos(raised_at.unix_timestamp_nanos() as i64);
     NewEvent { raised_at: Some(raised_at), ..events::event(Uuid::new_v4().to_string(), number) }
 }
 
-/// Pass after pass as a service does, and says how many events there were.
+/// Archives pass after pass as a service does, and returns how many events there were.
 async fn archive(store: Arc<Store>, over: CancellationToken) -> i64 {
     let mut events = 0;
     while !over.is_cancelled() {
@@ -237,7 +238,7 @@ async fn archive(store: Arc<Store>, over: CancellationToken) -> i64 {
     events
 }
 
-/// From the first page to the last, again and again, and says how many there were.
+/// Reads from the first page to the last, again and again, and returns how many pages there were.
 async fn read(store: Arc<Store>, over: CancellationToken) -> usize {
     let (mut pages, mut from) = (0, 1);
     while !over.is_cancelled() {
@@ -250,7 +251,7 @@ async fn read(store: Arc<Store>, over: CancellationToken) -> usize {
     pages
 }
 
-/// Hot events, and bytes of their table with its indexes.
+/// The hot events, and the bytes of their table with its indexes.
 async fn figures(servers: &Servers, database: &str) -> (i64, i64) {
     sqlx::query_as("SELECT (SELECT count(*) FROM events), pg_total_relation_size('events')")
         .fetch_one(&mut servers.connect(database).await)

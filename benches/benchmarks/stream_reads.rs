@@ -1,4 +1,4 @@
-//! Reading a stream whole: from rows, from archives, and from the tables that people make for it.
+//! Reads of a whole stream: from rows, from archives, and from the tables that people make for it.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -12,10 +12,10 @@ use crate::report::{Report, count, median, ratio};
 use crate::servers::Servers;
 use crate::{Mode, events, publish, usage};
 
-/// Of each stream.
+/// The events of each stream.
 const STREAM_EVENTS: u64 = 20;
 
-/// Whoever reads one stream after the other.
+/// A reader of one stream after the other.
 enum Reader {
     ByHand(PgConnection),
     MessageDb(PgConnection),
@@ -98,7 +98,7 @@ pub async fn run(mode: Mode) -> Report {
     report
 }
 
-/// A log whose streams are interleaved, as those of a busy service are.
+/// Fills a log whose streams are interleaved, as those of a busy service are.
 async fn fill(store: &Arc<Store>, streams: u64) {
     for from in (0..streams * STREAM_EVENTS).step_by(1_000) {
         let numbers = from..(from + 1_000).min(streams * STREAM_EVENTS);
@@ -112,7 +112,7 @@ async fn fill(store: &Arc<Store>, streams: u64) {
 }
 
 impl Reader {
-    /// Says how many events there were.
+    /// Reads a stream, and returns how many events there were.
     async fn read(&mut self, stream: String) -> usize {
         match self {
             Reader::ByHand(connection) => {

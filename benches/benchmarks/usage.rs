@@ -1,26 +1,26 @@
-//! What work costs: the time on the clock, and that of the processors.
+//! The cost of work: time on the clock, and time of the processors.
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ExitStatus};
 use std::time::Instant;
 
-/// A process that has ended.
+/// The cost of a process that has ended.
 pub struct Usage {
     pub seconds: f64,
-    /// Of the process and those it has waited for.
+    /// The processor time of the process and of the children that it has waited for.
     pub cpu_seconds: f64,
     pub peak_kib: i64,
 }
 
-/// Waits for the end, which has to be a good one.
+/// Waits for the end of a process, which has to succeed.
 pub async fn wait(child: Child, started: Instant) -> Usage {
     let waited = tokio::task::spawn_blocking(move || {
         let (mut status, mut usage) = (0, std::mem::MaybeUninit::<libc::rusage>::zeroed());
         // SAFETY: the process is our child, waited for only here, and both pointers are to locals that outlive the call.
         let waited = unsafe { libc::wait4(child.id() as libc::pid_t, &mut status, 0, usage.as_mut_ptr()) };
         assert_eq!(waited, child.id() as libc::pid_t);
-        // SAFETY: wait4 has filled it in.
+        // SAFETY: wait4 has filled in the usage.
         (ExitStatus::from_raw(status), unsafe { usage.assume_init() })
     });
     let (status, usage) = waited.await.expect("the child can be waited for");
@@ -31,7 +31,7 @@ pub async fn wait(child: Child, started: Instant) -> Usage {
 /// Processor time of this process so far, without its children's.
 pub fn own_cpu_seconds() -> f64 {
     let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
-    // SAFETY: getrusage fills in what it is given, and cannot fail for the process itself.
+    // SAFETY: getrusage fills in the usage, and cannot fail for the process itself.
     processor_time(&unsafe {
         libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr());
         usage.assume_init()
@@ -55,16 +55,16 @@ fn children(process: u32) -> Vec<u32> {
     listed.split_whitespace().filter_map(|child| child.parse().ok()).collect()
 }
 
-/// User and system time; with those of children that were waited for.
+/// The user and system time of a process, in ticks; with that of the children that it has waited for, or without.
 fn ticks(process: u32, with_children: bool) -> f64 {
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
-    // The name is in parentheses and may hold anything.
+    // The name of the process is in parentheses and may hold anything.
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
     let times = fields.iter().skip(11).take(if with_children { 4 } else { 2 });
     times.filter_map(|ticks| ticks.parse::<f64>().ok()).sum()
 }
 
-/// What the figures were taken on.
+/// The machine on which the figures were taken.
 pub fn machine() -> String {
     let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let of = |name: &str| cpus.lines().filter(|line| line.starts_with(name)).collect::<Vec<&str>>();

@@ -1,10 +1,10 @@
-//! Advice for an operator about an answer that says no, or about a connection that came to nothing.
+//! Advice for an operator about a request that was refused, or a connection that failed.
 
 use http::Method;
 
 use crate::bucket::client::Request;
 
-/// The error codes of S3 and the servers like it, each with what is wrong, or what to set.
+/// The error codes of S3 and the servers like it, each with the cause or the setting to change.
 const KNOWN: [(&str, &str); 20] = [
     ("RequestTimeTooSkewed", "the clock of this machine is wrong, or the server's is: set it"),
     ("RequestExpired", "the clock of this machine is wrong, or the server's is: set it"),
@@ -13,7 +13,7 @@ const KNOWN: [(&str, &str); 20] = [
         "S3_SECRET_KEY does not belong to S3_ACCESS_KEY, or something on the way changes requests",
     ),
     ("InvalidAccessKeyId", "S3_ACCESS_KEY is not known there: it was revoked, or belongs to another server"),
-    ("InvalidToken", "the session token is not of these keys"),
+    ("InvalidToken", "the session token does not belong to these keys"),
     ("ExpiredToken", "the credentials have expired"),
     ("TokenRefreshRequired", "the credentials have expired"),
     ("NoSuchBucket", "S3_BUCKET or S3_ENDPOINT is not the right one"),
@@ -24,8 +24,8 @@ const KNOWN: [(&str, &str); 20] = [
     ("InvalidStorageClass", "the server does not know this S3_STORAGE_CLASS"),
     ("InvalidEncryptionAlgorithmError", "the server does not know this S3_SSE"),
     ("InvalidDigest", "the server does not take this checksum: set S3_CHECKSUM"),
-    ("BadDigest", "what arrived is not what was sent: something on the way changes requests"),
-    ("XAmzContentSHA256Mismatch", "what arrived is not what was sent: something on the way changes requests"),
+    ("BadDigest", "other bytes arrived than were sent: something on the way changes requests"),
+    ("XAmzContentSHA256Mismatch", "other bytes arrived than were sent: something on the way changes requests"),
     ("QuotaExceeded", "there is no room left"),
     ("XMinioStorageFull", "there is no room left"),
     ("AllAccessDisabled", "the owner of the bucket has closed it"),
@@ -37,11 +37,11 @@ const ELSEWHERE: [&str; 5] = [
     "IllegalLocationConstraintException",
     "IncorrectEndpoint",
 ];
-/// The codes of a server that does not know what it was sent, whatever that was.
+/// The codes of a server that does not understand something in a request.
 const NOT_TAKEN: [&str; 5] = ["NotImplemented", "XNotImplemented", "InvalidRequest", "InvalidArgument", "MalformedXML"];
 const MESSAGE_CHARS_MAX: usize = 200;
 
-/// An answer as far as it says why; the region is what its header says.
+/// The parts of a refusal that say why; the region is that of its header.
 pub(super) struct Refusal<'a> {
     pub request: &'a Request,
     pub status: u16,
@@ -51,7 +51,7 @@ pub(super) struct Refusal<'a> {
 }
 
 impl Refusal<'_> {
-    /// The advice is empty where nothing is known.
+    /// The advice for an operator; empty if nothing is known.
     pub(super) fn advice(&self) -> String {
         let Refusal { request, status, code, region, body } = self;
         let known = KNOWN.iter().find(|(known, _)| known == code).map(|(_, advice)| (*advice).to_owned());
@@ -64,7 +64,7 @@ impl Refusal<'_> {
                 }
                 None => "the bucket is elsewhere: set S3_REGION and S3_ENDPOINT to its own".to_owned(),
             },
-            // A refused HEAD says nothing but this.
+            // A refused HEAD has only its region to say.
             400 if code.is_empty() && region.is_some() => {
                 format!("the bucket is in another region: set S3_REGION={}", region.unwrap_or_default())
             }
@@ -80,14 +80,15 @@ impl Refusal<'_> {
         }
     }
 
-    /// The message as the server words it, without control characters.
+    /// The server's own message, without control characters.
     fn message(&self) -> String {
         let message = element(self.body, "Message").unwrap_or_default();
         message.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).take(MESSAGE_CHARS_MAX).collect()
     }
 }
 
-/// Which right is missing, as AWS calls it. A refusal does not say whether it was the keys or a policy.
+/// The advice that names the missing right, as AWS calls it. A refusal does not say whether the keys or a policy caused
+/// it.
 fn denied(request: &Request) -> String {
     let right = right(request);
     if request.is_written() {
@@ -119,7 +120,7 @@ fn right(request: &Request) -> &'static str {
     }
 }
 
-/// About a connection: rustls and hyper say why in these words.
+/// The advice about a connection that failed; rustls and hyper say why in these words.
 pub(super) fn of_failure(cause: &str) -> Option<&'static str> {
     let says = |words: &[&str]| words.iter().any(|word| cause.contains(word));
     if says(&["InvalidContentType"]) {
@@ -129,7 +130,7 @@ pub(super) fn of_failure(cause: &str) -> Option<&'static str> {
     } else if says(&["UnknownIssuer", "CaUsedAsEndEntity", "BadSignature"]) {
         Some("set SSL_CERT_FILE to a file with the certificate of the CA")
     } else if says(&["not valid for name", "NotValidForName"]) {
-        Some("the certificate is of another name than S3_ENDPOINT")
+        Some("the certificate is for another name than S3_ENDPOINT")
     } else if says(&["certificate expired", "Expired"]) {
         Some("the server's certificate has to be renewed, or the clock of this machine is wrong")
     } else {

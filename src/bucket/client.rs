@@ -1,6 +1,6 @@
 //! Signed requests to one bucket.
 //!
-//! rust-s3 gives the signature; the request itself is sent from here, because its own calls know no conditions on
+//! rust-s3 makes the signature. The request itself is sent from here, because rust-s3's own calls know no conditions on
 //! completing an upload, no versions, and no idle timeout.
 
 use std::collections::BTreeSet;
@@ -29,30 +29,30 @@ use crate::bucket::retries::Retries;
 use crate::bucket::{Addressing, Checksum, Error, Settings};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Without a byte for so long, a connection is given up. A whole answer may take longer.
+/// The longest time without a byte, after which a connection is given up. A whole answer may take longer.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
-/// The limit for a small answer, once it has begun: one that comes a byte at a time is none.
+/// The deadline of a small answer once it has begun: an answer that comes a byte at a time is as good as none.
 const WHOLE_TIMEOUT: Duration = Duration::from_secs(60);
 const LONG_DATE: &[BorrowedFormatItem<'static>] = format_description!("[year][month][day]T[hour][minute][second]Z");
 
 pub struct Client {
     http: reqwest::Client,
-    /// The address of the bucket, without a slash behind it.
+    /// The address of the bucket, without a trailing slash.
     base: String,
     region: s3::Region,
     credentials: CredentialSource,
     checksum: Option<Checksum>,
-    /// True until a server is found not to take it.
+    /// Whether the server takes SHA-256: true until it is found to refuse it.
     takes_sha256: AtomicBool,
     retries: Retries,
 }
 
-/// One request. `key` is empty where it is about the bucket.
+/// One request; `key` is empty if the request is about the bucket.
 #[derive(Clone)]
 pub struct Request {
     method: Method,
     key: String,
-    /// The object that the request is about, where that is not at its key.
+    /// The object that the request is about, if that is not the one at `key`.
     about: Option<String>,
     query: Vec<(&'static str, String)>,
     headers: Vec<(&'static str, String)>,
@@ -86,7 +86,7 @@ impl Request {
         self.query.iter().any(|(query, _)| *query == name)
     }
 
-    /// Whether the request makes an object, or begins or ends to.
+    /// Whether the request makes an object, or begins, feeds or completes an upload.
     pub fn is_written(&self) -> bool {
         !self.key.is_empty() && (self.method == Method::PUT || self.method == Method::POST)
     }
@@ -118,7 +118,7 @@ impl Request {
         self
     }
 
-    /// Has the server take some bytes, the last one included, from an object of this bucket.
+    /// Makes the server copy the bytes from `first` to `last`, inclusive, of an object of this bucket.
     pub fn copying(self, bucket: &str, key: &str, (first, last): (i64, i64)) -> Request {
         self.header("x-amz-copy-source", format!("/{bucket}/{}", signing::uri_encode(key, false)))
             .header("x-amz-copy-source-range", format!("bytes={first}-{last}"))
@@ -129,7 +129,7 @@ impl Request {
         self
     }
 
-    /// A body that becomes an object, or a part of one: the server is to check it.
+    /// Sets a body that becomes an object, or a part of one, with a checksum for the server to check.
     pub fn content(self, body: impl Into<Bytes>) -> Request {
         Request { is_content: true, ..self.body(body) }
     }
@@ -147,7 +147,7 @@ impl Client {
             .connect_timeout(CONNECT_TIMEOUT)
             .read_timeout(IDLE_TIMEOUT)
             .redirect(reqwest::redirect::Policy::none())
-            // The system's certificates are many, and plain text needs none.
+            // The system has many certificates, and plain text needs none.
             .tls_built_in_root_certs(settings.ssl)
             .build()
             .map_err(|error| refused(format!("the settings of the bucket {bucket}"), "InvalidSettings", &error))?;
@@ -167,7 +167,7 @@ impl Client {
         self.checksum.unwrap_or(if takes_sha256 { Checksum::Sha256 } else { Checksum::Md5 })
     }
 
-    /// Whether there is another checksum to try with a server that does not take the one that it was sent.
+    /// Gives up SHA-256, which the server does not take. True if another checksum is to be tried now.
     pub fn unlearn_checksum(&self) -> bool {
         self.checksum.is_none() && self.takes_sha256.swap(false, Ordering::Relaxed)
     }
@@ -177,13 +177,13 @@ impl Client {
         self.retries.attempt(|| self.once(request)).await
     }
 
-    /// Like [`Client::repeat`], for answers that are small and wanted whole.
+    /// Like [`Client::repeat`], for small answers that are wanted whole.
     pub async fn repeat_whole(&self, request: &Request) -> Result<(HeaderMap, Bytes), Error> {
         self.retries.attempt(|| self.once_whole(request)).await
     }
 
-    /// Like [`Client::repeat_whole`], for what is written at the start: a server that does not know its checksum is sent
-    /// another one from then on.
+    /// Like [`Client::repeat_whole`], for objects that are written at the start: a server that does not know their
+    /// checksum is sent another one from then on.
     pub async fn repeat_written(&self, request: &Request) -> Result<(HeaderMap, Bytes), Error> {
         match self.repeat_whole(request).await {
             Err(error @ Error::Refused { status: 400 | 501, .. }) if self.unlearn_checksum() => {
@@ -194,8 +194,8 @@ impl Client {
         }
     }
 
-    /// Like [`Client::repeat`], for requests whose answers say nothing. One that says something is not S3's, and S3 may
-    /// know nothing of the request.
+    /// Like [`Client::repeat`], for requests whose answers are empty. An answer that is not empty does not come from
+    /// S3, and S3 may not have received the request.
     pub async fn repeat_empty(&self, request: &Request) -> Result<(), Error> {
         let once = || async {
             let (_, body) = self.once_whole(request).await?;
@@ -206,7 +206,7 @@ impl Client {
         self.retries.attempt(once).await
     }
 
-    /// Makes attempts at something that takes more than one request, as [`Client::repeat`] does.
+    /// Repeats an action of more than one request, as [`Client::repeat`] repeats one.
     pub async fn attempt<T, F: Future<Output = Result<T, Error>>>(
         &self,
         attempt: impl FnMut() -> F,
@@ -214,7 +214,7 @@ impl Client {
         self.retries.attempt(attempt).await
     }
 
-    /// Like [`Client::once`], for answers that are small and wanted whole.
+    /// Like [`Client::once`], for small answers that are wanted whole.
     pub async fn once_whole(&self, request: &Request) -> Result<(HeaderMap, Bytes), Error> {
         let response = self.once(request).await?;
         let headers = response.headers().clone();
@@ -224,8 +224,8 @@ impl Client {
         }
     }
 
-    /// Sends a request once. An answer that says "not now", or none at all, is [`Error::Unavailable`] if the request
-    /// cannot have happened, else [`Error::Unknown`].
+    /// Sends a request once. A server that is busy or does not answer makes it [`Error::Unavailable`] if the request
+    /// cannot have happened, and [`Error::Unknown`] if it may have.
     pub async fn once(&self, request: &Request) -> Result<reqwest::Response, Error> {
         match self.send(request).await {
             Err(Error::Refused { status, code, advice, .. }) if self.is_of_object(request, status, &code).await => {
@@ -335,7 +335,8 @@ impl Client {
     }
 }
 
-/// rust-s3 sorts headers together with their values, which is wrong where a name is the start of another one.
+/// The canonical form of a request, which is signed. rust-s3's own sorts headers together with their values, which is
+/// wrong where one name is the beginning of another.
 fn canonical_request(request: &Request, url: &Url, headers: &HeaderMap, digest: &str) -> String {
     let names: BTreeSet<&str> = headers.keys().map(HeaderName::as_str).collect();
     let lines = names.iter().map(|name| format!("{name}:{}\n", headers[*name].to_str().unwrap_or_default().trim()));
@@ -356,12 +357,12 @@ fn authority(url: &Url) -> String {
     url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
-/// A request that cannot even be sent.
+/// The error for a request that cannot even be sent.
 fn refused(what: String, code: &str, error: &dyn std::fmt::Display) -> Error {
     Error::Refused { status: 0, code: code.to_owned(), what, advice: error.to_string() }
 }
 
-/// Method and key, or a slash for the bucket itself.
+/// Shows the method and the key, or a slash for the bucket itself.
 impl std::fmt::Display for Request {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(formatter, "{} {}", self.method, if self.key.is_empty() { "/" } else { &self.key })
@@ -387,7 +388,7 @@ fn failure(request: &Request, error: &reqwest::Error) -> String {
     }
 }
 
-/// What reqwest says itself repeats the URL; the cause is behind it.
+/// The innermost cause of an error: reqwest's own message repeats the URL.
 pub fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
     let mut cause = error;
     while let Some(source) = cause.source() {
@@ -409,7 +410,7 @@ async fn refusal(request: &Request, response: reqwest::Response) -> Error {
         StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
             Error::Unavailable { what: format!("{what}: {status}") }
         }
-        // A failure in the middle: who knows how far it came.
+        // The server failed half way, and nobody knows how far it came.
         status if status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED => {
             Error::Unknown { what: format!("{what}: {status}") }
         }

@@ -1,8 +1,8 @@
 //! The credentials of requests: keys that were set, or keys that the machine gives.
 //!
 //! object_store knows how machines give credentials, and asks for new ones five minutes before the old ones expire. It
-//! reads `AWS_…` from the environment by itself, where the platforms put them. While new ones cannot be had, the old
-//! ones are used: whether they still are good is for the server to say.
+//! reads `AWS_…` from the environment by itself, where the platforms put them. While it cannot get new ones, the old
+//! ones are used: the server decides whether they still are good.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,9 +14,9 @@ use parking_lot::Mutex;
 use crate::bucket::client::root_cause;
 use crate::bucket::{Credentials, Error, Settings};
 
-/// The machine's source of credentials is close by, or is not there.
+/// The deadline for a connection. The machine's source of credentials is close by, or is not there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// The limit for all requests that it takes to get credentials.
+/// The deadline for all requests that it takes to get credentials.
 const TIMEOUT: Duration = Duration::from_secs(5);
 const ATTEMPTS: usize = 3;
 

@@ -1,7 +1,8 @@
-//! Whether this process may write: the marker is looked at before a write, unless it was not long ago.
+//! The fence: this process looks at the marker before a write, unless it has looked not long ago.
 //!
-//! A bucket has one owner at a time. A challenger waits for longer than a look is good for and a request takes, so that the
-//! owner before has noticed. An adopter does not wait: a fence cannot keep out what the other one begins in that time.
+//! A bucket has one owner at a time. A challenger waits for longer than the look interval and a request together, so
+//! that the former owner has noticed by then. An adopter does not wait: a fence cannot keep out the requests that the
+//! former owner begins in that time.
 
 use std::time::{Duration, Instant};
 
@@ -10,10 +11,10 @@ use uuid::Uuid;
 
 use crate::bucket::{Bucket, Error};
 
-/// A process' right to write, as far as it knows.
+/// The right of this process to write, as far as it knows.
 pub(super) struct Fence {
     is_read_only: bool,
-    /// How long a look is good for.
+    /// The time for which a look is good.
     look_interval: Duration,
     seen: Mutex<Seen>,
 }
@@ -41,17 +42,17 @@ impl Bucket {
         *self.fence.seen() = Seen { token, looked_at: Some(looked_at) };
     }
 
-    /// Whether it was this process' and said so.
+    /// Whether this process has found the bucket to be its own, by a token in the marker.
     pub fn expects_owner(&self) -> bool {
         self.fence.seen().token.is_some()
     }
 
-    /// Makes the last look count no more.
+    /// Forgets the time of the last look, so that the next write looks again.
     pub fn look_again(&self) {
         self.fence.seen().looked_at = None;
     }
 
-    /// Whether it is not long ago that the bucket was found to be this process'.
+    /// Whether the last look, which found the bucket to be this process', still is good.
     pub fn is_owned_still(&self) -> bool {
         self.fence.seen().looked_at.is_some_and(|looked_at| looked_at.elapsed() < self.fence.look_interval)
     }
@@ -68,7 +69,8 @@ impl Bucket {
         if self.is_read_only() { Err(Error::ReadOnly { bucket: self.name().to_owned() }) } else { Ok(()) }
     }
 
-    /// Every request that changes an object, or lets one appear, asks here first.
+    /// Proves the right to write. Every request that changes an object, or lets one appear, asks here first; only those
+    /// that write the marker do not.
     pub(super) async fn may_write(&self) -> Result<(), Error> {
         self.refuse_if_read_only()?;
         if self.is_owned_still() {

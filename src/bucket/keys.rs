@@ -1,6 +1,6 @@
-//! Where an object lies: `{tenant}/{topic}/{archiveId}.json.gz`.
+//! The keys of objects: `{tenant}/{topic}/{archiveId}.json.gz`.
 //!
-//! Two names never share a place, and no tenant's prefix lies within another's.
+//! Two names never share a prefix, and no tenant's prefix lies within another's.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use sha2::{Digest, Sha256};
@@ -8,9 +8,9 @@ use uuid::Uuid;
 
 use crate::event::Log;
 
-/// Servers that keep objects as files take 255 bytes a path segment; S3 takes 1,024 a key.
+/// The longest segment of a key. Servers that keep objects as files take 255 bytes a segment; S3 takes 1,024 a key.
 const SEGMENT_BYTES_MAX: usize = 200;
-/// What is left readable of a longer one.
+/// The longest readable beginning of a shortened segment.
 const PREFIX_BYTES_MAX: usize = 128;
 const EMPTY_TENANT: &str = "_";
 const SUFFIX: &str = ".json.gz";
@@ -24,7 +24,7 @@ pub fn object_folder(log: &Log) -> String {
     log_prefix(log).trim_end_matches('/').to_owned()
 }
 
-/// The log whose archives are there. `None` where none's are, and where its names are too long to be told.
+/// The log whose archives are in a folder; `None` if no log's are, or if its names are too long for the folder to tell.
 pub fn log_in_folder(folder: &str) -> Option<Log> {
     let (tenant, topic) = folder.split_once('/')?;
     let decode = |segment: &str| percent_decode_str(segment).decode_utf8().ok().map(String::from);
@@ -32,7 +32,7 @@ pub fn log_in_folder(folder: &str) -> Option<Log> {
     Log::new(tenant, decode(topic)?).ok().filter(|log| object_folder(log) == folder)
 }
 
-/// The archive whose object may have this key; `None` where no archive's has.
+/// The archive that a key names; `None` if the key is no archive's.
 pub fn archive_in_key(key: &str) -> Option<Uuid> {
     let [tenant, topic, name] = key.split('/').collect::<Vec<_>>().try_into().ok()?;
     let id = name.strip_suffix(SUFFIX)?;
@@ -47,17 +47,17 @@ fn log_prefix(log: &Log) -> String {
     format!("{tenant}/{}/", segment(log.topic()))
 }
 
-/// What stands for itself in a key, beside letters and digits of ASCII.
+/// The ASCII characters that are encoded in a key: all but letters, digits, `-`, `_` and `.`.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.');
 
-/// Percent-encodes a name; one of dots only, and the name `_`, are encoded whole.
+/// Percent-encodes a name. A name of dots only, and the name `_`, are encoded whole.
 pub fn encode(name: &str) -> String {
     let is_special = name.bytes().all(|byte| byte == b'.') || name == EMPTY_TENANT;
     utf8_percent_encode(name, if is_special { NON_ALPHANUMERIC } else { ENCODED }).to_string()
 }
 
-/// A name that is too long keeps its beginning, and a hash stands for the rest. `~` is always encoded in names, so
-/// that no name can look like that.
+/// The segment of a name. A name that is too long keeps its beginning, and its hash follows. `~` is always encoded in
+/// names, so no name can look like a shortened one.
 fn segment(name: &str) -> String {
     let encoded = encode(name);
     if encoded.len() <= SEGMENT_BYTES_MAX {

@@ -18,19 +18,20 @@ pub struct ListedObject {
     pub key: String,
     pub etag: String,
     pub bytes: i64,
-    /// `None` where the server does not say.
+    /// The time of the last change; `None` if the server does not say.
     pub modified_at: Option<OffsetDateTime>,
 }
 
-/// The objects in a bucket, the marker and probes aside.
+/// The objects in a bucket, apart from the marker and probes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Listed {
-    /// The objects that bear the name of an archive, in the order of the keys; any may be somebody else's all the same.
+    /// The objects whose keys are those of archives, in the order of the keys; any of them may be somebody else's all
+    /// the same.
     pub archives: Vec<ListedArchive>,
     pub strangers: Strangers,
 }
 
-/// The objects that are no archives of ours, of which there may be millions: the key of the first, and their number.
+/// The objects that are no archives of ours, as their number and the key of the first: there may be millions.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Strangers {
     count: usize,
@@ -87,7 +88,7 @@ struct ListEntry {
 }
 
 impl Bucket {
-    /// The objects below a prefix, in the order of their keys; all, or at most as many as are wanted.
+    /// Lists the objects below a prefix, in the order of their keys: all of them, or until there are `objects_max`.
     pub async fn list(&self, prefix: &str, objects_max: Option<usize>) -> Result<Vec<ListedObject>, Error> {
         let (mut found, mut from) = (Vec::new(), None);
         loop {
@@ -100,7 +101,7 @@ impl Bucket {
         }
     }
 
-    /// The whole bucket, 1,000 objects a request.
+    /// Lists the whole bucket, 1,000 objects a request.
     pub async fn list_archives(&self) -> Result<Listed, Error> {
         let (mut listed, mut from) = (Listed::default(), None);
         loop {
@@ -113,7 +114,7 @@ impl Bucket {
         }
     }
 
-    /// As many as the server gives at once, and where the next ones begin.
+    /// A page of objects, as long as the server makes it, and where the next page begins.
     pub async fn list_page(
         &self,
         prefix: &str,
@@ -152,7 +153,8 @@ impl Listed {
     }
 }
 
-/// A key may hold what XML cannot: it is encoded as in a query, if the server does as it was asked.
+/// Decodes a listed key. A key may hold characters that XML cannot, so the server is asked to encode it as in a query;
+/// not every server does.
 pub(super) fn decoded(key: String, is_encoded: bool) -> String {
     match is_encoded {
         true => percent_decode_str(&key.replace('+', " ")).decode_utf8_lossy().into_owned(),

@@ -1,4 +1,4 @@
-//! The object that says whose bucket it is.
+//! The marker: the object that says whose bucket it is.
 
 use http::Method;
 use http::header::{IF_MATCH, IF_NONE_MATCH};
@@ -10,9 +10,9 @@ use crate::bucket::objects::etag;
 use crate::bucket::{Bucket, Error};
 use crate::event::{read_from_objects, written_as_derived};
 
-/// No archive has such a key: theirs have three segments.
+/// The key of the marker. No archive has such a key: keys of archives have three segments.
 pub(super) const MARKER_KEY: &str = "coldstream.json";
-/// The layout of a bucket. The first one knew deployments and no owners.
+/// The version of a bucket's layout. The first version knew deployments and no owners.
 const FORMAT_VERSION: u32 = 2;
 const FORMAT_WITHOUT_OWNER: u32 = 1;
 
@@ -20,31 +20,31 @@ pub fn is_marker(key: &str) -> bool {
     key == MARKER_KEY
 }
 
-/// Says whose bucket it is.
+/// The deployment and the owner of a bucket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Marker {
     pub deployment_id: Uuid,
-    /// `None` in a marker from before there were owners.
+    /// The owner's claim; `None` in a marker from before there were owners.
     pub owner: Option<Claim>,
-    /// A database that takes the bucket over unless its owner answers.
+    /// The claim of a database that takes the bucket over unless the owner answers.
     pub challenger: Option<Claim>,
 }
 
-/// One database's claim to a bucket, which no other one makes.
+/// One database's claim to a bucket; no other claim is equal to it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(remote = "Self")]
 pub struct Claim {
-    /// The epoch is higher than that of any claim before.
+    /// The number of the claim, higher than that of any claim before.
     pub epoch: i64,
     pub token: Uuid,
-    /// The cluster's identifier, where it is known, as text: not every reader of JSON holds such a number.
+    /// The identifier of the Postgres cluster, if it is known, as text: not every reader of JSON holds such a number.
     pub cluster: Option<String>,
     pub database: i64,
-    /// When the server was started, in microseconds.
+    /// The time at which the Postgres server was started, in microseconds.
     pub instance: i64,
 }
 
-/// A marker as it was found.
+/// A marker, and the ETag with which it was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Marked {
     pub marker: Marker,
@@ -67,7 +67,7 @@ written_as_derived!(Claim);
 written_as_derived!(MarkerDocument);
 
 impl Bucket {
-    /// `None` if the bucket does not say whose it is.
+    /// Reads the marker; `None` if the bucket has none.
     pub async fn marker(&self) -> Result<Option<Marked>, Error> {
         let (headers, body) = match self.client.repeat_whole(&Request::new(Method::GET, MARKER_KEY)).await {
             Ok(answer) => answer,
@@ -77,8 +77,8 @@ impl Bucket {
         Ok(Some(Marked { marker: parse(&body)?, etag: etag(MARKER_KEY, &headers)? }))
     }
 
-    /// Writes a marker in the place of the one that bears `expected_etag`, or of none. False if another one is there by
-    /// now. The later of two has it if the server honours no condition: both look again.
+    /// Writes a marker in place of the one that bears `expected_etag`, or where there is none. False if another one is
+    /// there by now. If the server honours no condition, the later of two writers has it: both look again.
     pub async fn mark(&self, marker: &Marker, expected_etag: Option<&str>) -> Result<bool, Error> {
         self.refuse_if_read_only()?;
         let conditional = match expected_etag {
@@ -87,7 +87,7 @@ impl Bucket {
         };
         match self.client.repeat(&conditional).await {
             Ok(_) => return Ok(true),
-            // Not every server knows conditions, or takes one of a write that it repeats for a true one.
+            // Not every server knows conditions; one that does refuses a retry of a write that has happened.
             Err(Error::Changed { .. } | Error::NotFound { .. } | Error::Refused { status: 400 | 409 | 501, .. }) => {}
             Err(error) => return Err(error),
         }

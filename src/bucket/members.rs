@@ -8,17 +8,17 @@ use uuid::Uuid;
 use crate::bucket::{Bucket, Error, Member, decode_member, object_key};
 use crate::event::Log;
 
-/// An edit may have erased something from a member since: what was decoded before is not kept for ever.
+/// The longest time that a decoded member is kept. An edit may have erased data from the object since.
 const KEPT: Duration = Duration::from_secs(15 * 60);
 
-/// How long a read waits for a place among those that are under way.
+/// The longest time that a read waits for its turn while `reads_max` others are under way.
 const TURN_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Where a member is and what it must turn out to be.
+/// The place of a member, and the contents that it must have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MemberAddress {
     pub archive_id: Uuid,
-    /// Of the object as the catalog knows it.
+    /// The ETag of the object that the catalog knows.
     pub etag: String,
     pub object_bytes: i64,
     pub member: i32,
@@ -30,13 +30,14 @@ pub struct MemberAddress {
     pub count: i64,
 }
 
-/// The bytes that the cache takes for a member beside its JSON, about.
+/// The bytes that the cache takes for a member beside the member itself, about.
 const ENTRY_BYTES: usize = 512;
-/// The most bytes of JSON in the members that are fetched and decoded at the same time; a larger member is alone.
+/// The most JSON of the members that are fetched and decoded at the same time, in bytes; a larger member is fetched
+/// alone.
 const FETCHED_BYTES_MAX: u32 = 64 * 1024 * 1024;
 
-/// Decoded members, shared by all readers and bounded by the bytes that they take in memory. An ETag is part of the
-/// key: a rewritten object's members are other members.
+/// Decoded members, shared by all readers and bounded by the bytes that they take in memory. The ETag is part of the
+/// key, so the members of a rewritten object are other members.
 pub struct MemberCache {
     members: Cache<(Uuid, String, i32), Arc<Member>>,
     reads: Semaphore,
@@ -59,19 +60,19 @@ impl MemberCache {
 }
 
 impl Bucket {
-    /// One fetch serves all who wait for the same member.
+    /// Returns a member from the cache, or else fetches it. One fetch serves all readers that wait for the same member.
     pub async fn member(&self, log: &Log, address: &MemberAddress) -> Result<Arc<Member>, Error> {
         let key = (address.archive_id, address.etag.clone(), address.member);
         let cached = self.members.members.entry(key).or_try_insert_with(self.fetch_member(log, address));
         let cached = cached.await.map_err(|error: Arc<Error>| (*error).clone())?;
         if cached.is_fresh() {
-            // The members above the limit go now, and not some time.
+            // Members above the limit are dropped now, not some time later.
             self.members.members.run_pending_tasks().await;
         }
         Ok(cached.into_value())
     }
 
-    /// Lets go of members that were kept long enough: without a reader, nobody else would.
+    /// Drops members that were kept long enough: without a reader, nobody else would.
     pub async fn forget_old_members(&self) {
         self.members.members.run_pending_tasks().await;
     }

@@ -1,4 +1,4 @@
-//! What objects say of themselves, in their user metadata.
+//! The user metadata of objects.
 
 use std::str::FromStr;
 
@@ -9,7 +9,8 @@ use crate::bucket::client::Request;
 use crate::bucket::keys;
 use crate::event::Log;
 
-/// S3 takes 2 KB of user metadata. Names that would not fit are left out; every event carries them.
+/// The longest tenant and topic together that are put into the metadata, of which S3 takes 2 KB. Longer ones are left
+/// out; every event carries them.
 const NAME_BYTES_MAX: usize = 700;
 
 pub(super) const FORMAT_VERSION: u32 = 1;
@@ -21,7 +22,7 @@ const FIRST_POSITION_HEADER: &str = "x-amz-meta-first-position";
 const LAST_POSITION_HEADER: &str = "x-amz-meta-last-position";
 const COUNT_HEADER: &str = "x-amz-meta-count";
 
-/// What an object says of itself in its user metadata, all of it known before its first byte is.
+/// The user metadata of an archive's object, all known before the object's first byte is.
 #[derive(Debug, Clone)]
 pub struct ObjectMetadata {
     pub generation: i64,
@@ -50,7 +51,7 @@ impl ObjectMetadata {
     }
 }
 
-/// What the user metadata of any object say, as far as they can be understood.
+/// The user metadata of any object, as far as they can be parsed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Said {
     pub format: Option<u32>,
@@ -75,7 +76,7 @@ impl Said {
         }
     }
 
-    /// Of an archive, if it says all that one does.
+    /// The metadata of an archive; an error if one of them is missing.
     pub fn metadata(&self) -> Result<ObjectMetadata, String> {
         let Said { format: _, archive_id: _, generation, write_id, first_position, last_position, count } = *self;
         let whole = || {

@@ -1,9 +1,9 @@
 //! All S3, and the archive format.
 //!
 //! An object is written through a multipart upload, whatever its size: it appears whole or not at all, and a writer
-//! that lost its turn can be fenced, since the upload it would complete can be aborted. If the process dies on the
-//! way, an unfinished upload is left, or an object that nothing points at; both are found by the intent that was
-//! written before.
+//! that lost its lease can be fenced, since the upload that it would complete can be aborted. If the process dies on
+//! the way, it leaves an unfinished upload, or an object that nothing points at; the intent that was written before
+//! finds both.
 
 mod advice;
 mod client;
@@ -50,25 +50,25 @@ pub use upload::{UnfinishedUpload, Upload, Uploaded};
 pub enum Error {
     #[error("there is no object {object}")]
     NotFound { object: String },
-    /// It is there, but not the one that was asked for.
+    /// The object that was asked for is gone, and another one has its key.
     #[error("the object {object} was replaced")]
     Changed { object: String },
-    /// It did not happen, or does not matter if it did: try again later.
+    /// The request did not happen, or does no harm if it did: try again later.
     #[error("the object store is not available: {what}")]
     Unavailable { what: String },
-    /// It may have happened: look before doing it again.
+    /// The request may have happened: look before you repeat it.
     #[error("the object store did not say whether it happened: {what}")]
     Unknown { what: String },
-    /// The advice is for an operator; it is empty where nobody knows.
+    /// The server refused the request. The advice is for an operator, and empty where none is known.
     #[error("the object store refused {what}: {}", answer(*status, code, advice))]
     Refused { status: u16, code: String, what: String, advice: String },
-    /// The object alone: others are given, and to ask again is no use before somebody has done something about it.
+    /// The server refuses this object and gives others: a retry is no use before somebody has mended the cause.
     #[error("the object {object} is refused, and others are not: {method} {}", answer(*status, code, advice))]
     ObjectRefused { object: String, method: Method, status: u16, code: String, advice: String },
-    /// No request can be made: try again later, since a machine may have been asked that is busy.
+    /// No request can be signed. Try again later: the machine that gives credentials may be busy.
     #[error("S3_ACCESS_KEY and S3_SECRET_KEY are not set, and this machine gives no credentials: {why}")]
     NoCredentials { why: String },
-    /// Another database owns the bucket: nothing was written.
+    /// Another database owns the bucket; nothing was written.
     #[error("the bucket {bucket} is not this database's any more")]
     Fenced { bucket: String },
     #[error("S3_READ_ONLY is true: the bucket {bucket} is read, and nothing is written to it")]
@@ -96,13 +96,13 @@ pub struct Bucket {
     region: String,
     writing: Writing,
     members: MemberCache,
-    /// Known once it was probed, and unlearned when a copy is refused.
+    /// Whether the server copies ranges: known once it was probed, and false once it has refused a copy.
     range_copies: AtomicBool,
     fence: Fence,
 }
 
 impl Bucket {
-    /// Makes no connection.
+    /// Prepares requests to a bucket, and makes no connection.
     pub fn new(settings: &Settings) -> Result<Bucket, Error> {
         Ok(Bucket {
             client: Client::new(settings)?,

@@ -15,13 +15,13 @@ use crate::bucket::pace::Pace;
 use crate::bucket::{Bucket, Error, object_key};
 use crate::event::Log;
 
-/// Somebody waits for it, and can ask again.
+/// The deadline of a ranged read: its caller waits, and can ask again.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
-/// The least pace at which whole objects have to come.
+/// The least pace at which the body of a whole object has to come.
 const PACE: Pace = Pace { patience: Duration::from_secs(60), bytes_per_second_min: 10_000.0 };
 const DEFAULT_REGION: &str = "us-east-1";
 
-/// What an object is known by without reading it.
+/// The data by which an object is known without being read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Head {
     pub etag: String,
@@ -29,8 +29,8 @@ pub struct Head {
 }
 
 impl Bucket {
-    /// Proves that the bucket is there and that the credentials open it. The answer to a list says why not, if they do
-    /// not; the one to a HEAD would have no body.
+    /// Proves that the bucket is there and that the credentials open it. The request is a list, because its answer says
+    /// why if they do not; the answer to a HEAD would have no body.
     pub async fn open(&self) -> Result<(), Error> {
         match self.list("", Some(1)).await {
             Err(Error::Refused { code, .. }) if code == "NoSuchBucket" => {
@@ -40,7 +40,7 @@ impl Bucket {
         }
     }
 
-    /// Like [`Bucket::open`], and makes the bucket where it is missing.
+    /// Like [`Bucket::open`], and makes the bucket if it is missing.
     pub async fn ensure(&self) -> Result<(), Error> {
         match self.open().await {
             Err(Error::NotFound { .. }) => {}
@@ -60,7 +60,8 @@ impl Bucket {
         }
     }
 
-    /// In the default region some servers refuse to be told the region, elsewhere AWS wants to be.
+    /// The request that makes the bucket. Some servers refuse to be told the default region; AWS wants to be told every
+    /// other one.
     fn creation(&self) -> Request {
         let request = Request::new(Method::PUT, "");
         if self.region == DEFAULT_REGION {
@@ -72,7 +73,7 @@ impl Bucket {
         ))
     }
 
-    /// Whether it answers.
+    /// Proves that the bucket answers.
     pub async fn check(&self) -> Result<(), Error> {
         self.client.repeat(&Request::new(Method::HEAD, "")).await.map(drop)
     }
@@ -85,7 +86,8 @@ impl Bucket {
         head(key, self.client.repeat(&Request::new(Method::HEAD, key)).await?.headers())
     }
 
-    /// The whole object as it comes, or a version of it. What breaks off in the middle is an error, never an early end.
+    /// Streams a whole object, or a version of it. A body that breaks off in the middle is an error, never an early
+    /// end.
     pub(super) async fn get(
         &self,
         request: &Request,
@@ -96,7 +98,7 @@ impl Bucket {
         Ok((head, body_of(key.to_owned(), response)))
     }
 
-    /// Bytes `start..end` of the object that bears `expected_etag`, which is `object_bytes` long.
+    /// Reads the bytes `start..end` of the object that bears `expected_etag` and is `object_bytes` long.
     pub(super) async fn get_range(
         &self,
         key: &str,
@@ -131,7 +133,7 @@ impl Bucket {
         Ok(body)
     }
 
-    /// Whether it was there or not, it is gone afterwards.
+    /// Deletes the object of an archive; succeeds if there is none.
     pub async fn delete(&self, log: &Log, archive_id: Uuid) -> Result<(), Error> {
         self.delete_key(&object_key(log, archive_id)).await
     }
@@ -156,7 +158,7 @@ fn body_of(
     Box::pin(PACE.keep(format!("GET {key}"), Box::pin(response.bytes_stream())))
 }
 
-/// As it stands in the head of an answer; some servers leave the quotes out where they list.
+/// The ETag in quotes, as it is in the headers of an answer: some servers leave the quotes out of lists.
 pub(super) fn quoted(etag: &str) -> String {
     format!("\"{}\"", etag.trim_matches('"'))
 }
@@ -165,7 +167,8 @@ fn head(key: &str, headers: &HeaderMap) -> Result<Head, Error> {
     Ok(Head { etag: etag(key, headers)?, said: Said::from_headers(headers) })
 }
 
-/// An object may have been written by a later version of ours. One that does not say is looked into.
+/// Refuses an object of another format, which a later version of ours may have written. An object that names no format
+/// is read.
 fn check_format(key: &str, said: &Said) -> Result<(), Error> {
     match said.format {
         Some(format) if format != FORMAT_VERSION => Err(Error::Damaged {
@@ -181,8 +184,8 @@ pub(super) fn etag(key: &str, headers: &HeaderMap) -> Result<String, Error> {
     etag.map(str::to_owned).ok_or_else(|| Error::Damaged { object: key.to_owned(), why: "it bears no ETag".into() })
 }
 
-/// A document with this root: where serde finds nothing that it knows, it takes any document, an error or somebody's
-/// web page, for an empty list.
+/// Parses a document whose root has to be this one: without that check, serde takes any document in which it knows
+/// nothing, an error or somebody's web page, for an empty list.
 pub(super) fn parse_xml<T: serde::de::DeserializeOwned>(root: &str, what: &str, body: &[u8]) -> Result<T, Error> {
     let text = String::from_utf8_lossy(body);
     let foreign = |why: String| Error::Unavailable { what: format!("the answer for {what} is no {root}: {why}") };

@@ -1,4 +1,4 @@
-//! An answer that comes a byte at a time is none: whoever waits for it is not held for ever.
+//! The least pace of a body: one that comes a byte at a time is as good as none, and does not hold its reader for ever.
 
 use std::time::Duration;
 
@@ -8,21 +8,21 @@ use tokio::time::{Instant, timeout};
 
 use crate::bucket::Error;
 
-/// The least that a body has to come at. Only what is spent waiting counts: whoever reads it may be slower.
+/// The least pace at which a body has to come. Only the time spent waiting counts: the reader may be slower.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Pace {
-    /// Before the first byte, and again and again on the whole way.
+    /// The time to wait beyond the pace, before the first byte or anywhere on the way.
     pub patience: Duration,
     pub bytes_per_second_min: f64,
 }
 
 impl Pace {
-    /// How long may be waited in all for so many bytes and the next ones.
+    /// The longest time to wait in all for `bytes` bytes and the next ones.
     fn allowance(self, bytes: u64) -> Duration {
         self.patience + Duration::from_secs_f64(bytes as f64 / self.bytes_per_second_min)
     }
 
-    /// The body as it comes; what does not come, or breaks off, is an error that names it.
+    /// Passes the body on as it comes. If it comes too slowly or breaks off, an error names it.
     pub fn keep(
         self,
         what: String,

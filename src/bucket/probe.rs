@@ -6,32 +6,35 @@ use uuid::Uuid;
 use crate::bucket::client::Request;
 use crate::bucket::{Bucket, Error};
 
-/// Never the key of an archive, which has three segments.
+/// The beginning of a probe's key. No archive has such a key: keys of archives have three segments.
 const PROBE_PREFIX: &str = "coldstream.probe/";
-/// No object bears it.
+/// An ETag that no object bears.
 const NO_ETAG: &str = "\"0\"";
 
 pub fn is_probe(key: &str) -> bool {
     key.starts_with(PROBE_PREFIX)
 }
 
-/// What a bucket does beyond reading, writing and listing. Nothing rests on it: whoever operates it wants to know, and
-/// rewrites copy where they can.
+/// The abilities of a bucket beyond reading, writing and listing. Nothing rests on them: operators want to know them,
+/// and rewrites copy on the server if they can.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Abilities {
-    /// A read is refused if the object is not the expected one. The ETag of the answer is compared all the same.
+    /// Whether a read is refused if the object is not the expected one. The ETag of the answer is compared all the
+    /// same.
     pub conditional_reads: bool,
-    /// A write is refused if there is an object already. Writers are kept apart by their leases and by aborted uploads.
+    /// Whether a write is refused if there is an object already. Writers are kept apart by their leases and by aborted
+    /// uploads.
     pub conditional_writes: bool,
-    /// What is replaced or deleted is kept as a noncurrent version, which a purge has to delete.
+    /// Whether a replaced or deleted object is kept as a noncurrent version, which a purge has to delete.
     pub versions: bool,
-    /// Parts of an upload can be copied from an object.
+    /// Whether parts of an upload can be copied from an object.
     pub range_copies: bool,
 }
 
 impl Bucket {
-    /// Tries each on an object of its own, which is deleted at the end; if the process dies before, it remains. Nothing
-    /// is tried if it could not be deleted, so that starts do not fill a bucket that keeps everything.
+    /// Tries each ability on an object that is made for it and deleted at the end; if the process dies before, the
+    /// object remains. Nothing is tried if the object could not be deleted, so that starts do not fill a bucket that
+    /// keeps everything.
     pub async fn probe(&self) -> Result<Abilities, Error> {
         self.may_write().await?;
         let key = format!("{PROBE_PREFIX}{}", Uuid::now_v7());
@@ -53,8 +56,8 @@ impl Bucket {
                 advice: "the bucket retains whatever is written, so nothing was tried".into(),
             });
         }
-        // To delete what is not there takes the same right. Without a version, a bucket that keeps them would keep a
-        // marker of it.
+        // The deletion of an object that is not there takes the same right. Without a version in the request, a bucket
+        // that keeps versions would keep a delete marker.
         let delete = Request::new(Method::DELETE, key);
         let delete = match self.configuration("versioning").await?.contains("<Status>Enabled</Status>") {
             true => delete.query("versionId", "null"),
@@ -69,7 +72,7 @@ impl Bucket {
         }
     }
 
-    /// The bucket's configuration of a subject; it is empty if the bucket does not tell it, or not to us.
+    /// The bucket's configuration of a subject; empty if the server does not tell it, or not to us.
     async fn configuration(&self, subject: &'static str) -> Result<String, Error> {
         match self.client.repeat_whole(&Request::new(Method::GET, "").query(subject, "")).await {
             Ok((_, body)) => Ok(String::from_utf8_lossy(&body).into_owned()),
@@ -88,7 +91,7 @@ impl Bucket {
         Ok(Abilities { conditional_reads, conditional_writes, versions, range_copies: self.copies_ranges(key).await? })
     }
 
-    /// Whether the condition of a request, which is not met, is honoured.
+    /// Whether the server honours the condition of a request, which does not hold.
     async fn is_refused(&self, request: &Request) -> Result<bool, Error> {
         match self.client.repeat(request).await {
             Ok(_) | Err(Error::Refused { status: 400 | 501, .. } | Error::ObjectRefused { status: 400, .. }) => {

@@ -14,7 +14,7 @@ struct VersionPage {
     entries: Vec<VersionEntry>,
 }
 
-/// The document mixes versions, delete markers and its own fields.
+/// One entry of the document, which mixes versions, delete markers and its own fields.
 #[derive(Deserialize)]
 enum VersionEntry {
     Version(Version),
@@ -41,19 +41,20 @@ struct Superseded {
 }
 
 impl Bucket {
-    /// Deletes every version of an object but the current one, and says how many there were. Where the current one is
-    /// to go as well, delete the object first: what is left of it then is a delete marker, and that goes too.
+    /// Deletes every version of an object but the current one, and returns how many there were. To have the current one
+    /// deleted as well, delete the object first: only a delete marker is left of it then, and that goes too.
     pub async fn purge(&self, log: &Log, archive_id: Uuid) -> Result<usize, Error> {
         self.purge_versions(&object_key(log, archive_id)).await
     }
 
-    /// With all its versions, whether it is there or not.
+    /// Deletes an object with all its versions; succeeds if there is none.
     pub async fn delete_whole(&self, key: &str) -> Result<(), Error> {
         self.delete_key(key).await?;
         self.purge_versions(key).await.map(drop)
     }
 
-    /// A version that cannot be deleted keeps no other from being deleted, and is hidden for as long as it is there.
+    /// Deletes the superseded entries of `key`. A version that cannot be deleted keeps no other from being deleted, and
+    /// its delete marker remains, which hides it.
     pub(super) async fn purge_versions(&self, key: &str) -> Result<usize, Error> {
         let mut superseded = self.superseded(key).await?;
         superseded.sort_by_key(|superseded| superseded.is_marker);
@@ -71,7 +72,7 @@ impl Bucket {
         failure.map_or(Ok(purged), Err)
     }
 
-    /// The newest first, as servers list them.
+    /// The noncurrent versions of an object, the newest first, as servers list them.
     pub async fn noncurrent_versions(&self, log: &Log, archive_id: Uuid) -> Result<Vec<String>, Error> {
         let superseded = self.superseded(&object_key(log, archive_id)).await?.into_iter();
         Ok(superseded.filter(|superseded| !superseded.is_marker).map(|superseded| superseded.version).collect())
@@ -90,7 +91,7 @@ impl Bucket {
                 .query_if("key-marker", key_marker.take())
                 .query_if("version-id-marker", version_marker.take());
             let (_, body) = match self.client.repeat_whole(&request).await {
-                // A server without versions keeps none.
+                // A server that does not know versions keeps none.
                 Err(
                     Error::Refused { status: 400 | 405 | 501, .. } | Error::ObjectRefused { status: 400 | 405, .. },
                 ) => return Ok(superseded),

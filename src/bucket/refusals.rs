@@ -1,24 +1,24 @@
-//! A refusal is about everything that is asked of the bucket, or about the one object.
+//! The reach of a refusal: everything that is asked of the bucket, or one object.
 //!
-//! Most codes say which. The marker tells it of the others: if the server gives it, or says that there is none, it
-//! takes these credentials at this time, and the refusal is the object's own trouble.
+//! Most error codes tell which. The marker tells it of the others: a server that gives the marker, or says that there
+//! is none, takes these credentials at this time, so the refusal is the object's own trouble.
 
 use http::Method;
 
-/// How far a refusal reaches.
+/// The requests that a refusal extends to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reach {
-    /// Whatever is asked is refused for now: credentials, the clock, the account, the bucket.
+    /// Every request is refused for now, because of the credentials, the clock, the account or the bucket.
     Bucket,
-    /// The object is refused, and will be when it is asked for again.
+    /// The object is refused, and will be refused when it is asked for again.
     Object,
-    /// It may be either.
+    /// Either the bucket or the object: the answer does not tell.
     Unclear,
-    /// The request is one that the server does not take, whatever it is about.
+    /// The server does not take such a request, whatever object it is about.
     Request,
 }
 
-/// The codes of S3, and of servers that do as S3 does.
+/// The error codes of S3, and of servers that do as S3 does, with their reach.
 const CODES: [(&str, Reach); 30] = [
     ("AccountProblem", Reach::Bucket),
     ("AllAccessDisabled", Reach::Bucket),
@@ -40,7 +40,7 @@ const CODES: [(&str, Reach); 30] = [
     ("TokenRefreshRequired", Reach::Bucket),
     ("UserSuspended", Reach::Bucket),
     ("InvalidObjectState", Reach::Object),
-    // Each object has a key of its own, or that of the time when it was written.
+    // Each object is encrypted with a key of its own, or with that of the time when it was written.
     ("KMS.AccessDeniedException", Reach::Object),
     ("KMS.DisabledException", Reach::Object),
     ("KMS.InvalidKeyUsageException", Reach::Object),
@@ -53,7 +53,7 @@ const CODES: [(&str, Reach); 30] = [
     ("MethodNotAllowed", Reach::Unclear),
 ];
 
-/// How far a refusal of a request about one object reaches. A refused write is never about the object: nothing of it is
+/// The reach of a refusal of a request about one object. A refused write is never about the object: nothing of it is
 /// lost.
 pub fn reach(method: &Method, status: u16, code: &str) -> Reach {
     if ![Method::GET, Method::HEAD, Method::DELETE].contains(method) {

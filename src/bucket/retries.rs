@@ -1,8 +1,8 @@
-//! How often a request is repeated while the server is away or busy.
+//! Retries while the server is away or busy.
 //!
-//! Each request by itself would be repeated a few times, and all of them together would put several times the usual
-//! load on a server that cannot even bear that. So repetitions come out of one budget, which only what succeeds fills
-//! up again: in a long outage everything is tried once.
+//! If each request by itself were repeated a few times, all of them together would put several times the usual load on
+//! a server that cannot even bear that. So retries come out of one budget, which only successful requests fill up
+//! again: in a long outage every request is tried once.
 
 use std::future::Future;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -15,7 +15,7 @@ use crate::bucket::Error;
 const ATTEMPTS: usize = 4;
 const WAIT_MIN: Duration = Duration::from_millis(50);
 const WAIT_MAX: Duration = Duration::from_secs(2);
-/// In tenths of a repetition: a full budget is good for 100.
+/// The full budget, in tenths of a retry: it is good for 100.
 const BUDGET_MAX: u32 = 1_000;
 const COST: u32 = 10;
 
@@ -28,7 +28,7 @@ impl Retries {
         Retries { budget: AtomicU32::new(BUDGET_MAX) }
     }
 
-    /// Makes attempts until one succeeds, or fails for good, or there were enough.
+    /// Makes attempts until one succeeds or fails for good, or until there were enough of them.
     pub async fn attempt<T, F: Future<Output = Result<T, Error>>>(
         &self,
         attempt: impl FnMut() -> F,
@@ -42,13 +42,13 @@ impl Retries {
             .retry(waits)
             // A machine that gives no credentials was waited for already.
             .when(|error| error.is_transient() && !matches!(error, Error::NoCredentials { .. }))
-            // Where nothing is repeated any more, nothing is spent.
+            // Nothing is spent if there is no attempt left.
             .adjust(|_, wait| wait.filter(|_| self.spend()))
             .notify(|error, wait| tracing::debug!(%error, wait_ms = wait.as_millis() as u64, "request is repeated"))
             .await
     }
 
-    /// A request has succeeded: ten of them pay for a repetition.
+    /// Credits a request that succeeded: ten of them pay for a retry.
     pub fn earn(&self) {
         let _ = self
             .budget

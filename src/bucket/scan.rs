@@ -10,7 +10,7 @@ use crate::bucket::format::find_member;
 use crate::bucket::{Bucket, Error, Head, MemberText, object_key};
 use crate::event::Log;
 
-/// Where members are found by reading: much more than most have, so that they mostly are found at once.
+/// The bytes in which the end of a member is looked for at first: most members are far smaller, and found at once.
 const SEARCHED_BYTES: usize = 1024 * 1024;
 
 /// A whole object, read once from its first byte to its last.
@@ -21,7 +21,7 @@ pub struct Scan {
     has_ended: bool,
     buffer: BytesMut,
     digest: Sha256,
-    /// Found already, and still the next one.
+    /// The next member, if it was found already.
     found: Option<MemberText>,
 }
 
@@ -34,7 +34,7 @@ impl Bucket {
         self.scan_at(&Request::new(Method::GET, key)).await
     }
 
-    /// A noncurrent version of an object.
+    /// Reads a noncurrent version of an object.
     pub async fn scan_version(&self, log: &Log, archive_id: Uuid, version: &str) -> Result<Scan, Error> {
         let request = Request::new(Method::GET, object_key(log, archive_id));
         self.scan_at(&request.query("versionId", version)).await
@@ -64,7 +64,7 @@ impl Scan {
         &self.head
     }
 
-    /// The bytes that follow: a compressed member.
+    /// Reads the next `bytes` bytes: a compressed member.
     pub async fn next(&mut self, bytes: i64) -> Result<Bytes, Error> {
         let wanted = bytes as usize;
         self.fill(wanted).await?;
@@ -74,7 +74,7 @@ impl Scan {
         Ok(self.buffer.split_to(wanted).freeze())
     }
 
-    /// The member that follows, wherever it ends; `None` at the end of the object.
+    /// Reads the next member, and finds where it ends; `None` at the end of the object.
     pub async fn next_member(&mut self) -> Result<Option<MemberText>, Error> {
         if let Some(found) = self.found.take() {
             return Ok(Some(found));
@@ -100,7 +100,7 @@ impl Scan {
         }
     }
 
-    /// The log that its first event names.
+    /// The log that the object's first event names.
     pub async fn log(&mut self) -> Result<Log, Error> {
         let Some(first) = self.next_member().await? else { return Err(self.damaged("it is empty")) };
         let log = first.log().map_err(|why| self.damaged(why))?;
@@ -108,7 +108,7 @@ impl Scan {
         Ok(log)
     }
 
-    /// Reads on until there are so many bytes, or no more.
+    /// Reads on until the buffer has `bytes` bytes, or the object ends.
     async fn fill(&mut self, bytes: usize) -> Result<(), Error> {
         while self.buffer.len() < bytes && !self.has_ended {
             match self.body.next().await.transpose()? {
@@ -122,7 +122,7 @@ impl Scan {
         Ok(())
     }
 
-    /// Its SHA-256, once nothing follows any more.
+    /// The SHA-256 of the object; an error if anything follows the last member.
     pub async fn finish(mut self) -> Result<Vec<u8>, Error> {
         self.fill(1).await?;
         if !self.buffer.is_empty() {

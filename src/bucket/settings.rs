@@ -1,4 +1,4 @@
-//! The settings to reach and write a bucket with. Values are checked when they are made, so that none can turn an
+//! The settings to reach a bucket and write to it. Values are checked when they are parsed, so that none can turn an
 //! address or a header into another one.
 
 use std::fmt;
@@ -22,11 +22,11 @@ pub struct Settings {
     pub addressing: Addressing,
     pub region: String,
     pub writing: Writing,
-    /// Decoded members that are kept in memory, in bytes.
+    /// The most bytes of decoded members that are kept in memory.
     pub cache_bytes_max: u64,
-    /// Ranged reads that are under way at once.
+    /// The most ranged reads that are under way at once.
     pub reads_max: usize,
-    /// Nothing is written, whoever owns the bucket.
+    /// Whether every write is refused, whoever owns the bucket.
     pub is_read_only: bool,
     /// The longest time between two looks of a writer at the marker.
     pub look_interval: Duration,
@@ -38,8 +38,8 @@ pub enum Credentials {
         access_key: String,
         secret_key: String,
     },
-    /// AWS calls it the default chain: `AWS_ACCESS_KEY_ID` and its like, a web identity, the container's role, the
-    /// instance's.
+    /// The machine's credentials, by what AWS calls the default chain: `AWS_ACCESS_KEY_ID` and its like, a web
+    /// identity, the role of the container, the role of the instance.
     Machine,
 }
 
@@ -67,9 +67,9 @@ pub enum Addressing {
 #[derive(Debug, Clone, Default)]
 pub struct Writing {
     pub encryption: Option<Encryption>,
-    /// Only archives get it.
+    /// The storage class of archives; other objects get none.
     pub storage_class: Option<String>,
-    /// SHA-256 if there is none, and MD5 if a server is found not to take that.
+    /// The checksum that objects bear; `None` stands for SHA-256, and for MD5 once a server is found not to take that.
     pub checksum: Option<Checksum>,
 }
 
@@ -79,7 +79,7 @@ pub enum Encryption {
     Kms { key_id: Option<String> },
 }
 
-/// The checksum by which the server is to check arriving bytes. Buckets with a default retention take nothing without
+/// The checksum by which the server is to check arriving bytes. Buckets with a default retention take no object without
 /// one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -92,7 +92,7 @@ pub enum Checksum {
 }
 
 impl Writing {
-    /// Adds the headers of a request that makes an object, or begins to.
+    /// Adds the headers for a request that makes an object or begins an upload.
     pub(super) fn object(&self, request: Request) -> Request {
         match &self.encryption {
             None => request,
@@ -104,7 +104,7 @@ impl Writing {
         }
     }
 
-    /// Adds the headers of a request that begins to make an archive.
+    /// Adds the headers for a request that begins the upload of an archive.
     pub(super) fn archive(&self, request: Request) -> Request {
         let request = self.object(request);
         match &self.storage_class {
@@ -114,12 +114,12 @@ impl Writing {
     }
 }
 
-/// Why a value cannot be used.
+/// The reason why a value cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Unusable(&'static str);
 
-/// host:port, or host alone where the port is that of the scheme.
+/// A host and a port, or a host alone if the port is that of the scheme.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint(String);
 
@@ -131,10 +131,10 @@ impl FromStr for Endpoint {
             return Err(Unusable("host:port is needed, without a scheme; S3_SSL says whether it is https"));
         }
         if text.parse::<std::net::Ipv6Addr>().is_ok() {
-            return Err(Unusable("an address of IPv6 needs brackets, such as [::1]:9000"));
+            return Err(Unusable("an IPv6 address needs brackets, such as [::1]:9000"));
         }
         let needed = Unusable("host:port is needed, such as s3.example.com:443, 192.0.2.1:9000 or [::1]:9000");
-        // This scheme has a default port that nobody means, so that every other one is seen.
+        // The default port of this scheme is one that nobody means, so that every other one is seen.
         let url = Url::parse(&format!("ftp://{text}")).map_err(|_| needed.clone())?;
         let is_more = text.contains(|letter: char| "/\\?#@%".contains(letter) || letter.is_whitespace());
         if is_more || text.ends_with(':') || url.port() == Some(0) {
@@ -146,7 +146,7 @@ impl FromStr for Endpoint {
 }
 
 impl Endpoint {
-    /// Whether it is an address instead of a name, so that no bucket can stand in front of it.
+    /// Whether the host is an IP address, in front of which no bucket's name can stand.
     pub fn is_ip(&self) -> bool {
         let url = Url::parse(&format!("http://{self}")).ok();
         matches!(url.as_ref().and_then(Url::host), Some(Host::Ipv4(_) | Host::Ipv6(_)))
@@ -171,8 +171,8 @@ const LABEL_CHARS_MAX: usize = 63;
 impl FromStr for BucketName {
     type Err = Unusable;
 
-    /// S3's rules for names apply, with those of old buckets beside them: capital letters and underscores, and more
-    /// than 63 characters. None of that means anything in an address.
+    /// Applies S3's rules for names, and those for old buckets: capital letters, underscores, and more than 63
+    /// characters. None of that means anything in an address.
     fn from_str(text: &str) -> Result<BucketName, Unusable> {
         let is_edge = |letter: Option<u8>| letter.is_some_and(|letter| letter.is_ascii_alphanumeric());
         if !text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte)) {
@@ -194,12 +194,12 @@ impl FromStr for BucketName {
 }
 
 impl BucketName {
-    /// Whether it can stand in front of a host.
+    /// Whether the name can stand in front of a host.
     pub fn is_host(&self) -> bool {
         self.0.len() <= LABEL_CHARS_MAX && !self.0.contains(|letter: char| letter == '_' || letter.is_ascii_uppercase())
     }
 
-    /// Whether certificates for `*.host` cover it.
+    /// Whether certificates for `*.host` cover the name in front of the host.
     pub fn is_label(&self) -> bool {
         self.is_host() && !self.0.contains('.')
     }

@@ -15,22 +15,22 @@ use crate::bucket::objects::{etag, parse_instant, parse_xml};
 use crate::bucket::{Bucket, Checksum, Error, ObjectMetadata, object_key};
 use crate::event::Log;
 
-/// The least that S3 takes for a part that is not the last.
+/// The smallest part that S3 takes, if it is not the last one.
 const PART_BYTES_MIN: usize = 5 * 1024 * 1024;
-/// 10,000 parts make 80 GB.
+/// The size of a part: 10,000 parts make 80 GB.
 const PART_BYTES: usize = 8 * 1024 * 1024;
-/// S3 copies 5 GB at once, and says nothing until it has.
+/// The largest part that is copied: S3 copies 5 GB at once, and says nothing until it has.
 const COPY_BYTES_MAX: i64 = 256 * 1024 * 1024;
 const PARTS_IN_FLIGHT_MAX: usize = 2;
 
-/// An object on its way. What it holds becomes visible when it is completed, never before.
+/// An object that is being uploaded. Its bytes become visible when it is completed, never before.
 pub struct Upload<'a> {
     bucket: &'a Bucket,
     key: String,
     upload_id: String,
     write_id: Uuid,
     buffer: BytesMut,
-    /// What is to be copied before anything else is written.
+    /// The range to copy before anything else is written.
     copied: Option<Copied>,
     has_copies: bool,
     parts_started: usize,
@@ -50,11 +50,12 @@ struct Copied {
 struct Part {
     number: usize,
     etag: String,
-    /// As the server says it; not every server does, and one that does wants to hear it again at the end.
+    /// The checksum of the part as the server gives it. Not every server gives one; one that does wants it again at the
+    /// end.
     sha256: Option<String>,
 }
 
-/// An object all of whose bytes are with the server, but which is not there yet.
+/// An object whose bytes all are with the server, and which is not visible yet.
 pub struct Uploaded<'a> {
     bucket: &'a Bucket,
     key: String,
@@ -62,7 +63,7 @@ pub struct Uploaded<'a> {
     write_id: Uuid,
     parts: Vec<Part>,
     has_copies: bool,
-    /// SHA-256.
+    /// The SHA-256 of the object.
     pub digest: Vec<u8>,
     pub bytes: i64,
 }
@@ -106,12 +107,12 @@ struct UploadEntry {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnfinishedUpload {
     pub key: String,
-    /// `None` where the server does not say.
+    /// The time at which the upload was begun; `None` if the server does not say.
     pub initiated_at: Option<OffsetDateTime>,
     upload_id: String,
 }
 
-/// Where the next ones begin.
+/// The place in the list of uploads where a page begins.
 pub type UploadMarker = (Option<String>, Option<String>);
 
 impl Bucket {
@@ -136,8 +137,8 @@ impl Bucket {
         })
     }
 
-    /// Where the answer is lost, an upload may have been started whose id nobody knows. It is aborted before the next
-    /// one is started.
+    /// Starts an upload. If an answer is lost, an upload may have been started whose id nobody knows: it is aborted
+    /// before the next one is started.
     async fn start_upload(&self, log: &Log, archive_id: Uuid, request: &Request) -> Result<String, Error> {
         self.may_write().await?;
         let mut attempts = 0;
@@ -154,7 +155,7 @@ impl Bucket {
         self.client.attempt(start).await
     }
 
-    /// Of the upload that a request starts.
+    /// The id of the upload that a request starts.
     pub(super) async fn upload_id(&self, request: &Request) -> Result<String, Error> {
         // Parts may bear no other checksum than the one that was announced.
         let request = match self.client.checksum() {
@@ -183,7 +184,7 @@ impl Bucket {
         }
     }
 
-    /// As many as the server gives at once, and where the next ones begin.
+    /// A page of unfinished uploads, as long as the server makes it, and where the next page begins.
     pub async fn uploads_page(
         &self,
         prefix: &str,
@@ -214,7 +215,8 @@ impl Bucket {
         self.abort_upload(&upload.key, &upload.upload_id).await
     }
 
-    /// A server that takes copies may still refuse some, or parts of different sizes: from then on all is sent.
+    /// Stops copying on a server that refused a copy: it may refuse some copies, or parts of different sizes, though it
+    /// takes others. From then on all bytes are sent.
     fn unlearn(&self, error: &Error) {
         if matches!(error, Error::Refused { .. }) && self.range_copies.swap(false, Ordering::Relaxed) {
             tracing::warn!(%error, "rewrites copy nothing on the server any more");
@@ -231,14 +233,15 @@ impl Bucket {
 }
 
 impl<'a> Upload<'a> {
-    /// Whether the next bytes, so many at least, may be copied from the object that is there instead of being sent.
+    /// Whether the next bytes, at least `bytes` of them, may be copied from the object that is there instead of being
+    /// sent.
     pub fn can_copy(&self, bytes: i64) -> bool {
         let is_between_parts = self.buffer.is_empty() || self.buffer.len() >= PART_BYTES_MIN;
         is_between_parts && bytes >= PART_BYTES_MIN as i64 && self.bucket.range_copies.load(Ordering::Relaxed)
     }
 
-    /// Takes the bytes that follow, which the server has: from `start` on in the object with this ETag. Not to be begun
-    /// unless [`Upload::can_copy`] says so.
+    /// Adds the next bytes, which the server has: they begin at `start` in the object with this ETag. A copy may begin
+    /// only if [`Upload::can_copy`] says so.
     pub async fn copy(&mut self, bytes: &[u8], etag: &str, start: i64) -> Result<(), Error> {
         if self.copied.is_none() && !self.buffer.is_empty() {
             let part = std::mem::replace(&mut self.buffer, BytesMut::with_capacity(PART_BYTES));
@@ -251,14 +254,14 @@ impl<'a> Upload<'a> {
         Ok(())
     }
 
-    /// Takes the bytes that follow. Waits while as many parts are on their way as may be.
+    /// Adds the next bytes. Waits while `PARTS_IN_FLIGHT_MAX` parts are in flight.
     pub async fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
         self.send_copied().await?;
         self.digest.update(bytes);
         self.bytes += bytes.len() as i64;
         let mut rest = bytes;
         while !rest.is_empty() {
-            // Where nothing is copied, all parts but the last have the same size, which some servers ask for.
+            // If nothing is copied, all parts but the last have the same size, which some servers demand.
             let (fitting, behind) = rest.split_at(rest.len().min(PART_BYTES - self.buffer.len()));
             self.buffer.extend_from_slice(fitting);
             rest = behind;
@@ -270,7 +273,7 @@ impl<'a> Upload<'a> {
         self.look_after_parts()
     }
 
-    /// Parts get on with their way while others are made.
+    /// Lets the parts in flight get on while others are made.
     fn look_after_parts(&mut self) -> Result<(), Error> {
         while let Some(Some(part)) = self.in_flight.next().now_or_never() {
             self.parts.push(part?);
@@ -303,7 +306,7 @@ impl<'a> Upload<'a> {
         Ok(())
     }
 
-    /// Has the server copy what it is to copy, in parts of about the same size.
+    /// Makes the server copy the pending range, in parts of about the same size.
     async fn send_copied(&mut self) -> Result<(), Error> {
         let Some(Copied { etag, start, end }) = self.copied.take() else { return Ok(()) };
         self.has_copies = true;
@@ -325,7 +328,7 @@ impl<'a> Upload<'a> {
         Ok(())
     }
 
-    /// Waits while as many parts are on their way as may be.
+    /// The number and the request of the next part. Waits while `PARTS_IN_FLIGHT_MAX` parts are in flight.
     async fn next_part(&mut self) -> Result<(usize, Request), Error> {
         while self.in_flight.len() >= PARTS_IN_FLIGHT_MAX {
             self.await_one().await?;
@@ -355,8 +358,8 @@ impl Part {
 }
 
 impl Uploaded<'_> {
-    /// Makes the object visible. A lost answer is looked up: the object that is there afterwards bears this upload's
-    /// write-id, or it does not.
+    /// Makes the object visible. If the answer is lost, the object is looked up: it bears this upload's write-id if the
+    /// upload was completed.
     pub async fn complete(self) -> Result<(), Error> {
         let parts: String = self.parts.iter().map(Part::document).collect();
         let request = Request::new(Method::POST, &self.key)
@@ -375,14 +378,15 @@ impl Uploaded<'_> {
         self.bucket.client.attempt(complete).await
     }
 
-    /// For a writer that lost its turn: whoever took it may have looked for unfinished uploads before this one began.
+    /// Aborts the upload of a writer that lost its lease. The next lease holder may have looked for unfinished uploads
+    /// before this one began.
     pub async fn abort(self) {
         if let Err(error) = self.bucket.abort_upload(&self.key, &self.upload_id).await {
             tracing::warn!(%error, object = self.key, "an unfinished upload remains in the bucket");
         }
     }
 
-    /// Completing can fail behind a status of 200.
+    /// Completes the upload once. The server can fail after it has sent a status of 200, so the body decides.
     async fn try_complete(&self, request: &Request) -> Result<(), Error> {
         let unknown = |what: String| Error::Unknown { what: format!("POST {}: {what}", self.key) };
         let response = self.bucket.client.once(request).await?;

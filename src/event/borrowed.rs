@@ -2,8 +2,8 @@ use std::borrow::Cow;
 
 use crate::event::{Event, Gdpr, Instant, Invalid, Json, Metadata};
 
-/// An event whose texts are where they were found: in a row, in a line of an archive, in an event that owns them. What
-/// only passes through is never copied.
+/// An event whose texts stay where they were found: in a row, in a line of an archive, or in an event that owns them.
+/// Texts that only pass through are never copied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BorrowedEvent<'a> {
     pub position: i64,
@@ -13,9 +13,9 @@ pub struct BorrowedEvent<'a> {
     pub reason: Cow<'a, str>,
     pub raised_at: Instant,
     pub metadata: BorrowedMetadata<'a>,
-    /// JSON that was checked when it came in.
+    /// The payload's JSON, which was checked when the event came in.
     pub payload: &'a str,
-    /// JSON, as [`Event::gdpr_json`] makes it.
+    /// The JSON that [`Event::gdpr_json`] makes.
     pub gdpr: Option<Cow<'a, str>>,
 }
 
@@ -32,7 +32,7 @@ impl BorrowedEvent<'_> {
         Event::gdpr_from_json(self.gdpr.as_deref())
     }
 
-    /// With a payload of its own, which says the same.
+    /// Makes an event that owns its texts. `payload` has to hold the JSON of the borrowed one.
     pub fn into_event(self, payload: Json) -> Result<Event, Invalid> {
         let gdpr = self.gdpr()?;
         let BorrowedEvent { position, id, stream, event_type, reason, raised_at, metadata, payload: _, gdpr: _ } = self;

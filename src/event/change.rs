@@ -3,20 +3,20 @@ use serde_json::value::RawValue;
 
 use crate::event::{Event, GdprField, Invalid, Json, Patch};
 
-/// What is done to events after they were published.
+/// A change to events that are published already.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
-    /// Fields of the payload get other values, or go.
+    /// Sets fields of the payload to other values, or removes them.
     Patch(Patch),
-    /// A plain field becomes a personal one.
+    /// Makes a plain field personal.
     Introduce { field: String, gdpr: GdprField },
-    /// Every field with this GDPR id shows its default from now on.
+    /// Makes every field with this GDPR id show its default.
     Invalidate { gdpr_id: String },
-    /// Events of a type bear another name for it.
+    /// Gives the events of a type another type.
     Rename { old_type: String, new_type: String },
 }
 
-/// As it stands in Postgres while it is pending.
+/// The change as Postgres keeps it while the edit is pending.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Stored<'a> {
@@ -38,7 +38,7 @@ enum Stored<'a> {
 }
 
 impl Change {
-    /// Changes the event where it is about it.
+    /// Applies the change to an event; leaves an event alone that it does not concern.
     pub fn apply(&self, event: &mut Event) {
         match self {
             Change::Patch(patch) => event.payload = patch.apply(&event.payload).payload,

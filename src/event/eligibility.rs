@@ -4,19 +4,20 @@ use crate::event::Instant;
 
 const DAY_NANOS: i64 = 24 * 60 * 60 * 1_000_000_000;
 
-/// Which events are to be archived.
+/// The rule that says which events are archived.
 #[derive(Debug, Clone)]
 pub struct Eligibility {
-    /// 0 makes every event old enough.
+    /// The age at which events are old enough; with 0 every event is.
     pub older_than_days: u32,
-    /// Topics whose events are deleted once they are consumed, in whatever tenant.
+    /// Topics whose events are deleted once they are consumed, in every tenant.
     pub excluded_topics: BTreeSet<String>,
     /// The least number of eligible events that triggers a run, and the most in one batch.
     pub batch_size: u64,
 }
 
 impl Eligibility {
-    /// Events that were raised at or before this moment are old enough; with 0 days even one from the future is.
+    /// The latest moment at which an old enough event was raised; with 0 days even an event from the future is old
+    /// enough.
     pub fn raised_at_max(&self, now: Instant) -> Instant {
         if self.older_than_days == 0 {
             return Instant::from_unix_nanos(i64::MAX);

@@ -1,16 +1,16 @@
 use crate::event::Event;
 
-/// Which events of a log a read is about.
+/// The events of a log that a read wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Filter {
     All,
-    /// Events of any of these types; not empty.
+    /// Events of any of these types; the list is not empty.
     Types(Vec<String>),
     Stream(String),
 }
 
 impl Filter {
-    /// No types mean all.
+    /// Selects the events of some types; an empty list selects all events.
     pub fn types(types: Vec<String>) -> Filter {
         if types.is_empty() { Filter::All } else { Filter::Types(types) }
     }

@@ -6,20 +6,20 @@ use serde_json::value::RawValue;
 use crate::event::object::{read_from_objects, written_as_derived};
 use crate::event::{ID_BYTES_MAX, Invalid, Json, check_text};
 
-/// Which fields of a payload are personal: field name → its data. A field that is named here is in the payload,
-/// unless an edit has erased it.
+/// The personal fields of a payload: field name → its data. A field that is named here is in the payload, unless an
+/// edit has erased it.
 pub type Gdpr = BTreeMap<String, GdprField>;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GdprField {
-    /// One id may stand for many fields and events: it is the handle by which they are invalidated.
+    /// The handle by which fields are invalidated; one id may stand for many fields and events.
     pub id: String,
-    /// What a reader sees once the field is invalidated.
+    /// The value that a reader sees once the field is invalidated.
     pub default: Json,
     pub is_invalidated: bool,
 }
 
-/// As it stands in Postgres and in archives. Frozen with version 1 of the archive format.
+/// A personal field as Postgres and archives keep it. Frozen with version 1 of the archive format.
 #[derive(Serialize, Deserialize)]
 #[serde(remote = "Self")]
 struct Stored<'a> {

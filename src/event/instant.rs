@@ -5,7 +5,7 @@ use time::{Duration, OffsetDateTime};
 
 use crate::event::Invalid;
 
-/// Of a second's fraction: nanoseconds.
+/// The most digits of a second's fraction: nanoseconds.
 const DIGITS_MAX: usize = 9;
 
 /// A moment, in nanoseconds since the Unix epoch: from 1677 to 2262.
@@ -21,13 +21,13 @@ impl Instant {
         self.0
     }
 
-    /// RFC 3339 with any offset and at most nanoseconds: what is finer would be cut off.
+    /// Parses RFC 3339 with any offset. More than nine digits of a second are refused: the rest would be cut off.
     pub fn parse(text: &str) -> Result<Instant, Invalid> {
         let fraction = text.split_once('.').map_or("", |(_, fraction)| fraction);
         if fraction.bytes().take_while(u8::is_ascii_digit).count() > DIGITS_MAX {
             return Err(Invalid(format!("{text:?} has more than {DIGITS_MAX} digits of a second")));
         }
-        // The Unix clock has no leap seconds: one would come back as the second before it.
+        // The Unix clock has no leap seconds: a leap second would come back as the second before it.
         if text.get(17..19) == Some("60") {
             return Err(Invalid(format!("{text:?} is a leap second, which cannot be kept")));
         }
@@ -38,7 +38,7 @@ impl Instant {
             .map_err(|_| Invalid(format!("{text:?} lies outside the years 1677 to 2262")))
     }
 
-    /// RFC 3339 in UTC, always with nine digits of a second.
+    /// The moment in RFC 3339 and UTC, always with nine digits of a second.
     pub fn rfc3339(self) -> [u8; 30] {
         let moment = OffsetDateTime::UNIX_EPOCH + Duration::nanoseconds(self.0);
         let mut text = *b"0000-00-00T00:00:00.000000000Z";
@@ -48,7 +48,7 @@ impl Instant {
                 number /= 10;
             }
         };
-        // From 1677 to 2262.
+        // The year is one of 1677 to 2262: it has four digits and no sign.
         write(0..4, moment.year().unsigned_abs());
         write(5..7, u8::from(moment.month()).into());
         write(8..10, moment.day().into());

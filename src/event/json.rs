@@ -8,7 +8,7 @@ use serde::de::IgnoredAny;
 
 use crate::event::Invalid;
 
-/// Levels of nesting that common readers of JSON still take.
+/// The most levels of nesting that common readers of JSON take.
 const DEPTH_MAX: usize = 128;
 
 /// A JSON text without insignificant white space. Numbers, escapes and the order of keys are kept as they came.
@@ -25,7 +25,7 @@ impl Json {
         }))
     }
 
-    /// An object, no key of which comes twice at its top level: of two values, nobody could say which one is meant.
+    /// Parses an object. No key may come twice at its top level: nobody could say which of two values is meant.
     pub fn parse_object(text: &str) -> Result<Json, Invalid> {
         let json = Json::parse(text)?;
         if !json.is_object() {
@@ -44,12 +44,12 @@ impl Json {
         Ok(json)
     }
 
-    /// For text that was checked when it came in, and has been in our own keeping since.
+    /// Takes text unchecked: it was checked when it came in, and we have kept it since.
     pub fn trusted(text: Bytes) -> Json {
         Json(text)
     }
 
-    /// A JSON string.
+    /// The JSON string of a text.
     pub fn text(text: &str) -> Json {
         Json(Bytes::from(serde_json::to_vec(text).expect("a text always serializes")))
     }
@@ -66,7 +66,7 @@ impl Json {
         self.0.len()
     }
 
-    /// Whether every escape in it is a character that Postgres can make of it: not NUL, and no half of a pair.
+    /// Whether Postgres can make a character of every escape in the JSON: none is NUL or half of a surrogate pair.
     pub fn has_plain_escapes(&self) -> bool {
         let bytes = self.as_str().as_bytes();
         let code = |at: usize| u32::from_str_radix(self.as_str().get(at + 2..at + 6).unwrap_or_default(), 16).ok();
@@ -89,7 +89,7 @@ impl Json {
         true
     }
 
-    /// The object with another value of a member, if it has that one.
+    /// The object with another value for the member of this name, if it has such a member.
     pub fn with_value(&self, name: &str, value: &Json) -> Json {
         let members = self.members();
         let Some(member) = members.iter().find(|member| member.key().is_ok_and(|key| key == name)) else {
@@ -110,13 +110,13 @@ impl Json {
 }
 
 impl fmt::Debug for Json {
-    /// Payloads do not belong in logs.
+    /// Shows the size alone: payloads do not belong in logs.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "Json({} bytes)", self.0.len())
     }
 }
 
-/// A key and its value, as they are written.
+/// A key and its value, both as they are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Member<'a> {
     pub raw_key: &'a str,
@@ -134,7 +134,7 @@ impl<'a> Member<'a> {
     }
 }
 
-/// Splits an object that is valid and minified; empty for what is no object.
+/// Splits valid and minified JSON into the members of its object; gives none if it is no object.
 pub fn members(object: &str) -> Vec<Member<'_>> {
     let bytes = object.as_bytes();
     let mut found = Vec::new();
@@ -148,7 +148,7 @@ pub fn members(object: &str) -> Vec<Member<'_>> {
     found
 }
 
-/// The value that starts at `start`, in JSON that is valid and minified.
+/// The range of the value that starts at `start`, in valid and minified JSON.
 fn value_range(bytes: &[u8], start: usize) -> Range<usize> {
     let mut depth = 0usize;
     let mut at = start;
@@ -187,7 +187,7 @@ fn string_end(bytes: &[u8], start: usize) -> usize {
     }
 }
 
-/// Removes white space outside strings, and refuses what is nested too deep. The text is valid JSON.
+/// Removes white space outside strings from valid JSON, and refuses JSON that is nested too deep.
 fn minify(text: &str) -> Result<Cow<'_, str>, Invalid> {
     let bytes = text.as_bytes();
     let mut out: Option<String> = None;

@@ -2,7 +2,7 @@ use std::fmt;
 
 use crate::event::{Invalid, NAME_BYTES_MAX, check_text};
 
-/// A tenant and a topic: together they are one ordered log. The empty tenant is the global one.
+/// A tenant and a topic, which together name one ordered log. The empty tenant is the global one.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Log {
     tenant: String,
@@ -10,7 +10,7 @@ pub struct Log {
 }
 
 impl Log {
-    /// Any text without NUL, up to 1,020 bytes a name; the topic is not empty.
+    /// Takes any text without NUL as a name, up to 1,020 bytes each; the topic may not be empty.
     pub fn new(tenant: impl Into<String>, topic: impl Into<String>) -> Result<Log, Invalid> {
         let (tenant, topic) = (tenant.into(), topic.into());
         check_text("the tenant", &tenant, NAME_BYTES_MAX)?;
@@ -30,7 +30,7 @@ impl Log {
     }
 }
 
-/// For logs and messages: names are quoted, so that a line break in one cannot forge a line.
+/// The form for log lines and messages: names are quoted, so that a line break in one cannot forge a line.
 impl fmt::Display for Log {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{:?}/{:?}", self.tenant, self.topic)

@@ -28,17 +28,16 @@ pub use patch::{Patch, Patched, pointer_to};
 pub use positions::PositionRanges;
 pub use record::{Edits, Event, Metadata, NewEvent};
 
-/// Why an input cannot be taken, in words for whoever sent it.
+/// The reason why an input is refused, in words for its sender.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Invalid(pub String);
 
-/// Bytes in UTF-8, at most: 255 characters of four bytes.
+/// The longest name, in bytes of UTF-8: 255 characters of four bytes.
 const NAME_BYTES_MAX: usize = 1020;
-/// Bytes in UTF-8, at most.
+/// The longest id, in bytes of UTF-8.
 const ID_BYTES_MAX: usize = 255;
 
-/// The name of a group of subscribers.
 pub fn check_group(name: &str) -> Result<(), Invalid> {
     if name.is_empty() {
         return Err(Invalid("the group is empty".into()));
@@ -54,7 +53,7 @@ pub fn check_topic(name: &str) -> Result<(), Invalid> {
     check_text("the topic", name, NAME_BYTES_MAX)
 }
 
-/// The name of a type: not empty, and as long as a name may be.
+/// Checks the name of a type: it may be as long as any name, and not empty.
 pub fn check_type(name: &str) -> Result<(), Invalid> {
     if name.is_empty() {
         return Err(Invalid("the type is empty".into()));
@@ -62,7 +61,7 @@ pub fn check_type(name: &str) -> Result<(), Invalid> {
     check_text("the type", name, NAME_BYTES_MAX)
 }
 
-/// Postgres keeps no NUL in text, and an index entry has its limit.
+/// Refuses NUL, which Postgres does not keep in text, and text that is too long: an index entry has its limit.
 fn check_text(what: &str, text: &str, bytes_max: usize) -> Result<(), Invalid> {
     if text.contains('\0') {
         return Err(Invalid(format!("{what} contains a NUL character")));

@@ -1,8 +1,8 @@
 use serde::de::{Deserializer, Visitor};
 use serde::forward_to_deserialize_any;
 
-/// Reads a struct from an object alone. The code that serde derives takes an array of its fields in their order as
-/// well, and a field that is added in the middle would change what such an array says.
+/// Reads a struct from an object alone. The code that serde derives also takes an array of the fields in their order,
+/// and a field that is added in the middle would change the meaning of such an array.
 pub struct ObjectOnly<D>(pub D);
 
 impl<'de, D: Deserializer<'de>> Deserializer<'de> for ObjectOnly<D> {
@@ -18,7 +18,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for ObjectOnly<D> {
     }
 }
 
-/// For structs whose derived code is `#[serde(remote = "Self")]`: wherever one is read, it is an object.
+/// Reads structs from objects alone, at any depth. Their derived code has to be `#[serde(remote = "Self")]`.
 macro_rules! read_from_objects {
     ($($name:ident),+) => {
         $(impl<'de> serde::Deserialize<'de> for $name {
@@ -36,7 +36,7 @@ macro_rules! read_from_objects {
     };
 }
 
-/// Structs with such derived code that are also written are written as serde derives.
+/// Writes a struct as serde derives it, if its derived code is `#[serde(remote = "Self")]`.
 macro_rules! written_as_derived {
     ($name:ident $(<$lifetime:lifetime>)?) => {
         impl serde::Serialize for $name $(<$lifetime>)? {

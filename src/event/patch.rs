@@ -5,18 +5,18 @@ use bytes::Bytes;
 use crate::event::Invalid;
 use crate::event::json::{Json, Member, members};
 
-/// A JSON Merge Patch (RFC 7396) of a payload, with one difference: a field that is not there is reported, not made.
-/// An edit changes or erases what an event holds, it does not add to the event.
+/// A JSON Merge Patch (RFC 7396) of a payload, with one difference: a field that the payload does not have is reported,
+/// not added. An edit changes or erases what an event holds, and adds nothing to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Patch(Json);
 
-/// What a patch made of a payload.
+/// The result of a patch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Patched {
     pub payload: Json,
-    /// JSON pointers of the values that are other than before.
+    /// JSON pointers to the values that the patch changed or removed.
     pub changed: Vec<String>,
-    /// JSON pointers of the values that the patch names and the payload does not have.
+    /// JSON pointers to the values that the patch names and the payload does not have.
     pub missing: Vec<String>,
 }
 
@@ -27,7 +27,7 @@ impl Patch {
         Ok(Patch(json))
     }
 
-    /// Removes these fields.
+    /// The patch that removes some fields.
     pub fn removing(fields: &[String]) -> Patch {
         let nulls: BTreeMap<&str, ()> = fields.iter().map(|field| (field.as_str(), ())).collect();
         Patch(Json::trusted(serde_json::to_vec(&nulls).expect("texts and nulls always serialize").into()))
@@ -101,7 +101,8 @@ fn merge(
     }
 }
 
-/// A null in a patch removes a member, also one of an object that takes the place of something else.
+/// Writes a value without the members that are null: a null in a patch removes a member, even in an object that
+/// replaces another value.
 fn write_without_nulls(value: &str, out: &mut String) {
     if !value.starts_with('{') {
         return out.push_str(value);
@@ -119,12 +120,12 @@ fn write_without_nulls(value: &str, out: &mut String) {
     out.push('}');
 }
 
-/// A key that is no Unicode text can be named by no patch: it stands for itself, as it is written.
+/// The text of a key. A key that is no Unicode text stays as it is written: no patch can name it.
 fn key_of(member: &Member) -> String {
     member.key().map_or_else(|_| member.raw_key.to_owned(), |key| key.into_owned())
 }
 
-/// A JSON pointer (RFC 6901) to a member of what `parent` points to.
+/// The JSON pointer (RFC 6901) to a member of the object that `parent` points to.
 pub fn pointer_to(parent: &str, key: &str) -> String {
     format!("{parent}/{}", key.replace('~', "~0").replace('/', "~1"))
 }
@@ -198,7 +199,7 @@ mod tests {
             .prop_map(|map| serde_json::Value::Object(map.into_iter().collect()))
     }
 
-    /// RFC 7396 over plain values, keeping to fields that are there.
+    /// RFC 7396 over plain values, restricted to the fields of the target.
     fn expected(target: &serde_json::Value, patch: &serde_json::Value) -> serde_json::Value {
         let Some(patch_members) = patch.as_object() else { return patch.clone() };
         let Some(target) = target.as_object() else {

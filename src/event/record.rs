@@ -4,10 +4,10 @@ use crate::event::gdpr::{self, Gdpr, GdprField};
 use crate::event::patch::{Patch, field_of};
 use crate::event::{ID_BYTES_MAX, Instant, Invalid, Json, NAME_BYTES_MAX, check_text, check_type};
 
-/// An immutable fact at its place in a log; which log is known from where it was read.
+/// An immutable fact at its position in a log. The log is known from where the event was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
-    /// From 1, gapless, in the order in which commits became visible.
+    /// The number of the event in its log: from 1, without gaps, in the order in which commits became visible.
     pub position: i64,
     pub id: String,
     pub stream: String,
@@ -19,7 +19,7 @@ pub struct Event {
     pub gdpr: Gdpr,
 }
 
-/// What a publisher says of an event beside its payload. Empty texts and 0 stand for "not said".
+/// The data that a publisher gives of an event beside its payload. Empty texts and 0 stand for "not given".
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Metadata {
     pub correlation_id: String,
@@ -35,19 +35,20 @@ pub struct NewEvent {
     pub stream: String,
     pub event_type: String,
     pub reason: String,
-    /// When it is published, unless it is imported with its own time.
+    /// The time of an imported event; `None` stands for the time at which the event is published.
     pub raised_at: Option<Instant>,
     pub metadata: Metadata,
     pub payload: Json,
     pub gdpr: Gdpr,
 }
 
-/// What the ledger says of an event.
+/// The edits of an event that the ledger knows.
 #[derive(Debug, Clone, Default)]
 pub struct Edits {
-    /// JSON pointers of what patches have changed.
+    /// JSON pointers to the values that patches have changed.
     pub patched: Vec<String>,
-    /// Of types of its log, from the old name to the new one, in their order.
+    /// The renames of types in the event's log, each from the old name to the new one, in the order in which they were
+    /// made.
     pub renames: Vec<(String, String)>,
 }
 
@@ -86,9 +87,9 @@ impl NewEvent {
         Ok(self)
     }
 
-    /// Whether publishing this again is publishing the event that is there: everything that the publisher says is the
-    /// same. The server's own words (position, raised_at, generated GDPR ids) do not count, and neither do fields that
-    /// became personal or were invalidated since.
+    /// Whether to publish this event is to publish `event` again: everything that the publisher says is the same. The
+    /// server's own data (position, raised_at, generated GDPR ids) do not count, and neither do fields that became
+    /// personal or were invalidated since.
     pub fn is_same_as(&self, event: &Event) -> bool {
         let NewEvent { id, stream, event_type, reason, raised_at, metadata, payload, gdpr } = self;
         let invalidated = event.gdpr.iter().filter(|(_, field)| field.is_invalidated);
@@ -104,12 +105,12 @@ impl NewEvent {
             && gdpr.iter().all(|(name, new)| event.gdpr.get(name).is_some_and(|old| new.default == old.default))
     }
 
-    /// The same, of an event that was edited since: what patches have changed does not count, and neither do names that
-    /// the type has got.
+    /// Like [`NewEvent::is_same_as`], for an event that was edited since: fields that patches have changed do not
+    /// count, and neither do the renames of its type.
     pub fn was_same_as(&self, event: &Event, edits: &Edits) -> bool {
         let removing = Patch::removing(&edits.patched.iter().map(|pointer| field_of(pointer)).collect::<Vec<_>>());
         let there = Event { payload: removing.apply(&event.payload).payload, ..event.clone() };
-        // It was published before some of the renames, or none, or all of them.
+        // The event was published before all of the renames, before some, or before none.
         (0..=edits.renames.len()).any(|first| {
             let renamed = edits.renames[first..]
                 .iter()
@@ -127,16 +128,16 @@ impl NewEvent {
 }
 
 impl Event {
-    /// Whether it is that event, as edits may have made it: everything is the same that none of them changes.
+    /// Whether this is `other`, as edits may have made it: everything is the same that no edit changes.
     pub fn is_edit_of(&self, other: &Event) -> bool {
         let Event { position, id, stream, event_type: _, reason, raised_at, metadata, payload: _, gdpr: _ } = self;
         (*position, id, stream) == (other.position, &other.id, &other.stream)
             && (reason, *raised_at, metadata) == (&other.reason, other.raised_at, &other.metadata)
     }
 
-    /// The size of an event that a limit is about: the bytes in UTF-8 of its id, stream, type, reason, correlation id,
-    /// causation id and user id; of its payload as JSON without white space; and of the name, the GDPR id and the default
-    /// of each personal field.
+    /// The size of an event, as limits count it: the bytes in UTF-8 of its id, stream, type, reason, correlation id,
+    /// causation id and user id; of its payload as JSON without white space; and of the name, the GDPR id and the
+    /// default of each personal field.
     pub fn byte_len(&self) -> usize {
         let Event { position: _, id, stream, event_type, reason, raised_at: _, metadata, payload, gdpr } = self;
         byte_len([id, stream, event_type, reason], metadata, payload, gdpr)
@@ -146,7 +147,7 @@ impl Event {
         check_size(&self.id, self.byte_len(), bytes_max)
     }
 
-    /// `None` where no field is personal.
+    /// The personal fields as JSON; `None` if there are none.
     pub fn gdpr_json(&self) -> Option<String> {
         (!self.gdpr.is_empty()).then(|| gdpr::to_json(&self.gdpr))
     }
@@ -155,7 +156,7 @@ impl Event {
         text.map_or_else(|| Ok(Gdpr::new()), gdpr::from_json)
     }
 
-    /// The fields whose GDPR ids are wanted show their defaults from now on.
+    /// Makes the fields whose GDPR ids are wanted show their defaults from now on.
     pub fn invalidate(&mut self, is_wanted: impl Fn(&str) -> bool) {
         for (name, field) in &mut self.gdpr {
             if !field.is_invalidated && is_wanted(&field.id) {
@@ -165,12 +166,12 @@ impl Event {
         }
     }
 
-    /// Of fields that still show their value.
+    /// The GDPR ids of the fields that still show their values.
     pub fn gdpr_ids(&self) -> impl Iterator<Item = &str> {
         self.gdpr.values().filter(|field| !field.is_invalidated).map(|field| field.id.as_str())
     }
 
-    /// About the bytes it takes in memory.
+    /// The bytes that the event takes in memory, about.
     pub fn weight(&self) -> usize {
         let Metadata { correlation_id, causation_id, user_id, .. } = &self.metadata;
         let texts = [&self.id, &self.stream, &self.event_type, &self.reason, correlation_id, causation_id, user_id];

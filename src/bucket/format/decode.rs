@@ -10,16 +10,16 @@ use crate::event::{BorrowedEvent, Event, Json, Log};
 
 const ARRAY_END: &[u8] = b"\n]\n";
 
-/// JSON that a member may have where nobody knows how much it should be: events are far smaller.
+/// The most JSON of a member whose size nobody knows: events are far smaller.
 const MEMBER_JSON_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
 /// The JSON of a member.
 #[derive(Debug)]
 pub struct MemberText {
-    /// That the member has in its object.
+    /// The bytes that the member has in its object.
     pub bytes: i64,
     pub json: Bytes,
-    /// Somebody else may have written it, who checked nothing.
+    /// Whether somebody else may have written the member without checking anything.
     is_strange: bool,
 }
 
@@ -32,13 +32,13 @@ impl MemberText {
         self.json.ends_with(ARRAY_END)
     }
 
-    /// The log of its first event.
+    /// The log that the member's first event names.
     pub fn log(&self) -> Result<Log, String> {
         let line = lines_of(&self.json)?.next().unwrap_or_default();
         line::log_of(line)
     }
 
-    /// Passes on its events, in the order of their positions.
+    /// Passes on the member's events, in the order of their positions.
     pub fn each_event<'a>(
         &'a self,
         log: &Log,
@@ -56,14 +56,14 @@ impl MemberText {
         Ok(())
     }
 
-    /// One of its events by itself; the payload remains a slice of the member.
+    /// Makes one of the member's events an event of its own, whose payload remains a slice of the member.
     pub fn event(&self, event: BorrowedEvent<'_>) -> Result<Event, String> {
         let payload = Json::trusted(self.json.slice_ref(event.payload.as_bytes()));
         event.into_event(payload).map_err(|error| error.to_string())
     }
 }
 
-/// The member that some bytes of an object begin with; `None` if they end before it does.
+/// Decompresses the member that some bytes of an object begin with; `None` if the bytes end before the member does.
 pub fn find_member(bytes: &[u8]) -> Result<Option<MemberText>, String> {
     let (mut json, mut decoder) = (Vec::new(), GzDecoder::new(bytes));
     match decoder.by_ref().take(MEMBER_JSON_BYTES_MAX + 1).read_to_end(&mut json) {
@@ -78,21 +78,22 @@ pub fn find_member(bytes: &[u8]) -> Result<Option<MemberText>, String> {
     Ok(Some(MemberText { bytes, json: json.into(), is_strange: true }))
 }
 
-/// A member of ours whose size is known, and takes all of these bytes. Never takes more memory than the JSON that is
-/// expected.
+/// Decompresses a member of ours that has a known size and takes all of these bytes. Never uses more memory than the
+/// expected JSON.
 pub fn decompress_member(compressed: &[u8], json_bytes: i64) -> Result<MemberText, String> {
     let mut json = vec![0; json_bytes as usize];
     let length = Decompressor::new()
         .gzip_decompress(compressed, &mut json)
         .map_err(|error| format!("a member does not decompress: {error}"))?;
-    // libdeflate checks what it reads, and does not say where it stopped: a gzip member ends with the length of its text.
+    // libdeflate checks the bytes that it reads, and does not say where it stopped; a gzip member ends with the length
+    // of its text.
     if length as i64 != json_bytes || !compressed.ends_with(&(json_bytes as u32).to_le_bytes()) {
         return Err(format!("a member does not hold the {json_bytes} bytes of JSON that it should"));
     }
     Ok(MemberText { bytes: compressed.len() as i64, json: json.into(), is_strange: false })
 }
 
-/// Decodes one member and checks it against what the catalog says of it.
+/// Decodes one member and checks it against the catalog.
 pub fn decode_member(
     log: &Log,
     compressed: &[u8],

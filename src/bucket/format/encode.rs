@@ -5,12 +5,13 @@ use libdeflater::{CompressionLvl, Compressor};
 use crate::bucket::format::line::LogLines;
 use crate::event::{BorrowedEvent, Event, Log};
 
-/// JSON of a member, about: larger ones compress better, smaller ones cost less to fetch (docs/format.md, The members).
+/// The JSON of a member, about: larger members compress better, smaller ones cost less to fetch (docs/format.md, The
+/// members).
 const MEMBER_JSON_BYTES: usize = 256 * 1024;
 const COMPRESSION_LEVEL: i32 = 6;
 
 thread_local! {
-    /// With room for what it makes. Both are costly to make anew for every member.
+    /// A compressor, and the buffer that it writes to. Both are costly to make anew for every member.
     static COMPRESSOR: RefCell<(Compressor, Vec<u8>)> = RefCell::new((
         Compressor::new(CompressionLvl::new(COMPRESSION_LEVEL).expect("there is such a level")),
         Vec::new(),
@@ -26,7 +27,7 @@ pub struct ArchiveWriter {
 
 /// A member before it is compressed.
 pub struct RawMember {
-    /// 0 for the first one of an archive.
+    /// The number of the member in its archive, from 0.
     pub member: usize,
     pub first_position: i64,
     pub last_position: i64,
@@ -48,7 +49,7 @@ impl ArchiveWriter {
         ArchiveWriter { lines: LogLines::new(log), open: None, members_started: 0 }
     }
 
-    /// Takes the next event; gives the member that is full, if the one before this event is.
+    /// Adds the next event. Returns the member before it, if that one is full.
     pub fn push(&mut self, event: &BorrowedEvent<'_>) -> Option<RawMember> {
         let full = self.open.take_if(|open| open.json.len() >= MEMBER_JSON_BYTES);
         let open = self.open.get_or_insert_with(|| {
@@ -59,12 +60,12 @@ impl ArchiveWriter {
         full
     }
 
-    /// The member that the last event went into.
+    /// The number of the member that the last event went into.
     pub fn current_member(&self) -> usize {
         self.members_started.saturating_sub(1)
     }
 
-    /// The last member; `None` if there was no event.
+    /// Ends the archive, and returns its last member; `None` if there was no event.
     pub fn finish(mut self) -> Option<RawMember> {
         let mut last = self.open.take()?;
         last.close_array();
@@ -90,7 +91,7 @@ impl RawMember {
         self.json.extend_from_slice(b"\n]\n");
     }
 
-    /// A member that takes the place of another one of the same events.
+    /// Makes a member that replaces another one of the same events.
     pub fn rewritten(log: &Log, member: usize, events: &[Event], is_last: bool) -> RawMember {
         let lines = LogLines::new(log.clone());
         let mut raw = RawMember::new(member, events.first().map_or(0, |event| event.position));

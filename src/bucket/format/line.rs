@@ -51,7 +51,7 @@ read_from_objects!(Line<'_>, LineMetadata<'_>);
 /// Writes and reads the lines of one log.
 pub struct LogLines {
     log: Log,
-    /// What stands in each of them between the id and the stream, whose quote it opens.
+    /// The text of each line from behind the id up to the opening quote of the stream.
     names: String,
 }
 
@@ -64,7 +64,7 @@ impl LogLines {
         LogLines { log, names: String::from_utf8(names).expect("texts make a text") }
     }
 
-    /// Appends the line of an event, without a line break. What is empty is left out.
+    /// Appends the line of an event, without a line break. Optional fields that are empty are left out.
     pub fn write(&self, event: &BorrowedEvent<'_>, out: &mut Vec<u8>) {
         let BorrowedEvent { position, id, stream, event_type, reason, raised_at, metadata, payload, gdpr } = event;
         write_number(out, "{\"position\":", *position);
@@ -88,7 +88,7 @@ impl LogLines {
         out.push(b'}');
     }
 
-    /// Reads a line whoever wrote it, every letter of it.
+    /// Reads a line that anybody may have written, and checks every letter of it.
     pub fn read<'a>(&self, line: &'a [u8]) -> Result<BorrowedEvent<'a>, String> {
         let Line { position, id, tenant_id, topic, stream, event_type, raised_at, reason, metadata, payload, gdpr } =
             parse(line)?;
@@ -113,12 +113,12 @@ impl LogLines {
     /// without a look inside.
     pub fn read_own<'a>(&self, line: &'a [u8]) -> Result<BorrowedEvent<'a>, String> {
         let text = std::str::from_utf8(line).map_err(|error| format!("a line is no event: {error}"))?;
-        // What is seldom (escapes, personal fields) may cost more.
+        // Rare lines (those with escapes or personal fields) may cost more.
         self.skim(text).map_or_else(|| self.read(line), Ok)
     }
 
-    /// What [`LogLines::write`] makes of an event without escapes in its texts and without GDPR data; `None` for
-    /// anything else.
+    /// Reads a line that [`LogLines::write`] made of an event without escapes in its texts and without GDPR data;
+    /// `None` for any other line.
     fn skim<'a>(&self, line: &'a str) -> Option<BorrowedEvent<'a>> {
         let mut rest = Rest(line);
         rest.skip("{\"position\":")?;
@@ -142,7 +142,7 @@ impl LogLines {
         }
         rest.skip(",\"payload\":")?;
         let payload = rest.0.strip_suffix('}').filter(|payload| payload.starts_with('{') && payload.ends_with('}'))?;
-        // It may be a field of the payload, too.
+        // The payload may have a field of that name, too.
         if memchr::memmem::find(payload.as_bytes(), b",\"gdpr\":{").is_some() {
             return None;
         }
@@ -160,7 +160,7 @@ impl LogLines {
     }
 }
 
-/// What of a line is still to be read.
+/// The part of a line that is still to be read.
 struct Rest<'a>(&'a str);
 
 impl<'a> Rest<'a> {
@@ -176,7 +176,7 @@ impl<'a> Rest<'a> {
         number.parse().ok()
     }
 
-    /// Up to the quote that closes it.
+    /// Reads a text up to the closing quote; `None` if it has an escape.
     fn text(&mut self) -> Option<&'a str> {
         let end = memchr::memchr2(b'"', b'\\', self.0.as_bytes())?;
         let (text, rest) = self.0.split_at(end);
@@ -184,7 +184,7 @@ impl<'a> Rest<'a> {
         Some(text)
     }
 
-    /// Empty where it is left out.
+    /// Reads a text that has this label; empty if the text is left out.
     fn text_if(&mut self, label: &str) -> Option<&'a str> {
         match self.skip(label) {
             Some(()) => self.text(),

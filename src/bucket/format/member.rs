@@ -1,5 +1,5 @@
-//! A decoded member: its JSON, and where in it the texts of each event are. So it takes two pieces of memory, the size of
-//! which is known, and not some for every event; and what is not asked for is never copied.
+//! A decoded member: its JSON, and where in it the texts of each event are. So a member takes two pieces of memory of
+//! known size instead of some for every event, and texts that nobody asks for are never copied.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use crate::event::{BorrowedEvent, BorrowedMetadata, Event, Instant, Json};
 
-/// A payload of this size is worth keeping its whole member for.
+/// The size from which a payload is worth keeping its whole member for.
 const LARGE_BYTES: usize = 64 * 1024;
 
 /// The events of a member, in the order of their positions.
@@ -16,7 +16,7 @@ const LARGE_BYTES: usize = 64 * 1024;
 pub struct Member {
     json: Bytes,
     entries: Vec<Entry>,
-    /// The bytes of texts that are not in the JSON as they are.
+    /// The bytes of the texts that have escapes in the JSON, and so are not slices of it.
     owned_bytes: usize,
 }
 
@@ -39,11 +39,11 @@ struct Entry {
 #[derive(Debug)]
 enum Text {
     Within(Range<u32>),
-    /// The text has escapes in the JSON.
+    /// A text that has escapes in the JSON.
     Own(Box<str>),
 }
 
-/// One event of a member, where it is.
+/// One event of a member, whose texts stay in the member.
 #[derive(Clone, Copy)]
 pub struct MemberEvent<'a> {
     member: &'a Member,
@@ -55,12 +55,12 @@ impl Member {
         Member { json, entries: Vec::with_capacity(events_expected), owned_bytes: 0 }
     }
 
-    /// Adds an event that was read from the JSON. Fails if it would not be one by itself.
+    /// Adds an event that was read from the JSON. Fails if the event could not be taken out of the member.
     pub(super) fn push(&mut self, event: BorrowedEvent<'_>) -> Result<(), String> {
         event.gdpr().map_err(|error| error.to_string())?;
         let BorrowedEvent { position, id, stream, event_type, reason, raised_at, metadata, payload, gdpr } = event;
         let BorrowedMetadata { correlation_id, causation_id, user_id, deployment_id } = metadata;
-        let payload = self.range(payload).ok_or("a payload is not where its event is")?;
+        let payload = self.range(payload).ok_or("the payload of an event is not a part of its member")?;
         let mut text = |text| self.text(text);
         let entry = Entry {
             position,
@@ -103,7 +103,7 @@ impl Member {
         self.entries.iter().map(|entry| MemberEvent { member: self, entry })
     }
 
-    /// Bytes it takes in memory.
+    /// The bytes that the member takes in memory.
     pub fn weight(&self) -> usize {
         size_of::<Member>() + self.json.len() + self.entries.capacity() * size_of::<Entry>() + self.owned_bytes
     }
@@ -135,7 +135,7 @@ impl<'a> MemberEvent<'a> {
         self.text(&self.entry.event_type)
     }
 
-    /// The event by itself. Only a large payload remains a slice of its member, all of which it keeps in memory.
+    /// Makes an event of its own. Only a large payload remains a slice of its member, and keeps all of that in memory.
     pub fn to_event(self) -> Event {
         let Entry {
             position,

@@ -1,8 +1,8 @@
 //! Version 1 of the archive format; `docs/format.md` is its description.
 //!
-//! An object is one gzip file that holds one JSON array, an event a line, ordered by position. Inside it is many gzip
-//! members, each holding whole events, so that one can be fetched and decoded alone. Nothing in here may change what
-//! is written or refuse what was written: `tests/archives/` holds objects of every version.
+//! An object is one gzip file of one JSON array, an event a line, ordered by position. The gzip file is many gzip
+//! members, each of whole events, so that one member can be fetched and decoded alone. No change in here may change the
+//! text that is written, or refuse a text that was written: `tests/archives/` holds objects of every version.
 
 mod decode;
 mod encode;
