@@ -26,7 +26,7 @@ const MEMBER_BYTES: usize = 256 * 1024;
 const TEMPLATE: &str = "loaded";
 /// The export, in the order of the positions, as in an archive.
 const FLOOR_COPY: &str = "COPY (SELECT position, id, stream, type, raised_at, payload FROM events
-                                WHERE topic_id = 1 AND position BETWEEN 1 AND 1000000000 ORDER BY position)
+                                WHERE log_id = 1 AND position BETWEEN 1 AND 1000000000 ORDER BY position)
                           TO STDOUT (FORMAT binary)";
 
 pub async fn run(mode: Mode) -> Report {
@@ -140,7 +140,7 @@ async fn floor(servers: &Servers, database: &str, kind: Floor) -> Cost {
             rest = behind;
         }
     }
-    let delete = "DELETE FROM events WHERE topic_id = 1 AND position BETWEEN 1 AND 1000000000";
+    let delete = "DELETE FROM events WHERE log_id = 1 AND position BETWEEN 1 AND 1000000000";
     let deleted = sqlx::query(delete).execute(&mut connection).await.expect("the rows can be deleted");
     assert!(deleted.rows_affected() > 0);
 

@@ -102,16 +102,16 @@ fn objects_in_trouble(troubles: &[Trouble], count: i64) -> String {
     out
 }
 
-fn row(TopicStatus { topic, hot_bytes, oldest_hot_raised_at }: &TopicStatus) -> [String; 8] {
+fn row(TopicStatus { log_row, hot_bytes, oldest_hot_raised_at }: &TopicStatus) -> [String; 8] {
     let name = |name: &str| if name.is_empty() { "(none)".to_owned() } else { name.escape_debug().to_string() };
     [
-        name(topic.log.tenant()),
-        name(topic.log.topic()),
-        report::count(topic.head_position),
-        report::count(topic.hot_count()),
+        name(log_row.log.tenant()),
+        name(log_row.log.topic()),
+        report::count(log_row.head_position),
+        report::count(log_row.hot_count()),
         format!("~{}", report::bytes(*hot_bytes)),
-        report::count(topic.archived_count),
-        report::bytes(topic.archived_object_bytes),
+        report::count(log_row.archived_count),
+        report::bytes(log_row.archived_object_bytes),
         oldest_hot_raised_at.map_or_else(|| "-".to_owned(), Instant::to_rfc3339),
     ]
 }

@@ -30,7 +30,7 @@ pub use crate::database::catalog::overview::Totals;
 pub use crate::database::catalog::runs::ArchiveRun;
 pub use crate::database::catalog::troubles::{Trouble, TroubleKind};
 pub use crate::database::ledger::edits::Edit;
-pub use crate::database::log::rows::Topic;
+pub use crate::database::log::rows::LogRow;
 use crate::database::lookups::{self, HashKey};
 pub use archives::ownership::Owner;
 pub use checking::leftovers::{Leftover, SweepRequest};

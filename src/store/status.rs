@@ -6,7 +6,7 @@ use crate::database::catalog::overview::{self, TopicOverview, Totals};
 use crate::database::catalog::runs::{self, ArchiveRun};
 use crate::database::catalog::troubles::{self, Trouble};
 use crate::database::log::events;
-use crate::database::log::rows::{self, Topic};
+use crate::database::log::rows::{self, LogRow};
 use crate::event::{Instant, Log};
 use crate::store::{Error, Remainders, Store};
 
@@ -35,7 +35,7 @@ const TROUBLES_MAX: i64 = 100;
 
 #[derive(Debug, Clone)]
 pub struct TopicStatus {
-    pub topic: Topic,
+    pub log_row: LogRow,
     /// Of its rows, about, without their share of indexes.
     pub hot_bytes: i64,
     pub oldest_hot_raised_at: Option<Instant>,
@@ -50,9 +50,9 @@ pub struct TopicsPage {
 }
 
 impl From<TopicOverview> for TopicStatus {
-    fn from(TopicOverview { topic, row_bytes, oldest_hot_raised_at }: TopicOverview) -> TopicStatus {
-        let hot_bytes = (row_bytes * topic.hot_count() as f64) as i64;
-        TopicStatus { topic, hot_bytes, oldest_hot_raised_at }
+    fn from(TopicOverview { log_row, row_bytes, oldest_hot_raised_at }: TopicOverview) -> TopicStatus {
+        let hot_bytes = (row_bytes * log_row.hot_count() as f64) as i64;
+        TopicStatus { log_row, hot_bytes, oldest_hot_raised_at }
     }
 }
 
@@ -88,9 +88,9 @@ impl Store {
     }
 
     /// So many topics behind the one with this id.
-    pub async fn topics(&self, after_topic_id: i64, limit: i64) -> Result<TopicsPage, Error> {
+    pub async fn topics(&self, after_log_id: i64, limit: i64) -> Result<TopicsPage, Error> {
         let mut snapshot = self.database.snapshot().await?;
-        let mut found = overview::after(&mut snapshot, after_topic_id, limit + 1).await?;
+        let mut found = overview::after(&mut snapshot, after_log_id, limit + 1).await?;
         let has_more = found.len() as i64 > limit;
         found.truncate(limit as usize);
         let table_bytes = events::table_bytes(&mut snapshot).await?;
@@ -100,8 +100,8 @@ impl Store {
     /// The archives of a log, in the order of their first positions.
     pub async fn archives(&self, log: &Log) -> Result<Vec<Archive>, Error> {
         let mut snapshot = self.database.snapshot().await?;
-        let Some(topic) = rows::find(&mut snapshot, log).await? else { return Ok(Vec::new()) };
-        Ok(archives::of_log(&mut snapshot, topic.id).await?)
+        let Some(log_row) = rows::find(&mut snapshot, log).await? else { return Ok(Vec::new()) };
+        Ok(archives::of_log(&mut snapshot, log_row.id).await?)
     }
 
     /// Whether there are archived events at all, or is something left of them: then a bucket is needed.

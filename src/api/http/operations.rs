@@ -59,16 +59,16 @@ pub async fn topics(State(store): State<Arc<Store>>, parameters: Parameters) -> 
     let limit = parameters.number("limit", (1, LIMIT_MAX))?.unwrap_or(LIMIT_DEFAULT);
     let after = parameters.one("cursor")?.map(cursor::parse).transpose()?.unwrap_or(0);
     let TopicsPage { topics, has_more, table_bytes } = store.topics(after, limit).await?;
-    let next_cursor = topics.last().filter(|_| has_more).map(|last| last.topic.id.to_string());
-    let topics = topics.into_iter().map(|TopicStatus { topic, hot_bytes, oldest_hot_raised_at }| TopicDocument {
-        tenant_id: topic.log.tenant().to_owned(),
-        topic: topic.log.topic().to_owned(),
-        head_position: topic.head_position,
-        hot_events: topic.hot_count(),
+    let next_cursor = topics.last().filter(|_| has_more).map(|last| last.log_row.id.to_string());
+    let topics = topics.into_iter().map(|TopicStatus { log_row, hot_bytes, oldest_hot_raised_at }| TopicDocument {
+        tenant_id: log_row.log.tenant().to_owned(),
+        topic: log_row.log.topic().to_owned(),
+        head_position: log_row.head_position,
+        hot_events: log_row.hot_count(),
         hot_bytes,
         oldest_hot_raised_at: oldest_hot_raised_at.map(Instant::to_rfc3339),
-        archived_events: topic.archived_count,
-        archived_bytes: topic.archived_object_bytes,
+        archived_events: log_row.archived_count,
+        archived_bytes: log_row.archived_object_bytes,
     });
     Ok(Json(TopicsDocument { topics: topics.collect(), next_cursor, has_more, table_bytes }).into_response())
 }

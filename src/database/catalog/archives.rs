@@ -10,7 +10,7 @@ use crate::event::Log;
 /// An archive as the catalog knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Archive {
-    pub topic_id: i64,
+    pub log_id: i64,
     pub id: Uuid,
     pub generation: i64,
     pub write_id: Uuid,
@@ -41,7 +41,7 @@ pub struct ArchiveExtent {
 macro_rules! select_archives {
     ($rest:literal) => {
         concat!(
-            "SELECT topic_id, id, generation, write_id, etag, digest, first_position, last_position, count, ",
+            "SELECT log_id, id, generation, write_id, etag, digest, first_position, last_position, count, ",
             "raised_at_min, raised_at_max, json_bytes, object_bytes, types, type_counts FROM archives ",
             $rest
         )
@@ -50,7 +50,7 @@ macro_rules! select_archives {
 
 fn archive_from_row(row: &PgRow) -> Result<Archive, Error> {
     Ok(Archive {
-        topic_id: row.try_get("topic_id")?,
+        log_id: row.try_get("log_id")?,
         id: row.try_get("id")?,
         generation: row.try_get("generation")?,
         write_id: row.try_get("write_id")?,
@@ -74,7 +74,7 @@ fn with_columns<'a>(
     archive: &'a Archive,
 ) -> Query<'a, Postgres, PgArguments> {
     let Archive {
-        topic_id,
+        log_id,
         id,
         generation,
         write_id,
@@ -91,7 +91,7 @@ fn with_columns<'a>(
         type_counts,
     } = archive;
     statement
-        .bind(topic_id)
+        .bind(log_id)
         .bind(id)
         .bind(generation)
         .bind(write_id)
@@ -108,9 +108,9 @@ fn with_columns<'a>(
         .bind(type_counts)
 }
 
-pub async fn find(connection: &mut Connection, topic_id: i64, id: Uuid) -> Result<Option<Archive>, Error> {
-    let row = sqlx::query(select_archives!("WHERE topic_id = $1 AND id = $2"))
-        .bind(topic_id)
+pub async fn find(connection: &mut Connection, log_id: i64, id: Uuid) -> Result<Option<Archive>, Error> {
+    let row = sqlx::query(select_archives!("WHERE log_id = $1 AND id = $2"))
+        .bind(log_id)
         .bind(id)
         .fetch_optional(connection)
         .await?;
@@ -118,9 +118,9 @@ pub async fn find(connection: &mut Connection, topic_id: i64, id: Uuid) -> Resul
 }
 
 /// All archives of a topic, in the order of their first positions.
-pub async fn of_log(connection: &mut Connection, topic_id: i64) -> Result<Vec<Archive>, Error> {
-    let rows = sqlx::query(select_archives!("WHERE topic_id = $1 ORDER BY first_position, id"))
-        .bind(topic_id)
+pub async fn of_log(connection: &mut Connection, log_id: i64) -> Result<Vec<Archive>, Error> {
+    let rows = sqlx::query(select_archives!("WHERE log_id = $1 ORDER BY first_position, id"))
+        .bind(log_id)
         .fetch_all(connection)
         .await?;
     rows.iter().map(archive_from_row).collect()
@@ -131,18 +131,18 @@ pub async fn known(connection: &mut Connection, ids: &[Uuid]) -> Result<Vec<(Log
     let rows: Vec<(String, String, Uuid)> = sqlx::query_as(
         "SELECT tenant, topic, known.id
          FROM (
-             SELECT topic_id, id FROM archives WHERE id = ANY($1)
+             SELECT log_id, id FROM archives WHERE id = ANY($1)
              UNION
-             SELECT topic_id, archive_id FROM intents WHERE archive_id = ANY($1)
+             SELECT log_id, archive_id FROM intents WHERE archive_id = ANY($1)
          ) AS known
-         JOIN topics ON topics.id = known.topic_id
+         JOIN topics ON topics.id = known.log_id
          ORDER BY known.id",
     )
     .bind(ids)
     .fetch_all(connection)
     .await?;
-    let known = rows.into_iter().map(|(tenant, topic, id)| {
-        Ok((Log::new(tenant, topic).map_err(|error| Error::Damaged(error.to_string()))?, id))
+    let known = rows.into_iter().map(|(tenant, log_row, id)| {
+        Ok((Log::new(tenant, log_row).map_err(|error| Error::Damaged(error.to_string()))?, id))
     });
     known.collect()
 }
@@ -154,7 +154,7 @@ pub async fn has_any(connection: &mut Connection) -> Result<bool, Error> {
 
 pub async fn insert(connection: &mut Connection, archive: &Archive) -> Result<(), Error> {
     let insert = sqlx::query(
-        "INSERT INTO archives (topic_id, id, generation, write_id, etag, digest, first_position, last_position, count,
+        "INSERT INTO archives (log_id, id, generation, write_id, etag, digest, first_position, last_position, count,
                                raised_at_min, raised_at_max, json_bytes, object_bytes, types, type_counts)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
     );
@@ -165,7 +165,7 @@ pub async fn insert(connection: &mut Connection, archive: &Archive) -> Result<()
 /// Makes the next generation the one that is read. False if another generation than `from_generation` is current.
 pub async fn promote(
     connection: &mut Connection,
-    (topic_id, id): (i64, Uuid),
+    (log_id, id): (i64, Uuid),
     from_generation: i64,
     (write_id, etag, digest): (Uuid, &str, &[u8]),
     (json_bytes, object_bytes): (i64, i64),
@@ -174,9 +174,9 @@ pub async fn promote(
         "UPDATE archives
          SET generation = generation + 1, write_id = $4, etag = $5, digest = $6, json_bytes = $7, object_bytes = $8,
              rewritten_at = now()
-         WHERE topic_id = $1 AND id = $2 AND generation = $3",
+         WHERE log_id = $1 AND id = $2 AND generation = $3",
     )
-    .bind(topic_id)
+    .bind(log_id)
     .bind(id)
     .bind(from_generation)
     .bind(write_id)
@@ -191,7 +191,7 @@ pub async fn promote(
 
 /// The topic of an archive, if there is such an archive.
 pub async fn log_of(connection: &mut Connection, id: Uuid) -> Result<Option<i64>, Error> {
-    Ok(sqlx::query_scalar("SELECT topic_id FROM archives WHERE id = $1").bind(id).fetch_optional(connection).await?)
+    Ok(sqlx::query_scalar("SELECT log_id FROM archives WHERE id = $1").bind(id).fetch_optional(connection).await?)
 }
 
 /// Corrects what is known of an object; when it was archived and rewritten stays. False if another generation of it is
@@ -202,7 +202,7 @@ pub async fn correct(connection: &mut Connection, archive: &Archive) -> Result<b
          SET write_id = $4, etag = $5, digest = $6, first_position = $7, last_position = $8, count = $9,
              raised_at_min = $10, raised_at_max = $11, json_bytes = $12, object_bytes = $13, types = $14,
              type_counts = $15
-         WHERE topic_id = $1 AND id = $2 AND generation = $3",
+         WHERE log_id = $1 AND id = $2 AND generation = $3",
     );
     let corrected = with_columns(correct, archive).execute(connection).await?;
     Ok(corrected.rows_affected() == 1)
@@ -210,8 +210,8 @@ pub async fn correct(connection: &mut Connection, archive: &Archive) -> Result<b
 
 /// False if another generation of it is current, or none.
 pub async fn delete(connection: &mut Connection, archive: &Archive) -> Result<bool, Error> {
-    let deleted = sqlx::query("DELETE FROM archives WHERE topic_id = $1 AND id = $2 AND generation = $3")
-        .bind(archive.topic_id)
+    let deleted = sqlx::query("DELETE FROM archives WHERE log_id = $1 AND id = $2 AND generation = $3")
+        .bind(archive.log_id)
         .bind(archive.id)
         .bind(archive.generation)
         .execute(connection)
@@ -223,22 +223,22 @@ pub async fn delete(connection: &mut Connection, archive: &Archive) -> Result<bo
 /// they reach from and to.
 pub async fn rename(
     connection: &mut Connection,
-    topic_id: i64,
+    log_id: i64,
     old_type: &str,
     new_type: &str,
 ) -> Result<Vec<(Uuid, (i64, i64))>, Error> {
     let rows = sqlx::query(
         "UPDATE archives SET types = array_replace(types, $2, $3)
-         WHERE topic_id = $1 AND $2 = ANY(types)
+         WHERE log_id = $1 AND $2 = ANY(types)
          RETURNING id, first_position, last_position",
     )
-    .bind(topic_id)
+    .bind(log_id)
     .bind(old_type)
     .bind(new_type)
     .fetch_all(&mut *connection)
     .await?;
-    let wrong = sums::wrong(connection, topic_id).await?;
-    sums::sum_up(connection, topic_id, &wrong).await?;
+    let wrong = sums::wrong(connection, log_id).await?;
+    sums::sum_up(connection, log_id, &wrong).await?;
     let archives = rows
         .iter()
         .map(|row| Ok((row.try_get("id")?, (row.try_get("first_position")?, row.try_get("last_position")?))));
@@ -253,7 +253,7 @@ macro_rules! archives_across {
          FROM generate_series(0, 62) AS reach (magnitude)
          CROSS JOIN LATERAL (
              SELECT * FROM archives
-             WHERE topic_id = $1 AND magnitude(last_position - first_position) = reach.magnitude
+             WHERE log_id = $1 AND magnitude(last_position - first_position) = reach.magnitude
                AND first_position > $2 - (1::bigint << reach.magnitude) AND first_position < $2
                AND last_position >= $2
              OFFSET 0
@@ -270,7 +270,7 @@ macro_rules! archives_within {
             " WHERE first_position < $3 ",
             $and,
             ") UNION ALL (
-             SELECT * FROM archives WHERE topic_id = $1 AND first_position >= $2 AND first_position < $3 ",
+             SELECT * FROM archives WHERE log_id = $1 AND first_position >= $2 AND first_position < $3 ",
             $and,
             " ORDER BY first_position, id
              LIMIT $4)"
@@ -283,7 +283,7 @@ macro_rules! archives_within {
 /// said by the lookup pages, see [`super::members_with_stream`].
 pub async fn extents(
     connection: &mut Connection,
-    topic_id: i64,
+    log_id: i64,
     types: Option<&[String]>,
     (start, end): (i64, i64),
     limit: i64,
@@ -309,7 +309,7 @@ pub async fn extents(
              ORDER BY first_position, id"
         )),
     };
-    let query = query.bind(topic_id).bind(start).bind(end).bind(limit);
+    let query = query.bind(log_id).bind(start).bind(end).bind(limit);
     let query = if types.is_some() { query.bind(types) } else { query };
     let rows = query.fetch_all(connection).await?;
     let extents = rows.iter().map(|row| {
@@ -327,16 +327,16 @@ pub async fn extents(
 /// before that.
 pub async fn last_from(
     connection: &mut Connection,
-    topic_id: i64,
+    log_id: i64,
     types: Option<&[String]>,
 ) -> Result<Option<i64>, Error> {
     Ok(sqlx::query_scalar(
         "SELECT first_position FROM archives
-         WHERE topic_id = $1 AND ($2::text[] IS NULL OR types && $2)
+         WHERE log_id = $1 AND ($2::text[] IS NULL OR types && $2)
          ORDER BY first_position DESC
          LIMIT 1",
     )
-    .bind(topic_id)
+    .bind(log_id)
     .bind(types)
     .fetch_optional(connection)
     .await?)

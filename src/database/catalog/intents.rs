@@ -8,7 +8,7 @@ use crate::database::{Connection, Error};
 /// An object that somebody set out to write and that nothing has taken over yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Intent {
-    pub topic_id: i64,
+    pub log_id: i64,
     pub archive_id: Uuid,
     pub generation: i64,
     pub write_id: Uuid,
@@ -28,7 +28,7 @@ pub struct UploadedFacts {
 macro_rules! select_intents {
     ($rest:literal) => {
         concat!(
-            "SELECT topic_id, archive_id, generation, write_id, edit_sequence, digest, json_bytes, object_bytes ",
+            "SELECT log_id, archive_id, generation, write_id, edit_sequence, digest, json_bytes, object_bytes ",
             "FROM intents ",
             $rest
         )
@@ -45,7 +45,7 @@ fn from_row(row: &PgRow) -> Result<Intent, Error> {
         _ => None,
     };
     Ok(Intent {
-        topic_id: row.try_get("topic_id")?,
+        log_id: row.try_get("log_id")?,
         archive_id: row.try_get("archive_id")?,
         generation: row.try_get("generation")?,
         write_id: row.try_get("write_id")?,
@@ -56,10 +56,10 @@ fn from_row(row: &PgRow) -> Result<Intent, Error> {
 
 pub async fn insert(connection: &mut Connection, intent: &Intent, lease: &Lease) -> Result<(), Error> {
     sqlx::query(
-        "INSERT INTO intents (topic_id, archive_id, generation, write_id, edit_sequence, epoch)
+        "INSERT INTO intents (log_id, archive_id, generation, write_id, edit_sequence, epoch)
          VALUES ($1, $2, $3, $4, $5, $6)",
     )
-    .bind(intent.topic_id)
+    .bind(intent.log_id)
     .bind(intent.archive_id)
     .bind(intent.generation)
     .bind(intent.write_id)
@@ -77,9 +77,9 @@ pub async fn complete(connection: &mut Connection, intent: &Intent, uploaded: &U
     let completed = sqlx::query(
         "UPDATE intents SET digest = $4, json_bytes = $5, object_bytes = $6
          FROM topics
-         WHERE topic_id = $1 AND archive_id = $2 AND write_id = $3 AND topics.id = $1 AND lease_epoch = epoch",
+         WHERE log_id = $1 AND archive_id = $2 AND write_id = $3 AND topics.id = $1 AND lease_epoch = epoch",
     )
-    .bind(intent.topic_id)
+    .bind(intent.log_id)
     .bind(intent.archive_id)
     .bind(intent.write_id)
     .bind(digest)
@@ -92,20 +92,19 @@ pub async fn complete(connection: &mut Connection, intent: &Intent, uploaded: &U
 
 /// Keeps it from being settled until the transaction ends. False if it is not there any more.
 pub async fn hold(connection: &mut Connection, intent: &Intent) -> Result<bool, Error> {
-    let held =
-        sqlx::query("SELECT FROM intents WHERE topic_id = $1 AND archive_id = $2 AND write_id = $3 FOR KEY SHARE")
-            .bind(intent.topic_id)
-            .bind(intent.archive_id)
-            .bind(intent.write_id)
-            .fetch_optional(connection)
-            .await?;
+    let held = sqlx::query("SELECT FROM intents WHERE log_id = $1 AND archive_id = $2 AND write_id = $3 FOR KEY SHARE")
+        .bind(intent.log_id)
+        .bind(intent.archive_id)
+        .bind(intent.write_id)
+        .fetch_optional(connection)
+        .await?;
     Ok(held.is_some())
 }
 
 /// False if it was not there any more.
 pub async fn delete(connection: &mut Connection, intent: &Intent) -> Result<bool, Error> {
-    let deleted = sqlx::query("DELETE FROM intents WHERE topic_id = $1 AND archive_id = $2 AND write_id = $3")
-        .bind(intent.topic_id)
+    let deleted = sqlx::query("DELETE FROM intents WHERE log_id = $1 AND archive_id = $2 AND write_id = $3")
+        .bind(intent.log_id)
         .bind(intent.archive_id)
         .bind(intent.write_id)
         .execute(connection)
@@ -114,9 +113,9 @@ pub async fn delete(connection: &mut Connection, intent: &Intent) -> Result<bool
 }
 
 /// Whoever wrote them down finds out when it comes to an end.
-pub async fn delete_of_archive(connection: &mut Connection, (topic_id, archive_id): (i64, Uuid)) -> Result<(), Error> {
-    sqlx::query("DELETE FROM intents WHERE topic_id = $1 AND archive_id = $2")
-        .bind(topic_id)
+pub async fn delete_of_archive(connection: &mut Connection, (log_id, archive_id): (i64, Uuid)) -> Result<(), Error> {
+    sqlx::query("DELETE FROM intents WHERE log_id = $1 AND archive_id = $2")
+        .bind(log_id)
         .bind(archive_id)
         .execute(connection)
         .await?;
@@ -124,17 +123,17 @@ pub async fn delete_of_archive(connection: &mut Connection, (topic_id, archive_i
 }
 
 /// The intents of a topic, oldest first.
-pub async fn of_log(connection: &mut Connection, topic_id: i64) -> Result<Vec<Intent>, Error> {
-    let rows = sqlx::query(select_intents!("WHERE topic_id = $1 ORDER BY intended_at, archive_id"))
-        .bind(topic_id)
+pub async fn of_log(connection: &mut Connection, log_id: i64) -> Result<Vec<Intent>, Error> {
+    let rows = sqlx::query(select_intents!("WHERE log_id = $1 ORDER BY intended_at, archive_id"))
+        .bind(log_id)
         .fetch_all(connection)
         .await?;
     rows.iter().map(from_row).collect()
 }
 
-pub async fn has_any(connection: &mut Connection, topic_id: i64) -> Result<bool, Error> {
-    Ok(sqlx::query_scalar("SELECT EXISTS (SELECT FROM intents WHERE topic_id = $1)")
-        .bind(topic_id)
+pub async fn has_any(connection: &mut Connection, log_id: i64) -> Result<bool, Error> {
+    Ok(sqlx::query_scalar("SELECT EXISTS (SELECT FROM intents WHERE log_id = $1)")
+        .bind(log_id)
         .fetch_one(connection)
         .await?)
 }
@@ -155,9 +154,9 @@ pub async fn has_unfinished(connection: &mut Connection) -> Result<bool, Error> 
 }
 
 /// The intent to rewrite an archive, if there is one.
-pub async fn of_archive(connection: &mut Connection, topic_id: i64, archive_id: Uuid) -> Result<Option<Intent>, Error> {
-    let row = sqlx::query(select_intents!("WHERE topic_id = $1 AND archive_id = $2 ORDER BY generation DESC LIMIT 1"))
-        .bind(topic_id)
+pub async fn of_archive(connection: &mut Connection, log_id: i64, archive_id: Uuid) -> Result<Option<Intent>, Error> {
+    let row = sqlx::query(select_intents!("WHERE log_id = $1 AND archive_id = $2 ORDER BY generation DESC LIMIT 1"))
+        .bind(log_id)
         .bind(archive_id)
         .fetch_optional(connection)
         .await?;
@@ -167,11 +166,11 @@ pub async fn of_archive(connection: &mut Connection, topic_id: i64, archive_id: 
 /// Topics with intents whose writer's lease is not there any more: it expired, or somebody else has taken it.
 pub async fn logs_with_stale(connection: &mut Connection) -> Result<Vec<i64>, Error> {
     Ok(sqlx::query_scalar(
-        "SELECT DISTINCT intents.topic_id
-         FROM intents JOIN topics ON topics.id = intents.topic_id
+        "SELECT DISTINCT intents.log_id
+         FROM intents JOIN topics ON topics.id = intents.log_id
          WHERE topics.lease_holder IS NULL OR topics.lease_expires_at < clock_timestamp()
             OR topics.lease_epoch <> intents.epoch
-         ORDER BY intents.topic_id",
+         ORDER BY intents.log_id",
     )
     .fetch_all(connection)
     .await?)

@@ -38,16 +38,16 @@ pub struct MemberExtent {
 /// The members of one generation, in order.
 pub async fn of_archive(
     connection: &mut Connection,
-    (topic_id, archive_id): (i64, Uuid),
+    (log_id, archive_id): (i64, Uuid),
     generation: i64,
 ) -> Result<Vec<MemberRow>, Error> {
     let rows = sqlx::query(
         "SELECT member, byte_start, byte_end, json_bytes, first_position, last_position, count, type_counts
          FROM members
-         WHERE topic_id = $1 AND archive_id = $2 AND generation = $3
+         WHERE log_id = $1 AND archive_id = $2 AND generation = $3
          ORDER BY member",
     )
-    .bind(topic_id)
+    .bind(log_id)
     .bind(archive_id)
     .bind(generation)
     .fetch_all(connection)
@@ -69,7 +69,7 @@ pub async fn of_archive(
 
 pub async fn insert(
     connection: &mut Connection,
-    (topic_id, archive_id): (i64, Uuid),
+    (log_id, archive_id): (i64, Uuid),
     generation: i64,
     members: &[MemberRow],
 ) -> Result<(), Error> {
@@ -80,7 +80,7 @@ pub async fn insert(
         format!("{{{}}}", counts.join(","))
     });
     sqlx::query(
-        "INSERT INTO members (topic_id, archive_id, generation, member, byte_start, byte_end, json_bytes,
+        "INSERT INTO members (log_id, archive_id, generation, member, byte_start, byte_end, json_bytes,
                               first_position, last_position, count, type_counts)
          SELECT $1, $2, $3, member, byte_start, byte_end, json_bytes, first_position, last_position, count,
                 type_counts::bigint[]
@@ -88,7 +88,7 @@ pub async fn insert(
                      $11::text[])
               AS new (member, byte_start, byte_end, json_bytes, first_position, last_position, count, type_counts)",
     )
-    .bind(topic_id)
+    .bind(log_id)
     .bind(archive_id)
     .bind(generation)
     .bind(numbers(|member| member.member.into()))
@@ -106,11 +106,11 @@ pub async fn insert(
 
 pub async fn delete(
     connection: &mut Connection,
-    (topic_id, archive_id): (i64, Uuid),
+    (log_id, archive_id): (i64, Uuid),
     generation: i64,
 ) -> Result<(), Error> {
-    sqlx::query("DELETE FROM members WHERE topic_id = $1 AND archive_id = $2 AND generation = $3")
-        .bind(topic_id)
+    sqlx::query("DELETE FROM members WHERE log_id = $1 AND archive_id = $2 AND generation = $3")
+        .bind(log_id)
         .bind(archive_id)
         .bind(generation)
         .execute(connection)
@@ -131,13 +131,13 @@ macro_rules! select_members {
             $archives,
             " CROSS JOIN LATERAL (
                  SELECT * FROM members
-                 WHERE members.topic_id = archives.topic_id AND members.archive_id = archives.id
+                 WHERE members.log_id = archives.log_id AND members.archive_id = archives.id
                    AND members.generation = archives.generation ",
             $and,
             " OFFSET 0
              ) AS members ",
             $rest,
-            " WHERE archives.topic_id = $1 ORDER BY members.first_position, members.archive_id"
+            " WHERE archives.log_id = $1 ORDER BY members.first_position, members.archive_id"
         )
     };
 }
@@ -161,7 +161,7 @@ fn member_from_row(row: &PgRow) -> Result<MemberExtent, Error> {
 /// Members of these archives that reach into positions `start..end` and hold something that matches.
 pub async fn extents(
     connection: &mut Connection,
-    topic_id: i64,
+    log_id: i64,
     archive_ids: &[Uuid],
     types: Option<&[String]>,
     (start, end): (i64, i64),
@@ -184,7 +184,7 @@ pub async fn extents(
              ) AS counted ON matching > 0"
         )),
     };
-    let query = query.bind(topic_id).bind(archive_ids).bind(start).bind(end);
+    let query = query.bind(log_id).bind(archive_ids).bind(start).bind(end);
     let query = if types.is_some() { query.bind(types) } else { query };
     query.fetch_all(connection).await?.iter().map(member_from_row).collect()
 }
@@ -193,7 +193,7 @@ pub async fn extents(
 /// lookup pages.
 pub async fn by_key(
     connection: &mut Connection,
-    topic_id: i64,
+    log_id: i64,
     keys: &[(Uuid, i32)],
 ) -> Result<Vec<MemberExtent>, Error> {
     let (archive_ids, members): (Vec<Uuid>, Vec<i32>) = keys.iter().copied().unzip();
@@ -203,7 +203,7 @@ pub async fn by_key(
         "AND members.member = wanted.member",
         ""
     ))
-    .bind(topic_id)
+    .bind(log_id)
     .bind(archive_ids)
     .bind(members)
     .fetch_all(connection)
@@ -212,7 +212,7 @@ pub async fn by_key(
 }
 
 /// The first position of the lowest member that reaches across `position`, if one begins before it.
-pub async fn lowest_across(connection: &mut Connection, topic_id: i64, position: i64) -> Result<Option<i64>, Error> {
+pub async fn lowest_across(connection: &mut Connection, log_id: i64, position: i64) -> Result<Option<i64>, Error> {
     Ok(sqlx::query_scalar(concat!(
         "SELECT min(lowest.first_position)
          FROM (",
@@ -220,12 +220,12 @@ pub async fn lowest_across(connection: &mut Connection, topic_id: i64, position:
         ") AS archives
          CROSS JOIN LATERAL (
              SELECT first_position FROM members
-             WHERE topic_id = $1 AND archive_id = archives.id AND generation = archives.generation
+             WHERE log_id = $1 AND archive_id = archives.id AND generation = archives.generation
                AND first_position < $2 AND last_position >= $2
              OFFSET 0
          ) AS lowest"
     ))
-    .bind(topic_id)
+    .bind(log_id)
     .bind(position)
     .fetch_one(connection)
     .await?)

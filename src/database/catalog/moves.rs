@@ -1,6 +1,6 @@
 use uuid::Uuid;
 
-use crate::database::log::rows::Topic;
+use crate::database::log::rows::LogRow;
 use crate::database::{Connection, Error};
 
 /// Where the rows of a transaction come from or go to.
@@ -25,7 +25,7 @@ impl Move {
 pub async fn announce(
     connection: &mut Connection,
     direction: Move,
-    topic: &Topic,
+    log_row: &LogRow,
     archive_id: Uuid,
     (first_position, last_position, count): (i64, i64, i64),
 ) -> Result<(), Error> {
@@ -36,8 +36,8 @@ pub async fn announce(
          )::text)",
     )
     .bind(direction.prefix())
-    .bind(topic.log.tenant())
-    .bind(topic.log.topic())
+    .bind(log_row.log.tenant())
+    .bind(log_row.log.topic())
     .bind(archive_id)
     .bind(first_position)
     .bind(last_position)

@@ -2,7 +2,7 @@
 
 use sqlx::Row;
 
-use crate::database::log::rows::Topic;
+use crate::database::log::rows::LogRow;
 use crate::database::log::rows::from_row;
 use crate::database::{Connection, Error};
 use crate::event::Instant;
@@ -10,7 +10,7 @@ use crate::event::Instant;
 /// A topic's row, and what is known of its hot events.
 #[derive(Debug, Clone)]
 pub struct TopicOverview {
-    pub topic: Topic,
+    pub log_row: LogRow,
     /// The average bytes of a hot row, without its share of indexes, from the first hundred.
     pub row_bytes: f64,
     pub oldest_hot_raised_at: Option<Instant>,
@@ -31,7 +31,7 @@ pub struct Totals {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, sqlx::FromRow)]
 pub struct RemaindersOfSome {
     /// The last topic that was looked at; none if there was none.
-    pub last_topic_id: Option<i64>,
+    pub last_log_id: Option<i64>,
     pub topics: i64,
     pub events: i64,
 }
@@ -48,11 +48,11 @@ macro_rules! select_overviews {
              CROSS JOIN LATERAL (
                  SELECT
                      (SELECT coalesce(avg(pg_column_size(sample.*)), 0)::float8
-                      FROM (SELECT * FROM events WHERE topic_id = topics.id ORDER BY position LIMIT 100) AS sample)
+                      FROM (SELECT * FROM events WHERE log_id = topics.id ORDER BY position LIMIT 100) AS sample)
                          AS row_bytes,
                      least(
-                         (SELECT min(raised_at) FROM events WHERE topic_id = topics.id AND held_until IS NULL),
-                         (SELECT min(raised_at) FROM events WHERE topic_id = topics.id AND held_until IS NOT NULL)
+                         (SELECT min(raised_at) FROM events WHERE log_id = topics.id AND held_until IS NULL),
+                         (SELECT min(raised_at) FROM events WHERE log_id = topics.id AND held_until IS NOT NULL)
                      ) AS oldest_raised_at
              ) AS hot
              ORDER BY ",
@@ -62,9 +62,9 @@ macro_rules! select_overviews {
 }
 
 /// So many topics behind one, in the order in which they were made.
-pub async fn after(connection: &mut Connection, after_topic_id: i64, limit: i64) -> Result<Vec<TopicOverview>, Error> {
+pub async fn after(connection: &mut Connection, after_log_id: i64, limit: i64) -> Result<Vec<TopicOverview>, Error> {
     const STATEMENT: &str = select_overviews!("WHERE id > $1 ORDER BY id LIMIT $2", "topics.id");
-    let rows = sqlx::query(STATEMENT).bind(after_topic_id).bind(limit).fetch_all(connection).await?;
+    let rows = sqlx::query(STATEMENT).bind(after_log_id).bind(limit).fetch_all(connection).await?;
     rows.iter().map(overview).collect()
 }
 
@@ -82,7 +82,7 @@ pub async fn largest(connection: &mut Connection, limit: i64) -> Result<Vec<Topi
 fn overview(row: &sqlx::postgres::PgRow) -> Result<TopicOverview, Error> {
     let oldest: Option<i64> = row.try_get("oldest_raised_at")?;
     let oldest_hot_raised_at = oldest.map(Instant::from_unix_nanos);
-    Ok(TopicOverview { topic: from_row(row)?, row_bytes: row.try_get("row_bytes")?, oldest_hot_raised_at })
+    Ok(TopicOverview { log_row: from_row(row)?, row_bytes: row.try_get("row_bytes")?, oldest_hot_raised_at })
 }
 
 pub async fn totals(connection: &mut Connection) -> Result<Totals, Error> {
@@ -101,20 +101,20 @@ pub async fn totals(connection: &mut Connection) -> Result<Totals, Error> {
 /// Counts the remainders of at most so many topics behind one, without excluded topics. Restored events do not count.
 pub async fn remainders_after(
     connection: &mut Connection,
-    (after_topic_id, topics_max): (i64, i64),
+    (after_log_id, topics_max): (i64, i64),
     (raised_at_max, batch_size): (Instant, i64),
     excluded_topics: &[String],
 ) -> Result<RemaindersOfSome, Error> {
     // Nobody counts further than to where a batch is due.
     Ok(sqlx::query_as(
-        "SELECT max(id) AS last_topic_id,
+        "SELECT max(id) AS last_log_id,
                 count(*) FILTER (WHERE old_events > 0 AND old_events < $4) AS topics,
                 coalesce(sum(old_events) FILTER (WHERE old_events < $4), 0)::bigint AS events
          FROM (
              SELECT id,
                     (SELECT count(*)
                      FROM (SELECT FROM events
-                           WHERE topic_id = candidates.id AND held_until IS NULL AND raised_at <= $3
+                           WHERE log_id = candidates.id AND held_until IS NULL AND raised_at <= $3
                            LIMIT $4) AS old) AS old_events
              FROM (SELECT id FROM topics
                    WHERE id > $1 AND hot_magnitude > 0 AND topic <> ALL ($5)
@@ -122,7 +122,7 @@ pub async fn remainders_after(
                    LIMIT $2) AS candidates
          ) AS counted",
     )
-    .bind(after_topic_id)
+    .bind(after_log_id)
     .bind(topics_max)
     .bind(raised_at_max.unix_nanos())
     .bind(batch_size)

@@ -29,22 +29,22 @@ macro_rules! select_known_objects {
     ($where:literal) => {
         concat!(
             "SELECT tenant, topic, known.* FROM topics JOIN (
-                 SELECT topic_id, id AS archive_id, generation, write_id, etag FROM archives
+                 SELECT log_id, id AS archive_id, generation, write_id, etag FROM archives
                  UNION ALL
-                 SELECT topic_id, archive_id, generation, write_id, NULL FROM intents
+                 SELECT log_id, archive_id, generation, write_id, NULL FROM intents
                  WHERE digest IS NOT NULL OR NOT EXISTS (
-                     SELECT FROM archives WHERE archives.topic_id = intents.topic_id AND id = archive_id
+                     SELECT FROM archives WHERE archives.log_id = intents.log_id AND id = archive_id
                  )
-             ) AS known ON topic_id = id ",
+             ) AS known ON log_id = id ",
             $where
         )
     };
 }
 
 fn from_row(row: &PgRow) -> Result<KnownObject, Error> {
-    let (tenant, topic): (String, String) = (row.try_get("tenant")?, row.try_get("topic")?);
+    let (tenant, log_row): (String, String) = (row.try_get("tenant")?, row.try_get("topic")?);
     Ok(KnownObject {
-        log: Log::new(tenant, topic).map_err(|error| Error::Damaged(error.to_string()))?,
+        log: Log::new(tenant, log_row).map_err(|error| Error::Damaged(error.to_string()))?,
         archive_id: row.try_get("archive_id")?,
         generation: row.try_get("generation")?,
         write_id: row.try_get("write_id")?,
@@ -54,17 +54,17 @@ fn from_row(row: &PgRow) -> Result<KnownObject, Error> {
 
 pub async fn known_objects(connection: &mut Connection) -> Result<Vec<KnownObject>, Error> {
     let rows =
-        sqlx::query(select_known_objects!("ORDER BY topic_id, archive_id, generation")).fetch_all(connection).await?;
+        sqlx::query(select_known_objects!("ORDER BY log_id, archive_id, generation")).fetch_all(connection).await?;
     rows.iter().map(from_row).collect()
 }
 
 pub async fn known_objects_of(
     connection: &mut Connection,
-    topic_id: i64,
+    log_id: i64,
     archive_id: Uuid,
 ) -> Result<Vec<KnownObject>, Error> {
-    let rows = sqlx::query(select_known_objects!("WHERE topic_id = $1 AND archive_id = $2 ORDER BY generation"))
-        .bind(topic_id)
+    let rows = sqlx::query(select_known_objects!("WHERE log_id = $1 AND archive_id = $2 ORDER BY generation"))
+        .bind(log_id)
         .bind(archive_id)
         .fetch_all(connection)
         .await?;
@@ -83,16 +83,16 @@ pub async fn adopt_deployment(connection: &mut Connection, id: Uuid) -> Result<b
 /// Whether a hot event was changed since, or may have been: also while it was archived, and before it was restored.
 pub async fn hot_edited_since(
     connection: &mut Connection,
-    (topic_id, position): (i64, i64),
+    (log_id, position): (i64, i64),
     since: OffsetDateTime,
 ) -> Result<bool, Error> {
     Ok(sqlx::query_scalar(
         "SELECT EXISTS (
              SELECT FROM edits
-             WHERE topic_id = $1 AND (position = $2 OR position IS NULL) AND accepted_at >= $3
+             WHERE log_id = $1 AND (position = $2 OR position IS NULL) AND accepted_at >= $3
          )",
     )
-    .bind(topic_id)
+    .bind(log_id)
     .bind(position)
     .bind(since)
     .fetch_one(connection)
@@ -102,16 +102,16 @@ pub async fn hot_edited_since(
 /// Whether an edit that was made since is pending for an archive.
 pub async fn has_pending_since(
     connection: &mut Connection,
-    (topic_id, archive_id): (i64, Uuid),
+    (log_id, archive_id): (i64, Uuid),
     since: OffsetDateTime,
 ) -> Result<bool, Error> {
     Ok(sqlx::query_scalar(
         "SELECT EXISTS (
              SELECT FROM pending_edits JOIN edits ON edits.id = edit_id
-             WHERE pending_edits.topic_id = $1 AND pending_edits.archive_id = $2 AND accepted_at >= $3
+             WHERE pending_edits.log_id = $1 AND pending_edits.archive_id = $2 AND accepted_at >= $3
          )",
     )
-    .bind(topic_id)
+    .bind(log_id)
     .bind(archive_id)
     .bind(since)
     .fetch_one(connection)
@@ -122,7 +122,7 @@ pub async fn has_pending_since(
 /// position; what lies in between and is nowhere counts as deleted. Gives what does then; less than none is nonsense.
 pub async fn add_found(
     connection: &mut Connection,
-    topic_id: i64,
+    log_id: i64,
     last_position: i64,
     found_count: i64,
 ) -> Result<i64, Error> {
@@ -134,7 +134,7 @@ pub async fn add_found(
          WHERE id = $1
          RETURNING deleted_count",
     )
-    .bind(topic_id)
+    .bind(log_id)
     .bind(last_position)
     .bind(found_count)
     .fetch_one(connection)
@@ -144,7 +144,7 @@ pub async fn add_found(
 /// Makes an archive what its object turned out to be. Members, lookup pages and intents of what it was are gone: all
 /// are to be written anew.
 pub async fn replace_archive(connection: &mut Connection, archive: &Archive) -> Result<(), Error> {
-    delete_what_is_known(connection, (archive.topic_id, archive.id)).await?;
+    delete_what_is_known(connection, (archive.log_id, archive.id)).await?;
     archives::insert(connection, archive).await
 }
 
@@ -153,28 +153,24 @@ pub async fn forget_archive(connection: &mut Connection, key: (i64, Uuid)) -> Re
     delete_what_is_known(connection, key).await?;
     lookups::delete(connection, key).await?;
     introduced::delete(connection, key).await?;
-    let (topic_id, archive_id) = key;
-    edits::settle(connection, topic_id, archive_id, i64::MAX).await
+    let (log_id, archive_id) = key;
+    edits::settle(connection, log_id, archive_id, i64::MAX).await
 }
 
-async fn delete_what_is_known(connection: &mut Connection, (topic_id, archive_id): (i64, Uuid)) -> Result<(), Error> {
+async fn delete_what_is_known(connection: &mut Connection, (log_id, archive_id): (i64, Uuid)) -> Result<(), Error> {
     for statement in [
-        "DELETE FROM archives WHERE topic_id = $1 AND id = $2",
-        "DELETE FROM members WHERE topic_id = $1 AND archive_id = $2",
+        "DELETE FROM archives WHERE log_id = $1 AND id = $2",
+        "DELETE FROM members WHERE log_id = $1 AND archive_id = $2",
     ] {
-        sqlx::query(statement).bind(topic_id).bind(archive_id).execute(&mut *connection).await?;
+        sqlx::query(statement).bind(log_id).bind(archive_id).execute(&mut *connection).await?;
     }
-    intents::delete_of_archive(connection, (topic_id, archive_id)).await
+    intents::delete_of_archive(connection, (log_id, archive_id)).await
 }
 
 /// The same object under another ETag.
-pub async fn set_etag(
-    connection: &mut Connection,
-    (topic_id, archive_id): (i64, Uuid),
-    etag: &str,
-) -> Result<(), Error> {
-    sqlx::query("UPDATE archives SET etag = $3 WHERE topic_id = $1 AND id = $2")
-        .bind(topic_id)
+pub async fn set_etag(connection: &mut Connection, (log_id, archive_id): (i64, Uuid), etag: &str) -> Result<(), Error> {
+    sqlx::query("UPDATE archives SET etag = $3 WHERE log_id = $1 AND id = $2")
+        .bind(log_id)
         .bind(archive_id)
         .bind(etag)
         .execute(connection)

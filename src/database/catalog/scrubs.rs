@@ -12,14 +12,14 @@ pub async fn begin(
 ) -> Result<Option<(i64, Uuid)>, Error> {
     Ok(sqlx::query_as(
         "UPDATE archives SET scrub_begun_at = clock_timestamp()
-         WHERE (topic_id, id) = (
-             SELECT topic_id, id FROM archives
+         WHERE (log_id, id) = (
+             SELECT log_id, id FROM archives
              WHERE (scrubbed_at IS NULL OR scrubbed_at < $1) AND (scrub_begun_at IS NULL OR scrub_begun_at < $2)
-             ORDER BY scrubbed_at NULLS FIRST, topic_id, id
+             ORDER BY scrubbed_at NULLS FIRST, log_id, id
              LIMIT 1
              FOR UPDATE SKIP LOCKED
          )
-         RETURNING topic_id, id",
+         RETURNING log_id, id",
     )
     .bind(scrubbed_before)
     .bind(begun_before)
@@ -28,13 +28,13 @@ pub async fn begin(
 }
 
 /// The turn is over: it counts, or it is the next one's again.
-pub async fn end(connection: &mut Connection, (topic_id, id): (i64, Uuid), is_read: bool) -> Result<(), Error> {
+pub async fn end(connection: &mut Connection, (log_id, id): (i64, Uuid), is_read: bool) -> Result<(), Error> {
     sqlx::query(
         "UPDATE archives
          SET scrub_begun_at = NULL, scrubbed_at = CASE WHEN $3 THEN clock_timestamp() ELSE scrubbed_at END
-         WHERE topic_id = $1 AND id = $2",
+         WHERE log_id = $1 AND id = $2",
     )
-    .bind(topic_id)
+    .bind(log_id)
     .bind(id)
     .bind(is_read)
     .execute(connection)

@@ -39,7 +39,7 @@ impl TroubleKind {
 }
 
 fn from_row(row: &PgRow) -> Result<Trouble, Error> {
-    let (tenant, topic): (String, String) = (row.try_get("tenant")?, row.try_get("topic")?);
+    let (tenant, log_row): (String, String) = (row.try_get("tenant")?, row.try_get("topic")?);
     let kind = match row.try_get("kind")? {
         "read" => TroubleKind::Read,
         "delete" => TroubleKind::Delete,
@@ -47,7 +47,7 @@ fn from_row(row: &PgRow) -> Result<Trouble, Error> {
         other => return Err(Error::Damaged(format!("a trouble of kind {other:?}"))),
     };
     Ok(Trouble {
-        log: Log::new(tenant, topic).map_err(|error| Error::Damaged(error.to_string()))?,
+        log: Log::new(tenant, log_row).map_err(|error| Error::Damaged(error.to_string()))?,
         archive_id: row.try_get("archive_id")?,
         kind,
         why: row.try_get("why")?,
@@ -60,12 +60,12 @@ fn from_row(row: &PgRow) -> Result<Trouble, Error> {
 /// time, up to six hours. True if it is new.
 pub async fn insert(
     connection: &mut Connection,
-    (topic_id, archive_id): (i64, Uuid),
+    (log_id, archive_id): (i64, Uuid),
     kind: TroubleKind,
     why: &str,
 ) -> Result<bool, Error> {
     Ok(sqlx::query_scalar(
-        "INSERT INTO troubles (topic_id, archive_id, kind, why, retry_at)
+        "INSERT INTO troubles (log_id, archive_id, kind, why, retry_at)
          VALUES ($1, $2, $3, $4, clock_timestamp() + interval '1 minute')
          ON CONFLICT ON CONSTRAINT troubles_pkey DO UPDATE
          SET why = excluded.why, attempts = troubles.attempts + 1,
@@ -73,7 +73,7 @@ pub async fn insert(
                         + least(interval '1 minute' * power(2, least(troubles.attempts, 20)), interval '6 hours')
          RETURNING attempts = 1",
     )
-    .bind(topic_id)
+    .bind(log_id)
     .bind(archive_id)
     .bind(kind.as_str())
     .bind(why)
@@ -84,12 +84,12 @@ pub async fn insert(
 /// False if there was none of these kinds.
 pub async fn delete(
     connection: &mut Connection,
-    (topic_id, archive_id): (i64, Uuid),
+    (log_id, archive_id): (i64, Uuid),
     kinds: &[TroubleKind],
 ) -> Result<bool, Error> {
     let kinds: Vec<&str> = kinds.iter().map(|kind| kind.as_str()).collect();
-    let deleted = sqlx::query("DELETE FROM troubles WHERE topic_id = $1 AND archive_id = $2 AND kind = ANY($3)")
-        .bind(topic_id)
+    let deleted = sqlx::query("DELETE FROM troubles WHERE log_id = $1 AND archive_id = $2 AND kind = ANY($3)")
+        .bind(log_id)
         .bind(archive_id)
         .bind(kinds)
         .execute(connection)
@@ -99,11 +99,11 @@ pub async fn delete(
 
 pub async fn has_any(
     connection: &mut Connection,
-    (topic_id, archive_id): (i64, Uuid),
+    (log_id, archive_id): (i64, Uuid),
     kind: TroubleKind,
 ) -> Result<bool, Error> {
-    Ok(sqlx::query_scalar("SELECT EXISTS (SELECT FROM troubles WHERE topic_id = $1 AND archive_id = $2 AND kind = $3)")
-        .bind(topic_id)
+    Ok(sqlx::query_scalar("SELECT EXISTS (SELECT FROM troubles WHERE log_id = $1 AND archive_id = $2 AND kind = $3)")
+        .bind(log_id)
         .bind(archive_id)
         .bind(kind.as_str())
         .fetch_one(connection)
@@ -113,16 +113,15 @@ pub async fn has_any(
 /// Topic and archive of what need not be asked for again yet, and what was not possible with it.
 pub async fn put_off(connection: &mut Connection) -> Result<Vec<(i64, Uuid, TroubleKind)>, Error> {
     let rows = sqlx::query(
-        "SELECT topic_id, archive_id, kind = 'read' AS is_read FROM troubles
+        "SELECT log_id, archive_id, kind = 'read' AS is_read FROM troubles
          WHERE kind IN ('read', 'delete') AND retry_at > clock_timestamp()
-         ORDER BY topic_id, archive_id, kind",
+         ORDER BY log_id, archive_id, kind",
     )
     .fetch_all(connection)
     .await?;
     let kind = |is_read| if is_read { TroubleKind::Read } else { TroubleKind::Delete };
-    let put_off = rows
-        .iter()
-        .map(|row| Ok((row.try_get("topic_id")?, row.try_get("archive_id")?, kind(row.try_get("is_read")?))));
+    let put_off =
+        rows.iter().map(|row| Ok((row.try_get("log_id")?, row.try_get("archive_id")?, kind(row.try_get("is_read")?))));
     put_off.collect()
 }
 
@@ -130,7 +129,7 @@ pub async fn put_off(connection: &mut Connection) -> Result<Vec<(i64, Uuid, Trou
 pub async fn all(connection: &mut Connection, limit: i64) -> Result<Vec<Trouble>, Error> {
     let rows = sqlx::query(
         "SELECT tenant, topic, archive_id, kind, why, since, attempts
-         FROM troubles JOIN topics ON topics.id = topic_id
+         FROM troubles JOIN topics ON topics.id = log_id
          ORDER BY since, archive_id, kind
          LIMIT $1",
     )
@@ -158,11 +157,11 @@ pub async fn delete_past(connection: &mut Connection) -> Result<(), Error> {
         "DELETE FROM troubles
          WHERE kind IN ('read', 'delete')
            AND NOT EXISTS (
-               SELECT FROM archives WHERE archives.topic_id = troubles.topic_id AND archives.id = troubles.archive_id
+               SELECT FROM archives WHERE archives.log_id = troubles.log_id AND archives.id = troubles.archive_id
            )
            AND NOT EXISTS (
                SELECT FROM intents
-               WHERE intents.topic_id = troubles.topic_id AND intents.archive_id = troubles.archive_id
+               WHERE intents.log_id = troubles.log_id AND intents.archive_id = troubles.archive_id
            )",
     )
     .execute(connection)

@@ -22,12 +22,12 @@ pub async fn insert(
     retry_number: i64,
 ) -> Result<(), Error> {
     sqlx::query(
-        "INSERT INTO erroneous_events (topic_id, is_parallel, position, group_name, error, retry_number)
+        "INSERT INTO erroneous_events (log_id, is_parallel, position, group_name, error, retry_number)
          VALUES ($1, $2, $3, $4, $5, $6)
          ON CONFLICT ON CONSTRAINT erroneous_events_pkey
          DO UPDATE SET error = EXCLUDED.error, retry_number = EXCLUDED.retry_number",
     )
-    .bind(turn.topic_id)
+    .bind(turn.log_id)
     .bind(turn.group.is_parallel)
     .bind(position)
     .bind(&turn.group.name)
@@ -41,7 +41,7 @@ pub async fn insert(
 /// Behind a position and a group's name, in the order of both.
 pub async fn after(
     connection: &mut Connection,
-    topic_id: i64,
+    log_id: i64,
     is_parallel: bool,
     (position, group_name): (i64, &str),
     limit: i64,
@@ -49,11 +49,11 @@ pub async fn after(
     let rows = sqlx::query(
         "SELECT group_name, position, error, retry_number
          FROM erroneous_events
-         WHERE topic_id = $1 AND is_parallel = $2 AND (position, group_name) > ($3, $4)
+         WHERE log_id = $1 AND is_parallel = $2 AND (position, group_name) > ($3, $4)
          ORDER BY position, group_name
          LIMIT $5",
     )
-    .bind(topic_id)
+    .bind(log_id)
     .bind(is_parallel)
     .bind(position)
     .bind(group_name)
@@ -72,14 +72,14 @@ pub async fn after(
 }
 
 /// Positions that a group has passed without handling them, in order.
-pub async fn unsettled(connection: &mut Connection, group: &Group, topic_id: i64) -> Result<Vec<i64>, Error> {
+pub async fn unsettled(connection: &mut Connection, group: &Group, log_id: i64) -> Result<Vec<i64>, Error> {
     Ok(sqlx::query_scalar(
-        "SELECT position FROM erroneous_events WHERE topic_id = $1 AND is_parallel = $2 AND group_name = $3
+        "SELECT position FROM erroneous_events WHERE log_id = $1 AND is_parallel = $2 AND group_name = $3
          UNION
-         SELECT position FROM resends WHERE topic_id = $1 AND is_parallel = $2 AND group_name = $3
+         SELECT position FROM resends WHERE log_id = $1 AND is_parallel = $2 AND group_name = $3
          ORDER BY position",
     )
-    .bind(topic_id)
+    .bind(log_id)
     .bind(group.is_parallel)
     .bind(&group.name)
     .fetch_all(connection)
@@ -87,17 +87,17 @@ pub async fn unsettled(connection: &mut Connection, group: &Group, topic_id: i64
 }
 
 /// Moves it from the list to what is to be sent again. False if it is not on the list.
-pub async fn resend(connection: &mut Connection, group: &Group, topic_id: i64, position: i64) -> Result<bool, Error> {
+pub async fn resend(connection: &mut Connection, group: &Group, log_id: i64, position: i64) -> Result<bool, Error> {
     let moved = sqlx::query(
         "WITH taken_off AS (
              DELETE FROM erroneous_events
-             WHERE topic_id = $1 AND is_parallel = $2 AND position = $3 AND group_name = $4
-             RETURNING topic_id, is_parallel, position, group_name, retry_number
+             WHERE log_id = $1 AND is_parallel = $2 AND position = $3 AND group_name = $4
+             RETURNING log_id, is_parallel, position, group_name, retry_number
          )
-         INSERT INTO resends (topic_id, is_parallel, position, group_name, retry_number)
-         SELECT topic_id, is_parallel, position, group_name, retry_number + 1 FROM taken_off",
+         INSERT INTO resends (log_id, is_parallel, position, group_name, retry_number)
+         SELECT log_id, is_parallel, position, group_name, retry_number + 1 FROM taken_off",
     )
-    .bind(topic_id)
+    .bind(log_id)
     .bind(group.is_parallel)
     .bind(position)
     .bind(&group.name)
@@ -110,17 +110,17 @@ pub async fn resend(connection: &mut Connection, group: &Group, topic_id: i64, p
 pub async fn resends(
     connection: &mut Connection,
     group: &Group,
-    topic_id: i64,
+    log_id: i64,
     limit: i64,
 ) -> Result<Vec<(i64, i64)>, Error> {
     let rows = sqlx::query(
         "SELECT position, retry_number
          FROM resends
-         WHERE topic_id = $1 AND is_parallel = $2 AND group_name = $3
+         WHERE log_id = $1 AND is_parallel = $2 AND group_name = $3
          ORDER BY position
          LIMIT $4",
     )
-    .bind(topic_id)
+    .bind(log_id)
     .bind(group.is_parallel)
     .bind(&group.name)
     .bind(limit)
@@ -130,8 +130,8 @@ pub async fn resends(
 }
 
 pub async fn delete_resend(connection: &mut Connection, turn: &Turn, position: i64) -> Result<(), Error> {
-    sqlx::query("DELETE FROM resends WHERE topic_id = $1 AND is_parallel = $2 AND group_name = $3 AND position = $4")
-        .bind(turn.topic_id)
+    sqlx::query("DELETE FROM resends WHERE log_id = $1 AND is_parallel = $2 AND group_name = $3 AND position = $4")
+        .bind(turn.log_id)
         .bind(turn.group.is_parallel)
         .bind(&turn.group.name)
         .bind(position)

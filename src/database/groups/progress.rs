@@ -27,7 +27,7 @@ pub struct Wanted {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Turn {
     pub group: Group,
-    pub topic_id: i64,
+    pub log_id: i64,
     pub owner: Uuid,
     pub epoch: i64,
 }
@@ -65,7 +65,7 @@ fn from_row(row: &PgRow, owner: Uuid) -> Result<Taken, Error> {
     let group = Group { name: row.try_get("group_name")?, is_parallel: row.try_get("is_parallel")? };
     let (tenant, topic): (String, String) = (row.try_get("tenant")?, row.try_get("topic")?);
     Ok(Taken {
-        turn: Turn { group, topic_id: row.try_get("topic_id")?, owner, epoch: row.try_get("epoch")? },
+        turn: Turn { group, log_id: row.try_get("log_id")?, owner, epoch: row.try_get("epoch")? },
         log: Log::new(tenant, topic).map_err(|error| Error::Damaged(error.to_string()))?,
         progress: Progress { position: row.try_get("position")?, handled: row.try_get("handled")? },
         refusal: Refusal {
@@ -83,28 +83,28 @@ pub async fn take(
     connection: &mut Connection,
     replica_id: Uuid,
     wanted: &[Wanted],
-    topic_ids: Option<&[i64]>,
+    log_ids: Option<&[i64]>,
 ) -> Result<Vec<Taken>, Error> {
     let rows = sqlx::query(
         "WITH pending AS (
-             SELECT DISTINCT wanted.group_name, wanted.is_parallel, topics.id AS topic_id
+             SELECT DISTINCT wanted.group_name, wanted.is_parallel, topics.id AS log_id
              FROM unnest($2::text[], $3::boolean[], $4::text[]) AS wanted (group_name, is_parallel, topic)
              JOIN topics ON wanted.topic IS NULL OR topics.topic = wanted.topic
              LEFT JOIN group_progress AS progress
                ON progress.group_name = wanted.group_name AND progress.is_parallel = wanted.is_parallel
-              AND progress.topic_id = topics.id
+              AND progress.log_id = topics.id
              WHERE ($5::bigint[] IS NULL OR topics.id = ANY($5))
                AND (topics.head_position > coalesce(progress.position, 0)
                     OR (topics.id, wanted.is_parallel, wanted.group_name) IN (
-                        SELECT topic_id, is_parallel, group_name FROM resends
+                        SELECT log_id, is_parallel, group_name FROM resends
                     ))
                AND (progress.refused_by IS DISTINCT FROM $1 OR progress.refused_until < clock_timestamp())
                AND NOT EXISTS (SELECT FROM replicas WHERE id = progress.owner AND expires_at > clock_timestamp())
          ), taken AS (
-             INSERT INTO group_progress (group_name, is_parallel, topic_id, owner, epoch)
-             SELECT pending.group_name, pending.is_parallel, pending.topic_id, replicas.id, 1
+             INSERT INTO group_progress (group_name, is_parallel, log_id, owner, epoch)
+             SELECT pending.group_name, pending.is_parallel, pending.log_id, replicas.id, 1
              FROM pending JOIN replicas ON replicas.id = $1 AND replicas.expires_at > clock_timestamp()
-             ORDER BY pending.group_name, pending.is_parallel, pending.topic_id
+             ORDER BY pending.group_name, pending.is_parallel, pending.log_id
              ON CONFLICT ON CONSTRAINT group_progress_pkey
              DO UPDATE SET owner = EXCLUDED.owner, epoch = group_progress.epoch + 1
              WHERE NOT EXISTS (
@@ -114,16 +114,16 @@ pub async fn take(
          )
          SELECT taken.*, topics.tenant, topics.topic,
                 EXISTS (SELECT FROM resends
-                        WHERE resends.topic_id = taken.topic_id AND resends.is_parallel = taken.is_parallel
+                        WHERE resends.log_id = taken.log_id AND resends.is_parallel = taken.is_parallel
                           AND resends.group_name = taken.group_name) AS has_resends
-         FROM taken JOIN topics ON topics.id = taken.topic_id
-         ORDER BY taken.topic_id",
+         FROM taken JOIN topics ON topics.id = taken.log_id
+         ORDER BY taken.log_id",
     )
     .bind(replica_id)
     .bind(wanted.iter().map(|wanted| wanted.group.name.as_str()).collect::<Vec<_>>())
     .bind(wanted.iter().map(|wanted| wanted.group.is_parallel).collect::<Vec<_>>())
     .bind(wanted.iter().map(|wanted| wanted.topic.as_deref()).collect::<Vec<_>>())
-    .bind(topic_ids)
+    .bind(log_ids)
     .fetch_all(connection)
     .await?;
     rows.iter().map(|row| from_row(row, replica_id)).collect()
@@ -133,20 +133,20 @@ pub async fn take(
 pub async fn owned_by_others(
     connection: &mut Connection,
     replica_id: Uuid,
-    topic_ids: &[i64],
+    log_ids: &[i64],
 ) -> Result<Vec<(Group, i64)>, Error> {
     let rows = sqlx::query(
-        "SELECT progress.group_name, progress.is_parallel, progress.topic_id
+        "SELECT progress.group_name, progress.is_parallel, progress.log_id
          FROM group_progress AS progress JOIN replicas ON replicas.id = progress.owner
-         WHERE progress.topic_id = ANY($2) AND progress.owner <> $1 AND replicas.expires_at > clock_timestamp()",
+         WHERE progress.log_id = ANY($2) AND progress.owner <> $1 AND replicas.expires_at > clock_timestamp()",
     )
     .bind(replica_id)
-    .bind(topic_ids)
+    .bind(log_ids)
     .fetch_all(connection)
     .await?;
     let owned = rows.iter().map(|row| {
         let group = Group { name: row.try_get("group_name")?, is_parallel: row.try_get("is_parallel")? };
-        Ok((group, row.try_get("topic_id")?))
+        Ok((group, row.try_get("log_id")?))
     });
     owned.collect()
 }
@@ -157,12 +157,12 @@ pub async fn pending(connection: &mut Connection, replica_id: Uuid) -> Result<Ve
         "WITH owned AS (
              SELECT progress.*, topics.tenant, topics.topic, topics.head_position,
                     EXISTS (SELECT FROM resends
-                            WHERE resends.topic_id = progress.topic_id AND resends.is_parallel = progress.is_parallel
+                            WHERE resends.log_id = progress.log_id AND resends.is_parallel = progress.is_parallel
                               AND resends.group_name = progress.group_name) AS has_resends
-             FROM group_progress AS progress JOIN topics ON topics.id = progress.topic_id
+             FROM group_progress AS progress JOIN topics ON topics.id = progress.log_id
              WHERE progress.owner = $1
          )
-         SELECT * FROM owned WHERE head_position > position OR has_resends ORDER BY topic_id",
+         SELECT * FROM owned WHERE head_position > position OR has_resends ORDER BY log_id",
     )
     .bind(replica_id)
     .fetch_all(connection)
@@ -179,12 +179,12 @@ pub async fn update(
     Ok(sqlx::query_scalar(
         "UPDATE group_progress
          SET position = $6, handled = $7
-         WHERE group_name = $1 AND is_parallel = $2 AND topic_id = $3 AND owner = $4 AND epoch = $5
+         WHERE group_name = $1 AND is_parallel = $2 AND log_id = $3 AND owner = $4 AND epoch = $5
          RETURNING (SELECT edit_counter FROM topics WHERE id = $3)",
     )
     .bind(&turn.group.name)
     .bind(turn.group.is_parallel)
-    .bind(turn.topic_id)
+    .bind(turn.log_id)
     .bind(turn.owner)
     .bind(turn.epoch)
     .bind(position)
@@ -203,14 +203,14 @@ pub async fn release(connection: &mut Connection, released: &[(Turn, Refusal)]) 
              refused_rounds = released.rounds, refused_resets = released.resets, refused_by = NULL, refused_until = NULL
          FROM unnest($1::text[], $2::boolean[], $3::bigint[], $4::uuid[], $5::bigint[], $6::bigint[], $7::bigint[],
                      $8::bigint[], $9::bigint[])
-              AS released (group_name, is_parallel, topic_id, owner, epoch, position, retry_number, rounds, resets)
+              AS released (group_name, is_parallel, log_id, owner, epoch, position, retry_number, rounds, resets)
          WHERE progress.group_name = released.group_name AND progress.is_parallel = released.is_parallel
-           AND progress.topic_id = released.topic_id AND progress.owner = released.owner
+           AND progress.log_id = released.log_id AND progress.owner = released.owner
            AND progress.epoch = released.epoch",
     )
     .bind(turns().map(|turn| turn.group.name.as_str()).collect::<Vec<_>>())
     .bind(turns().map(|turn| turn.group.is_parallel).collect::<Vec<_>>())
-    .bind(turns().map(|turn| turn.topic_id).collect::<Vec<_>>())
+    .bind(turns().map(|turn| turn.log_id).collect::<Vec<_>>())
     .bind(turns().map(|turn| turn.owner).collect::<Vec<_>>())
     .bind(turns().map(|turn| turn.epoch).collect::<Vec<_>>())
     .bind(refusals(|refusal| refusal.position))
@@ -238,11 +238,11 @@ pub async fn hand_over(
         "UPDATE group_progress
          SET owner = NULL, refused_position = $6, refused_retry_number = $7, refused_rounds = $8, refused_resets = $9,
              refused_by = $4, refused_until = clock_timestamp() + make_interval(secs => $10)
-         WHERE group_name = $1 AND is_parallel = $2 AND topic_id = $3 AND owner = $4 AND epoch = $5",
+         WHERE group_name = $1 AND is_parallel = $2 AND log_id = $3 AND owner = $4 AND epoch = $5",
     )
     .bind(&turn.group.name)
     .bind(turn.group.is_parallel)
-    .bind(turn.topic_id)
+    .bind(turn.log_id)
     .bind(turn.owner)
     .bind(turn.epoch)
     .bind(refusal.position)
@@ -256,13 +256,13 @@ pub async fn hand_over(
 }
 
 /// Up to where everything is handled; 0 for a group that nobody has heard of.
-pub async fn handled_position(connection: &mut Connection, group: &Group, topic_id: i64) -> Result<i64, Error> {
+pub async fn handled_position(connection: &mut Connection, group: &Group, log_id: i64) -> Result<i64, Error> {
     let position: Option<i64> = sqlx::query_scalar(
-        "SELECT position FROM group_progress WHERE group_name = $1 AND is_parallel = $2 AND topic_id = $3",
+        "SELECT position FROM group_progress WHERE group_name = $1 AND is_parallel = $2 AND log_id = $3",
     )
     .bind(&group.name)
     .bind(group.is_parallel)
-    .bind(topic_id)
+    .bind(log_id)
     .fetch_optional(connection)
     .await?;
     Ok(position.unwrap_or_default())
@@ -272,7 +272,7 @@ pub async fn handled_position(connection: &mut Connection, group: &Group, topic_
 pub async fn unhandled(
     connection: &mut Connection,
     group: &Group,
-    topic_id: i64,
+    log_id: i64,
     positions: &[i64],
 ) -> Result<(bool, Option<String>), Error> {
     let row = sqlx::query(
@@ -280,21 +280,21 @@ pub async fn unhandled(
              SELECT FROM unnest($4::bigint[]) AS wanted (position)
              WHERE NOT EXISTS (
                  SELECT FROM group_progress AS progress
-                 WHERE progress.group_name = $1 AND progress.is_parallel = $2 AND progress.topic_id = $3
+                 WHERE progress.group_name = $1 AND progress.is_parallel = $2 AND progress.log_id = $3
                    AND (progress.position >= wanted.position OR wanted.position = ANY(progress.handled))
              ) OR EXISTS (
                  SELECT FROM resends
-                 WHERE resends.group_name = $1 AND resends.is_parallel = $2 AND resends.topic_id = $3
+                 WHERE resends.group_name = $1 AND resends.is_parallel = $2 AND resends.log_id = $3
                    AND resends.position = wanted.position
              )
          ) AS is_waiting,
          (SELECT error FROM erroneous_events
-          WHERE group_name = $1 AND is_parallel = $2 AND topic_id = $3 AND position = ANY($4)
+          WHERE group_name = $1 AND is_parallel = $2 AND log_id = $3 AND position = ANY($4)
           ORDER BY position LIMIT 1) AS error",
     )
     .bind(&group.name)
     .bind(group.is_parallel)
-    .bind(topic_id)
+    .bind(log_id)
     .bind(positions)
     .fetch_one(connection)
     .await?;

@@ -12,7 +12,7 @@ use crate::event::{Change, Edits, Invalid};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Edit {
     pub id: Uuid,
-    pub topic_id: i64,
+    pub log_id: i64,
     /// Of the edits of one topic.
     pub sequence: i64,
     pub kind: EditKind,
@@ -74,7 +74,7 @@ pub struct PendingEdit {
 macro_rules! select_edits {
     ($rest:literal) => {
         concat!(
-            "SELECT id, topic_id, sequence, kind, subject, position, archive_id, changed, missing, actor, reason, ticket, ",
+            "SELECT id, log_id, sequence, kind, subject, position, archive_id, changed, missing, actor, reason, ticket, ",
             "accepted_at, applied_at, purged_at FROM edits ",
             $rest
         )
@@ -84,7 +84,7 @@ macro_rules! select_edits {
 fn edit_from_row(row: &PgRow) -> Result<Edit, Error> {
     Ok(Edit {
         id: row.try_get("id")?,
-        topic_id: row.try_get("topic_id")?,
+        log_id: row.try_get("log_id")?,
         sequence: row.try_get("sequence")?,
         kind: EditKind::parse(row.try_get("kind")?)?,
         subject: row.try_get("subject")?,
@@ -104,16 +104,16 @@ fn edit_from_row(row: &PgRow) -> Result<Edit, Error> {
 /// Whether an event was changed after the edit of this sequence, or may have been.
 pub async fn edited_since(
     connection: &mut Connection,
-    (topic_id, position): (i64, i64),
+    (log_id, position): (i64, i64),
     sequence: i64,
 ) -> Result<bool, Error> {
     Ok(sqlx::query_scalar(
         "SELECT EXISTS (
              SELECT FROM edits
-             WHERE topic_id = $1 AND sequence > $3 AND (position = $2 OR position IS NULL)
+             WHERE log_id = $1 AND sequence > $3 AND (position = $2 OR position IS NULL)
          )",
     )
-    .bind(topic_id)
+    .bind(log_id)
     .bind(position)
     .bind(sequence)
     .fetch_one(connection)
@@ -123,19 +123,19 @@ pub async fn edited_since(
 /// The edits of the event at each of these positions, and of the types of its log.
 pub async fn of_event(
     connection: &mut Connection,
-    topic_id: i64,
+    log_id: i64,
     positions: &[i64],
 ) -> Result<HashMap<i64, Edits>, Error> {
     let patched: Vec<(i64, String)> = sqlx::query_as(
         "SELECT DISTINCT position, unnest(changed) AS pointer FROM edits
-         WHERE topic_id = $1 AND position = ANY($2) AND kind = 'patch'
+         WHERE log_id = $1 AND position = ANY($2) AND kind = 'patch'
          ORDER BY position, pointer",
     )
-    .bind(topic_id)
+    .bind(log_id)
     .bind(positions)
     .fetch_all(&mut *connection)
     .await?;
-    let renames = renames(connection, topic_id).await?;
+    let renames = renames(connection, log_id).await?;
     let unpatched = |position: &i64| (*position, Edits { patched: Vec::new(), renames: renames.clone() });
     let mut edits: HashMap<i64, Edits> = positions.iter().map(unpatched).collect();
     for (position, pointer) in patched {
@@ -145,13 +145,13 @@ pub async fn of_event(
 }
 
 /// From the old name to the new one, in their order.
-pub async fn renames(connection: &mut Connection, topic_id: i64) -> Result<Vec<(String, String)>, Error> {
+pub async fn renames(connection: &mut Connection, log_id: i64) -> Result<Vec<(String, String)>, Error> {
     Ok(sqlx::query_as(
         "SELECT DISTINCT sequence, subject, changed[1] FROM edits
-         WHERE topic_id = $1 AND kind = 'rename'
+         WHERE log_id = $1 AND kind = 'rename'
          ORDER BY sequence",
     )
-    .bind(topic_id)
+    .bind(log_id)
     .fetch_all(connection)
     .await?
     .into_iter()
@@ -160,17 +160,13 @@ pub async fn renames(connection: &mut Connection, topic_id: i64) -> Result<Vec<(
 }
 
 /// The archives that an invalidation of this GDPR id was laid over before.
-pub async fn archives_invalidated(
-    connection: &mut Connection,
-    topic_id: i64,
-    gdpr_id: &str,
-) -> Result<Vec<Uuid>, Error> {
+pub async fn archives_invalidated(connection: &mut Connection, log_id: i64, gdpr_id: &str) -> Result<Vec<Uuid>, Error> {
     Ok(sqlx::query_scalar(
         "SELECT archive_id FROM edits
-         WHERE topic_id = $1 AND kind = 'invalidate' AND subject = $2 AND archive_id IS NOT NULL
+         WHERE log_id = $1 AND kind = 'invalidate' AND subject = $2 AND archive_id IS NOT NULL
          ORDER BY sequence",
     )
-    .bind(topic_id)
+    .bind(log_id)
     .bind(gdpr_id)
     .fetch_all(connection)
     .await?)
@@ -185,7 +181,7 @@ pub async fn find(connection: &mut Connection, id: Uuid) -> Result<Option<Edit>,
 pub async fn insert(connection: &mut Connection, edit: &Edit) -> Result<(), Error> {
     let Edit {
         id,
-        topic_id,
+        log_id,
         sequence,
         kind,
         subject,
@@ -201,12 +197,12 @@ pub async fn insert(connection: &mut Connection, edit: &Edit) -> Result<(), Erro
         purged_at,
     } = edit;
     sqlx::query(
-        "INSERT INTO edits (id, topic_id, sequence, kind, subject, position, archive_id, changed, missing, actor,
+        "INSERT INTO edits (id, log_id, sequence, kind, subject, position, archive_id, changed, missing, actor,
                             reason, ticket, accepted_at, applied_at, purged_at)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
     )
     .bind(id)
-    .bind(topic_id)
+    .bind(log_id)
     .bind(sequence)
     .bind(kind.as_str())
     .bind(subject)
@@ -233,10 +229,10 @@ pub async fn insert_pending(
     change: &Change,
 ) -> Result<(), Error> {
     sqlx::query(
-        "INSERT INTO pending_edits (topic_id, first_position, last_position, sequence, edit_id, archive_id, change)
+        "INSERT INTO pending_edits (log_id, first_position, last_position, sequence, edit_id, archive_id, change)
          VALUES ($1, $2, $3, $4, $5, $6, $7)",
     )
-    .bind(edit.topic_id)
+    .bind(edit.log_id)
     .bind(first_position)
     .bind(last_position)
     .bind(edit.sequence)
@@ -261,15 +257,15 @@ fn pending_from_row(row: &PgRow) -> Result<PendingEdit, Error> {
 /// What is pending for positions `start..end`, in the order in which it is to be applied.
 pub async fn pending(
     connection: &mut Connection,
-    topic_id: i64,
+    log_id: i64,
     (start, end): (i64, i64),
 ) -> Result<Vec<PendingEdit>, Error> {
     let rows = sqlx::query(
         "SELECT archive_id, first_position, last_position, sequence, change FROM pending_edits
-         WHERE topic_id = $1 AND last_position >= $2 AND first_position < $3
+         WHERE log_id = $1 AND last_position >= $2 AND first_position < $3
          ORDER BY sequence, first_position",
     )
-    .bind(topic_id)
+    .bind(log_id)
     .bind(start)
     .bind(end)
     .fetch_all(connection)
@@ -280,15 +276,15 @@ pub async fn pending(
 /// What is pending for an archive, in the order in which it is to be applied.
 pub async fn pending_of_archive(
     connection: &mut Connection,
-    topic_id: i64,
+    log_id: i64,
     archive_id: Uuid,
 ) -> Result<Vec<PendingEdit>, Error> {
     let rows = sqlx::query(
         "SELECT archive_id, first_position, last_position, sequence, change FROM pending_edits
-         WHERE topic_id = $1 AND archive_id = $2
+         WHERE log_id = $1 AND archive_id = $2
          ORDER BY sequence, first_position",
     )
-    .bind(topic_id)
+    .bind(log_id)
     .bind(archive_id)
     .fetch_all(connection)
     .await?;
@@ -298,27 +294,27 @@ pub async fn pending_of_archive(
 /// Topic and archive of every pending edit.
 pub async fn archives_with_pending(connection: &mut Connection) -> Result<Vec<(i64, Uuid)>, Error> {
     let rows = sqlx::query(
-        "SELECT topic_id, archive_id FROM pending_edits GROUP BY topic_id, archive_id ORDER BY topic_id, archive_id",
+        "SELECT log_id, archive_id FROM pending_edits GROUP BY log_id, archive_id ORDER BY log_id, archive_id",
     )
     .fetch_all(connection)
     .await?;
-    rows.iter().map(|row| Ok((row.try_get("topic_id")?, row.try_get("archive_id")?))).collect()
+    rows.iter().map(|row| Ok((row.try_get("log_id")?, row.try_get("archive_id")?))).collect()
 }
 
 /// Removes what a rewrite has taken over, up to the sequence that it saw, and says so in the ledger.
 pub async fn settle(
     connection: &mut Connection,
-    topic_id: i64,
+    log_id: i64,
     archive_id: Uuid,
     sequence_max: i64,
 ) -> Result<(), Error> {
     sqlx::query(
         "WITH settled AS (
-             DELETE FROM pending_edits WHERE topic_id = $1 AND archive_id = $2 AND sequence <= $3 RETURNING edit_id
+             DELETE FROM pending_edits WHERE log_id = $1 AND archive_id = $2 AND sequence <= $3 RETURNING edit_id
          )
          UPDATE edits SET applied_at = now() FROM settled WHERE edits.id = settled.edit_id",
     )
-    .bind(topic_id)
+    .bind(log_id)
     .bind(archive_id)
     .bind(sequence_max)
     .execute(connection)
@@ -330,34 +326,32 @@ pub async fn settle(
 /// versions of the object. Not of an object that an intent is about: whoever settles that purges it.
 pub async fn unpurged_archives(connection: &mut Connection) -> Result<Vec<(i64, Uuid, i64)>, Error> {
     let rows = sqlx::query(
-        "SELECT topic_id, archive_id, max(sequence) AS sequence FROM edits
+        "SELECT log_id, archive_id, max(sequence) AS sequence FROM edits
          WHERE purged_at IS NULL AND applied_at IS NOT NULL AND archive_id IS NOT NULL
            AND NOT EXISTS (
                SELECT FROM intents
-               WHERE intents.topic_id = edits.topic_id AND intents.archive_id = edits.archive_id
+               WHERE intents.log_id = edits.log_id AND intents.archive_id = edits.archive_id
            )
-         GROUP BY topic_id, archive_id
-         ORDER BY topic_id, archive_id",
+         GROUP BY log_id, archive_id
+         ORDER BY log_id, archive_id",
     )
     .fetch_all(connection)
     .await?;
-    rows.iter()
-        .map(|row| Ok((row.try_get("topic_id")?, row.try_get("archive_id")?, row.try_get("sequence")?)))
-        .collect()
+    rows.iter().map(|row| Ok((row.try_get("log_id")?, row.try_get("archive_id")?, row.try_get("sequence")?))).collect()
 }
 
 /// Of the applied edits of an archive up to a sequence.
 pub async fn mark_purged(
     connection: &mut Connection,
-    topic_id: i64,
+    log_id: i64,
     archive_id: Uuid,
     sequence_max: i64,
 ) -> Result<(), Error> {
     sqlx::query(
         "UPDATE edits SET purged_at = now()
-         WHERE topic_id = $1 AND archive_id = $2 AND sequence <= $3 AND applied_at IS NOT NULL AND purged_at IS NULL",
+         WHERE log_id = $1 AND archive_id = $2 AND sequence <= $3 AND applied_at IS NOT NULL AND purged_at IS NULL",
     )
-    .bind(topic_id)
+    .bind(log_id)
     .bind(archive_id)
     .bind(sequence_max)
     .execute(connection)
@@ -371,7 +365,7 @@ pub async fn mark_hot_purged(connection: &mut Connection) -> Result<(), Error> {
         "UPDATE edits SET purged_at = now()
          WHERE archive_id IS NULL AND purged_at IS NULL
            AND NOT EXISTS (
-               SELECT FROM intents WHERE intents.topic_id = edits.topic_id AND edit_sequence < edits.sequence
+               SELECT FROM intents WHERE intents.log_id = edits.log_id AND edit_sequence < edits.sequence
            )",
     )
     .execute(connection)

@@ -9,12 +9,12 @@ use crate::database::{Connection, Error};
 
 pub async fn insert(
     connection: &mut Connection,
-    topic_id: i64,
+    log_id: i64,
     gdpr_id: &str,
     (archive_id, position): (Uuid, i64),
 ) -> Result<(), Error> {
-    sqlx::query("INSERT INTO introduced_gdpr_ids (topic_id, gdpr_id, archive_id, position) VALUES ($1, $2, $3, $4)")
-        .bind(topic_id)
+    sqlx::query("INSERT INTO introduced_gdpr_ids (log_id, gdpr_id, archive_id, position) VALUES ($1, $2, $3, $4)")
+        .bind(log_id)
         .bind(gdpr_id)
         .bind(archive_id)
         .bind(position)
@@ -24,9 +24,9 @@ pub async fn insert(
 }
 
 /// An archive's events are elsewhere now, and their GDPR ids are known there.
-pub async fn delete(connection: &mut Connection, (topic_id, archive_id): (i64, Uuid)) -> Result<(), Error> {
-    sqlx::query("DELETE FROM introduced_gdpr_ids WHERE topic_id = $1 AND archive_id = $2")
-        .bind(topic_id)
+pub async fn delete(connection: &mut Connection, (log_id, archive_id): (i64, Uuid)) -> Result<(), Error> {
+    sqlx::query("DELETE FROM introduced_gdpr_ids WHERE log_id = $1 AND archive_id = $2")
+        .bind(log_id)
         .bind(archive_id)
         .execute(connection)
         .await?;
@@ -36,12 +36,12 @@ pub async fn delete(connection: &mut Connection, (topic_id, archive_id): (i64, U
 /// Those that were introduced on fields of an archive.
 pub async fn of_archive(
     connection: &mut Connection,
-    (topic_id, archive_id): (i64, Uuid),
+    (log_id, archive_id): (i64, Uuid),
 ) -> Result<HashSet<String>, Error> {
     let ids: Vec<String> = sqlx::query_scalar(
-        "SELECT gdpr_id FROM introduced_gdpr_ids WHERE topic_id = $1 AND archive_id = $2 ORDER BY gdpr_id",
+        "SELECT gdpr_id FROM introduced_gdpr_ids WHERE log_id = $1 AND archive_id = $2 ORDER BY gdpr_id",
     )
-    .bind(topic_id)
+    .bind(log_id)
     .bind(archive_id)
     .fetch_all(connection)
     .await?;
@@ -49,9 +49,9 @@ pub async fn of_archive(
 }
 
 /// The archive and position of the field that this GDPR id was introduced on.
-pub async fn find(connection: &mut Connection, topic_id: i64, gdpr_id: &str) -> Result<Option<(Uuid, i64)>, Error> {
-    let row = sqlx::query("SELECT archive_id, position FROM introduced_gdpr_ids WHERE topic_id = $1 AND gdpr_id = $2")
-        .bind(topic_id)
+pub async fn find(connection: &mut Connection, log_id: i64, gdpr_id: &str) -> Result<Option<(Uuid, i64)>, Error> {
+    let row = sqlx::query("SELECT archive_id, position FROM introduced_gdpr_ids WHERE log_id = $1 AND gdpr_id = $2")
+        .bind(log_id)
         .bind(gdpr_id)
         .fetch_optional(connection)
         .await?;

@@ -7,29 +7,29 @@ use crate::database::{Connection, Error};
 
 /// Deletes the events of a log that every one of these groups has handled, and says how many there were. One that a
 /// group could not handle stays: it can be sent again. Their ids are remembered for a minute.
-pub async fn delete(connection: &mut Connection, topic_id: i64, groups: &[Group]) -> Result<i64, Error> {
+pub async fn delete(connection: &mut Connection, log_id: i64, groups: &[Group]) -> Result<i64, Error> {
     let deleted = sqlx::query(
         "WITH deleted AS (
              DELETE FROM events
-             WHERE topic_id = $1
+             WHERE log_id = $1
                AND position <= (
                    SELECT min(coalesce(progress.position, 0))
                    FROM unnest($2::text[], $3::boolean[]) AS required (group_name, is_parallel)
                    LEFT JOIN group_progress AS progress
                      ON progress.group_name = required.group_name AND progress.is_parallel = required.is_parallel
-                    AND progress.topic_id = $1
+                    AND progress.log_id = $1
                )
                AND NOT EXISTS (SELECT FROM erroneous_events AS erroneous
-                               WHERE erroneous.topic_id = $1 AND erroneous.position = events.position)
+                               WHERE erroneous.log_id = $1 AND erroneous.position = events.position)
                AND NOT EXISTS (SELECT FROM resends
-                               WHERE resends.topic_id = $1 AND resends.position = events.position)
+                               WHERE resends.log_id = $1 AND resends.position = events.position)
              RETURNING id, position
          )
-         INSERT INTO consumed_ids (topic_id, id, position)
+         INSERT INTO consumed_ids (log_id, id, position)
          SELECT $1, id, position FROM deleted ORDER BY position
-         ON CONFLICT (topic_id, id) DO UPDATE SET position = excluded.position, consumed_at = excluded.consumed_at",
+         ON CONFLICT (log_id, id) DO UPDATE SET position = excluded.position, consumed_at = excluded.consumed_at",
     )
-    .bind(topic_id)
+    .bind(log_id)
     .bind(groups.iter().map(|group| group.name.as_str()).collect::<Vec<_>>())
     .bind(groups.iter().map(|group| group.is_parallel).collect::<Vec<_>>())
     .execute(connection)
@@ -40,15 +40,15 @@ pub async fn delete(connection: &mut Connection, topic_id: i64, groups: &[Group]
 /// Of these ids, those of events that were deleted within the last minute, with the positions that they had.
 pub async fn positions(
     connection: &mut Connection,
-    topic_id: i64,
+    log_id: i64,
     ids: &[String],
 ) -> Result<HashMap<String, i64>, Error> {
     let rows: Vec<(String, i64)> = sqlx::query_as(
         "SELECT id, position FROM consumed_ids
-         WHERE topic_id = $1 AND id = ANY($2) AND consumed_at > clock_timestamp() - interval '1 minute'
+         WHERE log_id = $1 AND id = ANY($2) AND consumed_at > clock_timestamp() - interval '1 minute'
          ORDER BY position",
     )
-    .bind(topic_id)
+    .bind(log_id)
     .bind(ids)
     .fetch_all(connection)
     .await?;
@@ -56,12 +56,10 @@ pub async fn positions(
 }
 
 /// Forgets what was deleted more than a minute ago.
-pub async fn forget(connection: &mut Connection, topic_id: i64) -> Result<(), Error> {
-    sqlx::query(
-        "DELETE FROM consumed_ids WHERE topic_id = $1 AND consumed_at < clock_timestamp() - interval '1 minute'",
-    )
-    .bind(topic_id)
-    .execute(connection)
-    .await?;
+pub async fn forget(connection: &mut Connection, log_id: i64) -> Result<(), Error> {
+    sqlx::query("DELETE FROM consumed_ids WHERE log_id = $1 AND consumed_at < clock_timestamp() - interval '1 minute'")
+        .bind(log_id)
+        .execute(connection)
+        .await?;
     Ok(())
 }

@@ -7,7 +7,7 @@ use crate::event::Log;
 
 /// A log's row.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Topic {
+pub struct LogRow {
     pub id: i64,
     pub log: Log,
     pub head_position: i64,
@@ -26,7 +26,7 @@ pub struct Topic {
     pub hot_magnitude: i32,
 }
 
-impl Topic {
+impl LogRow {
     pub fn hot_count(&self) -> i64 {
         self.head_position - self.archived_count - self.deleted_count
     }
@@ -42,9 +42,9 @@ macro_rules! select_topics {
     };
 }
 
-pub fn from_row(row: &PgRow) -> Result<Topic, Error> {
+pub fn from_row(row: &PgRow) -> Result<LogRow, Error> {
     let (tenant, topic): (String, String) = (row.try_get("tenant")?, row.try_get("topic")?);
-    Ok(Topic {
+    Ok(LogRow {
         id: row.try_get("id")?,
         log: Log::new(tenant, topic).map_err(|error| Error::Damaged(error.to_string()))?,
         head_position: row.try_get("head_position")?,
@@ -59,7 +59,7 @@ pub fn from_row(row: &PgRow) -> Result<Topic, Error> {
     })
 }
 
-pub async fn find(connection: &mut Connection, log: &Log) -> Result<Option<Topic>, Error> {
+pub async fn find(connection: &mut Connection, log: &Log) -> Result<Option<LogRow>, Error> {
     let row = sqlx::query(select_topics!("WHERE tenant = $1 AND topic = $2"))
         .bind(log.tenant())
         .bind(log.topic())
@@ -68,18 +68,18 @@ pub async fn find(connection: &mut Connection, log: &Log) -> Result<Option<Topic
     row.as_ref().map(from_row).transpose()
 }
 
-pub async fn by_id(connection: &mut Connection, topic_id: i64) -> Result<Topic, Error> {
-    from_row(&sqlx::query(select_topics!("WHERE id = $1")).bind(topic_id).fetch_one(connection).await?)
+pub async fn by_id(connection: &mut Connection, log_id: i64) -> Result<LogRow, Error> {
+    from_row(&sqlx::query(select_topics!("WHERE id = $1")).bind(log_id).fetch_one(connection).await?)
 }
 
 /// All of them, in the order of their names.
-pub async fn all(connection: &mut Connection) -> Result<Vec<Topic>, Error> {
+pub async fn all(connection: &mut Connection) -> Result<Vec<LogRow>, Error> {
     let rows = sqlx::query(select_topics!("ORDER BY tenant, topic")).fetch_all(connection).await?;
     rows.iter().map(from_row).collect()
 }
 
 /// Topics with at least so many hot events, those with most first.
-pub async fn with_hot_events(connection: &mut Connection, hot_count_min: i64) -> Result<Vec<Topic>, Error> {
+pub async fn with_hot_events(connection: &mut Connection, hot_count_min: i64) -> Result<Vec<LogRow>, Error> {
     // The magnitude is in an index, the count is not.
     let rows = sqlx::query(select_topics!(
         "WHERE hot_magnitude >= magnitude($1) AND head_position - archived_count - deleted_count >= $1
@@ -92,7 +92,7 @@ pub async fn with_hot_events(connection: &mut Connection, hot_count_min: i64) ->
 }
 
 /// The topics of this name, of all tenants.
-pub async fn named(connection: &mut Connection, topic: &str) -> Result<Vec<Topic>, Error> {
+pub async fn named(connection: &mut Connection, topic: &str) -> Result<Vec<LogRow>, Error> {
     let rows =
         sqlx::query(select_topics!("WHERE topic = $1 ORDER BY tenant")).bind(topic).fetch_all(connection).await?;
     rows.iter().map(from_row).collect()
@@ -111,7 +111,7 @@ pub async fn make(connection: &mut Connection, log: &Log) -> Result<(), Error> {
 }
 
 /// Holds the topic until the transaction ends: positions are given, edits counted and archives published under this.
-pub async fn lock(connection: &mut Connection, log: &Log) -> Result<Option<Topic>, Error> {
+pub async fn lock(connection: &mut Connection, log: &Log) -> Result<Option<LogRow>, Error> {
     let row = sqlx::query(select_topics!("WHERE tenant = $1 AND topic = $2 FOR UPDATE"))
         .bind(log.tenant())
         .bind(log.topic())
@@ -120,13 +120,13 @@ pub async fn lock(connection: &mut Connection, log: &Log) -> Result<Option<Topic
     row.as_ref().map(from_row).transpose()
 }
 
-pub async fn set_head(connection: &mut Connection, topic_id: i64, head_position: i64) -> Result<(), Error> {
+pub async fn set_head(connection: &mut Connection, log_id: i64, head_position: i64) -> Result<(), Error> {
     sqlx::query(
         "UPDATE topics
          SET head_position = $2, hot_magnitude = magnitude($2 - archived_count - deleted_count)
          WHERE id = $1",
     )
-    .bind(topic_id)
+    .bind(log_id)
     .bind(head_position)
     .execute(connection)
     .await?;
@@ -136,7 +136,7 @@ pub async fn set_head(connection: &mut Connection, topic_id: i64, head_position:
 /// Adds what an archive took over that ends at some position, or what a rewrite or a restore changed of one.
 pub async fn add_archived(
     connection: &mut Connection,
-    topic_id: i64,
+    log_id: i64,
     last_position: i64,
     (count, json_bytes, object_bytes): (i64, i64, i64),
 ) -> Result<(), Error> {
@@ -149,7 +149,7 @@ pub async fn add_archived(
              hot_magnitude = magnitude(head_position - archived_count - $2 - deleted_count)
          WHERE id = $1",
     )
-    .bind(topic_id)
+    .bind(log_id)
     .bind(count)
     .bind(json_bytes)
     .bind(object_bytes)
@@ -160,7 +160,7 @@ pub async fn add_archived(
 }
 
 /// Makes the sums those of the topic's archives, whatever they were.
-pub async fn recount_archived(connection: &mut Connection, topic_id: i64) -> Result<(), Error> {
+pub async fn recount_archived(connection: &mut Connection, log_id: i64) -> Result<(), Error> {
     sqlx::query(
         "UPDATE topics
          SET archived_count = sums.count,
@@ -174,26 +174,26 @@ pub async fn recount_archived(connection: &mut Connection, topic_id: i64) -> Res
                     coalesce(sum(object_bytes), 0)::bigint AS object_bytes,
                     coalesce(max(last_position), 0) AS last_position
              FROM archives
-             WHERE topic_id = $1
+             WHERE log_id = $1
          ) AS sums
          WHERE id = $1",
     )
-    .bind(topic_id)
+    .bind(log_id)
     .execute(&mut *connection)
     .await?;
-    let wrong = sums::wrong(connection, topic_id).await?;
-    sums::sum_up(connection, topic_id, &wrong).await
+    let wrong = sums::wrong(connection, log_id).await?;
+    sums::sum_up(connection, log_id, &wrong).await
 }
 
 /// Counts events that were deleted because they were consumed.
-pub async fn add_deleted(connection: &mut Connection, topic_id: i64, count: i64) -> Result<(), Error> {
+pub async fn add_deleted(connection: &mut Connection, log_id: i64, count: i64) -> Result<(), Error> {
     sqlx::query(
         "UPDATE topics
          SET deleted_count = deleted_count + $2,
              hot_magnitude = magnitude(head_position - archived_count - deleted_count - $2)
          WHERE id = $1",
     )
-    .bind(topic_id)
+    .bind(log_id)
     .bind(count)
     .execute(connection)
     .await?;
@@ -201,9 +201,9 @@ pub async fn add_deleted(connection: &mut Connection, topic_id: i64, count: i64)
 }
 
 /// What was known of archived events does not hold any more.
-pub async fn raise_catalog_epoch(connection: &mut Connection, topic_id: i64) -> Result<(), Error> {
+pub async fn raise_catalog_epoch(connection: &mut Connection, log_id: i64) -> Result<(), Error> {
     sqlx::query("UPDATE topics SET catalog_epoch = catalog_epoch + 1 WHERE id = $1")
-        .bind(topic_id)
+        .bind(log_id)
         .execute(connection)
         .await?;
     Ok(())
@@ -211,16 +211,16 @@ pub async fn raise_catalog_epoch(connection: &mut Connection, topic_id: i64) -> 
 
 /// The sequence of the edit that this transaction makes, which holds the topic from now on. `None` if events were
 /// restored since the topic was read: what was looked for in rows may have been in an archive then.
-pub async fn bump_edit_counter(connection: &mut Connection, topic: &Topic) -> Result<Option<i64>, Error> {
+pub async fn bump_edit_counter(connection: &mut Connection, log_row: &LogRow) -> Result<Option<i64>, Error> {
     Ok(sqlx::query_scalar(
         "UPDATE topics SET edit_counter = edit_counter + 1 WHERE id = $1 AND catalog_epoch = $2 RETURNING edit_counter",
     )
-    .bind(topic.id)
-    .bind(topic.catalog_epoch)
+    .bind(log_row.id)
+    .bind(log_row.catalog_epoch)
     .fetch_optional(connection)
     .await?)
 }
 
-pub async fn edit_counter(connection: &mut Connection, topic_id: i64) -> Result<i64, Error> {
-    Ok(sqlx::query_scalar("SELECT edit_counter FROM topics WHERE id = $1").bind(topic_id).fetch_one(connection).await?)
+pub async fn edit_counter(connection: &mut Connection, log_id: i64) -> Result<i64, Error> {
+    Ok(sqlx::query_scalar("SELECT edit_counter FROM topics WHERE id = $1").bind(log_id).fetch_one(connection).await?)
 }

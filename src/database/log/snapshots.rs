@@ -13,14 +13,14 @@ macro_rules! select_snapshots {
 }
 
 /// The snapshot bears the position of the last event that it stands for. False if there is one of this id already.
-pub async fn insert(connection: &mut Connection, topic_id: i64, snapshot: &Event) -> Result<bool, Error> {
+pub async fn insert(connection: &mut Connection, log_id: i64, snapshot: &Event) -> Result<bool, Error> {
     let inserted = sqlx::query(
-        "INSERT INTO snapshots (topic_id, position, raised_at, deployment_id, id, stream, type, reason, correlation_id,
+        "INSERT INTO snapshots (log_id, position, raised_at, deployment_id, id, stream, type, reason, correlation_id,
                                 causation_id, user_id, payload, gdpr)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
          ON CONFLICT ON CONSTRAINT snapshots_pkey DO NOTHING",
     )
-    .bind(topic_id)
+    .bind(log_id)
     .bind(snapshot.position)
     .bind(snapshot.raised_at.unix_nanos())
     .bind(snapshot.metadata.deployment_id)
@@ -38,9 +38,9 @@ pub async fn insert(connection: &mut Connection, topic_id: i64, snapshot: &Event
     Ok(inserted.rows_affected() == 1)
 }
 
-pub async fn find(connection: &mut Connection, topic_id: i64, id: &str) -> Result<Option<Event>, Error> {
-    let row = sqlx::query(select_snapshots!("WHERE topic_id = $1 AND id = $2"))
-        .bind(topic_id)
+pub async fn find(connection: &mut Connection, log_id: i64, id: &str) -> Result<Option<Event>, Error> {
+    let row = sqlx::query(select_snapshots!("WHERE log_id = $1 AND id = $2"))
+        .bind(log_id)
         .bind(id)
         .fetch_optional(connection)
         .await?;
@@ -50,15 +50,15 @@ pub async fn find(connection: &mut Connection, topic_id: i64, id: &str) -> Resul
 /// The one of a stream that stands for most events, of those that a reader of this deployment may use.
 pub async fn newest(
     connection: &mut Connection,
-    topic_id: i64,
+    log_id: i64,
     stream: &str,
     deployment_id: i64,
 ) -> Result<Option<Event>, Error> {
     let row = sqlx::query(select_snapshots!(
-        "WHERE topic_id = $1 AND stream = $2 AND (deployment_id = 0 OR deployment_id <= $3)
+        "WHERE log_id = $1 AND stream = $2 AND (deployment_id = 0 OR deployment_id <= $3)
          ORDER BY position DESC, id DESC LIMIT 1"
     ))
-    .bind(topic_id)
+    .bind(log_id)
     .bind(stream)
     .bind(deployment_id)
     .fetch_optional(connection)
@@ -67,12 +67,12 @@ pub async fn newest(
 }
 
 /// Replaces payload and GDPR data. False if the snapshot is not what it was.
-pub async fn replace(connection: &mut Connection, topic_id: i64, old: &Event, new: &Event) -> Result<bool, Error> {
+pub async fn replace(connection: &mut Connection, log_id: i64, old: &Event, new: &Event) -> Result<bool, Error> {
     let replaced = sqlx::query(
         "UPDATE snapshots SET payload = $5, gdpr = $6
-         WHERE topic_id = $1 AND id = $2 AND payload = $3 AND gdpr IS NOT DISTINCT FROM $4",
+         WHERE log_id = $1 AND id = $2 AND payload = $3 AND gdpr IS NOT DISTINCT FROM $4",
     )
-    .bind(topic_id)
+    .bind(log_id)
     .bind(&old.id)
     .bind(old.payload.as_str())
     .bind(old.gdpr_json())
@@ -84,11 +84,11 @@ pub async fn replace(connection: &mut Connection, topic_id: i64, old: &Event, ne
 }
 
 /// Those with a field of this GDPR id that still shows its value, held until the transaction ends.
-pub async fn lock_by_gdpr_id(connection: &mut Connection, topic_id: i64, gdpr_id: &str) -> Result<Vec<Event>, Error> {
+pub async fn lock_by_gdpr_id(connection: &mut Connection, log_id: i64, gdpr_id: &str) -> Result<Vec<Event>, Error> {
     let rows = sqlx::query(select_snapshots!(
-        "WHERE topic_id = $1 AND gdpr IS NOT NULL AND gdpr_ids(gdpr) @> ARRAY[$2] ORDER BY id FOR UPDATE"
+        "WHERE log_id = $1 AND gdpr IS NOT NULL AND gdpr_ids(gdpr) @> ARRAY[$2] ORDER BY id FOR UPDATE"
     ))
-    .bind(topic_id)
+    .bind(log_id)
     .bind(gdpr_id)
     .fetch_all(connection)
     .await?;
@@ -96,9 +96,9 @@ pub async fn lock_by_gdpr_id(connection: &mut Connection, topic_id: i64, gdpr_id
 }
 
 /// Gives the snapshots of a type another one, and says how many there were.
-pub async fn rename(connection: &mut Connection, topic_id: i64, old_type: &str, new_type: &str) -> Result<u64, Error> {
-    let renamed = sqlx::query("UPDATE snapshots SET type = $3 WHERE topic_id = $1 AND type = $2")
-        .bind(topic_id)
+pub async fn rename(connection: &mut Connection, log_id: i64, old_type: &str, new_type: &str) -> Result<u64, Error> {
+    let renamed = sqlx::query("UPDATE snapshots SET type = $3 WHERE log_id = $1 AND type = $2")
+        .bind(log_id)
         .bind(old_type)
         .bind(new_type)
         .execute(connection)

@@ -23,7 +23,7 @@ const PAGES_AT_ONCE: usize = 512;
 /// Lookups that are to be one.
 #[derive(Debug)]
 pub struct Merge {
-    topic_id: i64,
+    log_id: i64,
     level: i16,
     sources: Vec<Source>,
 }
@@ -43,23 +43,23 @@ impl Merge {
 }
 
 /// The next merge of a topic, if there are enough lookups of a level.
-pub async fn due(connection: &mut Connection, topic_id: i64) -> Result<Option<Merge>, Error> {
+pub async fn due(connection: &mut Connection, log_id: i64) -> Result<Option<Merge>, Error> {
     for level in 0..LEVEL_MAX {
         // Those of an archive that is not live yet are still written.
         let sources: Vec<Source> = sqlx::query_as(
             "SELECT id, runs, archive_ids FROM lookups
-             WHERE topic_id = $1 AND level = $2
-               AND EXISTS (SELECT FROM archives WHERE archives.topic_id = $1 AND archives.id = ANY(archive_ids))
+             WHERE log_id = $1 AND level = $2
+               AND EXISTS (SELECT FROM archives WHERE archives.log_id = $1 AND archives.id = ANY(archive_ids))
              ORDER BY id
              LIMIT $3",
         )
-        .bind(topic_id)
+        .bind(log_id)
         .bind(level)
         .bind(MERGED_AT_ONCE)
         .fetch_all(&mut *connection)
         .await?;
         if sources.len() as i64 == MERGED_AT_ONCE {
-            return Ok(Some(Merge { topic_id, level: level + 1, sources }));
+            return Ok(Some(Merge { log_id, level: level + 1, sources }));
         }
     }
     Ok(None)
@@ -68,10 +68,10 @@ pub async fn due(connection: &mut Connection, topic_id: i64) -> Result<Option<Me
 /// Topics that perhaps have something to merge. Looks at all lookups of all topics.
 pub async fn logs_with_due(connection: &mut Connection) -> Result<Vec<i64>, Error> {
     Ok(sqlx::query_scalar(
-        "SELECT DISTINCT topic_id FROM (
-             SELECT topic_id FROM lookups WHERE level < $1 GROUP BY topic_id, level HAVING count(*) >= $2
+        "SELECT DISTINCT log_id FROM (
+             SELECT log_id FROM lookups WHERE level < $1 GROUP BY log_id, level HAVING count(*) >= $2
          ) AS due
-         ORDER BY topic_id",
+         ORDER BY log_id",
     )
     .bind(LEVEL_MAX)
     .bind(MERGED_AT_ONCE)
@@ -81,16 +81,16 @@ pub async fn logs_with_due(connection: &mut Connection) -> Result<Vec<i64>, Erro
 
 /// Writes one in the place of its sources, without sums. Says which one, and of how many archives it is.
 pub async fn merge(connection: &mut Connection, merge: &Merge) -> Result<(Uuid, usize), Error> {
-    let Merge { topic_id, level, sources } = merge;
+    let Merge { log_id, level, sources } = merge;
     let (id, archive_ids) = (Uuid::now_v7(), merge.archive_ids());
-    let stride = members_max(connection, *topic_id, &archive_ids).await?;
+    let stride = members_max(connection, *log_id, &archive_ids).await?;
     for kind in Kind::ALL {
         merge_kind(connection, merge, kind, (id, stride)).await?;
     }
     let source_ids: Vec<Uuid> = sources.iter().map(|source| source.id).collect();
-    delete_pages(connection, *topic_id, &source_ids).await?;
-    sqlx::query("INSERT INTO lookups (topic_id, id, level, runs, archive_ids) VALUES ($1, $2, $3, 1, $4)")
-        .bind(topic_id)
+    delete_pages(connection, *log_id, &source_ids).await?;
+    sqlx::query("INSERT INTO lookups (log_id, id, level, runs, archive_ids) VALUES ($1, $2, $3, 1, $4)")
+        .bind(log_id)
         .bind(id)
         .bind(level)
         .bind(&archive_ids)
@@ -100,15 +100,15 @@ pub async fn merge(connection: &mut Connection, merge: &Merge) -> Result<(Uuid, 
 }
 
 /// The greatest number of members that one of these archives has.
-async fn members_max(connection: &mut Connection, topic_id: i64, archive_ids: &[Uuid]) -> Result<u32, Error> {
+async fn members_max(connection: &mut Connection, log_id: i64, archive_ids: &[Uuid]) -> Result<u32, Error> {
     let members: i32 = sqlx::query_scalar(
         "SELECT coalesce(max(last.member) + 1, 1)
          FROM unnest($2::uuid[]) AS merged (archive_id)
          CROSS JOIN LATERAL (
-             SELECT max(member) AS member FROM members WHERE topic_id = $1 AND members.archive_id = merged.archive_id
+             SELECT max(member) AS member FROM members WHERE log_id = $1 AND members.archive_id = merged.archive_id
          ) AS last",
     )
-    .bind(topic_id)
+    .bind(log_id)
     .bind(archive_ids)
     .fetch_one(connection)
     .await?;
@@ -128,15 +128,15 @@ async fn merge_kind(
         writer.push(&entries)?;
         let full = writer.take_full(PAGES_AT_ONCE);
         if !full.is_empty() {
-            insert_pages(connection, (merge.topic_id, id), 0, full).await?;
+            insert_pages(connection, (merge.log_id, id), 0, full).await?;
         }
     }
-    insert_pages(connection, (merge.topic_id, id), 0, writer.finish()).await
+    insert_pages(connection, (merge.log_id, id), 0, writer.finish()).await
 }
 
 /// All runs of a merge's sources, side by side.
 struct Runs {
-    topic_id: i64,
+    log_id: i64,
     kind: Kind,
     runs: Vec<Run>,
     /// The next head of each run that has one.
@@ -169,7 +169,7 @@ impl Runs {
             }));
         }
         let pages_at_once = (PAGES_AT_ONCE / runs.len().max(1)).max(1) as i64;
-        let mut opened = Runs { topic_id: merge.topic_id, kind, runs, heads: BinaryHeap::new(), pages_at_once };
+        let mut opened = Runs { log_id: merge.log_id, kind, runs, heads: BinaryHeap::new(), pages_at_once };
         for index in 0..opened.runs.len() {
             opened.advance(connection, index).await?;
         }
@@ -200,11 +200,11 @@ impl Runs {
         if run.ahead.is_empty() {
             let pages: Vec<(i64, Vec<u8>)> = sqlx::query_as(
                 "SELECT first_hash, entries FROM lookup_pages
-                 WHERE topic_id = $1 AND lookup_id = $2 AND kind = $3 AND run = $4 AND first_hash > $5
+                 WHERE log_id = $1 AND lookup_id = $2 AND kind = $3 AND run = $4 AND first_hash > $5
                  ORDER BY first_hash
                  LIMIT $6",
             )
-            .bind(self.topic_id)
+            .bind(self.log_id)
             .bind(run.lookup_id)
             .bind(self.kind as i16)
             .bind(run.run)

@@ -112,26 +112,26 @@ pub async fn hash_key(connection: &mut Connection) -> Result<HashKey, Error> {
 /// One more run of an archive's own.
 pub async fn insert_run(
     connection: &mut Connection,
-    (topic_id, archive_id): (i64, Uuid),
+    (log_id, archive_id): (i64, Uuid),
     run: i32,
     lookups: LookupRun,
 ) -> Result<(), Error> {
     sqlx::query(
-        "INSERT INTO lookups (topic_id, id, level, runs, archive_ids)
+        "INSERT INTO lookups (log_id, id, level, runs, archive_ids)
          VALUES ($1, $2, 0, $3, ARRAY[$2])
          ON CONFLICT ON CONSTRAINT lookups_pkey DO UPDATE SET runs = EXCLUDED.runs",
     )
-    .bind(topic_id)
+    .bind(log_id)
     .bind(archive_id)
     .bind(run + 1)
     .execute(&mut *connection)
     .await?;
-    insert_pages(connection, (topic_id, archive_id), run, lookups.pages()?).await
+    insert_pages(connection, (log_id, archive_id), run, lookups.pages()?).await
 }
 
 async fn insert_pages(
     connection: &mut Connection,
-    (topic_id, lookup_id): (i64, Uuid),
+    (log_id, lookup_id): (i64, Uuid),
     run: i32,
     pages: Vec<Page>,
 ) -> Result<(), Error> {
@@ -142,10 +142,10 @@ async fn insert_pages(
         entries.push(bytes);
     }
     sqlx::query(
-        "INSERT INTO lookup_pages (topic_id, lookup_id, run, kind, first_hash, entries)
+        "INSERT INTO lookup_pages (log_id, lookup_id, run, kind, first_hash, entries)
          SELECT $1, $2, $3, page.* FROM unnest($4::smallint[], $5::bigint[], $6::bytea[]) AS page",
     )
-    .bind(topic_id)
+    .bind(log_id)
     .bind(lookup_id)
     .bind(run)
     .bind(kinds)
@@ -158,31 +158,31 @@ async fn insert_pages(
 
 /// Forgets where an archive's events are. What a merge says of it does not count any more, and goes with the last of the
 /// merge's archives.
-pub async fn delete(connection: &mut Connection, (topic_id, archive_id): (i64, Uuid)) -> Result<(), Error> {
-    delete_pages(connection, topic_id, &[archive_id]).await?;
+pub async fn delete(connection: &mut Connection, (log_id, archive_id): (i64, Uuid)) -> Result<(), Error> {
+    delete_pages(connection, log_id, &[archive_id]).await?;
     let without: Vec<Uuid> = sqlx::query_scalar(
         "WITH left_by AS (
              UPDATE lookups
              SET archive_ids = array_replace(archive_ids, $2, NULL), first_position = NULL, last_position = NULL,
                  types = NULL, type_counts = NULL
-             WHERE topic_id = $1 AND $2 = ANY(archive_ids)
+             WHERE log_id = $1 AND $2 = ANY(archive_ids)
              RETURNING id, archive_ids
          )
          SELECT id FROM left_by WHERE array_remove(archive_ids, NULL) = '{}' ORDER BY id",
     )
-    .bind(topic_id)
+    .bind(log_id)
     .bind(archive_id)
     .fetch_all(&mut *connection)
     .await?;
-    delete_pages(connection, topic_id, &without).await
+    delete_pages(connection, log_id, &without).await
 }
 
-async fn delete_pages(connection: &mut Connection, topic_id: i64, lookup_ids: &[Uuid]) -> Result<(), Error> {
+async fn delete_pages(connection: &mut Connection, log_id: i64, lookup_ids: &[Uuid]) -> Result<(), Error> {
     for statement in [
-        "DELETE FROM lookups WHERE topic_id = $1 AND id = ANY($2)",
-        "DELETE FROM lookup_pages WHERE topic_id = $1 AND lookup_id = ANY($2)",
+        "DELETE FROM lookups WHERE log_id = $1 AND id = ANY($2)",
+        "DELETE FROM lookup_pages WHERE log_id = $1 AND lookup_id = ANY($2)",
     ] {
-        sqlx::query(statement).bind(topic_id).bind(lookup_ids).execute(&mut *connection).await?;
+        sqlx::query(statement).bind(log_id).bind(lookup_ids).execute(&mut *connection).await?;
     }
     Ok(())
 }
@@ -192,7 +192,7 @@ async fn delete_pages(connection: &mut Connection, topic_id: i64, lookup_ids: &[
 /// entries still.
 pub async fn leads_to(
     connection: &mut Connection,
-    (topic_id, archive_id): (i64, Uuid),
+    (log_id, archive_id): (i64, Uuid),
     run: &LookupRun,
 ) -> Result<bool, Error> {
     for kind in Kind::ALL {
@@ -204,7 +204,7 @@ pub async fn leads_to(
             let mut made = entries_for(kind, &hashes);
             combine(kind, &mut made);
             let wanted: Vec<Hash> = hashes.into_iter().map(|(hash, _)| hash).collect();
-            let found = match led_to(connection, (topic_id, Among::Of(archive_id)), kind, &wanted).await {
+            let found = match led_to(connection, (log_id, Among::Of(archive_id)), kind, &wanted).await {
                 Err(Error::Damaged(_)) => return Ok(false),
                 found => found?,
             };
@@ -224,18 +224,18 @@ pub async fn leads_to(
 /// The lookups of live archives, with the archives that they say something of; of those that are known, nothing.
 pub async fn live(
     connection: &mut Connection,
-    topic_id: i64,
+    log_id: i64,
     known_ids: &[Uuid],
 ) -> Result<Vec<(Uuid, Vec<Uuid>)>, Error> {
     Ok(sqlx::query_as(
         "SELECT id, CASE WHEN id = ANY($2) THEN '{}' ELSE array_remove(archive_ids, NULL) END
          FROM lookups
-         WHERE topic_id = $1
+         WHERE log_id = $1
            AND (id = ANY($2)
-                OR EXISTS (SELECT FROM archives WHERE archives.topic_id = $1 AND archives.id = ANY(archive_ids)))
+                OR EXISTS (SELECT FROM archives WHERE archives.log_id = $1 AND archives.id = ANY(archive_ids)))
          ORDER BY id",
     )
-    .bind(topic_id)
+    .bind(log_id)
     .bind(known_ids)
     .fetch_all(connection)
     .await?)
@@ -244,13 +244,13 @@ pub async fn live(
 /// Gives the fingerprints of all events that a lookup leads to, a page at a time.
 pub async fn fingerprints(
     connection: &mut Connection,
-    topic_id: i64,
+    log_id: i64,
     lookup_id: Uuid,
     mut each: impl FnMut(&[u64]),
 ) -> Result<(), Error> {
     let mut pages =
-        sqlx::query_scalar("SELECT entries FROM lookup_pages WHERE topic_id = $1 AND lookup_id = $2 AND kind = $3")
-            .bind(topic_id)
+        sqlx::query_scalar("SELECT entries FROM lookup_pages WHERE log_id = $1 AND lookup_id = $2 AND kind = $3")
+            .bind(log_id)
             .bind(lookup_id)
             .bind(Kind::Event as i16)
             .fetch(connection);
@@ -265,23 +265,23 @@ pub async fn fingerprints(
 /// Members that perhaps hold one of these event ids, without a look at some lookups.
 pub async fn members_with_ids(
     connection: &mut Connection,
-    topic_id: i64,
+    log_id: i64,
     key: HashKey,
     ids: &[String],
     except: &[Uuid],
 ) -> Result<Vec<(Uuid, i32)>, Error> {
     let hashes = ids.iter().map(|id| key.hash(id)).collect();
-    members_with(connection, (topic_id, Among::AllBut(except)), Kind::Event, hashes).await
+    members_with(connection, (log_id, Among::AllBut(except)), Kind::Event, hashes).await
 }
 
 /// Members that perhaps hold a field with this GDPR id that showed its value when it was archived.
 pub async fn members_with_gdpr_id(
     connection: &mut Connection,
-    topic_id: i64,
+    log_id: i64,
     key: HashKey,
     gdpr_id: &str,
 ) -> Result<Vec<(Uuid, i32)>, Error> {
-    members_with(connection, (topic_id, Among::AllBut(&[])), Kind::Gdpr, vec![key.hash(gdpr_id)]).await
+    members_with(connection, (log_id, Among::AllBut(&[])), Kind::Gdpr, vec![key.hash(gdpr_id)]).await
 }
 
 async fn members_with(
@@ -301,11 +301,11 @@ async fn members_with(
 /// Members that hold events of a stream, and how many each.
 pub async fn members_with_stream(
     connection: &mut Connection,
-    topic_id: i64,
+    log_id: i64,
     key: HashKey,
     stream: &str,
 ) -> Result<BTreeMap<(Uuid, i32), i64>, Error> {
-    let found = led_to(connection, (topic_id, Among::AllBut(&[])), Kind::Stream, &[key.hash(stream)]).await?;
+    let found = led_to(connection, (log_id, Among::AllBut(&[])), Kind::Stream, &[key.hash(stream)]).await?;
     Ok(found.into_iter().map(|(archive_id, entry)| ((archive_id, entry.member as i32), entry.count.into())).collect())
 }
 
@@ -320,7 +320,7 @@ enum Among<'a> {
 /// Where these hashes lead to.
 async fn led_to(
     connection: &mut Connection,
-    (topic_id, among): (i64, Among<'_>),
+    (log_id, among): (i64, Among<'_>),
     kind: Kind,
     hashes: &[Hash],
 ) -> Result<Vec<(Uuid, Entry)>, Error> {
@@ -335,7 +335,7 @@ async fn led_to(
     // A lookup that was merged meanwhile is looked through again in what it became.
     let found = loop {
         let mut found: BTreeMap<Uuid, Vec<Entry>> = BTreeMap::new();
-        let mut pages = found_pages(connection, (topic_id, among), kind, &firsts);
+        let mut pages = found_pages(connection, (log_id, among), kind, &firsts);
         while let Some((lookup_id, page)) = pages.try_next().await? {
             let wanted =
                 entries_of(kind, &page)?.into_iter().filter(|entry| wanted.contains(&(entry.head, entry.tail)));
@@ -343,7 +343,7 @@ async fn led_to(
         }
         drop(pages);
         found.retain(|_, entries| !entries.is_empty());
-        if let Some(found) = by_archive(connection, topic_id, found).await? {
+        if let Some(found) = by_archive(connection, log_id, found).await? {
             break found;
         }
     };
@@ -362,7 +362,7 @@ async fn led_to(
 /// A merge names a hundred archives, of which an entry means one: their names are asked for where there is an entry.
 async fn by_archive(
     connection: &mut Connection,
-    topic_id: i64,
+    log_id: i64,
     by_lookup: BTreeMap<Uuid, Vec<Entry>>,
 ) -> Result<Option<BTreeMap<Uuid, Vec<Entry>>>, Error> {
     let (lookups, entries): (Vec<Uuid>, Vec<Entry>) = by_lookup
@@ -380,10 +380,10 @@ async fn by_archive(
     let rows: Vec<(bool, Option<Uuid>)> = sqlx::query_as(
         "SELECT lookups.id IS NOT NULL, lookups.archive_ids[entry.ordinal]
          FROM unnest($2::uuid[], $3::integer[]) WITH ORDINALITY AS entry (lookup_id, ordinal, number)
-         LEFT JOIN lookups ON lookups.topic_id = $1 AND lookups.id = entry.lookup_id
+         LEFT JOIN lookups ON lookups.log_id = $1 AND lookups.id = entry.lookup_id
          ORDER BY entry.number",
     )
-    .bind(topic_id)
+    .bind(log_id)
     .bind(lookups)
     .bind(ordinals)
     .fetch_all(connection)
@@ -403,7 +403,7 @@ async fn by_archive(
 /// The pages that could hold one of these hashes, each once, with the lookups that they belong to.
 fn found_pages<'a>(
     connection: &'a mut Connection,
-    (topic_id, among): (i64, Among<'a>),
+    (log_id, among): (i64, Among<'a>),
     kind: Kind,
     hashes: &'a [i64],
 ) -> BoxStream<'a, Result<(Uuid, Vec<u8>), Error>> {
@@ -419,19 +419,19 @@ fn found_pages<'a>(
              CROSS JOIN unnest($3::bigint[]) AS wanted (hash)
              CROSS JOIN LATERAL (
                  SELECT first_hash FROM lookup_pages
-                 WHERE topic_id = $1 AND lookup_id = lookups.id AND kind = $2 AND run = runs.run
+                 WHERE log_id = $1 AND lookup_id = lookups.id AND kind = $2 AND run = runs.run
                    AND first_hash <= wanted.hash
                  ORDER BY first_hash DESC
                  LIMIT 1
              ) AS page
-             WHERE lookups.topic_id = $1 AND ($4::uuid IS NULL OR $4 = ANY(lookups.archive_ids))
+             WHERE lookups.log_id = $1 AND ($4::uuid IS NULL OR $4 = ANY(lookups.archive_ids))
                AND lookups.id <> ALL($5)
          )
          SELECT lookup_id, lookup_pages.entries
          FROM found JOIN lookup_pages USING (lookup_id, run, first_hash)
-         WHERE lookup_pages.topic_id = $1 AND lookup_pages.kind = $2",
+         WHERE lookup_pages.log_id = $1 AND lookup_pages.kind = $2",
     )
-    .bind(topic_id)
+    .bind(log_id)
     .bind(kind as i16)
     .bind(hashes)
     .bind(archive_id)

@@ -16,17 +16,17 @@ pub struct Sum {
 
 /// All archives of a topic, and what they hold of these types or of all, in the order of the first positions: merges, and
 /// archives that no merge has sums of.
-pub async fn all(connection: &mut Connection, topic_id: i64, types: Option<&[String]>) -> Result<Vec<Sum>, Error> {
+pub async fn all(connection: &mut Connection, log_id: i64, types: Option<&[String]>) -> Result<Vec<Sum>, Error> {
     Ok(sqlx::query_as(
         "SELECT first_position, last_position, count, matching
          FROM (
              SELECT first_position, last_position, types, type_counts
              FROM lookups
-             WHERE topic_id = $1 AND first_position IS NOT NULL
+             WHERE log_id = $1 AND first_position IS NOT NULL
              UNION ALL
              SELECT archives.first_position, archives.last_position, archives.types, archives.type_counts
-             FROM lookups JOIN archives ON archives.topic_id = $1 AND archives.id = ANY(archive_ids)
-             WHERE lookups.topic_id = $1 AND lookups.first_position IS NULL
+             FROM lookups JOIN archives ON archives.log_id = $1 AND archives.id = ANY(archive_ids)
+             WHERE lookups.log_id = $1 AND lookups.first_position IS NULL
          ) AS parts
          CROSS JOIN LATERAL (
              SELECT coalesce(sum(held.count), 0)::bigint AS count,
@@ -35,22 +35,22 @@ pub async fn all(connection: &mut Connection, topic_id: i64, types: Option<&[Str
          ) AS counted
          ORDER BY first_position",
     )
-    .bind(topic_id)
+    .bind(log_id)
     .bind(types)
     .fetch_all(connection)
     .await?)
 }
 
 /// Makes the sums of merges what they have to be. Archives stay as they are meanwhile: the topic is locked.
-pub async fn sum_up(connection: &mut Connection, topic_id: i64, ids: &[Uuid]) -> Result<(), Error> {
+pub async fn sum_up(connection: &mut Connection, log_id: i64, ids: &[Uuid]) -> Result<(), Error> {
     sqlx::query(
         "UPDATE lookups
          SET first_position = sums.first_position, last_position = sums.last_position, types = sums.types,
              type_counts = sums.type_counts
          FROM lookup_sums AS sums
-         WHERE lookups.topic_id = $1 AND lookups.id = ANY($2) AND sums.topic_id = $1 AND sums.id = lookups.id",
+         WHERE lookups.log_id = $1 AND lookups.id = ANY($2) AND sums.log_id = $1 AND sums.id = lookups.id",
     )
-    .bind(topic_id)
+    .bind(log_id)
     .bind(ids)
     .execute(connection)
     .await?;
@@ -58,16 +58,16 @@ pub async fn sum_up(connection: &mut Connection, topic_id: i64, ids: &[Uuid]) ->
 }
 
 /// Merges whose sums are not what they have to be.
-pub async fn wrong(connection: &mut Connection, topic_id: i64) -> Result<Vec<Uuid>, Error> {
+pub async fn wrong(connection: &mut Connection, log_id: i64) -> Result<Vec<Uuid>, Error> {
     Ok(sqlx::query_scalar(
         "SELECT lookups.id
-         FROM lookups JOIN lookup_sums AS sums ON sums.topic_id = lookups.topic_id AND sums.id = lookups.id
-         WHERE lookups.topic_id = $1 AND lookups.first_position IS NOT NULL
+         FROM lookups JOIN lookup_sums AS sums ON sums.log_id = lookups.log_id AND sums.id = lookups.id
+         WHERE lookups.log_id = $1 AND lookups.first_position IS NOT NULL
            AND (lookups.first_position, lookups.last_position, lookups.types, lookups.type_counts)
                IS DISTINCT FROM (sums.first_position, sums.last_position, sums.types, sums.type_counts)
          ORDER BY lookups.id",
     )
-    .bind(topic_id)
+    .bind(log_id)
     .fetch_all(connection)
     .await?)
 }

@@ -32,10 +32,10 @@ pub struct Contents {
 
 impl Contents {
     /// Its row in the catalog.
-    pub fn archive(&self, (topic_id, id): (i64, Uuid), generation: i64, write_id: Uuid) -> Archive {
+    pub fn archive(&self, (log_id, id): (i64, Uuid), generation: i64, write_id: Uuid) -> Archive {
         let (first_position, last_position) = self.positions.span().expect("it has a member, which has an event");
         Archive {
-            topic_id,
+            log_id,
             id,
             generation,
             write_id,

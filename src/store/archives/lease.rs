@@ -21,14 +21,14 @@ impl Store {
     /// Calls `work` with the lease on a topic, and renews it meanwhile. `None` if another writer has it.
     pub(in crate::store) async fn with_lease<T>(
         &self,
-        topic_id: i64,
+        log_id: i64,
         work: impl AsyncFnOnce(Lease) -> Result<T, Error>,
     ) -> Result<Option<T>, Error> {
         let mut transaction = self.database.begin_job().await?;
-        let taken = leases::take(&mut transaction, topic_id, Uuid::new_v4(), self.settings.lease_term).await?;
+        let taken = leases::take(&mut transaction, log_id, Uuid::new_v4(), self.settings.lease_term).await?;
         let Some(lease) = taken else { return Ok(None) };
         // It is known from before the commit until it is released, so a process that ends can release it.
-        self.leases().retain(|held| held.topic_id != topic_id);
+        self.leases().retain(|held| held.log_id != log_id);
         self.leases().insert(lease);
         database::commit(transaction).await?;
         let outcome = self.while_held(&lease, work(lease)).await;
@@ -64,7 +64,7 @@ impl Store {
                 Ok(true) => {}
                 Ok(false) => return,
                 // Not knowing is not losing: the commit checks the epoch.
-                Err(error) => tracing::debug!(%error, topic_id = lease.topic_id, "the lease was not renewed"),
+                Err(error) => tracing::debug!(%error, log_id = lease.log_id, "the lease was not renewed"),
             }
         }
     }
@@ -87,7 +87,7 @@ impl Store {
                 self.leases().remove(lease);
             }
             Err(error) => {
-                tracing::debug!(%error, topic_id = lease.topic_id, "the lease was not released and will expire");
+                tracing::debug!(%error, log_id = lease.log_id, "the lease was not released and will expire");
             }
         }
     }

@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use crate::bucket::{ArchiveWriter, EncodedMember, ObjectMetadata, RawMember, Upload};
 use crate::database;
 use crate::database::catalog::intents::{self, Intent, UploadedFacts};
-use crate::database::log::rows::Topic;
+use crate::database::log::rows::LogRow;
 use crate::database::lookups::{self, LookupRun};
 use crate::event::BorrowedEvent;
 use crate::event::PositionRanges;
@@ -23,7 +23,7 @@ const COMPRESSIONS_MAX: usize = 4;
 /// An object that is to be there, and whose intent is written.
 pub struct Object<'a> {
     pub store: &'a Store,
-    pub topic: Topic,
+    pub log_row: LogRow,
     pub intent: Intent,
     /// The first and the last position that it is to hold, and how many events.
     pub extent: (i64, i64, i64),
@@ -74,7 +74,7 @@ impl Pipeline<'_> {
 
 impl<'a> Object<'a> {
     pub async fn begin(&'a self) -> Result<Writer<'a>, Error> {
-        let Object { store, topic, intent, extent: (first_position, last_position, count) } = self;
+        let Object { store, log_row, intent, extent: (first_position, last_position, count) } = self;
         let metadata = ObjectMetadata {
             generation: intent.generation,
             write_id: intent.write_id,
@@ -82,11 +82,11 @@ impl<'a> Object<'a> {
             last_position: *last_position,
             count: *count,
         };
-        let upload = store.bucket()?.upload(&topic.log, intent.archive_id, &metadata).await?;
+        let upload = store.bucket()?.upload(&log_row.log, intent.archive_id, &metadata).await?;
         Ok(Writer {
             object: self,
             pipeline: Pipeline { upload, compressing: FuturesOrdered::new(), members: Vec::new() },
-            writer: ArchiveWriter::new(topic.log.clone()),
+            writer: ArchiveWriter::new(log_row.log.clone()),
             positions: PositionRanges::default(),
         })
     }
@@ -95,22 +95,22 @@ impl<'a> Object<'a> {
     /// abort.
     pub async fn give_up(&self) {
         let aborted = async {
-            Ok::<_, Error>(self.store.bucket()?.abort_uploads(&self.topic.log, self.intent.archive_id).await?)
+            Ok::<_, Error>(self.store.bucket()?.abort_uploads(&self.log_row.log, self.intent.archive_id).await?)
         };
         if let Err(error) = aborted.await {
-            tracing::warn!(%error, topic_id = self.topic.id, "an unfinished upload may remain in the bucket");
+            tracing::warn!(%error, log_id = self.log_row.id, "an unfinished upload may remain in the bucket");
         }
     }
 
     /// Reads the object as a reader would, every byte of it: what it is found to hold is what the catalog is to know.
     pub async fn read_back(&self, export: &Export) -> Result<Contents, Error> {
-        let Object { store, topic, intent, .. } = self;
-        let scan = store.bucket()?.scan(&topic.log, intent.archive_id).await?;
+        let Object { store, log_row, intent, .. } = self;
+        let scan = store.bucket()?.scan(&log_row.log, intent.archive_id).await?;
         let mut transaction = store.database.begin_job().await?;
         let key = store.hash_key(&mut transaction).await?;
         drop(transaction);
         let damaged = scan.damaged("it does not hold what was uploaded");
-        let mut reader = ContentsReader::of_written(scan, topic.log.clone(), key, export.members.clone());
+        let mut reader = ContentsReader::of_written(scan, log_row.log.clone(), key, export.members.clone());
         // A run is saved while the next one is read.
         let (sender, mut receiver) = mpsc::channel(1);
         let reading = async move {
@@ -145,7 +145,7 @@ impl<'a> Object<'a> {
         if !intents::hold(&mut transaction, &self.intent).await? {
             return Err(self.settled_by_another());
         }
-        lookups::insert_run(&mut transaction, (self.topic.id, self.intent.archive_id), run, lookups).await?;
+        lookups::insert_run(&mut transaction, (self.log_row.id, self.intent.archive_id), run, lookups).await?;
         Ok(database::commit(transaction).await?)
     }
 
@@ -158,7 +158,7 @@ impl<'a> Object<'a> {
     }
 
     fn settled_by_another(&self) -> Error {
-        Error::GaveWay(format!("{}: the intent was settled by another writer", self.topic.log))
+        Error::GaveWay(format!("{}: the intent was settled by another writer", self.log_row.log))
     }
 }
 
@@ -175,7 +175,7 @@ impl Writer<'_> {
     pub async fn finish(self) -> Result<Export, Error> {
         let Writer { object, mut pipeline, writer, positions } = self;
         let Some(last) = writer.finish() else {
-            return Err(Error::GaveWay(format!("{}: the batch is gone", object.topic.log)));
+            return Err(Error::GaveWay(format!("{}: the batch is gone", object.log_row.log)));
         };
         pipeline.push(last).await?;
         while !pipeline.compressing.is_empty() {

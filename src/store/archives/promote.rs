@@ -8,7 +8,7 @@ use crate::database::catalog::archives::{self, Archive};
 use crate::database::catalog::intents::{self, Intent, UploadedFacts};
 use crate::database::catalog::members;
 use crate::database::ledger::edits;
-use crate::database::log::rows::{self, Topic};
+use crate::database::log::rows::{self, LogRow};
 use crate::event::Log;
 use crate::store::{Error, Store};
 use uuid::Uuid;
@@ -18,7 +18,7 @@ impl Store {
     /// replaced already, and the catalog follows once.
     pub(in crate::store) async fn promote(
         &self,
-        topic: &Topic,
+        log_row: &LogRow,
         archive: &Archive,
         intent: &Intent,
         etag: &str,
@@ -26,7 +26,7 @@ impl Store {
         let Some(UploadedFacts { digest, json_bytes, object_bytes }) = &intent.uploaded else {
             return Err(Error::Damaged(format!("the rewrite of archive {} was never recorded", archive.id)));
         };
-        let key = (topic.id, archive.id);
+        let key = (log_row.id, archive.id);
         let mut transaction = self.database.begin_job().await?;
         if !intents::delete(&mut transaction, intent).await? {
             return Ok(());
@@ -37,12 +37,12 @@ impl Store {
             return Err(Error::GaveWay(format!("archive {} has another generation already", archive.id)));
         }
         members::delete(&mut transaction, key, archive.generation).await?;
-        edits::settle(&mut transaction, topic.id, archive.id, intent.edit_sequence).await?;
+        edits::settle(&mut transaction, log_row.id, archive.id, intent.edit_sequence).await?;
         let grown = (0, json_bytes - archive.json_bytes, object_bytes - archive.object_bytes);
-        rows::add_archived(&mut transaction, topic.id, archive.last_position, grown).await?;
+        rows::add_archived(&mut transaction, log_row.id, archive.last_position, grown).await?;
         database::commit(transaction).await?;
         tracing::info!(
-            log = %topic.log, archive_id = %archive.id, generation = intent.generation, "an archive was rewritten"
+            log = %log_row.log, archive_id = %archive.id, generation = intent.generation, "an archive was rewritten"
         );
         Ok(())
     }
@@ -50,9 +50,9 @@ impl Store {
     /// A reader found another object than its snapshot knew. True if the read may succeed when it is tried again.
     pub(in crate::store) async fn settle_stale(&self, log: &Log, archive_id: Uuid) -> Result<bool, Error> {
         let mut snapshot = self.database.snapshot().await?;
-        let Some(topic) = rows::find(&mut snapshot, log).await? else { return Ok(true) };
-        let archive = archives::find(&mut snapshot, topic.id, archive_id).await?;
-        let intent = intents::of_archive(&mut snapshot, topic.id, archive_id).await?;
+        let Some(log_row) = rows::find(&mut snapshot, log).await? else { return Ok(true) };
+        let archive = archives::find(&mut snapshot, log_row.id, archive_id).await?;
+        let intent = intents::of_archive(&mut snapshot, log_row.id, archive_id).await?;
         drop(snapshot);
         let Some(archive) = archive else { return Ok(true) };
         let head = match self.bucket()?.head(log, archive_id).await {
@@ -64,18 +64,18 @@ impl Store {
         }
         match intent {
             Some(intent) if head.said.write_id == Some(intent.write_id) && intent.uploaded.is_some() => {
-                self.promote(&topic, &archive, &intent, &head.etag).await?;
+                self.promote(&log_row, &archive, &intent, &head.etag).await?;
                 Ok(true)
             }
             // Promoted by somebody since the snapshot, or damaged: the next look tells.
             _ => Ok(head.said.write_id != Some(archive.write_id)
-                && self.generation(&topic, archive_id).await? > archive.generation),
+                && self.generation(&log_row, archive_id).await? > archive.generation),
         }
     }
 
-    async fn generation(&self, topic: &Topic, archive_id: Uuid) -> Result<i64, Error> {
+    async fn generation(&self, log_row: &LogRow, archive_id: Uuid) -> Result<i64, Error> {
         let mut snapshot = self.database.snapshot().await?;
-        let archive = archives::find(&mut snapshot, topic.id, archive_id).await?;
+        let archive = archives::find(&mut snapshot, log_row.id, archive_id).await?;
         Ok(archive.map_or(0, |archive| archive.generation))
     }
 }

@@ -8,7 +8,7 @@ use crate::database::catalog::archives::{self, Archive};
 use crate::database::catalog::leases::{self, Lease};
 use crate::database::catalog::members::{self, MemberRow};
 use crate::database::ledger::edits::{self, PendingEdit};
-use crate::database::log::rows::{self, Topic};
+use crate::database::log::rows::{self, LogRow};
 use crate::event::{Event, Log};
 use crate::store::archives::background;
 use crate::store::archives::overlay::Overlay;
@@ -17,7 +17,7 @@ use crate::store::{Error, Store};
 /// An archive as one moment saw it.
 pub struct Source<'a> {
     pub store: &'a Store,
-    pub topic: Topic,
+    pub log_row: LogRow,
     pub archive: Archive,
     pub members: Vec<MemberRow>,
     pub edits: Vec<PendingEdit>,
@@ -35,17 +35,17 @@ impl Store {
     /// `None` if it is in the catalog no more.
     pub(in crate::store) async fn source(&self, lease: Lease, archive_id: Uuid) -> Result<Option<Source<'_>>, Error> {
         let mut snapshot = self.database.snapshot_for_job().await?;
-        let topic = rows::by_id(&mut snapshot, lease.topic_id).await?;
-        let Some(archive) = archives::find(&mut snapshot, topic.id, archive_id).await? else { return Ok(None) };
-        let members = members::of_archive(&mut snapshot, (topic.id, archive_id), archive.generation).await?;
-        let edits = edits::pending_of_archive(&mut snapshot, topic.id, archive_id).await?;
-        Ok(Some(Source { store: self, topic, archive, members, edits }))
+        let log_row = rows::by_id(&mut snapshot, lease.log_id).await?;
+        let Some(archive) = archives::find(&mut snapshot, log_row.id, archive_id).await? else { return Ok(None) };
+        let members = members::of_archive(&mut snapshot, (log_row.id, archive_id), archive.generation).await?;
+        let edits = edits::pending_of_archive(&mut snapshot, log_row.id, archive_id).await?;
+        Ok(Some(Source { store: self, log_row, archive, members, edits }))
     }
 }
 
 impl Source<'_> {
     pub async fn events(&self) -> Result<Events<'_>, Error> {
-        let scan = self.store.bucket()?.scan(&self.topic.log, self.archive.id).await?;
+        let scan = self.store.bucket()?.scan(&self.log_row.log, self.archive.id).await?;
         if scan.etag() != self.archive.etag {
             return Err(scan.damaged("it is not the one that the catalog knows").into());
         }
@@ -62,24 +62,24 @@ impl Source<'_> {
         let Some(edit_counter) = leases::check(transaction, lease).await? else {
             return Err(self.gave_way("another writer has taken over its archives"));
         };
-        if edits::pending_of_archive(transaction, self.topic.id, self.archive.id).await? != self.edits {
+        if edits::pending_of_archive(transaction, self.log_row.id, self.archive.id).await? != self.edits {
             return Err(self.gave_way("events were edited meanwhile"));
         }
         Ok(edit_counter)
     }
 
     pub fn gave_way(&self, why: &str) -> Error {
-        Error::GaveWay(format!("{}: {why}", self.topic.log))
+        Error::GaveWay(format!("{}: {why}", self.log_row.log))
     }
 }
 
 impl Events<'_> {
     /// `None` once there is no more: then [`Events::finish`] says whether all of it can be believed.
     pub async fn next(&mut self) -> Result<Option<Vec<Event>>, Error> {
-        let Source { topic, members, .. } = self.source;
+        let Source { log_row, members, .. } = self.source;
         let Some(row) = members.get(self.next) else { return Ok(None) };
         self.next += 1;
-        let mut events = read_member(&mut self.scan, &topic.log, row).await?;
+        let mut events = read_member(&mut self.scan, &log_row.log, row).await?;
         events.iter_mut().for_each(|event| self.overlay.apply(event));
         Ok(Some(events))
     }

@@ -126,8 +126,8 @@ impl Store {
         }
         let known = async {
             let mut snapshot = self.database.snapshot_for_job().await?;
-            let Some(topic) = rows::find(&mut snapshot, log).await? else { return Ok(None) };
-            let key = (topic.id, archive_id);
+            let Some(log_row) = rows::find(&mut snapshot, log).await? else { return Ok(None) };
+            let key = (log_row.id, archive_id);
             Ok::<_, Error>((!troubles::has_any(&mut snapshot, key, TroubleKind::Read).await?).then_some(key))
         };
         match known.await {

@@ -125,20 +125,20 @@ impl Store {
             tracing::warn!(object = key, why, "an unknown object was not deleted");
             Ok(false)
         };
-        let Some(topic) = topics.into_iter().find(|topic| object_key(&topic.log, archive_id) == key) else {
+        let Some(log_row) = topics.into_iter().find(|log_row| object_key(&log_row.log, archive_id) == key) else {
             return kept("its topic is unknown as well".into());
         };
         let deleting = async |_| {
             if self.known_keys(std::iter::once(key)).await?.contains(key) {
                 return kept("it has been taken over".into());
             }
-            if let Some(missing) = self.stands_in_for(&topic.log, archive_id, said).await? {
+            if let Some(missing) = self.stands_in_for(&log_row.log, archive_id, said).await? {
                 return kept(format!("it may be all that is left of archive {missing}"));
             }
             self.bucket()?.delete_whole(key).await?;
             Ok(true)
         };
-        match self.with_lease(topic.id, deleting).await {
+        match self.with_lease(log_row.id, deleting).await {
             Ok(Some(is_deleted)) => Ok(is_deleted),
             Ok(None) => kept("another writer is at work on the topic's archives".into()),
             Err(Error::Damaged(why)) => kept(why),

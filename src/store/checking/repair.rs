@@ -40,21 +40,21 @@ impl Store {
     /// Verifies everything, repairs what can be, and verifies again what was not as it should be.
     pub async fn repair(&self, pace: Pacing<'_>, mut progress: impl FnMut(i64)) -> Result<Repaired, Error> {
         let (mut outcome, mut events) = (Repaired::default(), 0);
-        for topic_id in self.topic_ids().await? {
+        for log_id in self.log_ids().await? {
             let mut progress = |count| {
                 events += count;
                 progress(events);
             };
-            let found = self.verify_topic(topic_id, pace, &mut progress).await?;
+            let found = self.verify_topic(log_id, pace, &mut progress).await?;
             if found.findings.is_empty() {
                 continue;
             }
-            match self.with_lease(topic_id, async |lease| self.repair_topic(lease, &found, pace).await).await {
+            match self.with_lease(log_id, async |lease| self.repair_topic(lease, &found, pace).await).await {
                 Ok(Some(())) => {}
-                Ok(None) => tracing::warn!(topic_id, "another writer is at work on its archives: nothing was repaired"),
-                Err(error) => tracing::warn!(%error, topic_id, "not everything was repaired"),
+                Ok(None) => tracing::warn!(log_id, "another writer is at work on its archives: nothing was repaired"),
+                Err(error) => tracing::warn!(%error, log_id, "not everything was repaired"),
             }
-            let left = self.verify_topic(topic_id, pace, |_| {}).await?.findings;
+            let left = self.verify_topic(log_id, pace, |_| {}).await?.findings;
             outcome.repaired.extend(found.findings.into_iter().filter(|finding| !left.contains(finding)));
             outcome.left.extend(left);
         }
@@ -72,7 +72,7 @@ impl Store {
         }
         let mut transaction = self.database.begin_job().await?;
         if leases::check(&mut transaction, &lease).await?.is_some() {
-            rows::recount_archived(&mut transaction, lease.topic_id).await?;
+            rows::recount_archived(&mut transaction, lease.log_id).await?;
             database::commit(transaction).await?;
         }
         failure.map_or(Ok(()), Err)
@@ -81,7 +81,7 @@ impl Store {
     async fn repair_archive(&self, lease: Lease, archive_id: Uuid, pace: Pacing<'_>) -> Result<(), Error> {
         let Some(source) = self.source(lease, archive_id).await? else { return Ok(()) };
         let current =
-            async { source.correct(self.bucket()?.scan(&source.topic.log, archive_id).await?, &lease, pace).await };
+            async { source.correct(self.bucket()?.scan(&source.log_row.log, archive_id).await?, &lease, pace).await };
         match current.await {
             Err(unsound @ Error::Damaged(_)) => match self.put_back(&source, lease, pace).await? {
                 true => Ok(()),
@@ -93,7 +93,7 @@ impl Store {
 
     /// False if no noncurrent version is the object that was written; or if there is a later one.
     async fn put_back(&self, source: &Source<'_>, lease: Lease, pace: Pacing<'_>) -> Result<bool, Error> {
-        let (bucket, archive, log) = (self.bucket()?, &source.archive, &source.topic.log);
+        let (bucket, archive, log) = (self.bucket()?, &source.archive, &source.log_row.log);
         match bucket.head(log, archive.id).await {
             Err(bucket::Error::NotFound { .. }) => {}
             head => {
@@ -125,11 +125,11 @@ impl Store {
     /// Deletes rows whose events an archive holds as well, where the two are equal.
     async fn delete_doubled(&self, lease: Lease, archive_id: Uuid) -> Result<(), Error> {
         let Some(source) = self.source(lease, archive_id).await? else { return Ok(()) };
-        let Source { topic, archive, .. } = &source;
+        let Source { log_row, archive, .. } = &source;
         let (mut positions, mut count) = (PositionRanges::default(), 0);
         let mut archived = source.events().await?;
         while let Some(events) = archived.next().await? {
-            for event in self.hot_among(topic.id, &events).await? {
+            for event in self.hot_among(log_row.id, &events).await? {
                 positions.push(event.position);
                 count += 1;
             }
@@ -138,22 +138,22 @@ impl Store {
         let Some((first, last)) = positions.span() else { return Ok(()) };
         let mut transaction = self.database.begin_job().await?;
         let extent = (first, last, count);
-        moves::announce(&mut transaction, Move::Archive, topic, archive_id, extent).await?;
-        let deleted = events::delete_ranges(&mut transaction, topic.id, positions.ranges()).await?;
+        moves::announce(&mut transaction, Move::Archive, log_row, archive_id, extent).await?;
+        let deleted = events::delete_ranges(&mut transaction, log_row.id, positions.ranges()).await?;
         let edit_counter = source.lock(&mut transaction, &lease).await?;
-        if deleted as i64 != count || edit_counter != topic.edit_counter {
+        if deleted as i64 != count || edit_counter != log_row.edit_counter {
             return Err(source.gave_way("events were edited or moved meanwhile"));
         }
         database::commit(transaction).await?;
-        tracing::warn!(log = %topic.log, archive_id = %archive.id, events = count, "rows of archived events were deleted");
+        tracing::warn!(log = %log_row.log, archive_id = %archive.id, events = count, "rows of archived events were deleted");
         Ok(())
     }
 
     /// Those of these events, which lie in their order, that are in rows just as they are here.
-    async fn hot_among(&self, topic_id: i64, events: &[Event]) -> Result<Vec<Event>, Error> {
+    async fn hot_among(&self, log_id: i64, events: &[Event]) -> Result<Vec<Event>, Error> {
         let ids: Vec<String> = events.iter().map(|event| event.id.clone()).collect();
         let mut snapshot = self.database.snapshot_for_job().await?;
-        let mut hot = events::by_ids(&mut snapshot, topic_id, &ids).await?;
+        let mut hot = events::by_ids(&mut snapshot, log_id, &ids).await?;
         hot.retain(|event| {
             events
                 .binary_search_by_key(&event.position, |event| event.position)
@@ -166,15 +166,15 @@ impl Store {
 impl Source<'_> {
     /// Makes all that is known of the object anew, from its bytes or a version's. [`Error::Damaged`] if they are not what was written.
     async fn correct(&self, scan: Scan, lease: &Lease, pace: Pacing<'_>) -> Result<(), Error> {
-        let Source { store, topic, archive, .. } = self;
+        let Source { store, log_row, archive, .. } = self;
         let write_id = scan.head().said.write_id;
         let damaged = scan.damaged("it is not the one that was written");
-        let key = (topic.id, archive.id);
+        let key = (log_row.id, archive.id);
         let mut transaction = store.database.begin_job().await?;
         let hash_key = store.hash_key(&mut transaction).await?;
         members::delete(&mut transaction, key, archive.generation).await?;
         lookups::delete(&mut transaction, key).await?;
-        let mut reader = ContentsReader::new(scan, topic.log.clone(), hash_key, self.overlay());
+        let mut reader = ContentsReader::new(scan, log_row.log.clone(), hash_key, self.overlay());
         loop {
             let reached = reader.bytes();
             let is_end = !reader.pass().await?;
@@ -199,9 +199,9 @@ impl Source<'_> {
         if !archives::correct(&mut transaction, &corrected).await? {
             return Err(self.gave_way("the archive is another one by now"));
         }
-        rows::recount_archived(&mut transaction, topic.id).await?;
+        rows::recount_archived(&mut transaction, log_row.id).await?;
         database::commit(transaction).await?;
-        tracing::warn!(log = %topic.log, archive_id = %archive.id, "what is known of an archive was made anew");
+        tracing::warn!(log = %log_row.log, archive_id = %archive.id, "what is known of an archive was made anew");
         Ok(())
     }
 }

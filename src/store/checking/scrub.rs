@@ -24,16 +24,16 @@ impl Store {
         let mut transaction = self.database.begin_job().await?;
         let now = OffsetDateTime::now_utc();
         let taken = scrubs::begin(&mut transaction, now - REST, now - TURN_MAX).await?;
-        let Some((topic_id, archive_id)) = taken else { return Ok(false) };
-        let topic = rows::by_id(&mut transaction, topic_id).await?;
+        let Some((log_id, archive_id)) = taken else { return Ok(false) };
+        let log_row = rows::by_id(&mut transaction, log_id).await?;
         database::commit(transaction).await?;
         let counted = |bytes: i64| {
             metrics::counter!("coldstream_scrub_bytes_total").increment(bytes as u64);
             pace(bytes)
         };
-        let seen = self.verify_archive(&topic, archive_id, &counted).await;
+        let seen = self.verify_archive(&log_row, archive_id, &counted).await;
         let mut transaction = self.database.begin_job().await?;
-        scrubs::end(&mut transaction, (topic_id, archive_id), seen.is_ok()).await?;
+        scrubs::end(&mut transaction, (log_id, archive_id), seen.is_ok()).await?;
         database::commit(transaction).await?;
         let found = match seen? {
             Seen::Read(_, found) => found,
@@ -43,7 +43,7 @@ impl Store {
         metrics::counter!("coldstream_scrub_archives_total").increment(1);
         metrics::counter!("coldstream_scrub_findings_total").increment(found.len() as u64);
         for what in found {
-            tracing::error!(log = %topic.log, %archive_id, what, "a scrub found something");
+            tracing::error!(log = %log_row.log, %archive_id, what, "a scrub found something");
         }
         Ok(true)
     }

@@ -23,18 +23,18 @@ impl Store {
 
     async fn sweep_what(&self, retry: Retry) -> Result<usize, Error> {
         let mut transaction = self.database.begin_job().await?;
-        let topic_ids = intents::logs_with_stale(&mut transaction).await?;
+        let log_ids = intents::logs_with_stale(&mut transaction).await?;
         drop(transaction);
         let (mut settled, mut failures) = (0, Failures::new(retry));
-        for topic_id in topic_ids {
-            match self.with_lease(topic_id, async |lease| self.settle(lease, retry).await).await {
+        for log_id in log_ids {
+            match self.with_lease(log_id, async |lease| self.settle(lease, retry).await).await {
                 Ok(outcome) => {
                     let (count, failure) = outcome.unwrap_or_default();
                     settled += count;
                     failure.into_iter().for_each(|error| failures.add(error));
                 }
                 Err(error) => {
-                    tracing::warn!(%error, topic_id, "what a writer left was not settled");
+                    tracing::warn!(%error, log_id, "what a writer left was not settled");
                     failures.add(error);
                 }
             }
@@ -55,15 +55,15 @@ impl Store {
         let mut transaction = self.database.begin_job().await?;
         edits::mark_hot_purged(&mut transaction).await?;
         let mut unpurged = edits::unpurged_archives(&mut transaction).await?;
-        unpurged.retain(|(topic_id, archive_id, _)| !put_off.contains(&(*topic_id, *archive_id, TroubleKind::Delete)));
+        unpurged.retain(|(log_id, archive_id, _)| !put_off.contains(&(*log_id, *archive_id, TroubleKind::Delete)));
         let mut topics = Vec::new();
-        for (topic_id, ..) in &unpurged {
-            topics.push(rows::by_id(&mut transaction, *topic_id).await?);
+        for (log_id, ..) in &unpurged {
+            topics.push(rows::by_id(&mut transaction, *log_id).await?);
         }
         database::commit(transaction).await?;
-        for ((topic_id, archive_id, sequence_max), topic) in unpurged.into_iter().zip(topics) {
-            if let Err(error) = self.purge(&topic, archive_id, sequence_max).await {
-                tracing::warn!(%error, topic_id, %archive_id, "superseded versions were not purged");
+        for ((log_id, archive_id, sequence_max), log_row) in unpurged.into_iter().zip(topics) {
+            if let Err(error) = self.purge(&log_row, archive_id, sequence_max).await {
+                tracing::warn!(%error, log_id, %archive_id, "superseded versions were not purged");
                 failures.add(error);
             }
         }

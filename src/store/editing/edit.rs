@@ -11,7 +11,7 @@ use crate::database::catalog::intents;
 use crate::database::ledger::edits::{self, Edit, EditKind};
 use crate::database::ledger::introduced;
 use crate::database::log::events;
-use crate::database::log::rows::{self, Topic};
+use crate::database::log::rows::{self, LogRow};
 use crate::database::{self, Transaction};
 use crate::event::{Change, Event, Invalid, Json, Log, Patch};
 use crate::store::log::read::find::Found;
@@ -68,7 +68,7 @@ impl Store {
                 actor: request.actor.clone(),
                 reason: request.reason.clone(),
                 ticket: request.ticket.clone(),
-                ..line(EditKind::Patch, &found.topic, &found.event.id)
+                ..line(EditKind::Patch, &found.log_row, &found.event.id)
             };
             let event = Event { payload: patched.payload, ..found.event.clone() };
             self.check_growth(&found.event, &event)?;
@@ -102,18 +102,18 @@ impl Store {
 
     async fn try_change(
         &self,
-        Found { topic, event: old, archive_id }: &Found,
+        Found { log_row, event: old, archive_id }: &Found,
         Changed { event, change, line }: Changed,
     ) -> Result<Option<(Event, Edit)>, Error> {
         let mut transaction = self.database.begin().await?;
         // The row before the topic: in the order in which an archive run takes them.
-        if archive_id.is_none() && !events::replace(&mut transaction, topic.id, old, &event).await? {
+        if archive_id.is_none() && !events::replace(&mut transaction, log_row.id, old, &event).await? {
             return Ok(None);
         }
-        let Some(sequence) = rows::bump_edit_counter(&mut transaction, topic).await? else { return Ok(None) };
+        let Some(sequence) = rows::bump_edit_counter(&mut transaction, log_row).await? else { return Ok(None) };
         // Another change came first: what was read is not what is there any more.
-        let place = (topic.id, old.position);
-        if archive_id.is_some() && edits::edited_since(&mut transaction, place, topic.edit_counter).await? {
+        let place = (log_row.id, old.position);
+        if archive_id.is_some() && edits::edited_since(&mut transaction, place, log_row.edit_counter).await? {
             return Ok(None);
         }
         let line = Edit { sequence, ..line };
@@ -126,7 +126,7 @@ impl Store {
                 edits::insert_pending(&mut transaction, &line, span, &change).await?;
                 if let Change::Introduce { gdpr, .. } = &change {
                     let place = (archive_id, old.position);
-                    introduced::insert(&mut transaction, topic.id, &gdpr.id, place).await?;
+                    introduced::insert(&mut transaction, log_row.id, &gdpr.id, place).await?;
                 }
                 line
             }
@@ -143,10 +143,10 @@ impl Store {
 }
 
 /// A line of the ledger that is still to be given its sequence.
-pub fn line(kind: EditKind, topic: &Topic, subject: &str) -> Edit {
+pub fn line(kind: EditKind, log_row: &LogRow, subject: &str) -> Edit {
     Edit {
         id: Uuid::now_v7(),
-        topic_id: topic.id,
+        log_id: log_row.id,
         sequence: 0,
         kind,
         subject: subject.to_owned(),
@@ -166,7 +166,7 @@ pub fn line(kind: EditKind, topic: &Topic, subject: &str) -> Edit {
 /// Of rows that bear the new value already.
 pub async fn insert_hot_line(transaction: &mut Transaction, line: Edit) -> Result<Edit, Error> {
     // An object that is on its way may hold the old value, until it is dropped.
-    let is_exported = intents::has_any(transaction, line.topic_id).await?;
+    let is_exported = intents::has_any(transaction, line.log_id).await?;
     let applied_at = Some(line.accepted_at);
     let line = Edit { applied_at, purged_at: applied_at.filter(|_| !is_exported), ..line };
     edits::insert(transaction, &line).await?;

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::database::catalog::members::{self, MemberExtent};
 use crate::database::ledger::edits::{self, Edit, EditKind};
 use crate::database::ledger::introduced;
-use crate::database::log::rows::{self, Topic};
+use crate::database::log::rows::{self, LogRow};
 use crate::database::log::{events, snapshots};
 use crate::database::lookups;
 use crate::database::{self, Transaction};
@@ -34,7 +34,7 @@ impl Store {
             let line = Edit {
                 position: Some(event.position),
                 changed: vec![pointer_to("", field)],
-                ..line(EditKind::Introduce, &found.topic, event_id)
+                ..line(EditKind::Introduce, &found.log_row, event_id)
             };
             let changed = Changed { event, change: change.clone(), line };
             if self.change(&found, changed).await?.is_some() {
@@ -53,11 +53,11 @@ impl Store {
     ) -> Result<(), Error> {
         let unknown = || Invalid(format!("unable to find event {event_id:?}"));
         let mut transaction = self.database.begin().await?;
-        let topic = rows::find(&mut transaction, log).await?.ok_or_else(unknown)?;
-        let old = snapshots::find(&mut transaction, topic.id, event_id).await?.ok_or_else(unknown)?;
+        let log_row = rows::find(&mut transaction, log).await?.ok_or_else(unknown)?;
+        let old = snapshots::find(&mut transaction, log_row.id, event_id).await?.ok_or_else(unknown)?;
         let Some(new) = introduced(&old, field, change)? else { return Ok(()) };
         self.check_growth(&old, &new)?;
-        if !snapshots::replace(&mut transaction, topic.id, &old, &new).await? {
+        if !snapshots::replace(&mut transaction, log_row.id, &old, &new).await? {
             return Err(moved_all_the_time(log, event_id));
         }
         Ok(database::commit(transaction).await?)
@@ -78,16 +78,16 @@ impl Store {
     async fn try_invalidate(&self, log: &Log, gdpr_id: &str) -> Result<(), Error> {
         let change = Change::Invalidate { gdpr_id: gdpr_id.to_owned() };
         let mut transaction = self.database.begin_job().await?;
-        let Some(topic) = rows::find(&mut transaction, log).await? else { return Ok(()) };
-        let line = || line(EditKind::Invalidate, &topic, gdpr_id);
+        let Some(log_row) = rows::find(&mut transaction, log).await? else { return Ok(()) };
+        let line = || line(EditKind::Invalidate, &log_row, gdpr_id);
         // Rows before the topic: in the order in which an archive run takes them.
-        let mut changed = invalidate_hot(&mut transaction, topic.id, gdpr_id, &change).await?;
-        changed += invalidate_snapshots(&mut transaction, topic.id, gdpr_id, &change).await?;
+        let mut changed = invalidate_hot(&mut transaction, log_row.id, gdpr_id, &change).await?;
+        changed += invalidate_snapshots(&mut transaction, log_row.id, gdpr_id, &change).await?;
         // What was archived before this is seen below; what is under way will not be taken over.
-        let Some(sequence) = rows::bump_edit_counter(&mut transaction, &topic).await? else {
+        let Some(sequence) = rows::bump_edit_counter(&mut transaction, &log_row).await? else {
             return Err(catalog_changed(log));
         };
-        let members = self.members_with_gdpr_id(&mut transaction, &topic, gdpr_id).await?;
+        let members = self.members_with_gdpr_id(&mut transaction, &log_row, gdpr_id).await?;
         if changed == 0 && members.is_empty() {
             return Ok(());
         }
@@ -113,22 +113,22 @@ impl Store {
     async fn members_with_gdpr_id(
         &self,
         transaction: &mut Transaction,
-        topic: &Topic,
+        log_row: &LogRow,
         gdpr_id: &str,
     ) -> Result<BTreeMap<Uuid, Vec<(i64, i64)>>, Error> {
         let mut spans: BTreeMap<Uuid, Vec<(i64, i64)>> = BTreeMap::new();
         let key = self.hash_key(transaction).await?;
-        let keys = lookups::members_with_gdpr_id(transaction, topic.id, key, gdpr_id).await?;
+        let keys = lookups::members_with_gdpr_id(transaction, log_row.id, key, gdpr_id).await?;
         for MemberExtent { archive_id, first_position, last_position, .. } in
-            members::by_key(transaction, topic.id, &keys).await?
+            members::by_key(transaction, log_row.id, &keys).await?
         {
             spans.entry(archive_id).or_default().push((first_position, last_position));
         }
-        if let Some((archive_id, position)) = introduced::find(transaction, topic.id, gdpr_id).await? {
+        if let Some((archive_id, position)) = introduced::find(transaction, log_row.id, gdpr_id).await? {
             spans.entry(archive_id).or_default().push((position, position));
         }
         let done: BTreeSet<Uuid> =
-            edits::archives_invalidated(transaction, topic.id, gdpr_id).await?.into_iter().collect();
+            edits::archives_invalidated(transaction, log_row.id, gdpr_id).await?.into_iter().collect();
         spans.retain(|archive_id, _| !done.contains(archive_id));
         Ok(spans)
     }
@@ -149,30 +149,30 @@ fn introduced(event: &Event, field: &str, change: &Change) -> Result<Option<Even
 
 async fn invalidate_hot(
     transaction: &mut Transaction,
-    topic_id: i64,
+    log_id: i64,
     gdpr_id: &str,
     change: &Change,
 ) -> Result<usize, Error> {
-    let events = events::lock_hot_by_gdpr_id(transaction, topic_id, gdpr_id).await?;
+    let events = events::lock_hot_by_gdpr_id(transaction, log_id, gdpr_id).await?;
     for old in &events {
         let mut new = old.clone();
         change.apply(&mut new);
-        events::replace(transaction, topic_id, old, &new).await?;
+        events::replace(transaction, log_id, old, &new).await?;
     }
     Ok(events.len())
 }
 
 async fn invalidate_snapshots(
     transaction: &mut Transaction,
-    topic_id: i64,
+    log_id: i64,
     gdpr_id: &str,
     change: &Change,
 ) -> Result<usize, Error> {
-    let snapshots = snapshots::lock_by_gdpr_id(transaction, topic_id, gdpr_id).await?;
+    let snapshots = snapshots::lock_by_gdpr_id(transaction, log_id, gdpr_id).await?;
     for old in &snapshots {
         let mut new = old.clone();
         change.apply(&mut new);
-        snapshots::replace(transaction, topic_id, old, &new).await?;
+        snapshots::replace(transaction, log_id, old, &new).await?;
     }
     Ok(snapshots.len())
 }

@@ -6,7 +6,7 @@
 use crate::database;
 use crate::database::catalog::archives;
 use crate::database::ledger::edits::{self, Edit, EditKind};
-use crate::database::log::rows::{self, Topic};
+use crate::database::log::rows::{self, LogRow};
 use crate::database::log::{events, snapshots};
 use crate::event::{Change, Log, check_type};
 use crate::store::editing::edit::{catalog_changed, insert_hot_line, line, moved_all_the_time};
@@ -30,7 +30,7 @@ impl Store {
         Ok(())
     }
 
-    async fn rename_in(&self, topic: &Topic, old_type: &str, new_type: &str) -> Result<(), Error> {
+    async fn rename_in(&self, topic: &LogRow, old_type: &str, new_type: &str) -> Result<(), Error> {
         for _ in 0..ATTEMPTS {
             match self.try_rename(topic, old_type, new_type).await {
                 Err(Error::GaveWay(_)) => {}
@@ -40,7 +40,7 @@ impl Store {
         Err(moved_all_the_time(&topic.log, old_type))
     }
 
-    async fn try_rename(&self, topic: &Topic, old_type: &str, new_type: &str) -> Result<(), Error> {
+    async fn try_rename(&self, topic: &LogRow, old_type: &str, new_type: &str) -> Result<(), Error> {
         let change = Change::Rename { old_type: old_type.to_owned(), new_type: new_type.to_owned() };
         let mut transaction = self.database.begin_job().await?;
         let topic = rows::by_id(&mut transaction, topic.id).await?;

@@ -60,9 +60,9 @@ impl Store {
         let now = Instant::from_unix_nanos(OffsetDateTime::now_utc().unix_timestamp_nanos() as i64);
         let mut transaction = self.database.begin().await?;
         let event = snapshot.clone().at(last.event.position, now);
-        if !snapshots::insert(&mut transaction, last.topic.id, &event).await? {
-            let there = snapshots::find(&mut transaction, last.topic.id, &event.id).await?;
-            let renames = edits::renames(&mut transaction, last.topic.id).await?;
+        if !snapshots::insert(&mut transaction, last.log_row.id, &event).await? {
+            let there = snapshots::find(&mut transaction, last.log_row.id, &event.id).await?;
+            let renames = edits::renames(&mut transaction, last.log_row.id).await?;
             let edits = Edits { patched: Vec::new(), renames };
             let is_same =
                 there.is_some_and(|there| there.position == event.position && snapshot.was_same_as(&there, &edits));
@@ -77,8 +77,8 @@ impl Store {
             return Ok(Some(event.position));
         }
         let mut reading = self.database.snapshot().await?;
-        let Some(topic) = rows::find(&mut reading, log).await? else { return Ok(None) };
-        Ok(snapshots::find(&mut reading, topic.id, id).await?.map(|snapshot| snapshot.position))
+        let Some(log_row) = rows::find(&mut reading, log).await? else { return Ok(None) };
+        Ok(snapshots::find(&mut reading, log_row.id, id).await?.map(|snapshot| snapshot.position))
     }
 
     /// With the memory that the page takes, as [`Store::read_page`] gives it.
@@ -110,13 +110,13 @@ impl Store {
     /// None that stands for less than what is asked for.
     async fn choose_snapshot(&self, log: &Log, query: &StreamQuery) -> Result<Option<Event>, Error> {
         let mut reading = self.database.snapshot().await?;
-        let Some(topic) = rows::find(&mut reading, log).await? else { return Ok(None) };
+        let Some(log_row) = rows::find(&mut reading, log).await? else { return Ok(None) };
         let snapshot = match &query.snapshot {
             SnapshotChoice::None => None,
             SnapshotChoice::Newest => {
-                snapshots::newest(&mut reading, topic.id, &query.stream, query.deployment_id).await?
+                snapshots::newest(&mut reading, log_row.id, &query.stream, query.deployment_id).await?
             }
-            SnapshotChoice::Named(id) => snapshots::find(&mut reading, topic.id, id).await?,
+            SnapshotChoice::Named(id) => snapshots::find(&mut reading, log_row.id, id).await?,
         };
         Ok(snapshot.filter(|snapshot| snapshot.stream == query.stream && snapshot.position >= query.from))
     }

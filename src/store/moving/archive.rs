@@ -23,7 +23,7 @@ use crate::database::catalog::moves::{self, Move};
 use crate::database::catalog::runs::{self, ArchiveRun};
 use crate::database::catalog::{archives, members};
 use crate::database::log::events::{self, ExportedRow};
-use crate::database::log::rows::{self, Topic};
+use crate::database::log::rows::{self, LogRow};
 use crate::event::Instant;
 use crate::store::archives::contents::Contents;
 use crate::store::archives::lease::another_writer;
@@ -84,7 +84,7 @@ pub struct Archived {
 impl Store {
     /// Archives until nothing eligible is left, the topic with most hot events first, and remembers how it went.
     /// A topic that fails does not keep the others from their turn. `progress` is called after every archive.
-    pub async fn archive(&self, progress: impl FnMut(&Topic, Archived)) -> Result<Archived, Error> {
+    pub async fn archive(&self, progress: impl FnMut(&LogRow, Archived)) -> Result<Archived, Error> {
         self.archive_with(Haste::Hurried, progress).await
     }
 
@@ -93,24 +93,24 @@ impl Store {
         self.archive_with(Haste::Leisurely, |_, _| {}).await
     }
 
-    async fn archive_with(&self, haste: Haste, mut progress: impl FnMut(&Topic, Archived)) -> Result<Archived, Error> {
+    async fn archive_with(&self, haste: Haste, mut progress: impl FnMut(&LogRow, Archived)) -> Result<Archived, Error> {
         let started_at = OffsetDateTime::now_utc();
         let mut done = Archived::default();
         let mut failure = match self.catch_up_on_merges().await {
             Ok(()) | Err(Error::GaveWay(_)) => None,
             Err(error) => Some(error),
         };
-        for topic in self.topics_to_archive().await? {
-            let outcome = self.archive_topic(&topic, haste, &mut done, &mut progress).await;
+        for log_row in self.topics_to_archive().await? {
+            let outcome = self.archive_topic(&log_row, haste, &mut done, &mut progress).await;
             match outcome {
                 Ok(()) => {}
                 Err(error @ Error::GaveWay(_)) => {
-                    tracing::info!(%error, log = %topic.log, "archiving is put off");
+                    tracing::info!(%error, log = %log_row.log, "archiving is put off");
                     done.put_off += 1;
                 }
                 Err(error) => {
                     metrics::counter!("coldstream_archive_failures_total").increment(1);
-                    tracing::error!(%error, log = %topic.log, "archiving failed");
+                    tracing::error!(%error, log = %log_row.log, "archiving failed");
                     failure = Some(error);
                 }
             }
@@ -121,24 +121,24 @@ impl Store {
         failure.map_or(Ok(done), Err)
     }
 
-    async fn topics_to_archive(&self) -> Result<Vec<Topic>, Error> {
+    async fn topics_to_archive(&self) -> Result<Vec<LogRow>, Error> {
         let excluded: &BTreeSet<String> = &self.settings.eligibility.excluded_topics;
         let mut snapshot = self.database.begin_job().await?;
         let hot_count_min = self.settings.eligibility.batch_size as i64;
         let mut topics = rows::with_hot_events(&mut snapshot, hot_count_min).await?;
-        topics.retain(|topic| !excluded.contains(topic.log.topic()));
+        topics.retain(|log_row| !excluded.contains(log_row.log.topic()));
         Ok(topics)
     }
 
     async fn archive_topic(
         &self,
-        topic: &Topic,
+        log_row: &LogRow,
         haste: Haste,
         done: &mut Archived,
-        progress: &mut impl FnMut(&Topic, Archived),
+        progress: &mut impl FnMut(&LogRow, Archived),
     ) -> Result<(), Error> {
         self.own().await?;
-        let held = self.with_lease(topic.id, async |lease| {
+        let held = self.with_lease(log_row.id, async |lease| {
             let mut merged = Ok(());
             for number in 0.. {
                 let Some(batch) = self.claim(lease).await? else { break };
@@ -146,7 +146,7 @@ impl Store {
                 let count = Batch { haste, ..batch }.archive().await?;
                 done.archives += 1;
                 done.events += count;
-                progress(topic, *done);
+                progress(log_row, *done);
                 // What cannot be merged keeps nothing from being archived.
                 if merged.is_ok() {
                     merged = self.merge_lookups(lease).await;
@@ -165,20 +165,20 @@ impl Store {
         let now = OffsetDateTime::now_utc();
         let raised_at_max = eligibility.raised_at_max(Instant::from_unix_nanos(now.unix_timestamp_nanos() as i64));
         let mut transaction = self.database.begin_job().await?;
-        let topic = rows::by_id(&mut transaction, lease.topic_id).await?;
+        let log_row = rows::by_id(&mut transaction, lease.log_id).await?;
         let batch_size = eligibility.batch_size as i64;
-        if topic.hot_count() < batch_size {
+        if log_row.hot_count() < batch_size {
             return Ok(None);
         }
         let limits = (raised_at_max.unix_nanos(), now);
-        let batch = events::eligible_batch(&mut transaction, topic.id, limits, batch_size).await?;
+        let batch = events::eligible_batch(&mut transaction, log_row.id, limits, batch_size).await?;
         let Some((first_position, last_position)) = batch else { return Ok(None) };
         // An edit that is under way holds the topic's row: it is counted here, or it sees the intent.
         let Some(edit_counter) = leases::check(&mut transaction, &lease).await? else {
             return Err(Error::GaveWay("another writer has taken over the topic's archives".into()));
         };
         let intent = Intent {
-            topic_id: topic.id,
+            log_id: log_row.id,
             archive_id: Uuid::now_v7(),
             generation: 1,
             write_id: Uuid::new_v4(),
@@ -187,7 +187,7 @@ impl Store {
         };
         intents::insert(&mut transaction, &intent, &lease).await?;
         database::commit(transaction).await?;
-        let object = Object { store: self, topic, intent, extent: (first_position, last_position, batch_size) };
+        let object = Object { store: self, log_row, intent, extent: (first_position, last_position, batch_size) };
         Ok(Some(Batch { object, lease, raised_at_max, now, haste: Haste::Hurried }))
     }
 
@@ -226,9 +226,9 @@ impl<'a> Batch<'a> {
         let (store, lease) = (self.object.store, self.lease);
         let outcome = async { self.upload().await?.read_back().await?.commit().await }.await;
         if let Err(error) = &outcome {
-            tracing::warn!(%error, topic_id = lease.topic_id, "an archive was not taken over");
+            tracing::warn!(%error, log_id = lease.log_id, "an archive was not taken over");
             if let Err(error) = store.settle_due_intents(lease).await {
-                tracing::warn!(%error, topic_id = lease.topic_id, "what is left of it remains for the next sweep");
+                tracing::warn!(%error, log_id = lease.log_id, "what is left of it remains for the next sweep");
             }
         }
         outcome
@@ -264,13 +264,13 @@ impl<'a> Batch<'a> {
 
     /// What follows from a position on, read to its end before S3 takes the first of it: no statement waits for S3.
     async fn piece(&self, from: i64, positions: i64) -> Result<Option<Piece>, Error> {
-        let Object { store, topic, extent: (_, end, _), .. } = &self.object;
+        let Object { store, log_row, extent: (_, end, _), .. } = &self.object;
         let mut connection = store.database.job_connection().await?;
         // Most of the extent may have been archived before.
-        let Some(first) = events::first(&mut connection, topic.id, (from, *end)).await? else { return Ok(None) };
+        let Some(first) = events::first(&mut connection, log_row.id, (from, *end)).await? else { return Ok(None) };
         let mut last_position = (first + positions - 1).min(*end);
         let (limits, range) = ((self.raised_at_max.unix_nanos(), self.now), (first, last_position));
-        let mut export = events::export(&mut connection, topic.id, limits, range, PIECE_BYTES).await?;
+        let mut export = events::export(&mut connection, log_row.id, limits, range, PIECE_BYTES).await?;
         let (mut rows, mut bytes): (Vec<ExportedRow>, i64) = (Vec::new(), 0);
         while let Some(row) = export.next().await? {
             bytes += row.byte_len();
@@ -297,20 +297,20 @@ impl Verified<'_> {
     /// The one moment at which the events move. Says how many there were.
     pub async fn commit(self) -> Result<i64, Error> {
         let Verified { batch, contents } = self;
-        let Batch { object: Object { store, topic, intent, .. }, lease, haste, .. } = batch;
-        let gave_way = |why: &str| Error::GaveWay(format!("{}: {why}", topic.log));
+        let Batch { object: Object { store, log_row, intent, .. }, lease, haste, .. } = batch;
+        let gave_way = |why: &str| Error::GaveWay(format!("{}: {why}", log_row.log));
         // Rows are not to leave for an object that another owner may delete.
         store.own().await?;
         let mut transaction = store.database.begin_job().await?;
-        let key = (topic.id, intent.archive_id);
+        let key = (log_row.id, intent.archive_id);
         let archive = contents.archive(key, intent.generation, intent.write_id);
         let extent = (archive.first_position, archive.last_position, archive.count);
-        moves::announce(&mut transaction, Move::Archive, &topic, archive.id, extent).await?;
+        moves::announce(&mut transaction, Move::Archive, &log_row, archive.id, extent).await?;
         // Rows first, the topic last: publishers wait for the topic, and only for as long as a commit takes.
         let mut breaks = Breaks::new(haste);
         let mut deleted = 0;
         for ranges in contents.positions.pieces(haste.positions_at_once()) {
-            deleted += events::delete_ranges(&mut transaction, topic.id, &ranges).await?;
+            deleted += events::delete_ranges(&mut transaction, log_row.id, &ranges).await?;
             breaks.take().await;
         }
         if deleted as i64 != archive.count {
@@ -329,11 +329,11 @@ impl Verified<'_> {
             return Err(gave_way("the intent was settled by another writer"));
         }
         let added = (archive.count, archive.json_bytes, archive.object_bytes);
-        rows::add_archived(&mut transaction, topic.id, archive.last_position, added).await?;
+        rows::add_archived(&mut transaction, log_row.id, archive.last_position, added).await?;
         database::commit(transaction).await?;
         metrics::counter!("coldstream_events_archived_total").increment(archive.count as u64);
         tracing::info!(
-            log = %topic.log, archive_id = %archive.id, events = archive.count, first_position = archive.first_position,
+            log = %log_row.log, archive_id = %archive.id, events = archive.count, first_position = archive.first_position,
             last_position = archive.last_position, object_bytes = archive.object_bytes, "archived"
         );
         Ok(archive.count)

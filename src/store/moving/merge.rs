@@ -22,7 +22,7 @@ impl Store {
 
     async fn due_merge(&self, lease: Lease) -> Result<Option<Merge>, Error> {
         let mut snapshot = self.database.snapshot_for_job().await?;
-        Ok(merges::due(&mut snapshot, lease.topic_id).await?)
+        Ok(merges::due(&mut snapshot, lease.log_id).await?)
     }
 
     async fn merge(&self, lease: Lease, merge: &Merge) -> Result<(), Error> {
@@ -32,9 +32,9 @@ impl Store {
         if leases::check(&mut transaction, &lease).await?.is_none() {
             return Err(another_writer());
         }
-        sums::sum_up(&mut transaction, lease.topic_id, &[id]).await?;
+        sums::sum_up(&mut transaction, lease.log_id, &[id]).await?;
         database::commit(transaction).await?;
-        tracing::debug!(topic_id = lease.topic_id, archives, "lookups were merged");
+        tracing::debug!(log_id = lease.log_id, archives, "lookups were merged");
         Ok(())
     }
 
@@ -42,15 +42,15 @@ impl Store {
     pub(in crate::store) async fn catch_up_on_merges(&self) -> Result<(), Error> {
         let caught_up = self.merges_caught_up.get_or_try_init(async || {
             let mut snapshot = self.database.snapshot_for_job().await?;
-            let topic_ids = merges::logs_with_due(&mut snapshot).await?;
+            let log_ids = merges::logs_with_due(&mut snapshot).await?;
             drop(snapshot);
             let mut failure = None;
-            for topic_id in topic_ids {
-                match self.with_lease(topic_id, async |lease| self.merge_lookups(lease).await).await {
+            for log_id in log_ids {
+                match self.with_lease(log_id, async |lease| self.merge_lookups(lease).await).await {
                     Ok(Some(())) => {}
                     Ok(None) => failure = Some(another_writer()),
                     Err(error) => {
-                        tracing::warn!(%error, topic_id, "lookups were not merged");
+                        tracing::warn!(%error, log_id, "lookups were not merged");
                         failure = Some(error);
                     }
                 }

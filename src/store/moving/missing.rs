@@ -11,7 +11,7 @@ use crate::database::Transaction;
 use crate::database::catalog::archives;
 use crate::database::catalog::members::{self, MemberExtent};
 use crate::database::log::events;
-use crate::database::log::rows::{self, Topic};
+use crate::database::log::rows::{self, LogRow};
 use crate::event::Log;
 use crate::event::PositionRanges;
 use crate::store::archives::contents::ContentsReader;
@@ -39,8 +39,8 @@ impl Store {
     ) -> Result<Option<Uuid>, Error> {
         let (Some(first), Some(last)) = (said.first_position, said.last_position) else { return Ok(None) };
         let mut snapshot = self.database.snapshot_for_job().await?;
-        let Some(topic) = rows::find(&mut snapshot, log).await? else { return Ok(None) };
-        let others = archives::extents(&mut snapshot, topic.id, None, (first, last + 1), i64::MAX).await?;
+        let Some(log_row) = rows::find(&mut snapshot, log).await? else { return Ok(None) };
+        let others = archives::extents(&mut snapshot, log_row.id, None, (first, last + 1), i64::MAX).await?;
         drop(snapshot);
         let (mut missing, mut present) = (None, Vec::new());
         for other in others.iter().map(|other| other.id).filter(|id| *id != archive_id) {
@@ -54,7 +54,7 @@ impl Store {
         }
         let held = self.positions_in(log, archive_id).await?;
         let snapshot = self.database.snapshot_for_job().await?;
-        let nowhere = self.outside(snapshot, &topic, &present, (first, last)).await?;
+        let nowhere = self.outside(snapshot, &log_row, &present, (first, last)).await?;
         Ok(missing.filter(|_| nowhere.iter().any(|(first, last)| held.reach_into(*first, *last))))
     }
 
@@ -62,25 +62,25 @@ impl Store {
     /// to the last of each.
     pub async fn nowhere(&self, log: &Log, (first, last): (i64, i64)) -> Result<Vec<(i64, i64)>, Error> {
         let mut snapshot = self.database.snapshot_for_job().await?;
-        let Some(topic) = rows::find(&mut snapshot, log).await? else { return Ok(vec![(first, last)]) };
-        let archives = archives::extents(&mut snapshot, topic.id, None, (first, last + 1), i64::MAX).await?;
+        let Some(log_row) = rows::find(&mut snapshot, log).await? else { return Ok(vec![(first, last)]) };
+        let archives = archives::extents(&mut snapshot, log_row.id, None, (first, last + 1), i64::MAX).await?;
         let archive_ids: Vec<Uuid> = archives.iter().map(|archive| archive.id).collect();
-        self.outside(snapshot, &topic, &archive_ids, (first, last)).await
+        self.outside(snapshot, &log_row, &archive_ids, (first, last)).await
     }
 
     /// Those that are neither hot nor in one of these archives.
     async fn outside(
         &self,
         mut snapshot: Transaction,
-        topic: &Topic,
+        log_row: &LogRow,
         archive_ids: &[Uuid],
         (first, last): (i64, i64),
     ) -> Result<Vec<(i64, i64)>, Error> {
-        let members = members::extents(&mut snapshot, topic.id, archive_ids, None, (first, last + 1)).await?;
-        let mut taken = events::hot_position_ranges(&mut snapshot, topic.id).await?;
+        let members = members::extents(&mut snapshot, log_row.id, archive_ids, None, (first, last + 1)).await?;
+        let mut taken = events::hot_position_ranges(&mut snapshot, log_row.id).await?;
         drop(snapshot);
         for member in &members {
-            taken.extend(self.positions_of(&topic.log, member).await?);
+            taken.extend(self.positions_of(&log_row.log, member).await?);
         }
         taken.retain(|(start, end)| *start <= last && *end >= first);
         taken.sort_unstable();

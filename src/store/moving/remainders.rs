@@ -45,14 +45,14 @@ impl Store {
             let some = overview::remainders_after(&mut snapshot, (after, TOPICS_AT_ONCE), old, &excluded).await?;
             counted.topics += some.topics;
             counted.events += some.events;
-            let Some(last_topic_id) = some.last_topic_id else {
+            let Some(last_log_id) = some.last_log_id else {
                 let hot_events = overview::totals(&mut snapshot).await?.hot_events;
                 let share = counted.events as f64 / hot_events.max(1) as f64;
                 counted.bytes = (events::table_bytes(&mut snapshot).await? as f64 * share) as i64;
                 return Ok(counted);
             };
             drop(snapshot);
-            after = last_topic_id;
+            after = last_log_id;
             breaks.take().await;
         }
     }

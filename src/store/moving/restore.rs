@@ -22,7 +22,7 @@ use crate::database::catalog::troubles::TroubleKind;
 use crate::database::catalog::{archives, members};
 use crate::database::ledger::{edits, introduced};
 use crate::database::log::events;
-use crate::database::log::rows::{self, Topic};
+use crate::database::log::rows::{self, LogRow};
 use crate::database::lookups;
 use crate::database::{self, Transaction};
 use crate::event::PositionRanges;
@@ -101,17 +101,17 @@ impl Store {
             Some(None) => return Err(Invalid(format!("{hold_days} days from now are past the end of time")).into()),
             hold => hold.flatten(),
         };
-        let (topic, archive_ids, hot) = self.find_selection(selection).await?;
-        if self.settings.eligibility.excluded_topics.contains(topic.log.topic()) {
+        let (log_row, archive_ids, hot) = self.find_selection(selection).await?;
+        if self.settings.eligibility.excluded_topics.contains(log_row.log.topic()) {
             return Err(Error::Refused(format!(
                 "events of {} are deleted once they are consumed: what is restored would be",
-                topic.log
+                log_row.log
             )));
         }
         self.own().await?;
         let (mut restored, mut failures) = (Restored { hot, ..Restored::default() }, Failures::new(Retry::All));
         for archive_id in archive_ids {
-            match self.restore_from(&topic, archive_id, selection, held_until).await {
+            match self.restore_from(&log_row, archive_id, selection, held_until).await {
                 Ok(0) => {}
                 Ok(events) => {
                     restored.archives += 1;
@@ -120,7 +120,7 @@ impl Store {
                 }
                 // Other archives are restored all the same.
                 Err(error) if error.is_of_one_object() => {
-                    self.note_trouble(&topic.log, (topic.id, archive_id), TroubleKind::Read, &error).await;
+                    self.note_trouble(&log_row.log, (log_row.id, archive_id), TroubleKind::Read, &error).await;
                     failures.add(error);
                 }
                 Err(error) => return Err(error),
@@ -134,13 +134,13 @@ impl Store {
     }
 
     /// Archives that may hold something of it, and how many of its events are hot.
-    async fn find_selection(&self, selection: &Selection) -> Result<(Topic, Vec<Uuid>, i64), Error> {
+    async fn find_selection(&self, selection: &Selection) -> Result<(LogRow, Vec<Uuid>, i64), Error> {
         let mut snapshot = self.database.snapshot_for_job().await?;
         let (log, filter, (start, end)) = match selection {
             Selection::Archive(id) => {
-                let topic_id = archives::log_of(&mut snapshot, *id).await?;
-                let topic_id = topic_id.ok_or_else(|| Error::Refused(format!("there is no archive {id}")))?;
-                return Ok((rows::by_id(&mut snapshot, topic_id).await?, vec![*id], 0));
+                let log_id = archives::log_of(&mut snapshot, *id).await?;
+                let log_id = log_id.ok_or_else(|| Error::Refused(format!("there is no archive {id}")))?;
+                return Ok((rows::by_id(&mut snapshot, log_id).await?, vec![*id], 0));
             }
             Selection::Range(_, (first, last)) if first > last => {
                 return Err(Invalid(format!("positions from {first} to {last} are none")).into());
@@ -148,31 +148,31 @@ impl Store {
             Selection::Range(log, (first, last)) => (log, Filter::All, (*first, last.saturating_add(1))),
             Selection::Stream(log, stream) => (log, Filter::Stream(stream.clone()), (1, i64::MAX)),
         };
-        let topic = rows::find(&mut snapshot, log).await?;
-        let topic = topic.ok_or_else(|| Error::Refused(format!("nothing was ever published to {log}")))?;
-        let hot = events::count_between(&mut snapshot, topic.id, &filter, &[start, end]).await?.iter().sum();
-        let mut archives = archives::extents(&mut snapshot, topic.id, None, (start, end), i64::MAX).await?;
+        let log_row = rows::find(&mut snapshot, log).await?;
+        let log_row = log_row.ok_or_else(|| Error::Refused(format!("nothing was ever published to {log}")))?;
+        let hot = events::count_between(&mut snapshot, log_row.id, &filter, &[start, end]).await?.iter().sum();
+        let mut archives = archives::extents(&mut snapshot, log_row.id, None, (start, end), i64::MAX).await?;
         if let Filter::Stream(stream) = &filter {
-            let members = self.members_of_stream(&mut snapshot, topic.id, stream, (start, end)).await?;
+            let members = self.members_of_stream(&mut snapshot, log_row.id, stream, (start, end)).await?;
             archives.retain(|archive| members.iter().any(|member| member.archive_id == archive.id));
         }
-        Ok((topic, archives.into_iter().map(|archive| archive.id).collect(), hot))
+        Ok((log_row, archives.into_iter().map(|archive| archive.id).collect(), hot))
     }
 
     /// Says how many events moved.
     async fn restore_from(
         &self,
-        topic: &Topic,
+        log_row: &LogRow,
         archive_id: Uuid,
         selection: &Selection,
         held_until: Option<OffsetDateTime>,
     ) -> Result<i64, Error> {
-        let held = self.with_lease(topic.id, async |lease| {
+        let held = self.with_lease(log_row.id, async |lease| {
             let mut attempts = 1..ATTEMPTS;
             loop {
                 let outcome = self.try_restore(lease, archive_id, selection, held_until).await;
                 if let Err(error) = self.settle_due_intents(lease).await {
-                    tracing::warn!(%error, log = %topic.log, "what is left of a restore remains for the next sweep");
+                    tracing::warn!(%error, log = %log_row.log, "what is left of a restore remains for the next sweep");
                 }
                 match outcome {
                     Err(Error::GaveWay(_)) if attempts.next().is_some() => {}
@@ -180,7 +180,7 @@ impl Store {
                 }
             }
         });
-        held.await?.ok_or_else(|| Error::GaveWay(format!("{}: another writer is at work on its archives", topic.log)))
+        held.await?.ok_or_else(|| Error::GaveWay(format!("{}: another writer is at work on its archives", log_row.log)))
     }
 
     async fn try_restore(
@@ -248,7 +248,7 @@ impl<'a> Source<'a> {
             return Err(self.gave_way("another writer has taken over its archives"));
         };
         let intent = Intent {
-            topic_id: self.topic.id,
+            log_id: self.log_row.id,
             archive_id: Uuid::now_v7(),
             generation: 1,
             write_id: Uuid::new_v4(),
@@ -257,7 +257,7 @@ impl<'a> Source<'a> {
         };
         intents::insert(&mut transaction, &intent, lease).await?;
         database::commit(transaction).await?;
-        Ok(Object { store: self.store, topic: self.topic.clone(), intent, extent })
+        Ok(Object { store: self.store, log_row: self.log_row.clone(), intent, extent })
     }
 }
 
@@ -292,7 +292,7 @@ impl<'a> Restore<'a> {
         let mut archived = self.source.events().await?;
         while let Some(mut events) = archived.next().await? {
             events.retain(|event| self.picked.positions.contains(event.position));
-            events::insert(transaction, self.source.topic.id, &events, self.held_until).await?;
+            events::insert(transaction, self.source.log_row.id, &events, self.held_until).await?;
         }
         archived.finish().await
     }
@@ -303,12 +303,12 @@ impl Parted<'_> {
     pub async fn commit(self) -> Result<i64, Error> {
         let Parted { restore, rest } = self;
         let Restore { source, lease, picked, .. } = &restore;
-        let Source { store, topic, archive, .. } = source;
-        let old = (topic.id, archive.id);
+        let Source { store, log_row, archive, .. } = source;
+        let old = (log_row.id, archive.id);
         let (first, last) = picked.positions.span().expect("something was picked");
         store.own().await?;
         let mut transaction = store.database.begin_job().await?;
-        moves::announce(&mut transaction, Move::Restore, topic, archive.id, (first, last, picked.count)).await?;
+        moves::announce(&mut transaction, Move::Restore, log_row, archive.id, (first, last, picked.count)).await?;
         // Rows first, the topic last: publishers wait for the topic, and only for as long as a commit takes.
         restore.insert_rows(&mut transaction).await?;
         members::delete(&mut transaction, old, archive.generation).await?;
@@ -317,7 +317,7 @@ impl Parted<'_> {
         let mut added = (-archive.count, -archive.json_bytes, -archive.object_bytes);
         let mut taken_over = None;
         if let Some((intent, contents)) = rest {
-            let key = (topic.id, intent.archive_id);
+            let key = (log_row.id, intent.archive_id);
             let rest = contents.archive(key, intent.generation, intent.write_id);
             members::insert(&mut transaction, key, rest.generation, &contents.members).await?;
             archives::insert(&mut transaction, &rest).await?;
@@ -333,9 +333,9 @@ impl Parted<'_> {
         {
             return Err(source.gave_way("the intent was settled by another writer"));
         }
-        edits::settle(&mut transaction, topic.id, archive.id, edit_sequence).await?;
+        edits::settle(&mut transaction, log_row.id, archive.id, edit_sequence).await?;
         let orphan = Intent {
-            topic_id: topic.id,
+            log_id: log_row.id,
             archive_id: archive.id,
             generation: archive.generation,
             write_id: archive.write_id,
@@ -343,12 +343,12 @@ impl Parted<'_> {
             uploaded: None,
         };
         intents::insert(&mut transaction, &orphan, lease).await?;
-        rows::add_archived(&mut transaction, topic.id, archive.last_position, added).await?;
-        rows::raise_catalog_epoch(&mut transaction, topic.id).await?;
+        rows::add_archived(&mut transaction, log_row.id, archive.last_position, added).await?;
+        rows::raise_catalog_epoch(&mut transaction, log_row.id).await?;
         database::commit(transaction).await?;
         metrics::counter!("coldstream_events_restored_total").increment(picked.count as u64);
         tracing::info!(
-            log = %topic.log, archive_id = %archive.id, events = picked.count, first_position = first,
+            log = %log_row.log, archive_id = %archive.id, events = picked.count, first_position = first,
             last_position = last, "restored"
         );
         Ok(picked.count)

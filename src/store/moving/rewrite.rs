@@ -20,7 +20,7 @@ use crate::database::catalog::leases::{self, Lease};
 use crate::database::catalog::members::{self, MemberRow};
 use crate::database::catalog::troubles::{self, TroubleKind};
 use crate::database::ledger::edits::{self, PendingEdit};
-use crate::database::log::rows::{self, Topic};
+use crate::database::log::rows::{self, LogRow};
 use crate::event::{Event, Log};
 use crate::store::archives::background;
 use crate::store::archives::overlay::Overlay;
@@ -31,7 +31,7 @@ use crate::store::{Error, Store};
 pub struct Rewrite<'a> {
     store: &'a Store,
     bucket: &'a Arc<Bucket>,
-    topic: Topic,
+    log_row: LogRow,
     archive: Archive,
     members: Vec<MemberRow>,
     edits: Vec<PendingEdit>,
@@ -71,18 +71,18 @@ impl Store {
         let put_off = self.put_off(retry).await?;
         let mut transaction = self.database.begin_job().await?;
         let mut archives = edits::archives_with_pending(&mut transaction).await?;
-        archives.retain(|(topic_id, archive_id)| !put_off.contains(&(*topic_id, *archive_id, TroubleKind::Read)));
+        archives.retain(|(log_id, archive_id)| !put_off.contains(&(*log_id, *archive_id, TroubleKind::Read)));
         drop(transaction);
         if !archives.is_empty() {
             self.own().await?;
         }
         let (mut rewritten, mut failures) = (0, Failures::new(retry));
-        for (topic_id, archive_id) in archives {
-            match self.with_lease(topic_id, async |lease| self.rewrite_archive(lease, archive_id, retry).await).await {
+        for (log_id, archive_id) in archives {
+            match self.with_lease(log_id, async |lease| self.rewrite_archive(lease, archive_id, retry).await).await {
                 Ok(count) => rewritten += count.unwrap_or_default(),
-                Err(error @ Error::GaveWay(_)) => tracing::info!(%error, topic_id, %archive_id, "a rewrite is put off"),
+                Err(error @ Error::GaveWay(_)) => tracing::info!(%error, log_id, %archive_id, "a rewrite is put off"),
                 Err(error) => {
-                    tracing::warn!(%error, topic_id, %archive_id, "an archive was not rewritten");
+                    tracing::warn!(%error, log_id, %archive_id, "an archive was not rewritten");
                     failures.add(error);
                 }
             }
@@ -97,7 +97,7 @@ impl Store {
             self.settle(lease, retry).await?;
         }
         let Some(rewrite) = self.begin_rewrite(lease, archive_id).await? else { return Ok(0) };
-        let (log, key) = (rewrite.topic.log.clone(), (rewrite.topic.id, archive_id));
+        let (log, key) = (rewrite.log_row.log.clone(), (rewrite.log_row.id, archive_id));
         let prepared = match rewrite.upload().await {
             Ok(prepared) => prepared,
             Err(error) => {
@@ -135,18 +135,18 @@ impl Store {
         self.own().await?;
         self.settle_due_intents(lease).await?;
         let mut transaction = self.database.begin_job().await?;
-        let topic = rows::by_id(&mut transaction, lease.topic_id).await?;
-        let edits = edits::pending_of_archive(&mut transaction, topic.id, archive_id).await?;
-        let archive = archives::find(&mut transaction, topic.id, archive_id).await?;
+        let log_row = rows::by_id(&mut transaction, lease.log_id).await?;
+        let edits = edits::pending_of_archive(&mut transaction, log_row.id, archive_id).await?;
+        let archive = archives::find(&mut transaction, log_row.id, archive_id).await?;
         let Some(archive) = archive.filter(|_| version.is_some() || !edits.is_empty()) else { return Ok(None) };
-        if intents::of_archive(&mut transaction, topic.id, archive_id).await?.is_some() {
+        if intents::of_archive(&mut transaction, log_row.id, archive_id).await?.is_some() {
             return Err(Error::Damaged(format!(
                 "what became of an earlier rewrite of archive {archive_id} is not known"
             )));
         }
-        let members = members::of_archive(&mut transaction, (topic.id, archive_id), archive.generation).await?;
+        let members = members::of_archive(&mut transaction, (log_row.id, archive_id), archive.generation).await?;
         let intent = Intent {
-            topic_id: topic.id,
+            log_id: log_row.id,
             archive_id,
             generation: archive.generation + 1,
             write_id: Uuid::new_v4(),
@@ -155,7 +155,7 @@ impl Store {
         };
         intents::insert(&mut transaction, &intent, &lease).await?;
         database::commit(transaction).await?;
-        Ok(Some(Rewrite { store: self, bucket, topic, archive, members, edits, version, lease, intent }))
+        Ok(Some(Rewrite { store: self, bucket, log_row, archive, members, edits, version, lease, intent }))
     }
 }
 
@@ -169,7 +169,7 @@ impl<'a> Rewrite<'a> {
             last_position: self.archive.last_position,
             count: self.archive.count,
         };
-        let (log, archive_id) = (&self.topic.log, self.archive.id);
+        let (log, archive_id) = (&self.log_row.log, self.archive.id);
         let mut scan = match &self.version {
             None => self.bucket.scan(log, archive_id).await?,
             Some(version) => self.bucket.scan_version(log, archive_id, version).await?,
@@ -201,7 +201,7 @@ impl<'a> Rewrite<'a> {
             let mut row = old.clone();
             let mut compressed = scan.next(old.byte_end - old.byte_start).await?;
             if is_touched(old) {
-                let (log, old, overlay) = (self.topic.log.clone(), old.clone(), Arc::clone(&overlay));
+                let (log, old, overlay) = (self.log_row.log.clone(), old.clone(), Arc::clone(&overlay));
                 let is_last = index + 1 == self.members.len();
                 let edited = background::spawn(move || edit_member(&log, &old, &compressed, &overlay, is_last));
                 let encoded = edited.await.expect("encoding does not panic").map_err(|why| scan.damaged(why))?;
@@ -232,7 +232,7 @@ impl<'a> Rewrite<'a> {
             object_bytes: uploaded.bytes,
         };
         let mut transaction = self.store.database.begin_job().await?;
-        let key = (self.topic.id, self.archive.id);
+        let key = (self.log_row.id, self.archive.id);
         members::insert(&mut transaction, key, self.intent.generation, members).await?;
         if !intents::complete(&mut transaction, &self.intent, &facts).await?
             || leases::check(&mut transaction, &self.lease).await?.is_none()
@@ -256,48 +256,48 @@ impl Replaced<'_> {
     /// Reads the new object back, makes the catalog follow, and removes what it superseded.
     pub async fn promote(self) -> Result<(), Error> {
         let Replaced { rewrite, members } = self;
-        let Rewrite { store, bucket, topic, archive, intent, .. } = rewrite;
-        let mut scan = bucket.scan(&topic.log, archive.id).await?;
+        let Rewrite { store, bucket, log_row, archive, intent, .. } = rewrite;
+        let mut scan = bucket.scan(&log_row.log, archive.id).await?;
         for member in &members {
             scan.next(member.byte_end - member.byte_start).await?;
         }
         let etag = scan.etag().to_owned();
         let damaged = scan.damaged("it does not hold what was uploaded");
         let digest = scan.finish().await?;
-        let intents = store.intent_of(topic.id, archive.id).await?;
+        let intents = store.intent_of(log_row.id, archive.id).await?;
         // A reader may have promoted it already.
         if let Some(current) = intents.filter(|current| current.write_id == intent.write_id) {
             if current.uploaded.as_ref().is_none_or(|uploaded| uploaded.digest != digest) {
                 return Err(damaged.into());
             }
-            store.promote(&topic, &archive, &current, &etag).await?;
+            store.promote(&log_row, &archive, &current, &etag).await?;
         }
-        store.purge(&topic, archive.id, intent.edit_sequence).await
+        store.purge(&log_row, archive.id, intent.edit_sequence).await
     }
 }
 
 impl Store {
-    async fn intent_of(&self, topic_id: i64, archive_id: Uuid) -> Result<Option<Intent>, Error> {
+    async fn intent_of(&self, log_id: i64, archive_id: Uuid) -> Result<Option<Intent>, Error> {
         let mut transaction = self.database.begin_job().await?;
-        Ok(intents::of_archive(&mut transaction, topic_id, archive_id).await?)
+        Ok(intents::of_archive(&mut transaction, log_id, archive_id).await?)
     }
 
     /// Removes the noncurrent versions of an object; edits up to `sequence_max` are then done.
     pub(in crate::store) async fn purge(
         &self,
-        topic: &Topic,
+        log_row: &LogRow,
         archive_id: Uuid,
         sequence_max: i64,
     ) -> Result<(), Error> {
         self.own().await?;
-        let key = (topic.id, archive_id);
-        if let Err(error) = self.bucket()?.purge(&topic.log, archive_id).await {
+        let key = (log_row.id, archive_id);
+        if let Err(error) = self.bucket()?.purge(&log_row.log, archive_id).await {
             let error = error.into();
-            self.note_trouble(&topic.log, key, TroubleKind::Delete, &error).await;
+            self.note_trouble(&log_row.log, key, TroubleKind::Delete, &error).await;
             return Err(error);
         }
         let mut transaction = self.database.begin_job().await?;
-        edits::mark_purged(&mut transaction, topic.id, archive_id, sequence_max).await?;
+        edits::mark_purged(&mut transaction, log_row.id, archive_id, sequence_max).await?;
         troubles::delete(&mut transaction, key, &[TroubleKind::Delete]).await?;
         Ok(database::commit(transaction).await?)
     }

@@ -9,7 +9,7 @@ use crate::database::catalog::leases::{self, Lease};
 use crate::database::catalog::troubles::TroubleKind;
 use crate::database::catalog::{archives, members};
 use crate::database::ledger::edits;
-use crate::database::log::rows::{self, Topic};
+use crate::database::log::rows::{self, LogRow};
 use crate::database::lookups;
 use crate::store::archives::troubles::Retry;
 use crate::store::{Error, Store};
@@ -37,26 +37,26 @@ impl Store {
         if leases::check(&mut transaction, &lease).await?.is_none() {
             return Err(Error::GaveWay("another writer has taken over the topic's archives".into()));
         }
-        let topic = rows::by_id(&mut transaction, lease.topic_id).await?;
-        let mut intents = intents::of_log(&mut transaction, topic.id).await?;
+        let log_row = rows::by_id(&mut transaction, lease.log_id).await?;
+        let mut intents = intents::of_log(&mut transaction, log_row.id).await?;
         drop(transaction);
         if intents.is_empty() {
             return Ok((0, None));
         }
         self.own().await?;
         let put_off = self.put_off(retry).await?;
-        let is_put_off = |intent: &Intent, kind| put_off.contains(&(topic.id, intent.archive_id, kind));
+        let is_put_off = |intent: &Intent, kind| put_off.contains(&(log_row.id, intent.archive_id, kind));
         intents.retain(|intent| !KINDS.iter().any(|kind| is_put_off(intent, *kind)));
         let (mut settled, mut failure) = (0, None);
         for intent in &intents {
-            let key = (topic.id, intent.archive_id);
-            match self.settle_intent(&topic, intent).await {
+            let key = (log_row.id, intent.archive_id);
+            match self.settle_intent(&log_row, intent).await {
                 Ok(()) => {
                     settled += 1;
-                    self.clear_troubles(&topic.log, key, &[TroubleKind::Delete]).await;
+                    self.clear_troubles(&log_row.log, key, &[TroubleKind::Delete]).await;
                 }
                 Err(error) if error.is_of_one_object() => {
-                    self.note_trouble(&topic.log, key, TroubleKind::Delete, &error).await;
+                    self.note_trouble(&log_row.log, key, TroubleKind::Delete, &error).await;
                     failure = Some(error);
                 }
                 Err(error) => return Err(error),
@@ -65,17 +65,17 @@ impl Store {
         Ok((settled, failure))
     }
 
-    async fn settle_intent(&self, topic: &Topic, intent: &Intent) -> Result<(), Error> {
+    async fn settle_intent(&self, log_row: &LogRow, intent: &Intent) -> Result<(), Error> {
         let bucket = self.bucket()?;
         // An upload that its writer forgot to give up can be completed by nobody any more.
-        bucket.abort_uploads(&topic.log, intent.archive_id).await?;
+        bucket.abort_uploads(&log_row.log, intent.archive_id).await?;
         let mut transaction = self.database.begin_job().await?;
-        let archive = archives::find(&mut transaction, topic.id, intent.archive_id).await?;
+        let archive = archives::find(&mut transaction, log_row.id, intent.archive_id).await?;
         drop(transaction);
-        let head = bucket.head(&topic.log, intent.archive_id).await;
+        let head = bucket.head(&log_row.log, intent.archive_id).await;
         let Some(archive) = archive else {
             // One of a time that this database does not know may hold what nothing else does.
-            let (id, log) = (intent.archive_id, &topic.log);
+            let (id, log) = (intent.archive_id, &log_row.log);
             let kept = |why: String| Err(Error::Damaged(format!("the object of archive {id} of {log} {why}")));
             match head {
                 Err(bucket::Error::NotFound { .. }) => {}
@@ -89,38 +89,38 @@ impl Store {
                     }
                 }
             }
-            return self.drop_orphan(topic, intent).await;
+            return self.drop_orphan(log_row, intent).await;
         };
         match head {
             Ok(head) if head.said.write_id == Some(intent.write_id) => {
-                self.promote(topic, &archive, intent, &head.etag).await
+                self.promote(log_row, &archive, intent, &head.etag).await
             }
             // It did not happen, and never will. What became of the object that was to be replaced is for readers and
             // for verifying to say.
-            Ok(_) | Err(bucket::Error::NotFound { .. }) => self.drop_rewrite(topic, intent).await,
+            Ok(_) | Err(bucket::Error::NotFound { .. }) => self.drop_rewrite(log_row, intent).await,
             Err(error) => Err(error.into()),
         }
     }
 
     /// The object of an archive that never became live, or whose events are elsewhere now.
-    async fn drop_orphan(&self, topic: &Topic, intent: &Intent) -> Result<(), Error> {
+    async fn drop_orphan(&self, log_row: &LogRow, intent: &Intent) -> Result<(), Error> {
         let bucket = self.bucket()?;
-        bucket.delete(&topic.log, intent.archive_id).await?;
-        bucket.purge(&topic.log, intent.archive_id).await?;
+        bucket.delete(&log_row.log, intent.archive_id).await?;
+        bucket.purge(&log_row.log, intent.archive_id).await?;
         let mut transaction = self.database.begin_job().await?;
-        edits::mark_purged(&mut transaction, topic.id, intent.archive_id, intent.edit_sequence).await?;
+        edits::mark_purged(&mut transaction, log_row.id, intent.archive_id, intent.edit_sequence).await?;
         // The intent first: a writer that holds it is still at its lookup pages.
         intents::delete(&mut transaction, intent).await?;
-        lookups::delete(&mut transaction, (topic.id, intent.archive_id)).await?;
+        lookups::delete(&mut transaction, (log_row.id, intent.archive_id)).await?;
         database::commit(transaction).await?;
-        tracing::info!(log = %topic.log, archive_id = %intent.archive_id, "an orphan was deleted");
+        tracing::info!(log = %log_row.log, archive_id = %intent.archive_id, "an orphan was deleted");
         Ok(())
     }
 
-    async fn drop_rewrite(&self, topic: &Topic, intent: &Intent) -> Result<(), Error> {
+    async fn drop_rewrite(&self, log_row: &LogRow, intent: &Intent) -> Result<(), Error> {
         let mut transaction = self.database.begin_job().await?;
         if intents::delete(&mut transaction, intent).await? {
-            let key = (topic.id, intent.archive_id);
+            let key = (log_row.id, intent.archive_id);
             members::delete(&mut transaction, key, intent.generation).await?;
         }
         Ok(database::commit(transaction).await?)

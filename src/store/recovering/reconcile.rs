@@ -13,7 +13,7 @@ use crate::bucket::{self, Head, ListedArchive, Strangers, object_folder, object_
 use crate::database::catalog::archives;
 use crate::database::catalog::recovery::{self, KnownObject};
 use crate::database::catalog::troubles::{self, TroubleKind};
-use crate::database::log::rows::{self, Topic};
+use crate::database::log::rows::{self, LogRow};
 use crate::store::{Error, Store};
 
 /// Objects that are asked about at once.
@@ -106,16 +106,16 @@ impl Store {
         let mut unreconciled = Unreconciled { strangers, ..Unreconciled::default() };
         let topics = if unexplained.is_empty() { HashMap::new() } else { self.topics_by_folder().await? };
         for (listed, standing) in unexplained {
-            let topic = topics.get(&listed.folder);
+            let log_row = topics.get(&listed.folder);
             let says_so = match standing {
                 Standing::Unknown | Standing::Newer | Standing::Forked => true,
                 // No object of a bucket that was copied bears the ETag that is known.
-                Standing::Moved => !is_any_known && self.is_as_long_as_known(topic, &listed).await?,
+                Standing::Moved => !is_any_known && self.is_as_long_as_known(log_row, &listed).await?,
                 _ => false,
             };
-            match says_so && !self.is_told(topic, &listed).await? {
+            match says_so && !self.is_told(log_row, &listed).await? {
                 true => unreconciled.of_another_time.push(listed.key.clone()),
-                false => self.tell_of(topic, &listed, standing).await,
+                false => self.tell_of(log_row, &listed, standing).await,
             }
             if matches!(standing, Standing::Unknown | Standing::Newer | Standing::Moved | Standing::Forked) {
                 unreconciled.archives.push(listed.key);
@@ -125,22 +125,22 @@ impl Store {
     }
 
     /// Whether a recovery has said of an object that it cannot be taken over.
-    async fn is_told(&self, topic: Option<&Topic>, listed: &ListedArchive) -> Result<bool, Error> {
-        let Some(topic) = topic else { return Ok(false) };
+    async fn is_told(&self, log_row: Option<&LogRow>, listed: &ListedArchive) -> Result<bool, Error> {
+        let Some(log_row) = log_row else { return Ok(false) };
         let mut snapshot = self.database.snapshot_for_job().await?;
-        Ok(troubles::has_any(&mut snapshot, (topic.id, listed.archive_id), TroubleKind::Recover).await?)
+        Ok(troubles::has_any(&mut snapshot, (log_row.id, listed.archive_id), TroubleKind::Recover).await?)
     }
 
     /// Whether it is as long as the object that the catalog knows, as a copy of it is.
-    async fn is_as_long_as_known(&self, topic: Option<&Topic>, listed: &ListedArchive) -> Result<bool, Error> {
-        let Some(topic) = topic else { return Ok(false) };
+    async fn is_as_long_as_known(&self, log_row: Option<&LogRow>, listed: &ListedArchive) -> Result<bool, Error> {
+        let Some(log_row) = log_row else { return Ok(false) };
         let mut snapshot = self.database.snapshot_for_job().await?;
-        let archive = archives::find(&mut snapshot, topic.id, listed.archive_id).await?;
+        let archive = archives::find(&mut snapshot, log_row.id, listed.archive_id).await?;
         Ok(archive.is_some_and(|archive| archive.object_bytes == listed.bytes))
     }
 
     /// Tells what is wrong with one object, which keeps nobody from anything else.
-    async fn tell_of(&self, topic: Option<&Topic>, listed: &ListedArchive, standing: Standing) {
+    async fn tell_of(&self, log_row: Option<&LogRow>, listed: &ListedArchive, standing: Standing) {
         let why = match standing {
             Standing::Refused => "S3 refuses to say what it is",
             Standing::Older => "an older generation of it was put back",
@@ -150,17 +150,17 @@ impl Store {
         };
         tracing::error!(object = listed.key, why, "an object is not as it should be");
         let is_known = matches!(standing, Standing::Older | Standing::Replaced | Standing::Moved);
-        if let Some(topic) = topic.filter(|_| is_known) {
-            let key = (topic.id, listed.archive_id);
-            self.note_trouble_because(&topic.log, key, TroubleKind::Read, &format!("{}: {why}", listed.key)).await;
+        if let Some(log_row) = log_row.filter(|_| is_known) {
+            let key = (log_row.id, listed.archive_id);
+            self.note_trouble_because(&log_row.log, key, TroubleKind::Read, &format!("{}: {why}", listed.key)).await;
         }
     }
 
     /// Topics by where their archives are.
-    pub(in crate::store) async fn topics_by_folder(&self) -> Result<HashMap<String, Topic>, Error> {
+    pub(in crate::store) async fn topics_by_folder(&self) -> Result<HashMap<String, LogRow>, Error> {
         let mut snapshot = self.database.snapshot_for_job().await?;
         let topics = rows::all(&mut snapshot).await?;
-        Ok(topics.into_iter().map(|topic| (object_folder(&topic.log), topic)).collect())
+        Ok(topics.into_iter().map(|log_row| (object_folder(&log_row.log), log_row)).collect())
     }
 
     /// What the catalog does not know under the ETag that it is listed with; and what cannot be an archive.

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use crate::bucket::{self, ListedArchive, Strangers, object_key};
 use crate::database;
 use crate::database::catalog::archives::Archive;
-use crate::database::log::rows::{self, Topic};
+use crate::database::log::rows::{self, LogRow};
 use crate::event::Log;
 use crate::store::archives::lease::another_writer;
 use crate::store::recovering::reconcile::{Doubtful, Standing};
@@ -116,19 +116,20 @@ impl Store {
         if object_key(&log, listed.archive_id) != listed.key {
             return Err(scan.damaged(format!("its events are of {log}")).into());
         }
-        let topic = self.topic(&log).await?;
-        let taking =
-            async |lease| TakeOver { store: self, topic: &topic, listed, metadata: &metadata, lease }.run(scan).await;
-        let taken = self.with_lease(topic.id, taking).await?;
+        let log_row = self.topic(&log).await?;
+        let taking = async |lease| {
+            TakeOver { store: self, log_row: &log_row, listed, metadata: &metadata, lease }.run(scan).await
+        };
+        let taken = self.with_lease(log_row.id, taking).await?;
         Ok(taken.ok_or_else(another_writer)?.map(|taken| (log, taken)))
     }
 
-    pub(super) async fn topic(&self, log: &Log) -> Result<Topic, Error> {
+    pub(super) async fn topic(&self, log: &Log) -> Result<LogRow, Error> {
         let mut transaction = self.database.begin_job().await?;
         rows::make(&mut transaction, log).await?;
-        let topic = rows::find(&mut transaction, log).await?;
+        let log_row = rows::find(&mut transaction, log).await?;
         database::commit(transaction).await?;
-        topic.ok_or_else(|| Error::GaveWay(format!("{log} is gone")))
+        log_row.ok_or_else(|| Error::GaveWay(format!("{log} is gone")))
     }
 
     /// Archives of the catalog whose objects are not there.
@@ -160,8 +161,8 @@ impl Store {
     async fn gaps(&self) -> Result<Vec<RecoveredLog>, Error> {
         let mut snapshot = self.database.begin_job().await?;
         let topics = rows::all(&mut snapshot).await?;
-        let gaps = topics.into_iter().filter(|topic| topic.deleted_count > 0).map(|topic| {
-            let Topic { log, head_position, deleted_count: gone, .. } = topic;
+        let gaps = topics.into_iter().filter(|log_row| log_row.deleted_count > 0).map(|log_row| {
+            let LogRow { log, head_position, deleted_count: gone, .. } = log_row;
             RecoveredLog { log, head_position, gone }
         });
         Ok(gaps.collect())

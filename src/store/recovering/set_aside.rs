@@ -32,15 +32,15 @@ impl Store {
             Ok(_) | Err(bucket::Error::NotFound { .. } | bucket::Error::ObjectRefused { .. }) => None,
             Err(error) => return Err(error.into()),
         };
-        let topic = self.topic(&log).await?;
+        let log_row = self.topic(&log).await?;
         if let Some(ObjectMetadata { last_position, .. }) = said.filter(|_| standing == Standing::Unknown)
             && last_position <= POSITION_MAX
         {
             let mut transaction = self.database.begin_job().await?;
-            recovery::add_found(&mut transaction, topic.id, last_position, 0).await?;
+            recovery::add_found(&mut transaction, log_row.id, last_position, 0).await?;
             database::commit(transaction).await?;
         }
-        self.note_trouble_because(&log, (topic.id, listed.archive_id), TroubleKind::Recover, why).await;
+        self.note_trouble_because(&log, (log_row.id, listed.archive_id), TroubleKind::Recover, why).await;
         Ok(())
     }
 }

@@ -7,7 +7,7 @@ use crate::database::catalog::leases::{self, Lease};
 use crate::database::catalog::{intents, members, recovery};
 use crate::database::ledger::edits;
 use crate::database::log::events;
-use crate::database::log::rows::{self, Topic};
+use crate::database::log::rows::{self, LogRow};
 use crate::database::lookups;
 use crate::database::{self, Transaction};
 use crate::event::Event;
@@ -21,7 +21,7 @@ use crate::store::{Error, Store};
 /// One object on its way into the catalog.
 pub struct TakeOver<'a> {
     pub store: &'a Store,
-    pub topic: &'a Topic,
+    pub log_row: &'a LogRow,
     pub listed: &'a ListedArchive,
     pub metadata: &'a ObjectMetadata,
     pub lease: Lease,
@@ -36,7 +36,7 @@ pub struct Taken {
 
 impl TakeOver<'_> {
     fn key(&self) -> (i64, Uuid) {
-        (self.topic.id, self.listed.archive_id)
+        (self.log_row.id, self.listed.archive_id)
     }
 
     /// `None` if there was nothing to do.
@@ -47,8 +47,8 @@ impl TakeOver<'_> {
             return Err(Error::GaveWay(format!("the object {} was replaced", self.listed.key)));
         }
         let mut transaction = self.store.database.begin_job().await?;
-        let (topic_id, archive_id) = self.key();
-        let known = recovery::known_objects_of(&mut transaction, topic_id, archive_id).await?;
+        let (log_id, archive_id) = self.key();
+        let known = recovery::known_objects_of(&mut transaction, log_id, archive_id).await?;
         let said = scan.head().said.clone();
         let taken = match standing(archive_id, scan.head(), &known) {
             Standing::Known | Standing::Stranger | Standing::Replaced | Standing::Refused => return Ok(None),
@@ -66,13 +66,13 @@ impl TakeOver<'_> {
             Standing::Newer => Taken { events: self.renew(&mut transaction, scan).await?, superseded: Vec::new() },
             Standing::Moved => Taken { events: self.follow(&mut transaction, scan).await?, superseded: Vec::new() },
         };
-        rows::raise_catalog_epoch(&mut transaction, topic_id).await?;
+        rows::raise_catalog_epoch(&mut transaction, log_id).await?;
         database::commit(transaction).await?;
         Ok(Some(taken))
     }
 
     async fn stands_in(&self, said: &Said) -> Result<bool, Error> {
-        Ok(self.store.stands_in_for(&self.topic.log, self.listed.archive_id, said).await?.is_some())
+        Ok(self.store.stands_in_for(&self.log_row.log, self.listed.archive_id, said).await?.is_some())
     }
 
     /// Reads the object to its end, and writes its lookup pages. `hot` is told of what it holds and is hot, too, where
@@ -83,11 +83,11 @@ impl TakeOver<'_> {
         scan: Scan,
         mut hot: Option<&mut PositionRanges>,
     ) -> Result<Contents, Error> {
-        let (topic_id, archive_id) = self.key();
-        let edits = edits::pending_of_archive(transaction, topic_id, archive_id).await?;
+        let (log_id, archive_id) = self.key();
+        let edits = edits::pending_of_archive(transaction, log_id, archive_id).await?;
         let key = self.store.hash_key(transaction).await?;
         let unlike = scan.damaged("it does not hold what it says of itself");
-        let mut reader = ContentsReader::new(scan, self.topic.log.clone(), key, Overlay::new(edits));
+        let mut reader = ContentsReader::new(scan, self.log_row.log.clone(), key, Overlay::new(edits));
         lookups::delete(transaction, self.key()).await?;
         loop {
             let events = reader.next().await?;
@@ -119,31 +119,31 @@ impl TakeOver<'_> {
         let contents = self.read(transaction, scan, Some(&mut hot)).await?;
         let superseded = self.superseded(transaction, &contents.positions).await?;
         for old in &superseded {
-            recovery::forget_archive(transaction, (old.topic_id, old.id)).await?;
+            recovery::forget_archive(transaction, (old.log_id, old.id)).await?;
         }
         if let Some(position) = self.held_elsewhere(transaction, &contents.positions).await? {
             return Err(self.conflict(position, "another archive holds that, too"));
         }
         let archive = contents.archive(self.key(), self.metadata.generation, self.metadata.write_id);
         // Rows first, the topic last: in the order in which an archive run takes them.
-        let left = events::delete_ranges(transaction, self.topic.id, hot.ranges()).await? as i64;
+        let left = events::delete_ranges(transaction, self.log_row.id, hot.ranges()).await? as i64;
         intents::delete_of_archive(transaction, self.key()).await?;
         archives::insert(transaction, &archive).await?;
         members::insert(transaction, self.key(), archive.generation, &contents.members).await?;
         self.check_lease(transaction).await?;
         for old in &superseded {
             let left = (-old.count, -old.json_bytes, -old.object_bytes);
-            rows::add_archived(transaction, self.topic.id, old.last_position, left).await?;
+            rows::add_archived(transaction, self.log_row.id, old.last_position, left).await?;
             // Until an archive that is taken over takes its own back from that count.
-            rows::add_deleted(transaction, self.topic.id, old.count).await?;
+            rows::add_deleted(transaction, self.log_row.id, old.count).await?;
         }
         let added = (archive.count, archive.json_bytes, archive.object_bytes);
-        rows::add_archived(transaction, self.topic.id, archive.last_position, added).await?;
+        rows::add_archived(transaction, self.log_row.id, archive.last_position, added).await?;
         let nowhere = archive.count - left;
-        if recovery::add_found(transaction, self.topic.id, archive.last_position, nowhere).await? < 0 {
+        if recovery::add_found(transaction, self.log_row.id, archive.last_position, nowhere).await? < 0 {
             return Err(self.conflict(archive.last_position, "the log has no room for so many events"));
         }
-        tracing::info!(log = %self.topic.log, archive_id = %archive.id, events = archive.count, "an archive was recovered");
+        tracing::info!(log = %self.log_row.log, archive_id = %archive.id, events = archive.count, "an archive was recovered");
         Ok(Taken { events: archive.count, superseded })
     }
 
@@ -154,8 +154,8 @@ impl TakeOver<'_> {
         transaction: &mut Transaction,
         positions: &PositionRanges,
     ) -> Result<Vec<Archive>, Error> {
-        let (topic_id, archive_id) = self.key();
-        let log = &self.topic.log;
+        let (log_id, archive_id) = self.key();
+        let log = &self.log_row.log;
         let mut superseded = Vec::new();
         for other in self.others(transaction, positions).await? {
             let Some(position) = positions.first_of(other.first_position, other.last_position) else { continue };
@@ -169,10 +169,10 @@ impl TakeOver<'_> {
             if !self.store.bucket()?.noncurrent_versions(log, other.id).await?.is_empty() {
                 return Err(conflict("held that, too, and there is a version of it to be put back"));
             }
-            if recovery::has_pending_since(transaction, (topic_id, other.id), made_at(archive_id)).await? {
+            if recovery::has_pending_since(transaction, (log_id, other.id), made_at(archive_id)).await? {
                 return Err(conflict("held that, too, and was edited after this one was made"));
             }
-            superseded.extend(archives::find(transaction, topic_id, other.id).await?);
+            superseded.extend(archives::find(transaction, log_id, other.id).await?);
         }
         Ok(superseded)
     }
@@ -183,9 +183,9 @@ impl TakeOver<'_> {
         transaction: &mut Transaction,
         positions: &PositionRanges,
     ) -> Result<Vec<ArchiveExtent>, Error> {
-        let (topic_id, archive_id) = self.key();
+        let (log_id, archive_id) = self.key();
         let Some((first, last)) = positions.span() else { return Ok(Vec::new()) };
-        let mut others = archives::extents(transaction, topic_id, None, (first, last + 1), i64::MAX).await?;
+        let mut others = archives::extents(transaction, log_id, None, (first, last + 1), i64::MAX).await?;
         others.retain(|other| other.id != archive_id);
         Ok(others)
     }
@@ -200,13 +200,13 @@ impl TakeOver<'_> {
     ) -> Result<(), Error> {
         let positions: Vec<i64> = events.iter().map(|event| event.position).collect();
         let ids: Vec<&str> = events.iter().map(|event| event.id.as_str()).collect();
-        for row in events::lock_hot(transaction, self.topic.id, &positions, &ids).await? {
+        for row in events::lock_hot(transaction, self.log_row.id, &positions, &ids).await? {
             let archived = events.binary_search_by_key(&row.position, |event| event.position).map(|at| &events[at]);
             match archived {
                 Ok(archived) if *archived == row => {}
                 Ok(archived) if archived.is_edit_of(&row) => {
                     let made_at = made_at(self.listed.archive_id);
-                    if recovery::hot_edited_since(transaction, (self.topic.id, row.position), made_at).await? {
+                    if recovery::hot_edited_since(transaction, (self.log_row.id, row.position), made_at).await? {
                         return Err(self.conflict(row.position, "the hot event was edited after it was archived"));
                     }
                 }
@@ -231,11 +231,11 @@ impl TakeOver<'_> {
     ) -> Result<Option<i64>, Error> {
         let others: Vec<Uuid> = self.others(transaction, positions).await?.iter().map(|other| other.id).collect();
         let Some((first, last)) = positions.span().filter(|_| !others.is_empty()) else { return Ok(None) };
-        for member in members::extents(transaction, self.topic.id, &others, None, (first, last + 1)).await? {
+        for member in members::extents(transaction, self.log_row.id, &others, None, (first, last + 1)).await? {
             if !positions.reach_into(member.first_position, member.last_position) {
                 continue;
             }
-            let held = self.store.positions_of(&self.topic.log, &member).await?;
+            let held = self.store.positions_of(&self.log_row.log, &member).await?;
             let both = held.into_iter().find_map(|(first, last)| positions.first_of(first, last));
             if both.is_some() {
                 return Ok(both);
@@ -257,8 +257,8 @@ impl TakeOver<'_> {
         members::insert(transaction, self.key(), new.generation, &contents.members).await?;
         self.check_lease(transaction).await?;
         let grown = (0, new.json_bytes - old.json_bytes, new.object_bytes - old.object_bytes);
-        rows::add_archived(transaction, self.topic.id, new.last_position, grown).await?;
-        tracing::info!(log = %self.topic.log, archive_id = %new.id, generation = new.generation, "an archive was renewed");
+        rows::add_archived(transaction, self.log_row.id, new.last_position, grown).await?;
+        tracing::info!(log = %self.log_row.log, archive_id = %new.id, generation = new.generation, "an archive was renewed");
         Ok(new.count)
     }
 
@@ -276,8 +276,8 @@ impl TakeOver<'_> {
     }
 
     async fn known(&self, transaction: &mut Transaction) -> Result<Archive, Error> {
-        let (topic_id, archive_id) = self.key();
-        let archive = archives::find(transaction, topic_id, archive_id).await?;
+        let (log_id, archive_id) = self.key();
+        let archive = archives::find(transaction, log_id, archive_id).await?;
         archive.ok_or_else(|| Error::GaveWay(format!("archive {archive_id} is in the catalog no more")))
     }
 }

@@ -36,9 +36,9 @@ impl Store {
         let (mut position, mut group_name) = (0, String::new());
         loop {
             let mut snapshot = self.database.snapshot().await?;
-            let Some(topic) = rows::find(&mut snapshot, log).await? else { return Ok(found) };
+            let Some(log_row) = rows::find(&mut snapshot, log).await? else { return Ok(found) };
             let behind = (position, group_name.as_str());
-            let rows = erroneous::after(&mut snapshot, topic.id, is_parallel, behind, limit as i64).await?;
+            let rows = erroneous::after(&mut snapshot, log_row.id, is_parallel, behind, limit as i64).await?;
             drop(snapshot);
             let is_end = rows.len() < limit;
             for Erroneous { group_name: name, position: at, error, retry_number } in rows {
@@ -64,13 +64,13 @@ impl Store {
         let none = || Invalid(format!("the event {event_id:?} is not erroneous for {:?}", group.name));
         let found = self.find(log, &[event_id.to_owned()]).await?.pop().ok_or_else(none)?;
         let mut transaction = self.database.begin().await?;
-        if !erroneous::resend(&mut transaction, group, found.topic.id, found.event.position).await? {
+        if !erroneous::resend(&mut transaction, group, found.log_row.id, found.event.position).await? {
             return Err(none().into());
         }
-        notices::notify(&mut transaction, &[Word::Resent(found.topic.id).to_string()]).await?;
+        notices::notify(&mut transaction, &[Word::Resent(found.log_row.id).to_string()]).await?;
         database::commit(transaction).await?;
         if let Some(session) = self.subscriptions.session() {
-            session.wake(found.topic.id, Some(log), Cause::Resent);
+            session.wake(found.log_row.id, Some(log), Cause::Resent);
         }
         Ok(())
     }

@@ -27,12 +27,12 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::database::groups;
-use crate::database::log::rows::{self, Topic};
+use crate::database::log::rows::{self, LogRow};
 use crate::database::{self, Database};
 use crate::event::Log;
 use crate::store::log::read::Turns;
 use crate::store::subscribe::courier::Ack;
-use crate::store::subscribe::notices::{TOPIC_IDS_MAX, Word};
+use crate::store::subscribe::notices::{LOG_IDS_MAX, Word};
 use crate::store::subscribe::replica::{Cause, Session};
 use crate::store::subscribe::subscriber::Subscriber;
 use crate::store::{Error, Store};
@@ -123,18 +123,18 @@ impl Subscriptions {
     }
 
     /// Wakes the couriers of these logs: here at once, and in other replicas soon.
-    pub fn wake(self: &Arc<Self>, database: &Database, topics: &[Topic]) {
+    pub fn wake(self: &Arc<Self>, database: &Database, topics: &[LogRow]) {
         if topics.is_empty() {
             return;
         }
         if let Some(session) = self.session() {
-            for topic in topics {
-                session.wake(topic.id, Some(&topic.log), Cause::Published);
+            for log_row in topics {
+                session.wake(log_row.id, Some(&log_row.log), Cause::Published);
             }
         }
         let mut untold = self.untold.lock();
         let is_first = untold.is_empty();
-        untold.extend(topics.iter().map(|topic| topic.id));
+        untold.extend(topics.iter().map(|log_row| log_row.id));
         if is_first {
             let (database, subscriptions) = (database.clone(), Arc::clone(self));
             tokio::spawn(async move {
@@ -151,7 +151,7 @@ impl Subscriptions {
     async fn tell_others(&self, database: &Database) -> Result<(), Error> {
         let untold = std::mem::take(&mut *self.untold.lock());
         let untold: Vec<i64> = untold.into_iter().collect();
-        let words = untold.chunks(TOPIC_IDS_MAX).map(|topic_ids| Word::Published(topic_ids.to_vec()).to_string());
+        let words = untold.chunks(LOG_IDS_MAX).map(|log_ids| Word::Published(log_ids.to_vec()).to_string());
         let words: Vec<String> = words.collect();
         let own_replica_id = self.session().map_or(Uuid::nil(), |session| session.id);
         let mut connection = database.connection().await?;
@@ -219,8 +219,8 @@ impl Store {
     /// Another way to learn that something was published.
     pub async fn look_at(self: &Arc<Self>, log: &Log) -> Result<(), Error> {
         let mut snapshot = self.database.snapshot().await?;
-        if let (Some(topic), Some(session)) = (rows::find(&mut snapshot, log).await?, self.subscriptions.session()) {
-            session.wake(topic.id, Some(log), Cause::Any);
+        if let (Some(log_row), Some(session)) = (rows::find(&mut snapshot, log).await?, self.subscriptions.session()) {
+            session.wake(log_row.id, Some(log), Cause::Any);
         }
         Ok(())
     }

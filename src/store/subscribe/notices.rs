@@ -3,7 +3,7 @@ use std::fmt;
 use uuid::Uuid;
 
 /// A notification takes less than 8,000 bytes.
-pub const TOPIC_IDS_MAX: usize = 350;
+pub const LOG_IDS_MAX: usize = 350;
 
 /// What replicas tell each other.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,11 +37,11 @@ impl Word {
 impl fmt::Display for Word {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Word::Published(topic_ids) => {
-                let ids: Vec<String> = topic_ids.iter().map(i64::to_string).collect();
+            Word::Published(log_ids) => {
+                let ids: Vec<String> = log_ids.iter().map(i64::to_string).collect();
                 write!(formatter, "published {}", ids.join(","))
             }
-            Word::Resent(topic_id) => write!(formatter, "resent {topic_id}"),
+            Word::Resent(log_id) => write!(formatter, "resent {log_id}"),
             Word::Released => write!(formatter, "released"),
             Word::Broadcast { process_id, id } => write!(formatter, "broadcast {process_id} {id}"),
         }
@@ -55,7 +55,7 @@ mod tests {
     #[test]
     fn what_is_said_is_understood_and_short_enough() {
         let words = [
-            Word::Published(vec![i64::MAX; TOPIC_IDS_MAX]),
+            Word::Published(vec![i64::MAX; LOG_IDS_MAX]),
             Word::Resent(7),
             Word::Released,
             Word::Broadcast { process_id: Uuid::now_v7(), id: Uuid::now_v7() },

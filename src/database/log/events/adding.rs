@@ -6,7 +6,7 @@ use sqlx::{Postgres, Row};
 use time::OffsetDateTime;
 
 use super::copying::Rows;
-use crate::database::log::rows::Topic;
+use crate::database::log::rows::LogRow;
 use crate::database::{Connection, Error};
 use crate::event::{Event, Metadata};
 
@@ -30,17 +30,17 @@ macro_rules! bound_events {
 /// Events in order of position, with the positions that they bear. They are not archived before the hold is over.
 pub async fn insert(
     connection: &mut Connection,
-    topic_id: i64,
+    log_id: i64,
     events: &[Event],
     held_until: Option<OffsetDateTime>,
 ) -> Result<(), Error> {
     let insert = sqlx::query(concat!(
-        "INSERT INTO events (topic_id, held_until, position, ",
+        "INSERT INTO events (log_id, held_until, position, ",
         columns!(),
         ") SELECT $13, $14, new.* FROM ",
         bound_events!()
     ));
-    bind_events(insert, events).bind(topic_id).bind(held_until).execute(connection).await?;
+    bind_events(insert, events).bind(log_id).bind(held_until).execute(connection).await?;
     Ok(())
 }
 
@@ -52,7 +52,7 @@ pub async fn insert(
 /// one index has: while the table is small, others that begin with the topic look as good to the planner, and a plan is
 /// kept while the table grows.
 macro_rules! move_end {
-    ($ids:literal, $count:literal, $topic_id:literal, $archived:literal, $epoch:literal, $deleted:literal) => {
+    ($ids:literal, $count:literal, $log_id:literal, $archived:literal, $epoch:literal, $deleted:literal) => {
         concat!(
             "UPDATE topics SET head_position = head_position + ",
             $count,
@@ -60,7 +60,7 @@ macro_rules! move_end {
             $count,
             " - archived_count - deleted_count)",
             " WHERE id = ",
-            $topic_id,
+            $log_id,
             " AND archived_count = ",
             $archived,
             " AND catalog_epoch = ",
@@ -72,18 +72,18 @@ macro_rules! move_end {
             $ids,
             "::text[]) AS wanted (id)
                  CROSS JOIN LATERAL (
-                     SELECT events.topic_id, events.id FROM events
-                     WHERE (events.topic_id, events.id) >= (",
-            $topic_id,
+                     SELECT events.log_id, events.id FROM events
+                     WHERE (events.log_id, events.id) >= (",
+            $log_id,
             ", wanted.id)
-                     ORDER BY events.topic_id, events.id
+                     ORDER BY events.log_id, events.id
                      LIMIT 1
                  ) AS next
-                 WHERE next.topic_id = ",
-            $topic_id,
+                 WHERE next.log_id = ",
+            $log_id,
             " AND next.id = wanted.id
              ))
-             RETURNING id AS topic_id, head_position - ",
+             RETURNING id AS log_id, head_position - ",
             $count,
             " AS end_position"
         )
@@ -92,13 +92,13 @@ macro_rules! move_end {
 
 /// The rows of an append, from what moved the end of the log and from where its parameters are.
 macro_rules! append {
-    ($topic:expr, $rows:expr) => {
+    ($log_row:expr, $rows:expr) => {
         concat!(
             "WITH topic AS (",
-            $topic,
-            "), appended AS (INSERT INTO events (topic_id, position, ",
+            $log_row,
+            "), appended AS (INSERT INTO events (log_id, position, ",
             columns!(),
-            ") SELECT topic_id, end_position + position, ",
+            ") SELECT log_id, end_position + position, ",
             columns!(),
             " FROM topic, ",
             $rows,
@@ -122,7 +122,7 @@ macro_rules! bound_event {
 /// Puts events behind the end of their log, which bear the positions from 1 on until then, and says where that end
 /// was. One statement, and a transaction by itself. `None`, and nothing happened, if an id is hot already, or if events
 /// of the topic left their rows or came back into them since it was read.
-pub async fn append(connection: &mut Connection, topic: &Topic, events: &[Event]) -> Result<Option<i64>, Error> {
+pub async fn append(connection: &mut Connection, log_row: &LogRow, events: &[Event]) -> Result<Option<i64>, Error> {
     let append = match events {
         // Most calls bring one, and where nobody else publishes that is all there is.
         [event] => bind_event(
@@ -134,8 +134,8 @@ pub async fn append(connection: &mut Connection, topic: &Topic, events: &[Event]
             events,
         ),
     };
-    let append = append.bind(events.len() as i64).bind(topic.id);
-    let append = append.bind(topic.archived_count).bind(topic.catalog_epoch).bind(topic.deleted_count);
+    let append = append.bind(events.len() as i64).bind(log_row.id);
+    let append = append.bind(log_row.archived_count).bind(log_row.catalog_epoch).bind(log_row.deleted_count);
     unless_known(append.fetch_optional(connection).await)?.map(|row| Ok(row.try_get("end_position")?)).transpose()
 }
 
@@ -143,30 +143,30 @@ pub async fn append(connection: &mut Connection, topic: &Topic, events: &[Event]
 /// `None` leaves nothing that it could commit.
 pub async fn append_many(
     connection: &mut Connection,
-    topic: &Topic,
+    log_row: &LogRow,
     ids: &[String],
     events: impl Iterator<Item = Event>,
 ) -> Result<Option<i64>, Error> {
     let end_position: Option<i64> = sqlx::query(move_end!("$1", "$2", "$3", "$4", "$5", "$6"))
         .bind(ids)
         .bind(ids.len() as i64)
-        .bind(topic.id)
-        .bind(topic.archived_count)
-        .bind(topic.catalog_epoch)
-        .bind(topic.deleted_count)
+        .bind(log_row.id)
+        .bind(log_row.archived_count)
+        .bind(log_row.catalog_epoch)
+        .bind(log_row.deleted_count)
         .fetch_optional(&mut *connection)
         .await?
         .map(|row| row.try_get("end_position"))
         .transpose()?;
     let Some(end_position) = end_position else { return Ok(None) };
-    let statement = concat!("COPY events (topic_id, position, ", columns!(), ") FROM STDIN (FORMAT binary)");
+    let statement = concat!("COPY events (log_id, position, ", columns!(), ") FROM STDIN (FORMAT binary)");
     let mut copy = connection.copy_in(statement).await?;
     let mut rows = Rows::new();
     for event in events {
         let Event { position, id, stream, event_type, reason, raised_at, metadata, payload, gdpr: _ } = &event;
         let Metadata { correlation_id, causation_id, user_id, deployment_id } = metadata;
         rows.begin(COPIED_COLUMNS);
-        for number in [topic.id, end_position + position, raised_at.unix_nanos(), *deployment_id] {
+        for number in [log_row.id, end_position + position, raised_at.unix_nanos(), *deployment_id] {
             rows.number(number);
         }
         for text in [id, stream, event_type, reason, correlation_id, causation_id, user_id, payload.as_str()] {

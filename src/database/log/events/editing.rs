@@ -7,14 +7,14 @@ use crate::event::Event;
 /// The hot events at these positions or with these ids, in order of position, held until the transaction ends.
 pub async fn lock_hot(
     connection: &mut Connection,
-    topic_id: i64,
+    log_id: i64,
     positions: &[i64],
     ids: &[&str],
 ) -> Result<Vec<Event>, Error> {
     let rows = sqlx::query(select_events!(
-        "WHERE topic_id = $1 AND (position = ANY($2) OR id = ANY($3)) ORDER BY position FOR UPDATE"
+        "WHERE log_id = $1 AND (position = ANY($2) OR id = ANY($3)) ORDER BY position FOR UPDATE"
     ))
-    .bind(topic_id)
+    .bind(log_id)
     .bind(positions)
     .bind(ids)
     .fetch_all(connection)
@@ -24,15 +24,11 @@ pub async fn lock_hot(
 
 /// The hot events with a field of this GDPR id that still shows its value, in order of position, held until the
 /// transaction ends.
-pub async fn lock_hot_by_gdpr_id(
-    connection: &mut Connection,
-    topic_id: i64,
-    gdpr_id: &str,
-) -> Result<Vec<Event>, Error> {
+pub async fn lock_hot_by_gdpr_id(connection: &mut Connection, log_id: i64, gdpr_id: &str) -> Result<Vec<Event>, Error> {
     let rows = sqlx::query(select_events!(
-        "WHERE topic_id = $1 AND gdpr IS NOT NULL AND gdpr_ids(gdpr) @> ARRAY[$2] ORDER BY position FOR UPDATE"
+        "WHERE log_id = $1 AND gdpr IS NOT NULL AND gdpr_ids(gdpr) @> ARRAY[$2] ORDER BY position FOR UPDATE"
     ))
-    .bind(topic_id)
+    .bind(log_id)
     .bind(gdpr_id)
     .fetch_all(connection)
     .await?;
@@ -40,12 +36,12 @@ pub async fn lock_hot_by_gdpr_id(
 }
 
 /// Replaces payload and GDPR data. False if the event is not hot any more, or not what it was.
-pub async fn replace(connection: &mut Connection, topic_id: i64, old: &Event, new: &Event) -> Result<bool, Error> {
+pub async fn replace(connection: &mut Connection, log_id: i64, old: &Event, new: &Event) -> Result<bool, Error> {
     let replaced = sqlx::query(
         "UPDATE events SET payload = $5, gdpr = $6
-         WHERE topic_id = $1 AND position = $2 AND payload = $3 AND gdpr IS NOT DISTINCT FROM $4",
+         WHERE log_id = $1 AND position = $2 AND payload = $3 AND gdpr IS NOT DISTINCT FROM $4",
     )
-    .bind(topic_id)
+    .bind(log_id)
     .bind(old.position)
     .bind(old.payload.as_str())
     .bind(old.gdpr_json())
@@ -57,9 +53,9 @@ pub async fn replace(connection: &mut Connection, topic_id: i64, old: &Event, ne
 }
 
 /// Gives the hot events of a type another one, and says how many there were.
-pub async fn rename(connection: &mut Connection, topic_id: i64, old_type: &str, new_type: &str) -> Result<u64, Error> {
-    let renamed = sqlx::query("UPDATE events SET type = $3 WHERE topic_id = $1 AND type = $2")
-        .bind(topic_id)
+pub async fn rename(connection: &mut Connection, log_id: i64, old_type: &str, new_type: &str) -> Result<u64, Error> {
+    let renamed = sqlx::query("UPDATE events SET type = $3 WHERE log_id = $1 AND type = $2")
+        .bind(log_id)
         .bind(old_type)
         .bind(new_type)
         .execute(connection)

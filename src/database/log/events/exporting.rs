@@ -41,7 +41,7 @@ enum Begun {
 
 pub async fn export(
     connection: &mut Connection,
-    topic_id: i64,
+    log_id: i64,
     (raised_at_max, now): (i64, OffsetDateTime),
     (first_position, last_position): (i64, i64),
     bytes_max: i64,
@@ -58,14 +58,14 @@ pub async fn export(
             ", sum(octet_length(payload) + coalesce(octet_length(gdpr), 0))
                        OVER (ORDER BY position ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS bytes_before
                  FROM events
-                 WHERE topic_id = {topic_id} AND position BETWEEN {first_position} AND {last_position}
+                 WHERE log_id = {log_id} AND position BETWEEN {first_position} AND {last_position}
                    AND raised_at <= {raised_at_max}
                    AND (held_until IS NULL OR held_until <= to_timestamp(0) + interval '1 microsecond' * {now_micros})
              ) AS piece
              WHERE bytes_before IS NULL OR bytes_before < {bytes_max}
              ORDER BY position) TO STDOUT (FORMAT binary)"
         ),
-        topic_id = topic_id,
+        log_id = log_id,
         first_position = first_position,
         last_position = last_position,
         raised_at_max = raised_at_max,

@@ -3,18 +3,18 @@
 use crate::database::{Connection, Error};
 
 /// The positions of hot events, as ranges from the first to the last of each.
-pub async fn hot_position_ranges(connection: &mut Connection, topic_id: i64) -> Result<Vec<(i64, i64)>, Error> {
+pub async fn hot_position_ranges(connection: &mut Connection, log_id: i64) -> Result<Vec<(i64, i64)>, Error> {
     Ok(sqlx::query_as(
         "SELECT min(position), max(position)
          FROM (
              SELECT position, position - row_number() OVER (ORDER BY position) AS range
              FROM events
-             WHERE topic_id = $1
+             WHERE log_id = $1
          ) AS hot
          GROUP BY range
          ORDER BY min(position)",
     )
-    .bind(topic_id)
+    .bind(log_id)
     .fetch_all(connection)
     .await?)
 }

@@ -17,7 +17,7 @@ const POSITIONS_AT_ONCE: usize = 10_000;
 /// and else read every old event, and sort them, to find the first.
 pub async fn eligible_batch(
     transaction: &mut Transaction,
-    topic_id: i64,
+    log_id: i64,
     (raised_at_max, now): (i64, OffsetDateTime),
     batch_size: i64,
 ) -> Result<Option<(i64, i64)>, Error> {
@@ -26,23 +26,23 @@ pub async fn eligible_batch(
         "SELECT min(position) AS first_position, max(position) AS last_position,
                 count(*) = $3
                 AND max(position) - min(position) = $3 - 1
-                AND min(position) = (SELECT min(position) FROM events WHERE topic_id = $1) AS are_first,
+                AND min(position) = (SELECT min(position) FROM events WHERE log_id = $1) AS are_first,
                 count(*) + (
                     SELECT count(*) FROM (
                         SELECT FROM events
-                        WHERE topic_id = $1 AND held_until <= $4 AND raised_at <= $2
+                        WHERE log_id = $1 AND held_until <= $4 AND raised_at <= $2
                         ORDER BY held_until
                         LIMIT $3
                     ) AS released
                 ) >= $3 AS are_enough
          FROM (
              SELECT position FROM events
-             WHERE topic_id = $1 AND held_until IS NULL AND raised_at <= $2
+             WHERE log_id = $1 AND held_until IS NULL AND raised_at <= $2
              ORDER BY raised_at, position
              LIMIT $3
          ) AS oldest",
     )
-    .bind(topic_id)
+    .bind(log_id)
     .bind(raised_at_max)
     .bind(batch_size)
     .bind(now)
@@ -57,12 +57,12 @@ pub async fn eligible_batch(
     let row = sqlx::query(
         "SELECT min(position) AS first_position, max(position) AS last_position FROM (
              SELECT position FROM events
-             WHERE topic_id = $1 AND raised_at <= $2 AND (held_until IS NULL OR held_until <= $4)
+             WHERE log_id = $1 AND raised_at <= $2 AND (held_until IS NULL OR held_until <= $4)
              ORDER BY position
              LIMIT $3
          ) AS eligible",
     )
-    .bind(topic_id)
+    .bind(log_id)
     .bind(raised_at_max)
     .bind(batch_size)
     .bind(now)
@@ -73,10 +73,10 @@ pub async fn eligible_batch(
 }
 
 /// Deletes the hot events at these positions, each range from its first to its last, and says how many there were.
-pub async fn delete_ranges(connection: &mut Connection, topic_id: i64, ranges: &[(i64, i64)]) -> Result<u64, Error> {
+pub async fn delete_ranges(connection: &mut Connection, log_id: i64, ranges: &[(i64, i64)]) -> Result<u64, Error> {
     if let [(first, last)] = ranges {
-        let deleted = sqlx::query("DELETE FROM events WHERE topic_id = $1 AND position BETWEEN $2 AND $3")
-            .bind(topic_id)
+        let deleted = sqlx::query("DELETE FROM events WHERE log_id = $1 AND position BETWEEN $2 AND $3")
+            .bind(log_id)
             .bind(first)
             .bind(last)
             .execute(connection)
@@ -87,8 +87,8 @@ pub async fn delete_ranges(connection: &mut Connection, topic_id: i64, ranges: &
     let positions: Vec<i64> = ranges.iter().flat_map(|(first, last)| *first..=*last).collect();
     let mut count = 0;
     for positions in positions.chunks(POSITIONS_AT_ONCE) {
-        let deleted = sqlx::query("DELETE FROM events WHERE topic_id = $1 AND position = ANY($2)")
-            .bind(topic_id)
+        let deleted = sqlx::query("DELETE FROM events WHERE log_id = $1 AND position = ANY($2)")
+            .bind(log_id)
             .bind(positions)
             .execute(&mut *connection)
             .await?;

@@ -17,7 +17,7 @@ macro_rules! select_events_within {
             " FROM (
                  SELECT *, sum(octet_length(payload)) OVER (ORDER BY position ROWS UNBOUNDED PRECEDING) AS reached
                  FROM events
-                 WHERE topic_id = $1 AND position >= $2 AND position < $3 ",
+                 WHERE log_id = $1 AND position >= $2 AND position < $3 ",
             $where,
             " ORDER BY position OFFSET $4 LIMIT $5
              ) AS events
@@ -33,7 +33,7 @@ macro_rules! select_bytes_within {
             "SELECT coalesce(sum(octet_length(payload)), 0)::bigint
              FROM (
                  SELECT payload FROM events
-                 WHERE topic_id = $1 AND position >= $2 AND position < $3 ",
+                 WHERE log_id = $1 AND position >= $2 AND position < $3 ",
             $where,
             " ORDER BY position OFFSET $4 LIMIT $5
              ) AS events"
@@ -45,7 +45,7 @@ macro_rules! select_bytes_within {
 /// none behind the one whose payload reaches `bytes_max`.
 pub async fn range(
     connection: &mut Connection,
-    topic_id: i64,
+    log_id: i64,
     filter: &Filter,
     (start, end): (i64, i64),
     (skip, limit): (i64, i64),
@@ -56,7 +56,7 @@ pub async fn range(
         Filter::Types(_) => sqlx::query(select_events_within!("AND type = ANY($7)")),
         Filter::Stream(_) => sqlx::query(select_events_within!("AND stream = $7")),
     };
-    let query = query.bind(topic_id).bind(start).bind(end).bind(skip).bind(limit).bind(bytes_max);
+    let query = query.bind(log_id).bind(start).bind(end).bind(skip).bind(limit).bind(bytes_max);
     // One by one: rows and what is made of them are not in memory at once.
     let rows = bind_filter(query, filter).fetch(connection).map_err(Error::from);
     rows.and_then(async |row| from_row(&row)).try_collect().await
@@ -65,7 +65,7 @@ pub async fn range(
 /// How many hot events match in each of the ranges that lie between the boundaries, which rise.
 pub async fn count_between(
     connection: &mut Connection,
-    topic_id: i64,
+    log_id: i64,
     filter: &Filter,
     boundaries: &[i64],
 ) -> Result<Vec<i64>, Error> {
@@ -73,18 +73,18 @@ pub async fn count_between(
     let query = match filter {
         Filter::All => sqlx::query(
             "SELECT width_bucket(position, $4::bigint[]) AS range, count(*) AS count FROM events
-             WHERE topic_id = $1 AND position >= $2 AND position < $3 GROUP BY 1 ORDER BY 1",
+             WHERE log_id = $1 AND position >= $2 AND position < $3 GROUP BY 1 ORDER BY 1",
         ),
         Filter::Types(_) => sqlx::query(
             "SELECT width_bucket(position, $4::bigint[]) AS range, count(*) AS count FROM events
-             WHERE topic_id = $1 AND position >= $2 AND position < $3 AND type = ANY($5) GROUP BY 1 ORDER BY 1",
+             WHERE log_id = $1 AND position >= $2 AND position < $3 AND type = ANY($5) GROUP BY 1 ORDER BY 1",
         ),
         Filter::Stream(_) => sqlx::query(
             "SELECT width_bucket(position, $4::bigint[]) AS range, count(*) AS count FROM events
-             WHERE topic_id = $1 AND position >= $2 AND position < $3 AND stream = $5 GROUP BY 1 ORDER BY 1",
+             WHERE log_id = $1 AND position >= $2 AND position < $3 AND stream = $5 GROUP BY 1 ORDER BY 1",
         ),
     };
-    let query = query.bind(topic_id).bind(start).bind(end).bind(boundaries);
+    let query = query.bind(log_id).bind(start).bind(end).bind(boundaries);
     let mut counts = vec![0; boundaries.len() - 1];
     for row in bind_filter(query, filter).fetch_all(connection).await? {
         let (range, count): (i32, i64) = (row.try_get("range")?, row.try_get("count")?);
@@ -94,40 +94,36 @@ pub async fn count_between(
 }
 
 /// The hot ones of these ids, in order of position.
-pub async fn by_ids(connection: &mut Connection, topic_id: i64, ids: &[String]) -> Result<Vec<Event>, Error> {
-    let rows = sqlx::query(select_events!("WHERE topic_id = $1 AND id = ANY($2) ORDER BY position"))
-        .bind(topic_id)
+pub async fn by_ids(connection: &mut Connection, log_id: i64, ids: &[String]) -> Result<Vec<Event>, Error> {
+    let rows = sqlx::query(select_events!("WHERE log_id = $1 AND id = ANY($2) ORDER BY position"))
+        .bind(log_id)
         .bind(ids)
         .fetch_all(connection)
         .await?;
     rows.iter().map(from_row).collect()
 }
 
-pub async fn last(connection: &mut Connection, topic_id: i64, filter: &Filter) -> Result<Option<Event>, Error> {
+pub async fn last(connection: &mut Connection, log_id: i64, filter: &Filter) -> Result<Option<Event>, Error> {
     let query = match filter {
-        Filter::All => sqlx::query(select_events!("WHERE topic_id = $1 ORDER BY position DESC LIMIT 1")),
+        Filter::All => sqlx::query(select_events!("WHERE log_id = $1 ORDER BY position DESC LIMIT 1")),
         Filter::Types(_) => {
-            sqlx::query(select_events!("WHERE topic_id = $1 AND type = ANY($2) ORDER BY position DESC LIMIT 1"))
+            sqlx::query(select_events!("WHERE log_id = $1 AND type = ANY($2) ORDER BY position DESC LIMIT 1"))
         }
         Filter::Stream(_) => {
-            sqlx::query(select_events!("WHERE topic_id = $1 AND stream = $2 ORDER BY position DESC LIMIT 1"))
+            sqlx::query(select_events!("WHERE log_id = $1 AND stream = $2 ORDER BY position DESC LIMIT 1"))
         }
     };
-    let row = bind_filter(query.bind(topic_id), filter).fetch_optional(connection).await?;
+    let row = bind_filter(query.bind(log_id), filter).fetch_optional(connection).await?;
     row.as_ref().map(from_row).transpose()
 }
 
 /// The lowest of the positions `first..=last` at which there is a hot event.
-pub async fn first(
-    connection: &mut Connection,
-    topic_id: i64,
-    (first, last): (i64, i64),
-) -> Result<Option<i64>, Error> {
+pub async fn first(connection: &mut Connection, log_id: i64, (first, last): (i64, i64)) -> Result<Option<i64>, Error> {
     // Where the planner expects one row, min() may read all of them.
     Ok(sqlx::query_scalar(
-        "SELECT position FROM events WHERE topic_id = $1 AND position BETWEEN $2 AND $3 ORDER BY position LIMIT 1",
+        "SELECT position FROM events WHERE log_id = $1 AND position BETWEEN $2 AND $3 ORDER BY position LIMIT 1",
     )
-    .bind(topic_id)
+    .bind(log_id)
     .bind(first)
     .bind(last)
     .fetch_optional(connection)
@@ -136,11 +132,7 @@ pub async fn first(
 
 /// The first position of each of these ranges, which are from the first to the last, at which there is no hot event;
 /// the one behind the range if there is none. Looks at the hot events that a range begins with, and at no others.
-pub async fn first_not_hot(
-    connection: &mut Connection,
-    topic_id: i64,
-    ranges: &[(i64, i64)],
-) -> Result<Vec<i64>, Error> {
+pub async fn first_not_hot(connection: &mut Connection, log_id: i64, ranges: &[(i64, i64)]) -> Result<Vec<i64>, Error> {
     let (firsts, lasts): (Vec<i64>, Vec<i64>) = ranges.iter().copied().unzip();
     Ok(sqlx::query_scalar(
         "SELECT coalesce(
@@ -148,17 +140,17 @@ pub async fn first_not_hot(
               FROM (
                   SELECT position, row_number() OVER (ORDER BY position) AS number
                   FROM events
-                  WHERE topic_id = $1 AND position BETWEEN first AND last
+                  WHERE log_id = $1 AND position BETWEEN first AND last
               ) AS hot
               WHERE position <> first + number - 1
               ORDER BY number
               LIMIT 1),
-             first + (SELECT count(*) FROM events WHERE topic_id = $1 AND position BETWEEN first AND last)
+             first + (SELECT count(*) FROM events WHERE log_id = $1 AND position BETWEEN first AND last)
          )
          FROM unnest($2::bigint[], $3::bigint[]) WITH ORDINALITY AS range (first, last, ordinal)
          ORDER BY ordinal",
     )
-    .bind(topic_id)
+    .bind(log_id)
     .bind(firsts)
     .bind(lasts)
     .fetch_all(connection)
@@ -166,9 +158,9 @@ pub async fn first_not_hot(
 }
 
 /// Whether a stream has hot events.
-pub async fn has_any(connection: &mut Connection, topic_id: i64, stream: &str) -> Result<bool, Error> {
-    Ok(sqlx::query_scalar("SELECT EXISTS (SELECT FROM events WHERE topic_id = $1 AND stream = $2)")
-        .bind(topic_id)
+pub async fn has_any(connection: &mut Connection, log_id: i64, stream: &str) -> Result<bool, Error> {
+    Ok(sqlx::query_scalar("SELECT EXISTS (SELECT FROM events WHERE log_id = $1 AND stream = $2)")
+        .bind(log_id)
         .bind(stream)
         .fetch_one(connection)
         .await?)
@@ -177,7 +169,7 @@ pub async fn has_any(connection: &mut Connection, topic_id: i64, stream: &str) -
 /// How many bytes the payloads have that [`hot_range`] gives without a limit on them.
 pub async fn range_bytes(
     connection: &mut Connection,
-    topic_id: i64,
+    log_id: i64,
     filter: &Filter,
     (start, end): (i64, i64),
     (skip, limit): (i64, i64),
@@ -187,21 +179,21 @@ pub async fn range_bytes(
         Filter::Types(_) => sqlx::query(select_bytes_within!("AND type = ANY($6)")),
         Filter::Stream(_) => sqlx::query(select_bytes_within!("AND stream = $6")),
     };
-    let query = query.bind(topic_id).bind(start).bind(end).bind(skip).bind(limit);
+    let query = query.bind(log_id).bind(start).bind(end).bind(skip).bind(limit);
     Ok(bind_filter(query, filter).fetch_one(connection).await?.try_get(0)?)
 }
 
 /// Where the hot events of a correlation are.
 pub async fn positions_of_correlation(
     connection: &mut Connection,
-    topic_id: i64,
+    log_id: i64,
     correlation_id: &str,
 ) -> Result<Vec<i64>, Error> {
     Ok(sqlx::query_scalar(
         "SELECT position FROM events
-         WHERE topic_id = $1 AND correlation_id = $2 AND correlation_id <> '' ORDER BY position",
+         WHERE log_id = $1 AND correlation_id = $2 AND correlation_id <> '' ORDER BY position",
     )
-    .bind(topic_id)
+    .bind(log_id)
     .bind(correlation_id)
     .fetch_all(connection)
     .await?)

@@ -19,7 +19,7 @@ use crate::database::catalog::members;
 use crate::database::catalog::troubles::TroubleKind;
 use crate::database::ledger::{edits, introduced};
 use crate::database::log::events;
-use crate::database::log::rows::{self, Topic};
+use crate::database::log::rows::{self, LogRow};
 use crate::database::lookups::sums;
 use crate::database::lookups::{self, LookupRun};
 use crate::event::Log;
@@ -115,8 +115,8 @@ impl Store {
 
     pub async fn verify_at(&self, pace: Pacing<'_>, mut progress: impl FnMut(i64)) -> Result<Vec<Finding>, Error> {
         let (mut findings, mut events) = (Vec::new(), 0);
-        for topic_id in self.topic_ids().await? {
-            let verified = self.verify_topic(topic_id, pace, |count| {
+        for log_id in self.log_ids().await? {
+            let verified = self.verify_topic(log_id, pace, |count| {
                 events += count;
                 progress(events);
             });
@@ -125,20 +125,20 @@ impl Store {
         Ok(findings)
     }
 
-    pub(in crate::store) async fn topic_ids(&self) -> Result<Vec<i64>, Error> {
+    pub(in crate::store) async fn log_ids(&self) -> Result<Vec<i64>, Error> {
         let mut snapshot = self.database.snapshot_for_job().await?;
-        Ok(rows::all(&mut snapshot).await?.into_iter().map(|topic| topic.id).collect())
+        Ok(rows::all(&mut snapshot).await?.into_iter().map(|log_row| log_row.id).collect())
     }
 
     pub(in crate::store) async fn verify_topic(
         &self,
-        topic_id: i64,
+        log_id: i64,
         pace: Pacing<'_>,
         mut progress: impl FnMut(i64),
     ) -> Result<Verified, Error> {
         let mut attempts = 1..ATTEMPTS;
         loop {
-            let (verified, some_are_gone) = self.try_verify_topic(topic_id, pace, &mut progress).await?;
+            let (verified, some_are_gone) = self.try_verify_topic(log_id, pace, &mut progress).await?;
             if !some_are_gone || attempts.next().is_none() {
                 return Ok(verified);
             }
@@ -148,23 +148,23 @@ impl Store {
     /// And whether an archive was restored meanwhile.
     async fn try_verify_topic(
         &self,
-        topic_id: i64,
+        log_id: i64,
         pace: Pacing<'_>,
         mut progress: impl FnMut(i64),
     ) -> Result<(Verified, bool), Error> {
         let mut snapshot = self.database.snapshot_for_job().await?;
-        let topic = rows::by_id(&mut snapshot, topic_id).await?;
-        let archives = archives::of_log(&mut snapshot, topic.id).await?;
-        let hot = events::hot_position_ranges(&mut snapshot, topic.id).await?;
-        let merges = sums::wrong(&mut snapshot, topic.id).await?;
+        let log_row = rows::by_id(&mut snapshot, log_id).await?;
+        let archives = archives::of_log(&mut snapshot, log_row.id).await?;
+        let hot = events::hot_position_ranges(&mut snapshot, log_row.id).await?;
+        let merges = sums::wrong(&mut snapshot, log_row.id).await?;
         drop(snapshot);
-        let finding = |archive_id, what| Finding { log: topic.log.clone(), archive_id, what };
+        let finding = |archive_id, what| Finding { log: log_row.log.clone(), archive_id, what };
         let mut verified = Verified::default();
         let mut places: Vec<(i64, i64, Place)> =
             hot.into_iter().map(|(first, last)| (first, last, Place::Hot)).collect();
         let (mut all_are_read, mut some_are_gone) = (true, false);
         for archive in &archives {
-            let found = match self.verify_archive(&topic, archive.id, pace).await? {
+            let found = match self.verify_archive(&log_row, archive.id, pace).await? {
                 Seen::Read(positions, found) => {
                     let place = Place::Archive(archive.id);
                     places.extend(positions.ranges().iter().map(|(first, last)| (*first, *last, place)));
@@ -185,9 +185,9 @@ impl Store {
             verified.findings.extend(found.into_iter().map(|what| finding(Some(archive.id), what)));
             progress(archive.count);
         }
-        let (wrong, doubled) = wrong_places(&topic, places, all_are_read);
+        let (wrong, doubled) = wrong_places(&log_row, places, all_are_read);
         let merges = merges.iter().map(|id| format!("merge {id}: its sums are not those of its archives"));
-        let of_log = wrong_sums(&topic, &archives).into_iter().chain(merges).chain(wrong);
+        let of_log = wrong_sums(&log_row, &archives).into_iter().chain(merges).chain(wrong);
         verified.findings.extend(of_log.map(|what| finding(None, what)));
         verified.doubled = doubled;
         Ok((verified, some_are_gone))
@@ -195,38 +195,40 @@ impl Store {
 
     pub(in crate::store) async fn verify_archive(
         &self,
-        topic: &Topic,
+        log_row: &LogRow,
         archive_id: Uuid,
         pace: Pacing<'_>,
     ) -> Result<Seen, Error> {
-        let seen = self.see(topic, archive_id, pace).await?;
-        let key = (topic.id, archive_id);
+        let seen = self.see(log_row, archive_id, pace).await?;
+        let key = (log_row.id, archive_id);
         match &seen {
             Seen::Read(_, found) if found.is_empty() => {
-                self.clear_troubles(&topic.log, key, &[TroubleKind::Read, TroubleKind::Recover]).await;
+                self.clear_troubles(&log_row.log, key, &[TroubleKind::Read, TroubleKind::Recover]).await;
             }
             Seen::Read(_, found) => {
-                self.note_trouble_because(&topic.log, key, TroubleKind::Read, &found.join("; ")).await;
+                self.note_trouble_because(&log_row.log, key, TroubleKind::Read, &found.join("; ")).await;
             }
-            Seen::Unreadable(what) => self.note_trouble_because(&topic.log, key, TroubleKind::Read, what).await,
+            Seen::Unreadable(what) => self.note_trouble_because(&log_row.log, key, TroubleKind::Read, what).await,
             Seen::Gone => {}
         }
         Ok(seen)
     }
 
-    async fn see(&self, topic: &Topic, archive_id: Uuid, pace: Pacing<'_>) -> Result<Seen, Error> {
+    async fn see(&self, log_row: &LogRow, archive_id: Uuid, pace: Pacing<'_>) -> Result<Seen, Error> {
         let mut attempts = 1..ATTEMPTS;
         loop {
-            match self.try_verify(topic, archive_id, pace).await {
+            match self.try_verify(log_row, archive_id, pace).await {
                 Ok((positions, found)) if found.is_empty() => return Ok(Seen::Read(positions, found)),
                 // Of an archive that was restored a moment ago, lookup pages and object are gone as well.
-                Ok(_) | Err(Unread::Found(_)) if !self.has_archive(topic, archive_id).await? => return Ok(Seen::Gone),
+                Ok(_) | Err(Unread::Found(_)) if !self.has_archive(log_row, archive_id).await? => {
+                    return Ok(Seen::Gone);
+                }
                 Ok((positions, found)) => return Ok(Seen::Read(positions, found)),
                 Err(Unread::Failed(error)) => return Err(error),
                 Err(Unread::Gone) => return Ok(Seen::Gone),
                 Err(Unread::Found(what)) => return Ok(Seen::Unreadable(what)),
                 Err(Unread::Stale(what)) => {
-                    let is_settled = self.settle_stale(&topic.log, archive_id).await;
+                    let is_settled = self.settle_stale(&log_row.log, archive_id).await;
                     if attempts.next().is_none() || !is_settled.or_else(refusal_as_no)? {
                         return Ok(Seen::Unreadable(what));
                     }
@@ -235,26 +237,26 @@ impl Store {
         }
     }
 
-    async fn has_archive(&self, topic: &Topic, archive_id: Uuid) -> Result<bool, Error> {
+    async fn has_archive(&self, log_row: &LogRow, archive_id: Uuid) -> Result<bool, Error> {
         let mut snapshot = self.database.snapshot_for_job().await?;
-        Ok(archives::find(&mut snapshot, topic.id, archive_id).await?.is_some())
+        Ok(archives::find(&mut snapshot, log_row.id, archive_id).await?.is_some())
     }
 
     async fn try_verify(
         &self,
-        topic: &Topic,
+        log_row: &LogRow,
         archive_id: Uuid,
         pace: Pacing<'_>,
     ) -> Result<(PositionRanges, Vec<String>), Unread> {
         let mut snapshot = self.database.snapshot_for_job().await?;
-        let archive = archives::find(&mut snapshot, topic.id, archive_id).await?.ok_or(Unread::Gone)?;
-        let members = members::of_archive(&mut snapshot, (topic.id, archive_id), archive.generation).await?;
-        let edits = edits::pending_of_archive(&mut snapshot, topic.id, archive_id).await?;
+        let archive = archives::find(&mut snapshot, log_row.id, archive_id).await?.ok_or(Unread::Gone)?;
+        let members = members::of_archive(&mut snapshot, (log_row.id, archive_id), archive.generation).await?;
+        let edits = edits::pending_of_archive(&mut snapshot, log_row.id, archive_id).await?;
         // A rewrite has put them into the object, and lookup pages stay as they are.
-        let introduced = introduced::of_archive(&mut snapshot, (topic.id, archive_id)).await?;
+        let introduced = introduced::of_archive(&mut snapshot, (log_row.id, archive_id)).await?;
         let key = self.hash_key(&mut snapshot).await?;
         drop(snapshot);
-        let mut scan = self.bucket()?.scan(&topic.log, archive_id).await?;
+        let mut scan = self.bucket()?.scan(&log_row.log, archive_id).await?;
         if scan.etag() != archive.etag {
             return Err(Unread::Stale("the object is not the one that the catalog knows".into()));
         }
@@ -263,7 +265,7 @@ impl Store {
         let mut lookups = LookupRun::new(key);
         for row in &members {
             let mut types: BTreeMap<String, i64> = BTreeMap::new();
-            for mut event in read_member(&mut scan, &topic.log, row).await? {
+            for mut event in read_member(&mut scan, &log_row.log, row).await? {
                 let gdpr_ids = event.gdpr_ids().filter(|id| !introduced.contains(*id));
                 lookups.add(&event.id, &event.stream, gdpr_ids, row.member as u16);
                 overlay.apply(&mut event);
@@ -272,7 +274,7 @@ impl Store {
             }
             if lookups.is_full() {
                 let full = std::mem::replace(&mut lookups, LookupRun::new(key));
-                lookups_are_right &= self.leads_to((topic.id, archive_id), &full).await?;
+                lookups_are_right &= self.leads_to((log_row.id, archive_id), &full).await?;
             }
             if types != counted(&archive, &row.type_counts) {
                 found.push(format!("the types of member {} are not those that the catalog counts", row.member));
@@ -281,7 +283,7 @@ impl Store {
             held.object_bytes = row.byte_end;
             pace(row.byte_end - row.byte_start).await;
         }
-        if !(lookups_are_right && self.leads_to((topic.id, archive_id), &lookups).await?) {
+        if !(lookups_are_right && self.leads_to((log_row.id, archive_id), &lookups).await?) {
             found.push("the lookup pages do not lead to its events".into());
         }
         if scan.finish().await? != archive.digest {
@@ -302,27 +304,27 @@ fn refusal_as_no(error: Error) -> Result<bool, Error> {
     if error.is_of_one_object() { Ok(false) } else { Err(error) }
 }
 
-fn wrong_sums(topic: &Topic, archives: &[Archive]) -> Vec<String> {
+fn wrong_sums(log_row: &LogRow, archives: &[Archive]) -> Vec<String> {
     let sum = |field: fn(&Archive) -> i64| archives.iter().map(field).sum::<i64>();
     let sums = [
-        ("events", topic.archived_count, sum(|archive| archive.count)),
-        ("bytes of JSON", topic.archived_json_bytes, sum(|archive| archive.json_bytes)),
-        ("bytes of objects", topic.archived_object_bytes, sum(|archive| archive.object_bytes)),
+        ("events", log_row.archived_count, sum(|archive| archive.count)),
+        ("bytes of JSON", log_row.archived_json_bytes, sum(|archive| archive.json_bytes)),
+        ("bytes of objects", log_row.archived_object_bytes, sum(|archive| archive.object_bytes)),
     ];
     let wrong = sums.iter().filter(|(_, known, found)| known != found);
     let mut wrong: Vec<String> =
         wrong.map(|(what, known, found)| format!("archived {what}: {known} in all, {found} by archive")).collect();
     // Too low, and reads would miss what is behind it.
     let last_position = archives.iter().map(|archive| archive.last_position).max().unwrap_or(0);
-    if topic.archived_to < last_position {
-        wrong.push(format!("the last archived position: {last_position}, {} in the topic's row", topic.archived_to));
+    if log_row.archived_to < last_position {
+        wrong.push(format!("the last archived position: {last_position}, {} in the topic's row", log_row.archived_to));
     }
     // Too low, and nothing of the topic would ever be archived.
-    let digits = (i64::BITS - topic.hot_count().leading_zeros()) as i32;
-    if topic.hot_magnitude != digits {
+    let digits = (i64::BITS - log_row.hot_count().leading_zeros()) as i32;
+    if log_row.hot_magnitude != digits {
         wrong.push(format!(
             "binary digits of the number of hot events: {digits}, {} in the topic's row",
-            topic.hot_magnitude
+            log_row.hot_magnitude
         ));
     }
     wrong
@@ -331,7 +333,7 @@ fn wrong_sums(topic: &Topic, archives: &[Archive]) -> Vec<String> {
 /// Every position is somewhere, once; only positions whose events were deleted are nowhere. And which archives hold
 /// something that is hot as well.
 fn wrong_places(
-    topic: &Topic,
+    log_row: &LogRow,
     mut places: Vec<(i64, i64, Place)>,
     all_are_read: bool,
 ) -> (Vec<String>, BTreeSet<Uuid>) {
@@ -347,7 +349,7 @@ fn wrong_places(
             }
         }
         let gap = first - reached - 1;
-        if gap > 0 && all_are_read && topic.deleted_count == 0 {
+        if gap > 0 && all_are_read && log_row.deleted_count == 0 {
             found.push(format!("positions {} to {} are nowhere", reached + 1, first - 1));
         }
         missing += gap.max(0);
@@ -355,9 +357,9 @@ fn wrong_places(
             (reached, last_place) = (last, place);
         }
     }
-    missing += topic.head_position - reached;
-    if all_are_read && missing != topic.deleted_count {
-        found.push(format!("{missing} positions are nowhere, and {} events were deleted", topic.deleted_count));
+    missing += log_row.head_position - reached;
+    if all_are_read && missing != log_row.deleted_count {
+        found.push(format!("{missing} positions are nowhere, and {} events were deleted", log_row.deleted_count));
     }
     (found, doubled)
 }

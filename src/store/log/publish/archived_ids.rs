@@ -16,7 +16,7 @@ use moka::sync::Cache;
 use parking_lot::{Mutex, MutexGuard};
 use uuid::Uuid;
 
-use crate::database::log::rows::{self, Topic};
+use crate::database::log::rows::{self, LogRow};
 use crate::database::lookups;
 use crate::database::{Connection, Database};
 use crate::store::{Error, Store};
@@ -77,9 +77,9 @@ impl Filters {
         self.room -= fingerprints.len();
     }
 
-    fn doubts<'a>(&self, topic: &Topic, fingerprints: impl Iterator<Item = (&'a String, u64)>) -> Doubts {
+    fn doubts<'a>(&self, log_row: &LogRow, fingerprints: impl Iterator<Item = (&'a String, u64)>) -> Doubts {
         let mut doubts = Doubts::default();
-        let (is_valid, is_complete) = (self.holds_for(topic), self.is_complete_for(topic));
+        let (is_valid, is_complete) = (self.holds_for(log_row), self.is_complete_for(log_row));
         for (id, fingerprint) in fingerprints {
             if !is_valid || self.contains(fingerprint) {
                 doubts.perhaps_known.push(id.clone());
@@ -90,12 +90,12 @@ impl Filters {
         doubts
     }
 
-    fn holds_for(&self, topic: &Topic) -> bool {
-        self.epoch == topic.catalog_epoch
+    fn holds_for(&self, log_row: &LogRow) -> bool {
+        self.epoch == log_row.catalog_epoch
     }
 
-    fn is_complete_for(&self, topic: &Topic) -> bool {
-        self.holds_for(topic) && self.archived_count == topic.archived_count
+    fn is_complete_for(&self, log_row: &LogRow) -> bool {
+        self.holds_for(log_row) && self.archived_count == log_row.archived_count
     }
 
     fn weight(&self) -> u32 {
@@ -115,29 +115,29 @@ impl ArchivedIds {
     }
 
     /// Reads the pages of lookups that are not in the filters yet.
-    async fn fill(&self, database: &Database, topic_id: i64, filters: &Mutex<Filters>) -> Result<(), Error> {
+    async fn fill(&self, database: &Database, log_id: i64, filters: &Mutex<Filters>) -> Result<(), Error> {
         let mut snapshot = database.snapshot_for_job().await?;
-        let topic = rows::by_id(&mut snapshot, topic_id).await?;
+        let log_row = rows::by_id(&mut snapshot, log_id).await?;
         let known: Vec<Uuid> = {
             let mut filters = locked(filters);
-            if !filters.holds_for(&topic) {
-                *filters = Filters { epoch: topic.catalog_epoch, is_being_filled: true, ..Filters::default() };
+            if !filters.holds_for(&log_row) {
+                *filters = Filters { epoch: log_row.catalog_epoch, is_being_filled: true, ..Filters::default() };
             }
             filters.lookup_ids.iter().copied().collect()
         };
-        let ids_max = usize::try_from(topic.archived_count).unwrap_or(usize::MAX);
-        let lookups = lookups::live(&mut snapshot, topic_id, &known).await?;
+        let ids_max = usize::try_from(log_row.archived_count).unwrap_or(usize::MAX);
+        let lookups = lookups::live(&mut snapshot, log_id, &known).await?;
         for (lookup_id, archive_ids) in &lookups {
             let is_new = archive_ids.iter().any(|archive_id| !locked(filters).archive_ids.contains(archive_id));
             if is_new {
                 let insert = |fingerprints: &[u64]| locked(filters).insert(fingerprints, ids_max);
-                lookups::fingerprints(&mut snapshot, topic_id, *lookup_id, insert).await?;
+                lookups::fingerprints(&mut snapshot, log_id, *lookup_id, insert).await?;
             }
         }
         let mut filters = locked(filters);
         filters.lookup_ids = lookups.iter().map(|(lookup_id, _)| *lookup_id).collect();
         filters.archive_ids.extend(lookups.into_iter().flat_map(|(_, archive_ids)| archive_ids));
-        filters.archived_count = topic.archived_count;
+        filters.archived_count = log_row.archived_count;
         Ok(())
     }
 }
@@ -147,53 +147,53 @@ impl Store {
     pub(in crate::store) async fn members_with_ids(
         &self,
         connection: &mut Connection,
-        topic: &Topic,
+        log_row: &LogRow,
         ids: &[String],
     ) -> Result<Vec<(Uuid, i32)>, Error> {
-        if topic.archived_count == 0 || ids.is_empty() {
+        if log_row.archived_count == 0 || ids.is_empty() {
             return Ok(Vec::new());
         }
         let key = self.hash_key(connection).await?;
-        let filters = self.archived_ids.topics.get_with(topic.id, Arc::default);
+        let filters = self.archived_ids.topics.get_with(log_row.id, Arc::default);
         let fingerprinted = ids.iter().map(|id| (id, key.fingerprint(id)));
         let (doubts, known) = {
             let filters = locked(&filters);
-            let doubts = filters.doubts(topic, fingerprinted);
+            let doubts = filters.doubts(log_row, fingerprinted);
             let known: Vec<Uuid> = match doubts.perhaps_newer.is_empty() {
                 true => Vec::new(),
                 false => filters.lookup_ids.iter().copied().collect(),
             };
             (doubts, known)
         };
-        self.fill_archived_ids(topic, filters);
+        self.fill_archived_ids(log_row, filters);
         let Doubts { perhaps_known, perhaps_newer } = doubts;
         let mut members = Vec::new();
         for (ids, except) in [(perhaps_known, Vec::new()), (perhaps_newer, known)] {
             if !ids.is_empty() {
-                members.extend(lookups::members_with_ids(connection, topic.id, key, &ids, &except).await?);
+                members.extend(lookups::members_with_ids(connection, log_row.id, key, &ids, &except).await?);
             }
         }
         Ok(members)
     }
 
     /// Behind the caller's back, if there is something to add and nobody is at it.
-    fn fill_archived_ids(&self, topic: &Topic, filters: Arc<Mutex<Filters>>) {
-        let has_room = (2 * topic.archived_count as u64).saturating_mul(BITS_PER_ID) / 8 <= BYTES_MAX;
+    fn fill_archived_ids(&self, log_row: &LogRow, filters: Arc<Mutex<Filters>>) {
+        let has_room = (2 * log_row.archived_count as u64).saturating_mul(BITS_PER_ID) / 8 <= BYTES_MAX;
         {
             let mut filters = locked(&filters);
-            if !has_room || filters.is_being_filled || filters.is_complete_for(topic) {
+            if !has_room || filters.is_being_filled || filters.is_complete_for(log_row) {
                 return;
             }
             filters.is_being_filled = true;
         }
-        let (archived_ids, database, topic_id) = (Arc::clone(&self.archived_ids), self.database.clone(), topic.id);
+        let (archived_ids, database, log_id) = (Arc::clone(&self.archived_ids), self.database.clone(), log_row.id);
         tokio::spawn(async move {
-            if let Err(error) = archived_ids.fill(&database, topic_id, &filters).await {
-                tracing::debug!(%error, topic_id, "archived ids are looked for in their pages");
+            if let Err(error) = archived_ids.fill(&database, log_id, &filters).await {
+                tracing::debug!(%error, log_id, "archived ids are looked for in their pages");
             }
             locked(&filters).is_being_filled = false;
             // It weighs more now.
-            archived_ids.topics.insert(topic_id, filters);
+            archived_ids.topics.insert(log_id, filters);
         });
     }
 }

@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 
 use crate::database;
 use crate::database::log::events;
-use crate::database::log::rows::Topic;
+use crate::database::log::rows::LogRow;
 use crate::event::{Log, NewEvent};
 use crate::store::log::publish::{Archived, Conflicts, Placed, Published, count_new, now};
 use crate::store::{Error, Store};
@@ -34,7 +34,7 @@ pub struct Queues {
     waiting: Mutex<HashMap<Log, Vec<Call>>>,
     /// Topics as they were when they were last locked: what is appended without looking is appended to none that has
     /// changed since.
-    seen: Mutex<HashMap<Log, Topic>>,
+    seen: Mutex<HashMap<Log, LogRow>>,
 }
 
 struct Call {
@@ -64,16 +64,16 @@ impl Queues {
         self.waiting.lock()
     }
 
-    fn seen(&self) -> MutexGuard<'_, HashMap<Log, Topic>> {
+    fn seen(&self) -> MutexGuard<'_, HashMap<Log, LogRow>> {
         self.seen.lock()
     }
 
-    pub fn remember(&self, topic: Topic) {
+    pub fn remember(&self, log_row: LogRow) {
         let mut seen = self.seen();
         if seen.len() >= TOPICS_MAX {
             seen.clear();
         }
-        seen.insert(topic.log.clone(), topic);
+        seen.insert(log_row.log.clone(), log_row);
     }
 }
 
@@ -158,10 +158,10 @@ impl Leader {
         let events: Vec<&[NewEvent]> = calls.iter().map(|call| call.events.as_slice()).collect();
         let mut transaction = store.database.begin().await?;
         let placed = store.publish_to(&mut transaction, log, &events, Conflicts::Refuse, &Archived::default()).await?;
-        let Placed::Published(topic, results) = placed else { return Ok(None) };
+        let Placed::Published(log_row, results) = placed else { return Ok(None) };
         database::commit(transaction).await?;
-        store.tell_published(std::slice::from_ref(&topic), count_new(results.iter().flatten().flatten()));
-        store.queues.remember(topic);
+        store.tell_published(std::slice::from_ref(&log_row), count_new(results.iter().flatten().flatten()));
+        store.queues.remember(log_row);
         Ok(Some(results))
     }
 
@@ -181,12 +181,12 @@ impl Store {
     /// Publishes events with one statement if all of them are new, as far as can be told without looking, and says
     /// which position the first one was given.
     pub(in crate::store) async fn append(&self, log: &Log, events: &[&NewEvent]) -> Option<i64> {
-        let topic = self.queues.seen().get(log).cloned()?;
+        let log_row = self.queues.seen().get(log).cloned()?;
         // What was consumed is remembered in rows that come and go.
-        if topic.deleted_count > 0 {
+        if log_row.deleted_count > 0 {
             return None;
         }
-        let end_position = self.try_append(&topic, events).await.unwrap_or_else(|error| {
+        let end_position = self.try_append(&log_row, events).await.unwrap_or_else(|error| {
             tracing::debug!(%error, %log, "events are published with a look at what is there");
             None
         });
@@ -194,15 +194,15 @@ impl Store {
             self.queues.seen().remove(log);
             return None;
         };
-        self.tell_published(&[topic], events.len());
+        self.tell_published(&[log_row], events.len());
         Some(end_position + 1)
     }
 
     /// What is archived after the look at archives changes the topic, and then nothing is appended.
-    async fn try_append(&self, topic: &Topic, events: &[&NewEvent]) -> Result<Option<i64>, Error> {
+    async fn try_append(&self, log_row: &LogRow, events: &[&NewEvent]) -> Result<Option<i64>, Error> {
         let mut connection = self.database.connection().await?;
         let ids: Vec<String> = events.iter().map(|event| event.id.clone()).collect();
-        if !self.members_with_ids(&mut connection, topic, &ids).await?.is_empty() {
+        if !self.members_with_ids(&mut connection, log_row, &ids).await?.is_empty() {
             return Ok(None);
         }
         let now = now();
@@ -210,13 +210,13 @@ impl Store {
         if ids.len() >= COPIED_EVENTS_MIN {
             drop(connection);
             let mut transaction = self.database.begin().await?;
-            let end_position = events::append_many(&mut transaction, topic, &ids, events).await?;
+            let end_position = events::append_many(&mut transaction, log_row, &ids, events).await?;
             if end_position.is_some() {
                 database::commit(transaction).await?;
             }
             return Ok(end_position);
         }
-        Ok(events::append(&mut connection, topic, &events.collect::<Vec<_>>()).await?)
+        Ok(events::append(&mut connection, log_row, &events.collect::<Vec<_>>()).await?)
     }
 }
 

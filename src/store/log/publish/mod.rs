@@ -14,7 +14,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::database::ledger::edits;
-use crate::database::log::rows::{self, Topic};
+use crate::database::log::rows::{self, LogRow};
 use crate::database::log::{consumed, events};
 use crate::database::{self, Transaction};
 use crate::event::{Edits, Event, Instant, Invalid, Log, NewEvent};
@@ -44,7 +44,7 @@ pub enum Conflicts {
 }
 
 /// Rung with the logs that something was published to, so that their couriers wake.
-pub type Bell = Box<dyn Fn(&[Topic]) + Send + Sync>;
+pub type Bell = Box<dyn Fn(&[LogRow]) + Send + Sync>;
 
 /// Events of some logs, and what became of them, each log's in order.
 type Batches = BTreeMap<Log, Vec<NewEvent>>;
@@ -68,14 +68,14 @@ struct LookFor {
 
 enum Outcome {
     /// And the topics, as they were before.
-    Published(BTreeMap<Log, Calls>, Vec<Topic>),
+    Published(BTreeMap<Log, Calls>, Vec<LogRow>),
     LookFor(Vec<(Log, LookFor)>),
 }
 
 /// What becomes of the calls that publish to one log.
 enum Placed {
     /// The results of each, in their order.
-    Published(Topic, Calls),
+    Published(LogRow, Calls),
     LookFor(LookFor),
 }
 
@@ -118,7 +118,7 @@ impl Store {
             match self.try_publish(batches, conflicts, &archived).await {
                 Ok(Outcome::Published(results, topics)) => {
                     self.tell_published(&topics, count_new(results.values().flatten().flatten().flatten()));
-                    topics.into_iter().for_each(|topic| self.queues.remember(topic));
+                    topics.into_iter().for_each(|log_row| self.queues.remember(log_row));
                     return Ok(results);
                 }
                 // Outside of the transaction: nobody waits for S3 with a topic locked.
@@ -154,12 +154,12 @@ impl Store {
                 Conflicts::StopAt | Conflicts::Skip => events.chunks(1).collect(),
             };
             match self.publish_to(&mut transaction, log, &calls, conflicts, archived).await? {
-                Placed::Published(topic, mut calls) => {
+                Placed::Published(log_row, mut calls) => {
                     if conflicts == Conflicts::Refuse {
                         calls = calls.into_iter().map(|call| call.map(Ok)).collect::<Result<Calls, Error>>()?;
                     }
                     results.insert(log.clone(), calls);
-                    topics.push(topic);
+                    topics.push(log_row);
                 }
                 Placed::LookFor(look_for) => wanted.push((log.clone(), look_for)),
             }
@@ -181,22 +181,22 @@ impl Store {
         conflicts: Conflicts,
         archived: &Archived,
     ) -> Result<Placed, Error> {
-        let topic = lock_or_make(transaction, log).await?;
+        let log_row = lock_or_make(transaction, log).await?;
         let ids: Vec<String> = calls.iter().copied().flatten().map(|event| event.id.clone()).collect();
         let mut known = archived.events.clone();
-        let hot = events::by_ids(transaction, topic.id, &ids).await?;
+        let hot = events::by_ids(transaction, log_row.id, &ids).await?;
         known.extend(hot.into_iter().map(|event| (event.id.clone(), event)));
 
         let unknown: Vec<String> = ids.into_iter().filter(|id| !known.contains_key(id)).collect();
-        let mut members = self.members_with_ids(transaction, &topic, &unknown).await?;
+        let mut members = self.members_with_ids(transaction, &log_row, &unknown).await?;
         members.retain(|member| !archived.searched.contains(member));
-        let consumed = match topic.deleted_count {
+        let consumed = match log_row.deleted_count {
             0 => HashMap::new(),
-            _ => consumed::positions(transaction, topic.id, &unknown).await?,
+            _ => consumed::positions(transaction, log_row.id, &unknown).await?,
         };
 
-        let edits = edits_of_others(transaction, &topic, &known, calls).await?;
-        let mut places = Places { topic: &topic, known, edits, consumed, new: Vec::new() };
+        let edits = edits_of_others(transaction, &log_row, &known, calls).await?;
+        let mut places = Places { log_row: &log_row, known, edits, consumed, new: Vec::new() };
         let mut results = Calls::with_capacity(calls.len());
         for events in calls {
             results.push(places.take(events));
@@ -213,14 +213,14 @@ impl Store {
             return Ok(Placed::LookFor(LookFor { ids: unknown, members }));
         }
         if let Some(last) = new.last() {
-            events::insert(transaction, topic.id, &new, None).await?;
-            rows::set_head(transaction, topic.id, last.position).await?;
+            events::insert(transaction, log_row.id, &new, None).await?;
+            rows::set_head(transaction, log_row.id, last.position).await?;
         }
-        Ok(Placed::Published(topic, results))
+        Ok(Placed::Published(log_row, results))
     }
 
     /// The topics are woken even if nothing is new: it may be what a caller gave up on before anybody was told.
-    fn tell_published(&self, topics: &[Topic], new: usize) {
+    fn tell_published(&self, topics: &[LogRow], new: usize) {
         (self.bell)(topics);
         metrics::counter!("coldstream_events_published_total").increment(new as u64);
     }
@@ -230,10 +230,10 @@ fn count_new<'a>(published: impl Iterator<Item = &'a Published>) -> usize {
     published.filter(|published| published.is_new).count()
 }
 
-async fn lock_or_make(transaction: &mut Transaction, log: &Log) -> Result<Topic, Error> {
+async fn lock_or_make(transaction: &mut Transaction, log: &Log) -> Result<LogRow, Error> {
     loop {
-        if let Some(topic) = rows::lock(transaction, log).await? {
-            return Ok(topic);
+        if let Some(log_row) = rows::lock(transaction, log).await? {
+            return Ok(log_row);
         }
         rows::make(transaction, log).await?;
     }
@@ -242,7 +242,7 @@ async fn lock_or_make(transaction: &mut Transaction, log: &Log) -> Result<Topic,
 /// Gives each new event its place behind the head, and each repeated one the place that it has, or had before it was
 /// consumed.
 struct Places<'a> {
-    topic: &'a Topic,
+    log_row: &'a LogRow,
     /// By id; those that are new are among them.
     known: HashMap<String, Event>,
     /// The edits of those among them that are not what is published now, by position.
@@ -280,7 +280,7 @@ impl Places<'_> {
             }
             (None, Some(position)) => (*position, false),
             (None, None) => {
-                let position = self.topic.head_position + 1 + self.new.len() as i64;
+                let position = self.log_row.head_position + 1 + self.new.len() as i64;
                 let event = event.clone().at(position, now());
                 self.known.insert(event.id.clone(), event.clone());
                 self.new.push(event);
@@ -301,7 +301,7 @@ impl Places<'_> {
 /// rename has thousands of them.
 async fn edits_of_others(
     transaction: &mut Transaction,
-    topic: &Topic,
+    log_row: &LogRow,
     known: &HashMap<String, Event>,
     calls: &[&[NewEvent]],
 ) -> Result<HashMap<i64, Edits>, Error> {
@@ -311,7 +311,7 @@ async fn edits_of_others(
     if positions.is_empty() {
         return Ok(HashMap::new());
     }
-    Ok(edits::of_event(transaction, topic.id, &positions).await?)
+    Ok(edits::of_event(transaction, log_row.id, &positions).await?)
 }
 
 fn now() -> Instant {

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use crate::database::catalog::members;
 use crate::database::ledger::edits;
 use crate::database::log::events;
-use crate::database::log::rows::{self, Topic};
+use crate::database::log::rows::{self, LogRow};
 use crate::database::lookups;
 use crate::event::{Event, Log};
 use crate::store::archives::fetch::Interrupted;
@@ -18,7 +18,7 @@ use crate::store::{Error, Store};
 /// An event and where it was found.
 #[derive(Debug, Clone)]
 pub struct Found {
-    pub topic: Topic,
+    pub log_row: LogRow,
     pub event: Event,
     /// `None` where it is hot.
     pub archive_id: Option<Uuid>,
@@ -36,15 +36,15 @@ impl Store {
 
     async fn try_is_stream_empty(&self, log: &Log, stream: &str) -> Result<bool, Interrupted> {
         let mut snapshot = self.database.snapshot().await.map_err(Error::from)?;
-        let Some(topic) = rows::find(&mut snapshot, log).await.map_err(Error::from)? else {
+        let Some(log_row) = rows::find(&mut snapshot, log).await.map_err(Error::from)? else {
             return Ok(true);
         };
-        if events::has_any(&mut snapshot, topic.id, stream).await.map_err(Error::from)? {
+        if events::has_any(&mut snapshot, log_row.id, stream).await.map_err(Error::from)? {
             return Ok(false);
         }
-        let members = match topic.archived_count {
+        let members = match log_row.archived_count {
             0 => Vec::new(),
-            _ => self.members_of_stream(&mut snapshot, topic.id, stream, (1, topic.head_position + 1)).await?,
+            _ => self.members_of_stream(&mut snapshot, log_row.id, stream, (1, log_row.head_position + 1)).await?,
         };
         drop(snapshot);
         for extent in &members {
@@ -62,34 +62,36 @@ impl Store {
 
     async fn try_find(&self, log: &Log, ids: &[String]) -> Result<Vec<Found>, Interrupted> {
         let mut snapshot = self.database.snapshot().await.map_err(Error::from)?;
-        let Some(topic) = rows::find(&mut snapshot, log).await.map_err(Error::from)? else {
+        let Some(log_row) = rows::find(&mut snapshot, log).await.map_err(Error::from)? else {
             return Ok(Vec::new());
         };
-        let hot = events::by_ids(&mut snapshot, topic.id, ids).await.map_err(Error::from)?;
+        let hot = events::by_ids(&mut snapshot, log_row.id, ids).await.map_err(Error::from)?;
         let known: HashSet<&str> = hot.iter().map(|event| event.id.as_str()).collect();
         let missing: Vec<String> = ids.iter().filter(|id| !known.contains(id.as_str())).cloned().collect();
         let (mut members, mut edits) = (Vec::new(), Vec::new());
-        if !missing.is_empty() && topic.archived_count > 0 {
+        if !missing.is_empty() && log_row.archived_count > 0 {
             let key = self.hash_key(&mut snapshot).await?;
             let keys =
-                lookups::members_with_ids(&mut snapshot, topic.id, key, &missing, &[]).await.map_err(Error::from)?;
-            members = members::by_key(&mut snapshot, topic.id, &keys).await.map_err(Error::from)?;
+                lookups::members_with_ids(&mut snapshot, log_row.id, key, &missing, &[]).await.map_err(Error::from)?;
+            members = members::by_key(&mut snapshot, log_row.id, &keys).await.map_err(Error::from)?;
             for member in &members {
                 let range = (member.first_position, member.last_position + 1);
-                edits.extend(edits::pending(&mut snapshot, topic.id, range).await.map_err(Error::from)?);
+                edits.extend(edits::pending(&mut snapshot, log_row.id, range).await.map_err(Error::from)?);
             }
         }
         drop(snapshot);
         let overlays = Overlays::new(edits);
         let missing: HashSet<&str> = missing.iter().map(String::as_str).collect();
-        let mut found: Vec<Found> =
-            hot.iter().map(|event| Found { topic: topic.clone(), event: event.clone(), archive_id: None }).collect();
+        let mut found: Vec<Found> = hot
+            .iter()
+            .map(|event| Found { log_row: log_row.clone(), event: event.clone(), archive_id: None })
+            .collect();
         for extent in &members {
             let member = self.fetch(log, extent).await?;
             for event in member.events().filter(|event| missing.contains(event.id())) {
                 let mut event = event.to_event();
                 overlays.of(extent.archive_id).apply(&mut event);
-                found.push(Found { topic: topic.clone(), event, archive_id: Some(extent.archive_id) });
+                found.push(Found { log_row: log_row.clone(), event, archive_id: Some(extent.archive_id) });
             }
         }
         found.sort_by_key(|found| found.event.position);

@@ -19,22 +19,23 @@ impl Store {
     async fn try_last_event(&self, log: &Log, types: &[String]) -> Result<Option<Event>, Interrupted> {
         let filter = Filter::types(types.to_vec());
         let mut snapshot = self.database.snapshot().await.map_err(Error::from)?;
-        let Some(topic) = rows::find(&mut snapshot, log).await.map_err(Error::from)? else {
+        let Some(log_row) = rows::find(&mut snapshot, log).await.map_err(Error::from)? else {
             return Ok(None);
         };
-        let hot = events::last(&mut snapshot, topic.id, &filter).await.map_err(Error::from)?;
+        let hot = events::last(&mut snapshot, log_row.id, &filter).await.map_err(Error::from)?;
         let after = hot.as_ref().map_or(0, |event| event.position);
-        if topic.archived_count == 0 || after == topic.head_position {
+        if log_row.archived_count == 0 || after == log_row.head_position {
             return Ok(hot);
         }
         let wanted = (!types.is_empty()).then_some(types);
-        let from = archives::last_from(&mut snapshot, topic.id, wanted).await.map_err(Error::from)?;
-        let range = (from.unwrap_or_default().max(after + 1), topic.head_position + 1);
-        let archives = archives::extents(&mut snapshot, topic.id, wanted, range, i64::MAX).await;
+        let from = archives::last_from(&mut snapshot, log_row.id, wanted).await.map_err(Error::from)?;
+        let range = (from.unwrap_or_default().max(after + 1), log_row.head_position + 1);
+        let archives = archives::extents(&mut snapshot, log_row.id, wanted, range, i64::MAX).await;
         let archives = archives.map_err(Error::from)?;
         let ids: Vec<Uuid> = archives.iter().map(|archive| archive.id).collect();
-        let mut members = members::extents(&mut snapshot, topic.id, &ids, wanted, range).await.map_err(Error::from)?;
-        let edits = edits::pending(&mut snapshot, topic.id, range).await.map_err(Error::from)?;
+        let mut members =
+            members::extents(&mut snapshot, log_row.id, &ids, wanted, range).await.map_err(Error::from)?;
+        let edits = edits::pending(&mut snapshot, log_row.id, range).await.map_err(Error::from)?;
         drop(snapshot);
         members.sort_by_key(|member| std::cmp::Reverse(member.last_position));
         self.last_of(log, members, &filter, &Overlays::new(edits), hot).await

@@ -20,7 +20,7 @@ use uuid::Uuid;
 use crate::bucket::Member;
 use crate::database::Transaction;
 use crate::database::catalog::members::{self, MemberExtent};
-use crate::database::log::rows::{self, Topic};
+use crate::database::log::rows::{self, LogRow};
 use crate::event::{Event, Filter, Log};
 use crate::store::archives::fetch::Interrupted;
 use crate::store::log::read::memory::{Held, SMALL_BYTES};
@@ -134,13 +134,13 @@ impl Store {
         loop {
             let turn = OptionFuture::from(turns.map(Turns::for_rows)).await;
             let mut snapshot = self.database.snapshot().await.map_err(Error::from)?;
-            let Some(topic) = rows::find(&mut snapshot, log).await.map_err(Error::from)? else {
+            let Some(log_row) = rows::find(&mut snapshot, log).await.map_err(Error::from)? else {
                 let nothing = Page { events: Vec::new(), head_position: 0, edit_counter: 0, is_cut: false };
                 return Ok((nothing, Held::default()));
             };
-            let (head_position, edit_counter) = (topic.head_position, topic.edit_counter);
+            let (head_position, edit_counter) = (log_row.head_position, log_row.edit_counter);
             let hot_bytes_max = if held.is_some() { size.bytes_max() } else { size.bytes_max().min(SMALL_BYTES) };
-            let plan = self.plan(&mut snapshot, topic, query, hot_bytes_max).await?;
+            let plan = self.plan(&mut snapshot, log_row, query, hot_bytes_max).await?;
             drop(snapshot);
             drop(turn);
             let held = match held.take() {
@@ -168,13 +168,13 @@ impl Store {
             return Ok(query);
         }
         let mut snapshot = self.database.snapshot().await?;
-        let Some(topic) = rows::find(&mut snapshot, log).await? else {
+        let Some(log_row) = rows::find(&mut snapshot, log).await? else {
             return Ok(Query { limit: 0, ..query });
         };
-        if is_range(&topic, &query.filter) {
+        if is_range(&log_row, &query.filter) {
             return Ok(Query { from: query.from.saturating_add(query.skip), skip: 0, ..query });
         }
-        let anchor = self.anchor(&mut snapshot, topic.id, &query).await?;
+        let anchor = self.anchor(&mut snapshot, log_row.id, &query).await?;
         drop(snapshot);
         if anchor == query.from {
             return Ok(query);
@@ -187,17 +187,17 @@ impl Store {
     }
 
     /// The position, no higher than where a query begins, that no member reaches across that may hold what matches.
-    async fn anchor(&self, snapshot: &mut Transaction, topic_id: i64, query: &Query) -> Result<i64, Error> {
+    async fn anchor(&self, snapshot: &mut Transaction, log_id: i64, query: &Query) -> Result<i64, Error> {
         let mut anchor = query.from;
         if let Filter::Stream(stream) = &query.filter {
-            let mut members = self.members_of_stream(snapshot, topic_id, stream, (1, i64::MAX)).await?;
+            let mut members = self.members_of_stream(snapshot, log_id, stream, (1, i64::MAX)).await?;
             members.sort_by_key(|member| std::cmp::Reverse(member.last_position));
             for member in members.iter().filter(|member| member.first_position < query.from) {
                 anchor = if member.last_position >= anchor { anchor.min(member.first_position) } else { anchor };
             }
             return Ok(anchor);
         }
-        while let Some(lower) = members::lowest_across(snapshot, topic_id, anchor).await? {
+        while let Some(lower) = members::lowest_across(snapshot, log_id, anchor).await? {
             anchor = lower;
         }
         Ok(anchor)
@@ -210,12 +210,12 @@ impl Store {
             return Ok((Vec::new(), false));
         }
         let members_ahead = plan.members_ahead();
-        let Plan { topic, segments, members, hot, mut end, overlays, mut skip, is_hot_cut, .. } = plan;
+        let Plan { log_row, segments, members, hot, mut end, overlays, mut skip, is_hot_cut, .. } = plan;
         let start = query.from;
         // Boxed: the compiler cannot tell that closures over borrowed members may move between threads.
         let mut fetches: Vec<BoxFuture<_>> = Vec::with_capacity(segments.len());
         for segment in &segments {
-            fetches.push(self.fetch_segment(&topic.log, segment, &members).boxed());
+            fetches.push(self.fetch_segment(&log_row.log, segment, &members).boxed());
         }
         let mut fetched = futures::stream::iter(fetches).buffered(members_ahead);
         let mut hot = hot.into_iter().peekable();
@@ -258,7 +258,7 @@ impl Store {
         if let Some(last) = events.last().filter(|_| is_cut) {
             end = last.position + 1;
         }
-        check_gapless(&topic, query, end, &events)?;
+        check_gapless(&log_row, query, end, &events)?;
         Ok((events, is_cut))
     }
 
@@ -306,13 +306,13 @@ fn too_large(bytes: i64, bytes_max: i64) -> Error {
 }
 
 /// Whether everything that matches is at positions without gaps.
-fn is_range(topic: &Topic, filter: &Filter) -> bool {
-    *filter == Filter::All && topic.deleted_count == 0
+fn is_range(log_row: &LogRow, filter: &Filter) -> bool {
+    *filter == Filter::All && log_row.deleted_count == 0
 }
 
 /// A read of everything that misses a position has lost an event: better no answer than a short one.
-fn check_gapless(topic: &Topic, query: &Query, end: i64, events: &[Event]) -> Result<(), Error> {
-    if !is_range(topic, &query.filter) {
+fn check_gapless(log_row: &LogRow, query: &Query, end: i64, events: &[Event]) -> Result<(), Error> {
+    if !is_range(log_row, &query.filter) {
         return Ok(());
     }
     let first = query.from;
@@ -325,6 +325,6 @@ fn check_gapless(topic: &Topic, query: &Query, end: i64, events: &[Event]) -> Re
     Err(Error::Damaged(format!(
         "the event at position {} of {} is missing, or there twice",
         missing.unwrap_or(first),
-        topic.log
+        log_row.log
     )))
 }

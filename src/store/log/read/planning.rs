@@ -10,7 +10,7 @@ use crate::database::catalog::archives;
 use crate::database::catalog::members::{self, MemberExtent};
 use crate::database::ledger::edits;
 use crate::database::log::events;
-use crate::database::log::rows::Topic;
+use crate::database::log::rows::LogRow;
 use crate::database::lookups;
 use crate::database::lookups::sums;
 use crate::event::{Event, Filter};
@@ -28,7 +28,7 @@ const AHEAD_BYTES: i64 = 8 * 1024 * 1024;
 
 /// What one snapshot says of a read.
 pub struct Plan {
-    pub topic: Topic,
+    pub log_row: LogRow,
     pub segments: Vec<Segment>,
     /// The members of all segments.
     pub members: Vec<MemberExtent>,
@@ -69,19 +69,19 @@ impl Store {
     pub(in crate::store) async fn plan(
         &self,
         snapshot: &mut Transaction,
-        topic: Topic,
+        log_row: LogRow,
         query: &Query,
         hot_bytes_max: i64,
     ) -> Result<Plan, Error> {
         let Query { filter, from, skip, limit } = query;
-        let end = match is_range(&topic, filter) {
-            true => from.saturating_add(*limit).min(topic.head_position + 1),
-            false => topic.head_position + 1,
+        let end = match is_range(&log_row, filter) {
+            true => from.saturating_add(*limit).min(log_row.head_position + 1),
+            false => log_row.head_position + 1,
         };
-        let (mut segments, members, skip) = if *from > topic.archived_to {
+        let (mut segments, members, skip) = if *from > log_row.archived_to {
             (plan::segments(&[], *from, end), Vec::new(), *skip)
         } else {
-            self.plan_archived(snapshot, &topic, query, end).await?
+            self.plan_archived(snapshot, &log_row, query, end).await?
         };
         let (start, end) =
             (segments.first().map_or(end, |first| first.start), segments.last().map_or(end, |last| last.end));
@@ -90,13 +90,13 @@ impl Store {
         let skip = skip - hot_skip;
         let hot_limit = limit.saturating_add(skip);
         let (range, counts) = ((start, end), (hot_skip, hot_limit));
-        let hot = events::range(snapshot, topic.id, filter, range, counts, hot_bytes_max).await?;
+        let hot = events::range(snapshot, log_row.id, filter, range, counts, hot_bytes_max).await?;
         let found_bytes: i64 = hot.iter().map(|event| event.payload.byte_len() as i64).sum();
         let is_hot_cut = found_bytes >= hot_bytes_max;
         let (hot_bytes, end) = match hot.last() {
             // Nothing is known of what follows hot rows that were cut.
             Some(last) if is_hot_cut => {
-                let all = events::range_bytes(snapshot, topic.id, filter, range, counts).await?;
+                let all = events::range_bytes(snapshot, log_row.id, filter, range, counts).await?;
                 (all, last.position + 1)
             }
             _ => (found_bytes, end),
@@ -104,16 +104,16 @@ impl Store {
         segments.retain(|segment| segment.start < end);
         let (segments, members) = match members.is_empty() {
             true => (segments, members),
-            false => without_hot(snapshot, topic.id, (segments, members), &hot, hot_limit).await?,
+            false => without_hot(snapshot, log_row.id, (segments, members), &hot, hot_limit).await?,
         };
         let (start, end) =
             (segments.first().map_or(end, |first| first.start), end.min(segments.last().map_or(end, |last| last.end)));
         let edits = match members.is_empty() {
             true => Vec::new(),
-            false => edits::pending(snapshot, topic.id, (start, end)).await?,
+            false => edits::pending(snapshot, log_row.id, (start, end)).await?,
         };
         let overlays = Overlays::new(edits);
-        Ok(Plan { topic, segments, members, hot, start, end, overlays, skip, is_hot_cut, hot_bytes })
+        Ok(Plan { log_row, segments, members, hot, start, end, overlays, skip, is_hot_cut, hot_bytes })
     }
 
     /// Looks at whole archives first, at as many as it takes, then at the members of those that are needed. What is to be
@@ -121,28 +121,28 @@ impl Store {
     async fn plan_archived(
         &self,
         snapshot: &mut Transaction,
-        topic: &Topic,
+        log_row: &LogRow,
         query: &Query,
         end: i64,
     ) -> Result<(Vec<Segment>, Vec<MemberExtent>, i64), Error> {
-        let topic_id = topic.id;
+        let log_id = log_row.id;
         let Query { filter, from, skip, limit } = query;
         let everything = Seek { start: *from, end, skip: *skip };
         let types = match filter {
             Filter::All => None,
             Filter::Types(types) => Some(types.as_slice()),
             Filter::Stream(stream) => {
-                let members = self.members_of_stream(snapshot, topic_id, stream, (*from, end)).await?;
-                return self.cut(snapshot, topic_id, query, members, everything).await;
+                let members = self.members_of_stream(snapshot, log_id, stream, (*from, end)).await?;
+                return self.cut(snapshot, log_id, query, members, everything).await;
             }
         };
         let Seek { start, end, skip } = match *skip {
             0 => everything,
-            _ => pass_over(snapshot, topic, query, types, everything).await?,
+            _ => pass_over(snapshot, log_row, query, types, everything).await?,
         };
         let mut archives_max = ARCHIVES_AT_ONCE;
         let (archives, extents, segments) = loop {
-            let archives = archives::extents(snapshot, topic_id, types, (start, end), archives_max).await?;
+            let archives = archives::extents(snapshot, log_id, types, (start, end), archives_max).await?;
             let extents: Vec<Extent> = archives
                 .iter()
                 .map(|archive| Extent::over((archive.first_position, archive.last_position), archive.matching))
@@ -158,21 +158,21 @@ impl Store {
             }
             archives_max *= ARCHIVES_MORE;
         };
-        let needed = seek(snapshot, topic_id, query, (&segments, &extents), skip).await?;
+        let needed = seek(snapshot, log_id, query, (&segments, &extents), skip).await?;
         let ids: Vec<Uuid> = archives
             .iter()
             .filter(|archive| archive.first_position < needed.end && archive.last_position >= needed.start)
             .map(|archive| archive.id)
             .collect();
-        let members = members::extents(snapshot, topic_id, &ids, types, (needed.start, needed.end)).await?;
-        self.cut(snapshot, topic_id, query, members, needed).await
+        let members = members::extents(snapshot, log_id, &ids, types, (needed.start, needed.end)).await?;
+        self.cut(snapshot, log_id, query, members, needed).await
     }
 
     /// The segments that are needed of a range, with their members.
     async fn cut(
         &self,
         snapshot: &mut Transaction,
-        topic_id: i64,
+        log_id: i64,
         query: &Query,
         members: Vec<MemberExtent>,
         Seek { start, end, skip }: Seek,
@@ -182,7 +182,7 @@ impl Store {
             .map(|member| Extent::over((member.first_position, member.last_position), member.matching))
             .collect();
         let mut segments = plan::segments(&extents, start, end);
-        let needed = seek(snapshot, topic_id, query, (&segments, &extents), skip).await?;
+        let needed = seek(snapshot, log_id, query, (&segments, &extents), skip).await?;
         segments.retain(|segment| segment.start >= needed.start && segment.end <= needed.end);
         Ok((segments, members, needed.skip))
     }
@@ -190,14 +190,14 @@ impl Store {
     pub(in crate::store) async fn members_of_stream(
         &self,
         snapshot: &mut Transaction,
-        topic_id: i64,
+        log_id: i64,
         stream: &str,
         (start, end): (i64, i64),
     ) -> Result<Vec<MemberExtent>, Error> {
         let key = self.hash_key(snapshot).await?;
-        let counts = lookups::members_with_stream(snapshot, topic_id, key, stream).await?;
+        let counts = lookups::members_with_stream(snapshot, log_id, key, stream).await?;
         let keys: Vec<(Uuid, i32)> = counts.keys().copied().collect();
-        let mut members = members::by_key(snapshot, topic_id, &keys).await?;
+        let mut members = members::by_key(snapshot, log_id, &keys).await?;
         members.retain(|member| member.last_position >= start && member.first_position < end);
         for member in &mut members {
             member.matching = counts.get(&(member.archive_id, member.member)).copied().unwrap_or_default();
@@ -209,13 +209,13 @@ impl Store {
 /// Up to where sums of many archives lead; nowhere, if they are not of all archives.
 async fn pass_over(
     snapshot: &mut Transaction,
-    topic: &Topic,
+    log_row: &LogRow,
     query: &Query,
     types: Option<&[String]>,
     everything: Seek,
 ) -> Result<Seek, Error> {
-    let sums = sums::all(snapshot, topic.id, types).await?;
-    if sums.iter().map(|sum| sum.count).sum::<i64>() != topic.archived_count {
+    let sums = sums::all(snapshot, log_row.id, types).await?;
+    if sums.iter().map(|sum| sum.count).sum::<i64>() != log_row.archived_count {
         return Ok(everything);
     }
     let Seek { start, end, skip } = everything;
@@ -225,25 +225,25 @@ async fn pass_over(
         .map(|sum| Extent::over((sum.first_position, sum.last_position), sum.matching))
         .collect();
     let segments = plan::segments(&extents, start, end);
-    seek(snapshot, topic.id, query, (&segments, &extents), skip).await
+    seek(snapshot, log_row.id, query, (&segments, &extents), skip).await
 }
 
 /// Where to begin and how far to go, with the hot rows counted.
 async fn seek(
     snapshot: &mut Transaction,
-    topic_id: i64,
+    log_id: i64,
     query: &Query,
     (segments, extents): (&[Segment], &[Extent]),
     skip: i64,
 ) -> Result<Seek, Error> {
-    let hot = hot_counts(snapshot, topic_id, &query.filter, segments, skip).await?;
+    let hot = hot_counts(snapshot, log_id, &query.filter, segments, skip).await?;
     Ok(plan::seek(segments, extents, hot.as_deref(), skip, query.limit))
 }
 
 /// How many hot rows match in each segment; not asked where nothing is to be passed over.
 async fn hot_counts(
     snapshot: &mut Transaction,
-    topic_id: i64,
+    log_id: i64,
     filter: &Filter,
     segments: &[Segment],
     skip: i64,
@@ -253,14 +253,14 @@ async fn hot_counts(
     }
     let mut boundaries: Vec<i64> = segments.iter().map(|segment| segment.start).collect();
     boundaries.extend(segments.last().map(|last| last.end));
-    Ok(Some(events::count_between(snapshot, topic_id, filter, &boundaries).await?))
+    Ok(Some(events::count_between(snapshot, log_id, filter, &boundaries).await?))
 }
 
 /// The segments that are needed once hot rows are known, with their members and no others: archives reach over hot rows
 /// where old and young events came in any order, and where some were restored.
 async fn without_hot(
     snapshot: &mut Transaction,
-    topic_id: i64,
+    log_id: i64,
     (mut segments, members): (Vec<Segment>, Vec<MemberExtent>),
     hot: &[Event],
     wanted: i64,
@@ -273,7 +273,7 @@ async fn without_hot(
         .collect();
     let is_mixed = |(first, last): &(i64, i64)| hot.iter().any(|event| (*first..=*last).contains(&event.position));
     let archived_from = match ranges.iter().any(is_mixed) {
-        true => events::first_not_hot(snapshot, topic_id, &ranges).await?,
+        true => events::first_not_hot(snapshot, log_id, &ranges).await?,
         false => ranges.iter().map(|(first, _)| *first).collect(),
     };
     let mut found: Vec<(Extent, MemberExtent)> = needed

@@ -223,7 +223,7 @@ impl Courier {
             }
         };
         (self.quiet_since, self.is_trimmed) = (Instant::now(), false);
-        subscriber.receipts.acked((self.turn.topic_id, position));
+        subscriber.receipts.acked((self.turn.log_id, position));
         if let Some(item) = self.window.get(position) {
             item.resets = 0;
         }

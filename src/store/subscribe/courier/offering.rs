@@ -99,7 +99,7 @@ impl Courier {
         }
         item.is_due = false;
         metrics::counter!("coldstream_events_delivered_total").increment(1);
-        if subscriber.receipts.sent((self.turn.topic_id, position), event.byte_len(), Instant::now()) {
+        if subscriber.receipts.sent((self.turn.log_id, position), event.byte_len(), Instant::now()) {
             self.carriers.insert(subscriber.number, Arc::clone(subscriber));
         }
         subscriber.send(room, &self.log, event, retry_number);

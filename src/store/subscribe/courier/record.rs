@@ -109,20 +109,20 @@ impl Store {
         if !groups.contains(&turn.group) {
             return false;
         }
-        if let Err(error) = self.try_delete_consumed(turn.topic_id, &groups).await {
+        if let Err(error) = self.try_delete_consumed(turn.log_id, &groups).await {
             tracing::warn!(%error, %log, "consumed events were not deleted and will be");
         }
         true
     }
 
     /// Rows first, the topic last, as the archiver does.
-    async fn try_delete_consumed(&self, topic_id: i64, groups: &[Group]) -> Result<(), Error> {
+    async fn try_delete_consumed(&self, log_id: i64, groups: &[Group]) -> Result<(), Error> {
         let _permit = self.subscriptions.write_permit().await;
         let mut transaction = self.database.begin().await?;
-        let count = consumed::delete(&mut transaction, topic_id, groups).await?;
+        let count = consumed::delete(&mut transaction, log_id, groups).await?;
         if count > 0 {
-            consumed::forget(&mut transaction, topic_id).await?;
-            rows::add_deleted(&mut transaction, topic_id, count).await?;
+            consumed::forget(&mut transaction, log_id).await?;
+            rows::add_deleted(&mut transaction, log_id, count).await?;
             database::commit(transaction).await?;
         }
         Ok(())
@@ -132,7 +132,7 @@ impl Store {
     pub(in crate::store::subscribe) async fn edit_counter(&self, turn: &Turn) -> Result<i64, Error> {
         let _permit = self.subscriptions.write_permit().await;
         let mut transaction = self.database.snapshot().await?;
-        Ok(rows::edit_counter(&mut transaction, turn.topic_id).await?)
+        Ok(rows::edit_counter(&mut transaction, turn.log_id).await?)
     }
 
     /// The event at a position, if it is in Postgres.
@@ -144,7 +144,7 @@ impl Store {
         let _permit = self.subscriptions.write_permit().await;
         let mut transaction = self.database.snapshot().await?;
         let range = (position, position + 1);
-        let found = events::range(&mut transaction, turn.topic_id, &Filter::All, range, (0, 1), i64::MAX);
+        let found = events::range(&mut transaction, turn.log_id, &Filter::All, range, (0, 1), i64::MAX);
         Ok(found.await?.pop())
     }
 
@@ -161,7 +161,7 @@ impl Store {
     pub(in crate::store::subscribe) async fn resends(&self, turn: &Turn) -> Result<Vec<(i64, i64)>, Error> {
         let _permit = self.subscriptions.reads.for_rows().await;
         let mut transaction = self.database.snapshot().await?;
-        Ok(erroneous::resends(&mut transaction, &turn.group, turn.topic_id, RESENDS_MAX).await?)
+        Ok(erroneous::resends(&mut transaction, &turn.group, turn.log_id, RESENDS_MAX).await?)
     }
 
     /// Whether another replica has subscribers of the group. If that cannot be said, it has none.

@@ -45,7 +45,7 @@ pub struct Session {
 #[derive(Default)]
 struct State {
     groups: HashMap<Group, Members>,
-    topic_ids: HashMap<Log, i64>,
+    log_ids: HashMap<Log, i64>,
     errands: Errands,
 }
 
@@ -206,22 +206,22 @@ impl Session {
     /// Where the ack of an event of this log is to go; `None` if none of it is in flight.
     pub fn inbox(&self, group: &Group, log: &Log) -> Option<mpsc::Sender<Ack>> {
         let state = self.state();
-        let topic_id = state.topic_ids.get(log)?;
-        state.groups.get(group)?.owned.get(topic_id)?.inbox.clone()
+        let log_id = state.log_ids.get(log)?;
+        state.groups.get(group)?.owned.get(log_id)?.inbox.clone()
     }
 
     /// There may be something to deliver in this topic; its log is not known to those who heard of it from afar.
-    pub fn wake(self: &Arc<Self>, topic_id: i64, log: Option<&Log>, cause: Cause) {
+    pub fn wake(self: &Arc<Self>, log_id: i64, log: Option<&Log>, cause: Cause) {
         let mut guard = self.state();
         let State { groups, errands, .. } = &mut *guard;
         let mut has_errand = false;
         for members in groups.values_mut() {
-            if let Some(owned) = members.owned.get_mut(&topic_id) {
+            if let Some(owned) = members.owned.get_mut(&log_id) {
                 owned.wake.wake(cause);
                 self.start(owned, &members.subscribers);
-            } else if !members.elsewhere.contains(&topic_id) && log.is_none_or(|log| members.covers(log)) {
+            } else if !members.elsewhere.contains(&log_id) && log.is_none_or(|log| members.covers(log)) {
                 has_errand = true;
-                errands.look_at.insert(topic_id);
+                errands.look_at.insert(log_id);
             }
         }
         drop(guard);
@@ -258,7 +258,7 @@ impl Session {
     /// Begins to deliver what was taken. What nobody wants any more is released again.
     pub fn adopt(self: &Arc<Self>, taken: Vec<Taken>) {
         let mut guard = self.state();
-        let State { groups, topic_ids, errands } = &mut *guard;
+        let State { groups, log_ids, errands } = &mut *guard;
         for Taken { turn, log, progress, refusal, has_resends } in taken {
             // What is about to be given up is not begun anew.
             let is_given_up = errands.releases.iter().any(|(other, _)| *other == turn)
@@ -271,10 +271,10 @@ impl Session {
                 errands.releases.push((turn, refusal));
                 continue;
             };
-            topic_ids.insert(log.clone(), turn.topic_id);
-            members.elsewhere.remove(&turn.topic_id);
+            log_ids.insert(log.clone(), turn.log_id);
+            members.elsewhere.remove(&turn.log_id);
             let fresh = || Owned { turn: turn.clone(), log, progress, refusal, wake: Arc::default(), inbox: None };
-            let owned = members.owned.entry(turn.topic_id).or_insert_with(fresh);
+            let owned = members.owned.entry(turn.log_id).or_insert_with(fresh);
             owned.wake.wake(if has_resends { Cause::Any } else { Cause::Published });
             self.start(owned, &members.subscribers);
         }
@@ -286,9 +286,9 @@ impl Session {
         if state.errands.looks_everywhere {
             return;
         }
-        for (group, topic_id) in owned {
+        for (group, log_id) in owned {
             if let Some(members) = state.groups.get_mut(&group) {
-                members.elsewhere.insert(topic_id);
+                members.elsewhere.insert(log_id);
             }
         }
     }
@@ -300,28 +300,28 @@ impl Session {
         let Some(members) = groups.get_mut(&turn.group) else { return true };
         match end {
             End::Idle(progress) => {
-                let Some(owned) = members.owned.get_mut(&turn.topic_id) else { return true };
+                let Some(owned) = members.owned.get_mut(&turn.log_id) else { return true };
                 if owned.wake.is_woken() {
                     return false;
                 }
                 (owned.progress, owned.inbox) = (progress, None);
                 if !is_covered(&members.subscribers, &owned.log) {
                     errands.releases.push((owned.turn.clone(), owned.refusal));
-                    members.owned.remove(&turn.topic_id);
+                    members.owned.remove(&turn.log_id);
                 }
             }
             End::Deserted { refusal } => {
-                members.owned.remove(&turn.topic_id);
+                members.owned.remove(&turn.log_id);
                 errands.releases.push((turn.clone(), refusal));
                 // Somebody may have joined since the courier looked.
-                errands.look_at.insert(turn.topic_id);
+                errands.look_at.insert(turn.log_id);
             }
             End::HandedOver { refusal, wait } => {
-                members.owned.remove(&turn.topic_id);
+                members.owned.remove(&turn.log_id);
                 errands.hand_overs.push((turn.clone(), refusal, wait));
             }
             End::Lost => {
-                members.owned.remove(&turn.topic_id);
+                members.owned.remove(&turn.log_id);
             }
         }
         if members.is_over() {

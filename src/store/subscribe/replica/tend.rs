@@ -134,10 +134,10 @@ impl Session {
 
     async fn heard(self: &Arc<Self>, text: &str) {
         match Word::parse(text) {
-            Some(Word::Published(topic_ids)) => {
-                topic_ids.iter().for_each(|topic_id| self.wake(*topic_id, None, Cause::Published));
+            Some(Word::Published(log_ids)) => {
+                log_ids.iter().for_each(|log_id| self.wake(*log_id, None, Cause::Published));
             }
-            Some(Word::Resent(topic_id)) => self.wake(topic_id, None, Cause::Resent),
+            Some(Word::Resent(log_id)) => self.wake(log_id, None, Cause::Resent),
             Some(Word::Released) => self.look_everywhere(false),
             Some(Word::Broadcast { process_id, id }) if process_id != self.store.subscriptions.process_id => {
                 let session = Arc::clone(self);
@@ -212,10 +212,9 @@ impl Session {
         if !errands.looks_everywhere && errands.look_at.is_empty() {
             return Ok(());
         }
-        let topic_ids: Option<Vec<i64>> =
-            (!errands.looks_everywhere).then(|| errands.look_at.iter().copied().collect());
+        let log_ids: Option<Vec<i64>> = (!errands.looks_everywhere).then(|| errands.look_at.iter().copied().collect());
         let wanted = self.wanted();
-        match self.store.take(self.id, &wanted, topic_ids.as_deref()).await {
+        match self.store.take(self.id, &wanted, log_ids.as_deref()).await {
             Ok((taken, elsewhere)) => {
                 self.adopt(taken);
                 self.remember_elsewhere(elsewhere);
@@ -251,15 +250,15 @@ impl Store {
         &self,
         replica_id: Uuid,
         wanted: &[progress::Wanted],
-        topic_ids: Option<&[i64]>,
+        log_ids: Option<&[i64]>,
     ) -> Result<(Vec<progress::Taken>, Vec<(Group, i64)>), Error> {
         if wanted.is_empty() {
             return Ok((Vec::new(), Vec::new()));
         }
         let mut transaction = self.database.begin_groups().await?;
-        let taken = progress::take(&mut transaction, replica_id, wanted, topic_ids).await?;
-        let elsewhere = match topic_ids {
-            Some(topic_ids) => progress::owned_by_others(&mut transaction, replica_id, topic_ids).await?,
+        let taken = progress::take(&mut transaction, replica_id, wanted, log_ids).await?;
+        let elsewhere = match log_ids {
+            Some(log_ids) => progress::owned_by_others(&mut transaction, replica_id, log_ids).await?,
             None => Vec::new(),
         };
         database::commit(transaction).await?;
