@@ -1,11 +1,24 @@
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
-use sqlx::{Postgres, Row};
+use sqlx::{FromRow, Postgres, Row};
 use uuid::Uuid;
 
 use crate::database::lookups::sums;
 use crate::database::{Connection, Error};
 use crate::event::Log;
+
+/// The log and the id of an archive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, FromRow)]
+pub struct ArchiveKey {
+    pub log_id: i64,
+    pub archive_id: Uuid,
+}
+
+impl ArchiveKey {
+    pub fn new(log_id: i64, archive_id: Uuid) -> ArchiveKey {
+        ArchiveKey { log_id, archive_id }
+    }
+}
 
 /// An archive as the catalog knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -165,7 +178,7 @@ pub async fn insert(connection: &mut Connection, archive: &Archive) -> Result<()
 /// Makes the next generation the one that is read. False if another generation than `from_generation` is current.
 pub async fn promote(
     connection: &mut Connection,
-    (log_id, id): (i64, Uuid),
+    ArchiveKey { log_id, archive_id: id }: ArchiveKey,
     from_generation: i64,
     (write_id, etag, digest): (Uuid, &str, &[u8]),
     (json_bytes, object_bytes): (i64, i64),

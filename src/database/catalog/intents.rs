@@ -2,6 +2,7 @@ use sqlx::Row;
 use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
+use crate::database::catalog::archives::ArchiveKey;
 use crate::database::catalog::leases::Lease;
 use crate::database::{Connection, Error};
 
@@ -113,7 +114,7 @@ pub async fn delete(connection: &mut Connection, intent: &Intent) -> Result<bool
 }
 
 /// Whoever wrote them down finds out when it comes to an end.
-pub async fn delete_of_archive(connection: &mut Connection, (log_id, archive_id): (i64, Uuid)) -> Result<(), Error> {
+pub async fn delete_of_archive(connection: &mut Connection, ArchiveKey { log_id, archive_id }: ArchiveKey) -> Result<(), Error> {
     sqlx::query("DELETE FROM intents WHERE log_id = $1 AND archive_id = $2")
         .bind(log_id)
         .bind(archive_id)

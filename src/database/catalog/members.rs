@@ -2,7 +2,7 @@ use sqlx::Row;
 use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
-use crate::database::catalog::archives::archives_across;
+use crate::database::catalog::archives::{ArchiveKey, archives_across};
 use crate::database::{Connection, Error};
 
 /// A member as the catalog knows it.
@@ -38,7 +38,7 @@ pub struct MemberExtent {
 /// The members of one generation, in order.
 pub async fn of_archive(
     connection: &mut Connection,
-    (log_id, archive_id): (i64, Uuid),
+    ArchiveKey { log_id, archive_id }: ArchiveKey,
     generation: i64,
 ) -> Result<Vec<MemberRow>, Error> {
     let rows = sqlx::query(
@@ -69,7 +69,7 @@ pub async fn of_archive(
 
 pub async fn insert(
     connection: &mut Connection,
-    (log_id, archive_id): (i64, Uuid),
+    ArchiveKey { log_id, archive_id }: ArchiveKey,
     generation: i64,
     members: &[MemberRow],
 ) -> Result<(), Error> {
@@ -106,7 +106,7 @@ pub async fn insert(
 
 pub async fn delete(
     connection: &mut Connection,
-    (log_id, archive_id): (i64, Uuid),
+    ArchiveKey { log_id, archive_id }: ArchiveKey,
     generation: i64,
 ) -> Result<(), Error> {
     sqlx::query("DELETE FROM members WHERE log_id = $1 AND archive_id = $2 AND generation = $3")

@@ -5,7 +5,7 @@ use sqlx::postgres::PgRow;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::database::catalog::archives::{self, Archive};
+use crate::database::catalog::archives::{self, ArchiveKey, Archive};
 use crate::database::catalog::intents;
 use crate::database::ledger::{edits, introduced};
 use crate::database::lookups;
@@ -102,7 +102,7 @@ pub async fn hot_edited_since(
 /// Whether an edit that was made since is pending for an archive.
 pub async fn has_pending_since(
     connection: &mut Connection,
-    (log_id, archive_id): (i64, Uuid),
+    ArchiveKey { log_id, archive_id }: ArchiveKey,
     since: OffsetDateTime,
 ) -> Result<bool, Error> {
     Ok(sqlx::query_scalar(
@@ -144,31 +144,31 @@ pub async fn add_found(
 /// Makes an archive what its object turned out to be. Members, lookup pages and intents of what it was are gone: all
 /// are to be written anew.
 pub async fn replace_archive(connection: &mut Connection, archive: &Archive) -> Result<(), Error> {
-    delete_what_is_known(connection, (archive.log_id, archive.id)).await?;
+    delete_what_is_known(connection, ArchiveKey::new(archive.log_id, archive.id)).await?;
     archives::insert(connection, archive).await
 }
 
 /// Takes an archive out of the catalog whose events are elsewhere, or nowhere. What is pending for it counts as done.
-pub async fn forget_archive(connection: &mut Connection, key: (i64, Uuid)) -> Result<(), Error> {
+pub async fn forget_archive(connection: &mut Connection, key: ArchiveKey) -> Result<(), Error> {
     delete_what_is_known(connection, key).await?;
     lookups::delete(connection, key).await?;
     introduced::delete(connection, key).await?;
-    let (log_id, archive_id) = key;
+    let ArchiveKey { log_id, archive_id } = key;
     edits::settle(connection, log_id, archive_id, i64::MAX).await
 }
 
-async fn delete_what_is_known(connection: &mut Connection, (log_id, archive_id): (i64, Uuid)) -> Result<(), Error> {
+async fn delete_what_is_known(connection: &mut Connection, ArchiveKey { log_id, archive_id }: ArchiveKey) -> Result<(), Error> {
     for statement in [
         "DELETE FROM archives WHERE log_id = $1 AND id = $2",
         "DELETE FROM members WHERE log_id = $1 AND archive_id = $2",
     ] {
         sqlx::query(statement).bind(log_id).bind(archive_id).execute(&mut *connection).await?;
     }
-    intents::delete_of_archive(connection, (log_id, archive_id)).await
+    intents::delete_of_archive(connection, ArchiveKey::new(log_id, archive_id)).await
 }
 
 /// The same object under another ETag.
-pub async fn set_etag(connection: &mut Connection, (log_id, archive_id): (i64, Uuid), etag: &str) -> Result<(), Error> {
+pub async fn set_etag(connection: &mut Connection, ArchiveKey { log_id, archive_id }: ArchiveKey, etag: &str) -> Result<(), Error> {
     sqlx::query("UPDATE archives SET etag = $3 WHERE log_id = $1 AND id = $2")
         .bind(log_id)
         .bind(archive_id)

@@ -1,6 +1,6 @@
 use time::OffsetDateTime;
-use uuid::Uuid;
 
+use crate::database::catalog::archives::ArchiveKey;
 use crate::database::{Connection, Error};
 
 /// The archive whose last scrub is the longest ago, if that was before this moment, with its topic: the caller's turn.
@@ -9,7 +9,7 @@ pub async fn begin(
     connection: &mut Connection,
     scrubbed_before: OffsetDateTime,
     begun_before: OffsetDateTime,
-) -> Result<Option<(i64, Uuid)>, Error> {
+) -> Result<Option<ArchiveKey>, Error> {
     Ok(sqlx::query_as(
         "UPDATE archives SET scrub_begun_at = clock_timestamp()
          WHERE (log_id, id) = (
@@ -19,7 +19,7 @@ pub async fn begin(
              LIMIT 1
              FOR UPDATE SKIP LOCKED
          )
-         RETURNING log_id, id",
+         RETURNING log_id, id AS archive_id",
     )
     .bind(scrubbed_before)
     .bind(begun_before)
@@ -28,14 +28,14 @@ pub async fn begin(
 }
 
 /// The turn is over: it counts, or it is the next one's again.
-pub async fn end(connection: &mut Connection, (log_id, id): (i64, Uuid), is_read: bool) -> Result<(), Error> {
+pub async fn end(connection: &mut Connection, key: ArchiveKey, is_read: bool) -> Result<(), Error> {
     sqlx::query(
         "UPDATE archives
          SET scrub_begun_at = NULL, scrubbed_at = CASE WHEN $3 THEN clock_timestamp() ELSE scrubbed_at END
          WHERE log_id = $1 AND id = $2",
     )
-    .bind(log_id)
-    .bind(id)
+    .bind(key.log_id)
+    .bind(key.archive_id)
     .bind(is_read)
     .execute(connection)
     .await?;

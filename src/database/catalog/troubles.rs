@@ -1,8 +1,9 @@
-use sqlx::Row;
+use sqlx::{FromRow, Row};
 use sqlx::postgres::PgRow;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use crate::database::catalog::archives::ArchiveKey;
 use crate::database::{Connection, Error};
 use crate::event::Log;
 
@@ -60,7 +61,7 @@ fn from_row(row: &PgRow) -> Result<Trouble, Error> {
 /// time, up to six hours. True if it is new.
 pub async fn insert(
     connection: &mut Connection,
-    (log_id, archive_id): (i64, Uuid),
+    ArchiveKey { log_id, archive_id }: ArchiveKey,
     kind: TroubleKind,
     why: &str,
 ) -> Result<bool, Error> {
@@ -84,7 +85,7 @@ pub async fn insert(
 /// False if there was none of these kinds.
 pub async fn delete(
     connection: &mut Connection,
-    (log_id, archive_id): (i64, Uuid),
+    ArchiveKey { log_id, archive_id }: ArchiveKey,
     kinds: &[TroubleKind],
 ) -> Result<bool, Error> {
     let kinds: Vec<&str> = kinds.iter().map(|kind| kind.as_str()).collect();
@@ -99,7 +100,7 @@ pub async fn delete(
 
 pub async fn has_any(
     connection: &mut Connection,
-    (log_id, archive_id): (i64, Uuid),
+    ArchiveKey { log_id, archive_id }: ArchiveKey,
     kind: TroubleKind,
 ) -> Result<bool, Error> {
     Ok(sqlx::query_scalar("SELECT EXISTS (SELECT FROM troubles WHERE log_id = $1 AND archive_id = $2 AND kind = $3)")
@@ -110,8 +111,8 @@ pub async fn has_any(
         .await?)
 }
 
-/// Topic and archive of what need not be asked for again yet, and what was not possible with it.
-pub async fn put_off(connection: &mut Connection) -> Result<Vec<(i64, Uuid, TroubleKind)>, Error> {
+/// The archives that need not be asked for again yet, and what was not possible with each.
+pub async fn put_off(connection: &mut Connection) -> Result<Vec<(ArchiveKey, TroubleKind)>, Error> {
     let rows = sqlx::query(
         "SELECT log_id, archive_id, kind = 'read' AS is_read FROM troubles
          WHERE kind IN ('read', 'delete') AND retry_at > clock_timestamp()
@@ -121,7 +122,7 @@ pub async fn put_off(connection: &mut Connection) -> Result<Vec<(i64, Uuid, Trou
     .await?;
     let kind = |is_read| if is_read { TroubleKind::Read } else { TroubleKind::Delete };
     let put_off =
-        rows.iter().map(|row| Ok((row.try_get("log_id")?, row.try_get("archive_id")?, kind(row.try_get("is_read")?))));
+        rows.iter().map(|row| Ok((ArchiveKey::from_row(row)?, kind(row.try_get("is_read")?))));
     put_off.collect()
 }
 

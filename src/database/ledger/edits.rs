@@ -1,10 +1,11 @@
 use std::collections::HashMap;
 
-use sqlx::Row;
+use sqlx::{FromRow, Row};
 use sqlx::postgres::PgRow;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use crate::database::catalog::archives::ArchiveKey;
 use crate::database::{Connection, Error};
 use crate::event::{Change, Edits, Invalid};
 
@@ -291,14 +292,10 @@ pub async fn pending_of_archive(
     rows.iter().map(pending_from_row).collect()
 }
 
-/// Topic and archive of every pending edit.
-pub async fn archives_with_pending(connection: &mut Connection) -> Result<Vec<(i64, Uuid)>, Error> {
-    let rows = sqlx::query(
-        "SELECT log_id, archive_id FROM pending_edits GROUP BY log_id, archive_id ORDER BY log_id, archive_id",
-    )
-    .fetch_all(connection)
-    .await?;
-    rows.iter().map(|row| Ok((row.try_get("log_id")?, row.try_get("archive_id")?))).collect()
+/// The archives that have pending edits.
+pub async fn archives_with_pending(connection: &mut Connection) -> Result<Vec<ArchiveKey>, Error> {
+    let statement = "SELECT log_id, archive_id FROM pending_edits GROUP BY log_id, archive_id ORDER BY log_id, archive_id";
+    Ok(sqlx::query_as(statement).fetch_all(connection).await?)
 }
 
 /// Removes what a rewrite has taken over, up to the sequence that it saw, and says so in the ledger.
@@ -322,9 +319,9 @@ pub async fn settle(
     Ok(())
 }
 
-/// Topic, archive and newest sequence of edits that are applied, and whose old values may still be in noncurrent
-/// versions of the object. Not of an object that an intent is about: whoever settles that purges it.
-pub async fn unpurged_archives(connection: &mut Connection) -> Result<Vec<(i64, Uuid, i64)>, Error> {
+/// The archives whose applied edits may still have old values in noncurrent versions of the object, and the newest
+/// sequence of those edits. Not of an object that an intent is about: whoever settles that purges it.
+pub async fn unpurged_archives(connection: &mut Connection) -> Result<Vec<(ArchiveKey, i64)>, Error> {
     let rows = sqlx::query(
         "SELECT log_id, archive_id, max(sequence) AS sequence FROM edits
          WHERE purged_at IS NULL AND applied_at IS NOT NULL AND archive_id IS NOT NULL
@@ -337,7 +334,7 @@ pub async fn unpurged_archives(connection: &mut Connection) -> Result<Vec<(i64, 
     )
     .fetch_all(connection)
     .await?;
-    rows.iter().map(|row| Ok((row.try_get("log_id")?, row.try_get("archive_id")?, row.try_get("sequence")?))).collect()
+    rows.iter().map(|row| Ok((ArchiveKey::from_row(row)?, row.try_get("sequence")?))).collect()
 }
 
 /// Of the applied edits of an archive up to a sequence.

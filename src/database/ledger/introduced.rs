@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use sqlx::Row;
 use uuid::Uuid;
 
+use crate::database::catalog::archives::ArchiveKey;
 use crate::database::{Connection, Error};
 
 pub async fn insert(
@@ -24,7 +25,7 @@ pub async fn insert(
 }
 
 /// An archive's events are elsewhere now, and their GDPR ids are known there.
-pub async fn delete(connection: &mut Connection, (log_id, archive_id): (i64, Uuid)) -> Result<(), Error> {
+pub async fn delete(connection: &mut Connection, ArchiveKey { log_id, archive_id }: ArchiveKey) -> Result<(), Error> {
     sqlx::query("DELETE FROM introduced_gdpr_ids WHERE log_id = $1 AND archive_id = $2")
         .bind(log_id)
         .bind(archive_id)
@@ -36,7 +37,7 @@ pub async fn delete(connection: &mut Connection, (log_id, archive_id): (i64, Uui
 /// Those that were introduced on fields of an archive.
 pub async fn of_archive(
     connection: &mut Connection,
-    (log_id, archive_id): (i64, Uuid),
+    ArchiveKey { log_id, archive_id }: ArchiveKey,
 ) -> Result<HashSet<String>, Error> {
     let ids: Vec<String> = sqlx::query_scalar(
         "SELECT gdpr_id FROM introduced_gdpr_ids WHERE log_id = $1 AND archive_id = $2 ORDER BY gdpr_id",

@@ -16,6 +16,7 @@ use siphasher::sip128::{Hasher128, SipHasher24};
 use sqlx::Row;
 use uuid::Uuid;
 
+use crate::database::catalog::archives::ArchiveKey;
 use crate::database::{Connection, Error};
 
 use pages::{Entry, Hash, Kind, Page, PageWriter, combine, entries_of, head};
@@ -112,7 +113,7 @@ pub async fn hash_key(connection: &mut Connection) -> Result<HashKey, Error> {
 /// One more run of an archive's own.
 pub async fn insert_run(
     connection: &mut Connection,
-    (log_id, archive_id): (i64, Uuid),
+    ArchiveKey { log_id, archive_id }: ArchiveKey,
     run: i32,
     lookups: LookupRun,
 ) -> Result<(), Error> {
@@ -158,7 +159,7 @@ async fn insert_pages(
 
 /// Forgets where an archive's events are. What a merge says of it does not count any more, and goes with the last of the
 /// merge's archives.
-pub async fn delete(connection: &mut Connection, (log_id, archive_id): (i64, Uuid)) -> Result<(), Error> {
+pub async fn delete(connection: &mut Connection, ArchiveKey { log_id, archive_id }: ArchiveKey) -> Result<(), Error> {
     delete_pages(connection, log_id, &[archive_id]).await?;
     let without: Vec<Uuid> = sqlx::query_scalar(
         "WITH left_by AS (
@@ -192,7 +193,7 @@ async fn delete_pages(connection: &mut Connection, log_id: i64, lookup_ids: &[Uu
 /// entries still.
 pub async fn leads_to(
     connection: &mut Connection,
-    (log_id, archive_id): (i64, Uuid),
+    ArchiveKey { log_id, archive_id }: ArchiveKey,
     run: &LookupRun,
 ) -> Result<bool, Error> {
     for kind in Kind::ALL {

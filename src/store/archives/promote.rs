@@ -4,7 +4,7 @@
 
 use crate::bucket;
 use crate::database;
-use crate::database::catalog::archives::{self, Archive};
+use crate::database::catalog::archives::{self, ArchiveKey, Archive};
 use crate::database::catalog::intents::{self, Intent, UploadedFacts};
 use crate::database::catalog::members;
 use crate::database::ledger::edits;
@@ -26,7 +26,7 @@ impl Store {
         let Some(UploadedFacts { digest, json_bytes, object_bytes }) = &intent.uploaded else {
             return Err(Error::Damaged(format!("the rewrite of archive {} was never recorded", archive.id)));
         };
-        let key = (log_row.id, archive.id);
+        let key = ArchiveKey::new(log_row.id, archive.id);
         let mut transaction = self.database.begin_job().await?;
         if !intents::delete(&mut transaction, intent).await? {
             return Ok(());

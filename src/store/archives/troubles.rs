@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use crate::database::catalog::archives::ArchiveKey;
 use crate::bucket::object_key;
 use crate::database;
 use crate::database::catalog::troubles::{self, TroubleKind};
@@ -74,7 +75,7 @@ impl Told {
 
 impl Store {
     /// Writes down that something was not possible with an object. An error of more is no trouble of it.
-    pub(in crate::store) async fn note_trouble(&self, log: &Log, key: (i64, Uuid), kind: TroubleKind, error: &Error) {
+    pub(in crate::store) async fn note_trouble(&self, log: &Log, key: ArchiveKey, kind: TroubleKind, error: &Error) {
         if error.is_of_one_object() {
             self.note_trouble_because(log, key, kind, &error.to_string()).await;
         }
@@ -83,7 +84,7 @@ impl Store {
     pub(in crate::store) async fn note_trouble_because(
         &self,
         log: &Log,
-        key: (i64, Uuid),
+        key: ArchiveKey,
         kind: TroubleKind,
         why: &str,
     ) {
@@ -94,7 +95,7 @@ impl Store {
             database::commit(transaction).await?;
             Ok::<_, Error>(is_new)
         };
-        let (object, kind) = (object_key(log, key.1), kind.as_str());
+        let (object, kind) = (object_key(log, key.archive_id), kind.as_str());
         match noted.await {
             Ok(true) => tracing::error!(object, kind, why, "an object is in trouble"),
             Ok(false) => tracing::debug!(object, kind, why, "an object still is in trouble"),
@@ -104,14 +105,14 @@ impl Store {
         }
     }
 
-    pub(in crate::store) async fn clear_troubles(&self, log: &Log, key: (i64, Uuid), kinds: &[TroubleKind]) {
+    pub(in crate::store) async fn clear_troubles(&self, log: &Log, key: ArchiveKey, kinds: &[TroubleKind]) {
         let cleared = async {
             let mut transaction = self.database.begin_job().await?;
             let was_there = troubles::delete(&mut transaction, key, kinds).await?;
             database::commit(transaction).await?;
             Ok::<_, Error>(was_there)
         };
-        let object = object_key(log, key.1);
+        let object = object_key(log, key.archive_id);
         match cleared.await {
             Ok(true) => tracing::info!(object, "an object is in trouble no more"),
             Ok(false) => {}
@@ -127,7 +128,7 @@ impl Store {
         let known = async {
             let mut snapshot = self.database.snapshot_for_job().await?;
             let Some(log_row) = rows::find(&mut snapshot, log).await? else { return Ok(None) };
-            let key = (log_row.id, archive_id);
+            let key = ArchiveKey::new(log_row.id, archive_id);
             Ok::<_, Error>((!troubles::has_any(&mut snapshot, key, TroubleKind::Read).await?).then_some(key))
         };
         match known.await {
@@ -138,7 +139,7 @@ impl Store {
     }
 
     /// The operations on objects that were tried in vain a short while ago; none if everything is to be retried.
-    pub(in crate::store) async fn put_off(&self, retry: Retry) -> Result<HashSet<(i64, Uuid, TroubleKind)>, Error> {
+    pub(in crate::store) async fn put_off(&self, retry: Retry) -> Result<HashSet<(ArchiveKey, TroubleKind)>, Error> {
         if retry == Retry::All {
             return Ok(HashSet::new());
         }

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use crate::bucket::{self, Said, Scan};
 use crate::database;
-use crate::database::catalog::archives::{self, Archive};
+use crate::database::catalog::archives::{self, ArchiveKey, Archive};
 use crate::database::catalog::leases::{self, Lease};
 use crate::database::catalog::members;
 use crate::database::catalog::moves::{self, Move};
@@ -169,7 +169,7 @@ impl Source<'_> {
         let Source { store, log_row, archive, .. } = self;
         let write_id = scan.head().said.write_id;
         let damaged = scan.damaged("it is not the one that was written");
-        let key = (log_row.id, archive.id);
+        let key = ArchiveKey::new(log_row.id, archive.id);
         let mut transaction = store.database.begin_job().await?;
         let hash_key = store.hash_key(&mut transaction).await?;
         members::delete(&mut transaction, key, archive.generation).await?;

@@ -6,6 +6,7 @@
 
 use time::{Duration, OffsetDateTime};
 
+use crate::database::catalog::archives::ArchiveKey;
 use crate::database;
 use crate::database::catalog::scrubs;
 use crate::database::log::rows;
@@ -24,7 +25,7 @@ impl Store {
         let mut transaction = self.database.begin_job().await?;
         let now = OffsetDateTime::now_utc();
         let taken = scrubs::begin(&mut transaction, now - REST, now - TURN_MAX).await?;
-        let Some((log_id, archive_id)) = taken else { return Ok(false) };
+        let Some(ArchiveKey { log_id, archive_id }) = taken else { return Ok(false) };
         let log_row = rows::by_id(&mut transaction, log_id).await?;
         database::commit(transaction).await?;
         let counted = |bytes: i64| {
@@ -33,7 +34,7 @@ impl Store {
         };
         let seen = self.verify_archive(&log_row, archive_id, &counted).await;
         let mut transaction = self.database.begin_job().await?;
-        scrubs::end(&mut transaction, (log_id, archive_id), seen.is_ok()).await?;
+        scrubs::end(&mut transaction, ArchiveKey::new(log_id, archive_id), seen.is_ok()).await?;
         database::commit(transaction).await?;
         let found = match seen? {
             Seen::Read(_, found) => found,

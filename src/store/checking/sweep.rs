@@ -1,6 +1,7 @@
 //! Cleaning up after writers that died: settling their intents, and purging what their rewrites superseded.
 
 use crate::database;
+use crate::database::catalog::archives::ArchiveKey;
 use crate::database::catalog::intents;
 use crate::database::catalog::troubles::TroubleKind;
 use crate::database::ledger::edits;
@@ -55,13 +56,13 @@ impl Store {
         let mut transaction = self.database.begin_job().await?;
         edits::mark_hot_purged(&mut transaction).await?;
         let mut unpurged = edits::unpurged_archives(&mut transaction).await?;
-        unpurged.retain(|(log_id, archive_id, _)| !put_off.contains(&(*log_id, *archive_id, TroubleKind::Delete)));
+        unpurged.retain(|(key, _)| !put_off.contains(&(*key, TroubleKind::Delete)));
         let mut topics = Vec::new();
-        for (log_id, ..) in &unpurged {
-            topics.push(rows::by_id(&mut transaction, *log_id).await?);
+        for (key, _) in &unpurged {
+            topics.push(rows::by_id(&mut transaction, key.log_id).await?);
         }
         database::commit(transaction).await?;
-        for ((log_id, archive_id, sequence_max), log_row) in unpurged.into_iter().zip(topics) {
+        for ((ArchiveKey { log_id, archive_id }, sequence_max), log_row) in unpurged.into_iter().zip(topics) {
             if let Err(error) = self.purge(&log_row, archive_id, sequence_max).await {
                 tracing::warn!(%error, log_id, %archive_id, "superseded versions were not purged");
                 failures.add(error);

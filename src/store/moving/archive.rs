@@ -16,6 +16,7 @@ use std::collections::BTreeSet;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use crate::database::catalog::archives::ArchiveKey;
 use crate::database;
 use crate::database::catalog::intents::{self, Intent};
 use crate::database::catalog::leases::{self, Lease};
@@ -302,7 +303,7 @@ impl Verified<'_> {
         // Rows are not to leave for an object that another owner may delete.
         store.own().await?;
         let mut transaction = store.database.begin_job().await?;
-        let key = (log_row.id, intent.archive_id);
+        let key = ArchiveKey::new(log_row.id, intent.archive_id);
         let archive = contents.archive(key, intent.generation, intent.write_id);
         let extent = (archive.first_position, archive.last_position, archive.count);
         moves::announce(&mut transaction, Move::Archive, &log_row, archive.id, extent).await?;

@@ -15,6 +15,7 @@
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
+use crate::database::catalog::archives::ArchiveKey;
 use crate::database::catalog::intents::{self, Intent};
 use crate::database::catalog::leases::{self, Lease};
 use crate::database::catalog::moves::{self, Move};
@@ -120,7 +121,7 @@ impl Store {
                 }
                 // Other archives are restored all the same.
                 Err(error) if error.is_of_one_object() => {
-                    self.note_trouble(&log_row.log, (log_row.id, archive_id), TroubleKind::Read, &error).await;
+                    self.note_trouble(&log_row.log, ArchiveKey::new(log_row.id, archive_id), TroubleKind::Read, &error).await;
                     failures.add(error);
                 }
                 Err(error) => return Err(error),
@@ -304,7 +305,7 @@ impl Parted<'_> {
         let Parted { restore, rest } = self;
         let Restore { source, lease, picked, .. } = &restore;
         let Source { store, log_row, archive, .. } = source;
-        let old = (log_row.id, archive.id);
+        let old = ArchiveKey::new(log_row.id, archive.id);
         let (first, last) = picked.positions.span().expect("something was picked");
         store.own().await?;
         let mut transaction = store.database.begin_job().await?;
@@ -317,7 +318,7 @@ impl Parted<'_> {
         let mut added = (-archive.count, -archive.json_bytes, -archive.object_bytes);
         let mut taken_over = None;
         if let Some((intent, contents)) = rest {
-            let key = (log_row.id, intent.archive_id);
+            let key = ArchiveKey::new(log_row.id, intent.archive_id);
             let rest = contents.archive(key, intent.generation, intent.write_id);
             members::insert(&mut transaction, key, rest.generation, &contents.members).await?;
             archives::insert(&mut transaction, &rest).await?;

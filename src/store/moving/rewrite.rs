@@ -14,7 +14,7 @@ use crate::bucket::{
     Bucket, EncodedMember, MemberEvent, ObjectMetadata, RawMember, Scan, Upload, Uploaded, decode_member,
 };
 use crate::database;
-use crate::database::catalog::archives::{self, Archive};
+use crate::database::catalog::archives::{self, ArchiveKey, Archive};
 use crate::database::catalog::intents::{self, Intent, UploadedFacts};
 use crate::database::catalog::leases::{self, Lease};
 use crate::database::catalog::members::{self, MemberRow};
@@ -71,13 +71,13 @@ impl Store {
         let put_off = self.put_off(retry).await?;
         let mut transaction = self.database.begin_job().await?;
         let mut archives = edits::archives_with_pending(&mut transaction).await?;
-        archives.retain(|(log_id, archive_id)| !put_off.contains(&(*log_id, *archive_id, TroubleKind::Read)));
+        archives.retain(|key| !put_off.contains(&(*key, TroubleKind::Read)));
         drop(transaction);
         if !archives.is_empty() {
             self.own().await?;
         }
         let (mut rewritten, mut failures) = (0, Failures::new(retry));
-        for (log_id, archive_id) in archives {
+        for ArchiveKey { log_id, archive_id } in archives {
             match self.with_lease(log_id, async |lease| self.rewrite_archive(lease, archive_id, retry).await).await {
                 Ok(count) => rewritten += count.unwrap_or_default(),
                 Err(error @ Error::GaveWay(_)) => tracing::info!(%error, log_id, %archive_id, "a rewrite is put off"),
@@ -97,7 +97,7 @@ impl Store {
             self.settle(lease, retry).await?;
         }
         let Some(rewrite) = self.begin_rewrite(lease, archive_id).await? else { return Ok(0) };
-        let (log, key) = (rewrite.log_row.log.clone(), (rewrite.log_row.id, archive_id));
+        let (log, key) = (rewrite.log_row.log.clone(), ArchiveKey::new(rewrite.log_row.id, archive_id));
         let prepared = match rewrite.upload().await {
             Ok(prepared) => prepared,
             Err(error) => {
@@ -144,7 +144,7 @@ impl Store {
                 "what became of an earlier rewrite of archive {archive_id} is not known"
             )));
         }
-        let members = members::of_archive(&mut transaction, (log_row.id, archive_id), archive.generation).await?;
+        let members = members::of_archive(&mut transaction, ArchiveKey::new(log_row.id, archive_id), archive.generation).await?;
         let intent = Intent {
             log_id: log_row.id,
             archive_id,
@@ -232,7 +232,7 @@ impl<'a> Rewrite<'a> {
             object_bytes: uploaded.bytes,
         };
         let mut transaction = self.store.database.begin_job().await?;
-        let key = (self.log_row.id, self.archive.id);
+        let key = ArchiveKey::new(self.log_row.id, self.archive.id);
         members::insert(&mut transaction, key, self.intent.generation, members).await?;
         if !intents::complete(&mut transaction, &self.intent, &facts).await?
             || leases::check(&mut transaction, &self.lease).await?.is_none()
@@ -290,7 +290,7 @@ impl Store {
         sequence_max: i64,
     ) -> Result<(), Error> {
         self.own().await?;
-        let key = (log_row.id, archive_id);
+        let key = ArchiveKey::new(log_row.id, archive_id);
         if let Err(error) = self.bucket()?.purge(&log_row.log, archive_id).await {
             let error = error.into();
             self.note_trouble(&log_row.log, key, TroubleKind::Delete, &error).await;

@@ -3,6 +3,7 @@
 //! Whether an object was replaced is not guessed: it bears the write-id of whoever wrote it.
 
 use crate::bucket;
+use crate::database::catalog::archives::ArchiveKey;
 use crate::database;
 use crate::database::catalog::intents::{self, Intent};
 use crate::database::catalog::leases::{self, Lease};
@@ -45,11 +46,11 @@ impl Store {
         }
         self.own().await?;
         let put_off = self.put_off(retry).await?;
-        let is_put_off = |intent: &Intent, kind| put_off.contains(&(log_row.id, intent.archive_id, kind));
+        let is_put_off = |intent: &Intent, kind| put_off.contains(&(ArchiveKey::new(log_row.id, intent.archive_id), kind));
         intents.retain(|intent| !KINDS.iter().any(|kind| is_put_off(intent, *kind)));
         let (mut settled, mut failure) = (0, None);
         for intent in &intents {
-            let key = (log_row.id, intent.archive_id);
+            let key = ArchiveKey::new(log_row.id, intent.archive_id);
             match self.settle_intent(&log_row, intent).await {
                 Ok(()) => {
                     settled += 1;
@@ -111,7 +112,7 @@ impl Store {
         edits::mark_purged(&mut transaction, log_row.id, intent.archive_id, intent.edit_sequence).await?;
         // The intent first: a writer that holds it is still at its lookup pages.
         intents::delete(&mut transaction, intent).await?;
-        lookups::delete(&mut transaction, (log_row.id, intent.archive_id)).await?;
+        lookups::delete(&mut transaction, ArchiveKey::new(log_row.id, intent.archive_id)).await?;
         database::commit(transaction).await?;
         tracing::info!(log = %log_row.log, archive_id = %intent.archive_id, "an orphan was deleted");
         Ok(())
@@ -120,7 +121,7 @@ impl Store {
     async fn drop_rewrite(&self, log_row: &LogRow, intent: &Intent) -> Result<(), Error> {
         let mut transaction = self.database.begin_job().await?;
         if intents::delete(&mut transaction, intent).await? {
-            let key = (log_row.id, intent.archive_id);
+            let key = ArchiveKey::new(log_row.id, intent.archive_id);
             members::delete(&mut transaction, key, intent.generation).await?;
         }
         Ok(database::commit(transaction).await?)

@@ -10,6 +10,7 @@ use futures::stream::{StreamExt, TryStreamExt};
 use uuid::Uuid;
 
 use crate::bucket::{self, Head, ListedArchive, Strangers, object_folder, object_key};
+use crate::database::catalog::archives::ArchiveKey;
 use crate::database::catalog::archives;
 use crate::database::catalog::recovery::{self, KnownObject};
 use crate::database::catalog::troubles::{self, TroubleKind};
@@ -128,7 +129,7 @@ impl Store {
     async fn is_told(&self, log_row: Option<&LogRow>, listed: &ListedArchive) -> Result<bool, Error> {
         let Some(log_row) = log_row else { return Ok(false) };
         let mut snapshot = self.database.snapshot_for_job().await?;
-        Ok(troubles::has_any(&mut snapshot, (log_row.id, listed.archive_id), TroubleKind::Recover).await?)
+        Ok(troubles::has_any(&mut snapshot, ArchiveKey::new(log_row.id, listed.archive_id), TroubleKind::Recover).await?)
     }
 
     /// Whether it is as long as the object that the catalog knows, as a copy of it is.
@@ -151,7 +152,7 @@ impl Store {
         tracing::error!(object = listed.key, why, "an object is not as it should be");
         let is_known = matches!(standing, Standing::Older | Standing::Replaced | Standing::Moved);
         if let Some(log_row) = log_row.filter(|_| is_known) {
-            let key = (log_row.id, listed.archive_id);
+            let key = ArchiveKey::new(log_row.id, listed.archive_id);
             self.note_trouble_because(&log_row.log, key, TroubleKind::Read, &format!("{}: {why}", listed.key)).await;
         }
     }

@@ -2,7 +2,7 @@ use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
 use crate::bucket::{ListedArchive, ObjectMetadata, Said, Scan};
-use crate::database::catalog::archives::{self, Archive, ArchiveExtent};
+use crate::database::catalog::archives::{self, ArchiveKey, Archive, ArchiveExtent};
 use crate::database::catalog::leases::{self, Lease};
 use crate::database::catalog::{intents, members, recovery};
 use crate::database::ledger::edits;
@@ -35,8 +35,8 @@ pub struct Taken {
 }
 
 impl TakeOver<'_> {
-    fn key(&self) -> (i64, Uuid) {
-        (self.log_row.id, self.listed.archive_id)
+    fn key(&self) -> ArchiveKey {
+        ArchiveKey::new(self.log_row.id, self.listed.archive_id)
     }
 
     /// `None` if there was nothing to do.
@@ -47,7 +47,7 @@ impl TakeOver<'_> {
             return Err(Error::GaveWay(format!("the object {} was replaced", self.listed.key)));
         }
         let mut transaction = self.store.database.begin_job().await?;
-        let (log_id, archive_id) = self.key();
+        let ArchiveKey { log_id, archive_id } = self.key();
         let known = recovery::known_objects_of(&mut transaction, log_id, archive_id).await?;
         let said = scan.head().said.clone();
         let taken = match standing(archive_id, scan.head(), &known) {
@@ -83,7 +83,7 @@ impl TakeOver<'_> {
         scan: Scan,
         mut hot: Option<&mut PositionRanges>,
     ) -> Result<Contents, Error> {
-        let (log_id, archive_id) = self.key();
+        let ArchiveKey { log_id, archive_id } = self.key();
         let edits = edits::pending_of_archive(transaction, log_id, archive_id).await?;
         let key = self.store.hash_key(transaction).await?;
         let unlike = scan.damaged("it does not hold what it says of itself");
@@ -119,7 +119,7 @@ impl TakeOver<'_> {
         let contents = self.read(transaction, scan, Some(&mut hot)).await?;
         let superseded = self.superseded(transaction, &contents.positions).await?;
         for old in &superseded {
-            recovery::forget_archive(transaction, (old.log_id, old.id)).await?;
+            recovery::forget_archive(transaction, ArchiveKey::new(old.log_id, old.id)).await?;
         }
         if let Some(position) = self.held_elsewhere(transaction, &contents.positions).await? {
             return Err(self.conflict(position, "another archive holds that, too"));
@@ -154,7 +154,7 @@ impl TakeOver<'_> {
         transaction: &mut Transaction,
         positions: &PositionRanges,
     ) -> Result<Vec<Archive>, Error> {
-        let (log_id, archive_id) = self.key();
+        let ArchiveKey { log_id, archive_id } = self.key();
         let log = &self.log_row.log;
         let mut superseded = Vec::new();
         for other in self.others(transaction, positions).await? {
@@ -169,7 +169,7 @@ impl TakeOver<'_> {
             if !self.store.bucket()?.noncurrent_versions(log, other.id).await?.is_empty() {
                 return Err(conflict("held that, too, and there is a version of it to be put back"));
             }
-            if recovery::has_pending_since(transaction, (log_id, other.id), made_at(archive_id)).await? {
+            if recovery::has_pending_since(transaction, ArchiveKey::new(log_id, other.id), made_at(archive_id)).await? {
                 return Err(conflict("held that, too, and was edited after this one was made"));
             }
             superseded.extend(archives::find(transaction, log_id, other.id).await?);
@@ -183,7 +183,7 @@ impl TakeOver<'_> {
         transaction: &mut Transaction,
         positions: &PositionRanges,
     ) -> Result<Vec<ArchiveExtent>, Error> {
-        let (log_id, archive_id) = self.key();
+        let ArchiveKey { log_id, archive_id } = self.key();
         let Some((first, last)) = positions.span() else { return Ok(Vec::new()) };
         let mut others = archives::extents(transaction, log_id, None, (first, last + 1), i64::MAX).await?;
         others.retain(|other| other.id != archive_id);
@@ -276,7 +276,7 @@ impl TakeOver<'_> {
     }
 
     async fn known(&self, transaction: &mut Transaction) -> Result<Archive, Error> {
-        let (log_id, archive_id) = self.key();
+        let ArchiveKey { log_id, archive_id } = self.key();
         let archive = archives::find(transaction, log_id, archive_id).await?;
         archive.ok_or_else(|| Error::GaveWay(format!("archive {archive_id} is in the catalog no more")))
     }

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use crate::bucket;
 use crate::database;
-use crate::database::catalog::archives::{self, Archive};
+use crate::database::catalog::archives::{self, ArchiveKey, Archive};
 use crate::database::catalog::members;
 use crate::database::catalog::troubles::TroubleKind;
 use crate::database::ledger::{edits, introduced};
@@ -200,7 +200,7 @@ impl Store {
         pace: Pacing<'_>,
     ) -> Result<Seen, Error> {
         let seen = self.see(log_row, archive_id, pace).await?;
-        let key = (log_row.id, archive_id);
+        let key = ArchiveKey::new(log_row.id, archive_id);
         match &seen {
             Seen::Read(_, found) if found.is_empty() => {
                 self.clear_troubles(&log_row.log, key, &[TroubleKind::Read, TroubleKind::Recover]).await;
@@ -250,10 +250,10 @@ impl Store {
     ) -> Result<(PositionRanges, Vec<String>), Unread> {
         let mut snapshot = self.database.snapshot_for_job().await?;
         let archive = archives::find(&mut snapshot, log_row.id, archive_id).await?.ok_or(Unread::Gone)?;
-        let members = members::of_archive(&mut snapshot, (log_row.id, archive_id), archive.generation).await?;
+        let members = members::of_archive(&mut snapshot, ArchiveKey::new(log_row.id, archive_id), archive.generation).await?;
         let edits = edits::pending_of_archive(&mut snapshot, log_row.id, archive_id).await?;
         // A rewrite has put them into the object, and lookup pages stay as they are.
-        let introduced = introduced::of_archive(&mut snapshot, (log_row.id, archive_id)).await?;
+        let introduced = introduced::of_archive(&mut snapshot, ArchiveKey::new(log_row.id, archive_id)).await?;
         let key = self.hash_key(&mut snapshot).await?;
         drop(snapshot);
         let mut scan = self.bucket()?.scan(&log_row.log, archive_id).await?;
@@ -274,7 +274,7 @@ impl Store {
             }
             if lookups.is_full() {
                 let full = std::mem::replace(&mut lookups, LookupRun::new(key));
-                lookups_are_right &= self.leads_to((log_row.id, archive_id), &full).await?;
+                lookups_are_right &= self.leads_to(ArchiveKey::new(log_row.id, archive_id), &full).await?;
             }
             if types != counted(&archive, &row.type_counts) {
                 found.push(format!("the types of member {} are not those that the catalog counts", row.member));
@@ -283,7 +283,7 @@ impl Store {
             held.object_bytes = row.byte_end;
             pace(row.byte_end - row.byte_start).await;
         }
-        if !(lookups_are_right && self.leads_to((log_row.id, archive_id), &lookups).await?) {
+        if !(lookups_are_right && self.leads_to(ArchiveKey::new(log_row.id, archive_id), &lookups).await?) {
             found.push("the lookup pages do not lead to its events".into());
         }
         if scan.finish().await? != archive.digest {
@@ -293,7 +293,7 @@ impl Store {
         Ok((held.positions, found))
     }
 
-    async fn leads_to(&self, key: (i64, Uuid), run: &LookupRun) -> Result<bool, Error> {
+    async fn leads_to(&self, key: ArchiveKey, run: &LookupRun) -> Result<bool, Error> {
         let mut snapshot = self.database.snapshot_for_job().await?;
         Ok(lookups::leads_to(&mut snapshot, key, run).await?)
     }
