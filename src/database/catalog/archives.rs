@@ -1,4 +1,4 @@
-use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::postgres::PgArguments;
 use sqlx::query::Query;
 use sqlx::{FromRow, Postgres, Row};
 use uuid::Uuid;
@@ -21,7 +21,7 @@ impl ArchiveKey {
 }
 
 /// An archive as the catalog knows it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, FromRow)]
 pub struct Archive {
     pub log_id: i64,
     pub id: Uuid,
@@ -43,7 +43,7 @@ pub struct Archive {
 }
 
 /// How far an archive reaches, and how many of its events match a filter.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, FromRow)]
 pub struct ArchiveExtent {
     pub id: Uuid,
     pub first_position: i64,
@@ -59,26 +59,6 @@ macro_rules! select_archives {
             $rest
         )
     };
-}
-
-fn archive_from_row(row: &PgRow) -> Result<Archive, Error> {
-    Ok(Archive {
-        log_id: row.try_get("log_id")?,
-        id: row.try_get("id")?,
-        generation: row.try_get("generation")?,
-        write_id: row.try_get("write_id")?,
-        etag: row.try_get("etag")?,
-        digest: row.try_get("digest")?,
-        first_position: row.try_get("first_position")?,
-        last_position: row.try_get("last_position")?,
-        count: row.try_get("count")?,
-        raised_at_min: row.try_get("raised_at_min")?,
-        raised_at_max: row.try_get("raised_at_max")?,
-        json_bytes: row.try_get("json_bytes")?,
-        object_bytes: row.try_get("object_bytes")?,
-        types: row.try_get("types")?,
-        type_counts: row.try_get("type_counts")?,
-    })
 }
 
 /// Every column, in the order in which they are selected.
@@ -122,21 +102,19 @@ fn with_columns<'a>(
 }
 
 pub async fn find(connection: &mut Connection, log_id: i64, id: Uuid) -> Result<Option<Archive>, Error> {
-    let row = sqlx::query(select_archives!("WHERE log_id = $1 AND id = $2"))
+    Ok(sqlx::query_as(select_archives!("WHERE log_id = $1 AND id = $2"))
         .bind(log_id)
         .bind(id)
         .fetch_optional(connection)
-        .await?;
-    row.as_ref().map(archive_from_row).transpose()
+        .await?)
 }
 
 /// All archives of a topic, in the order of their first positions.
 pub async fn of_log(connection: &mut Connection, log_id: i64) -> Result<Vec<Archive>, Error> {
-    let rows = sqlx::query(select_archives!("WHERE log_id = $1 ORDER BY first_position, id"))
+    Ok(sqlx::query_as(select_archives!("WHERE log_id = $1 ORDER BY first_position, id"))
         .bind(log_id)
         .fetch_all(connection)
-        .await?;
-    rows.iter().map(archive_from_row).collect()
+        .await?)
 }
 
 /// Those of these archives that the catalog or an intent knows, with their logs: an object of another one is nobody's.
@@ -302,14 +280,14 @@ pub async fn extents(
     limit: i64,
 ) -> Result<Vec<ArchiveExtent>, Error> {
     let query = match types {
-        None => sqlx::query(concat!(
+        None => sqlx::query_as(concat!(
             "SELECT id, first_position, last_position, count AS matching
              FROM (",
             archives_within!(""),
             ") AS archives
              ORDER BY first_position, id"
         )),
-        Some(_) => sqlx::query(concat!(
+        Some(_) => sqlx::query_as(concat!(
             "SELECT id, first_position, last_position, sum(count)::bigint AS matching
              FROM (
                  SELECT id, first_position, last_position, unnest(types) AS type, unnest(type_counts) AS count
@@ -324,16 +302,7 @@ pub async fn extents(
     };
     let query = query.bind(log_id).bind(start).bind(end).bind(limit);
     let query = if types.is_some() { query.bind(types) } else { query };
-    let rows = query.fetch_all(connection).await?;
-    let extents = rows.iter().map(|row| {
-        Ok(ArchiveExtent {
-            id: row.try_get("id")?,
-            first_position: row.try_get("first_position")?,
-            last_position: row.try_get("last_position")?,
-            matching: row.try_get("matching")?,
-        })
-    });
-    extents.collect()
+    Ok(query.fetch_all(connection).await?)
 }
 
 /// Where the archive begins that begins last of those that hold something that matches: the last event that does is not

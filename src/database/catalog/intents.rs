@@ -114,7 +114,10 @@ pub async fn delete(connection: &mut Connection, intent: &Intent) -> Result<bool
 }
 
 /// Whoever wrote them down finds out when it comes to an end.
-pub async fn delete_of_archive(connection: &mut Connection, ArchiveKey { log_id, archive_id }: ArchiveKey) -> Result<(), Error> {
+pub async fn delete_of_archive(
+    connection: &mut Connection,
+    ArchiveKey { log_id, archive_id }: ArchiveKey,
+) -> Result<(), Error> {
     sqlx::query("DELETE FROM intents WHERE log_id = $1 AND archive_id = $2")
         .bind(log_id)
         .bind(archive_id)

@@ -1,12 +1,11 @@
-use sqlx::Row;
-use sqlx::postgres::PgRow;
+use sqlx::FromRow;
 use uuid::Uuid;
 
 use crate::database::catalog::archives::{ArchiveKey, archives_across};
 use crate::database::{Connection, Error};
 
 /// A member as the catalog knows it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, FromRow)]
 pub struct MemberRow {
     pub member: i32,
     pub byte_start: i64,
@@ -20,7 +19,7 @@ pub struct MemberRow {
 }
 
 /// Where a member is, how far it reaches, and how many of its events match a filter.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, FromRow)]
 pub struct MemberExtent {
     pub archive_id: Uuid,
     pub etag: String,
@@ -41,7 +40,7 @@ pub async fn of_archive(
     ArchiveKey { log_id, archive_id }: ArchiveKey,
     generation: i64,
 ) -> Result<Vec<MemberRow>, Error> {
-    let rows = sqlx::query(
+    Ok(sqlx::query_as(
         "SELECT member, byte_start, byte_end, json_bytes, first_position, last_position, count, type_counts
          FROM members
          WHERE log_id = $1 AND archive_id = $2 AND generation = $3
@@ -51,20 +50,7 @@ pub async fn of_archive(
     .bind(archive_id)
     .bind(generation)
     .fetch_all(connection)
-    .await?;
-    let members = rows.iter().map(|row| {
-        Ok(MemberRow {
-            member: row.try_get("member")?,
-            byte_start: row.try_get("byte_start")?,
-            byte_end: row.try_get("byte_end")?,
-            json_bytes: row.try_get("json_bytes")?,
-            first_position: row.try_get("first_position")?,
-            last_position: row.try_get("last_position")?,
-            count: row.try_get("count")?,
-            type_counts: row.try_get("type_counts")?,
-        })
-    });
-    members.collect()
+    .await?)
 }
 
 pub async fn insert(
@@ -142,22 +128,6 @@ macro_rules! select_members {
     };
 }
 
-fn member_from_row(row: &PgRow) -> Result<MemberExtent, Error> {
-    Ok(MemberExtent {
-        archive_id: row.try_get("archive_id")?,
-        etag: row.try_get("etag")?,
-        object_bytes: row.try_get("object_bytes")?,
-        member: row.try_get("member")?,
-        byte_start: row.try_get("byte_start")?,
-        byte_end: row.try_get("byte_end")?,
-        json_bytes: row.try_get("json_bytes")?,
-        first_position: row.try_get("first_position")?,
-        last_position: row.try_get("last_position")?,
-        count: row.try_get("count")?,
-        matching: row.try_get("matching")?,
-    })
-}
-
 /// Members of these archives that reach into positions `start..end` and hold something that matches.
 pub async fn extents(
     connection: &mut Connection,
@@ -167,13 +137,13 @@ pub async fn extents(
     (start, end): (i64, i64),
 ) -> Result<Vec<MemberExtent>, Error> {
     let query = match types {
-        None => sqlx::query(select_members!(
+        None => sqlx::query_as(select_members!(
             "members.count",
             "archives JOIN unnest((SELECT $2::uuid[])) AS wanted (id) USING (id)",
             "AND members.last_position >= $3 AND members.first_position < $4",
             ""
         )),
-        Some(_) => sqlx::query(select_members!(
+        Some(_) => sqlx::query_as(select_members!(
             "matching",
             "archives JOIN unnest((SELECT $2::uuid[])) AS wanted (id) USING (id)",
             "AND members.last_position >= $3 AND members.first_position < $4",
@@ -186,7 +156,7 @@ pub async fn extents(
     };
     let query = query.bind(log_id).bind(archive_ids).bind(start).bind(end);
     let query = if types.is_some() { query.bind(types) } else { query };
-    query.fetch_all(connection).await?.iter().map(member_from_row).collect()
+    Ok(query.fetch_all(connection).await?)
 }
 
 /// These members of these archives; how many of their events match is for the caller to say, who has it from the
@@ -197,7 +167,7 @@ pub async fn by_key(
     keys: &[(Uuid, i32)],
 ) -> Result<Vec<MemberExtent>, Error> {
     let (archive_ids, members): (Vec<Uuid>, Vec<i32>) = keys.iter().copied().unzip();
-    let rows = sqlx::query(select_members!(
+    Ok(sqlx::query_as(select_members!(
         "0::bigint",
         "archives JOIN unnest((SELECT $2::uuid[]), (SELECT $3::integer[])) AS wanted (id, member) USING (id)",
         "AND members.member = wanted.member",
@@ -207,8 +177,7 @@ pub async fn by_key(
     .bind(archive_ids)
     .bind(members)
     .fetch_all(connection)
-    .await?;
-    rows.iter().map(member_from_row).collect()
+    .await?)
 }
 
 /// The first position of the lowest member that reaches across `position`, if one begins before it.

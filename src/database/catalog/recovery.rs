@@ -5,7 +5,7 @@ use sqlx::postgres::PgRow;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::database::catalog::archives::{self, ArchiveKey, Archive};
+use crate::database::catalog::archives::{self, Archive, ArchiveKey};
 use crate::database::catalog::intents;
 use crate::database::ledger::{edits, introduced};
 use crate::database::lookups;
@@ -157,7 +157,10 @@ pub async fn forget_archive(connection: &mut Connection, key: ArchiveKey) -> Res
     edits::settle(connection, log_id, archive_id, i64::MAX).await
 }
 
-async fn delete_what_is_known(connection: &mut Connection, ArchiveKey { log_id, archive_id }: ArchiveKey) -> Result<(), Error> {
+async fn delete_what_is_known(
+    connection: &mut Connection,
+    ArchiveKey { log_id, archive_id }: ArchiveKey,
+) -> Result<(), Error> {
     for statement in [
         "DELETE FROM archives WHERE log_id = $1 AND id = $2",
         "DELETE FROM members WHERE log_id = $1 AND archive_id = $2",
@@ -168,7 +171,11 @@ async fn delete_what_is_known(connection: &mut Connection, ArchiveKey { log_id, 
 }
 
 /// The same object under another ETag.
-pub async fn set_etag(connection: &mut Connection, ArchiveKey { log_id, archive_id }: ArchiveKey, etag: &str) -> Result<(), Error> {
+pub async fn set_etag(
+    connection: &mut Connection,
+    ArchiveKey { log_id, archive_id }: ArchiveKey,
+    etag: &str,
+) -> Result<(), Error> {
     sqlx::query("UPDATE archives SET etag = $3 WHERE log_id = $1 AND id = $2")
         .bind(log_id)
         .bind(archive_id)

@@ -1,11 +1,11 @@
-use sqlx::Row;
+use sqlx::FromRow;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::database::{Connection, Error};
 
 /// What one pass of the archiver did.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, FromRow)]
 pub struct ArchiveRun {
     pub id: Uuid,
     pub started_at: OffsetDateTime,
@@ -41,20 +41,9 @@ pub async fn insert(connection: &mut Connection, run: &ArchiveRun) -> Result<(),
 }
 
 pub async fn last(connection: &mut Connection) -> Result<Option<ArchiveRun>, Error> {
-    let row = sqlx::query(
+    Ok(sqlx::query_as(
         "SELECT id, started_at, finished_at, archives, events, error FROM archive_runs ORDER BY id DESC LIMIT 1",
     )
     .fetch_optional(connection)
-    .await?;
-    let run = row.map(|row| {
-        Ok(ArchiveRun {
-            id: row.try_get("id")?,
-            started_at: row.try_get("started_at")?,
-            finished_at: row.try_get("finished_at")?,
-            archives: row.try_get("archives")?,
-            events: row.try_get("events")?,
-            error: row.try_get("error")?,
-        })
-    });
-    run.transpose()
+    .await?)
 }

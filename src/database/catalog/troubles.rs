@@ -1,5 +1,5 @@
-use sqlx::{FromRow, Row};
 use sqlx::postgres::PgRow;
+use sqlx::{FromRow, Row};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -121,8 +121,7 @@ pub async fn put_off(connection: &mut Connection) -> Result<Vec<(ArchiveKey, Tro
     .fetch_all(connection)
     .await?;
     let kind = |is_read| if is_read { TroubleKind::Read } else { TroubleKind::Delete };
-    let put_off =
-        rows.iter().map(|row| Ok((ArchiveKey::from_row(row)?, kind(row.try_get("is_read")?))));
+    let put_off = rows.iter().map(|row| Ok((ArchiveKey::from_row(row)?, kind(row.try_get("is_read")?))));
     put_off.collect()
 }
 

@@ -1,12 +1,12 @@
 //! What groups could not handle, and what of it is on its way again.
 
-use sqlx::Row;
+use sqlx::{FromRow, Row};
 
 use crate::database::groups::progress::{Group, Turn};
 use crate::database::{Connection, Error};
 
 /// An event that a group could not handle.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, FromRow)]
 pub struct Erroneous {
     pub group_name: String,
     pub position: i64,
@@ -46,7 +46,7 @@ pub async fn after(
     (position, group_name): (i64, &str),
     limit: i64,
 ) -> Result<Vec<Erroneous>, Error> {
-    let rows = sqlx::query(
+    Ok(sqlx::query_as(
         "SELECT group_name, position, error, retry_number
          FROM erroneous_events
          WHERE log_id = $1 AND is_parallel = $2 AND (position, group_name) > ($3, $4)
@@ -59,16 +59,7 @@ pub async fn after(
     .bind(group_name)
     .bind(limit)
     .fetch_all(connection)
-    .await?;
-    let erroneous = rows.iter().map(|row| {
-        Ok(Erroneous {
-            group_name: row.try_get("group_name")?,
-            position: row.try_get("position")?,
-            error: row.try_get("error")?,
-            retry_number: row.try_get("retry_number")?,
-        })
-    });
-    erroneous.collect()
+    .await?)
 }
 
 /// Positions that a group has passed without handling them, in order.

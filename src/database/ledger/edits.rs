@@ -1,7 +1,7 @@
 use std::collections::HashMap;
 
-use sqlx::{FromRow, Row};
 use sqlx::postgres::PgRow;
+use sqlx::{FromRow, Row};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -294,7 +294,8 @@ pub async fn pending_of_archive(
 
 /// The archives that have pending edits.
 pub async fn archives_with_pending(connection: &mut Connection) -> Result<Vec<ArchiveKey>, Error> {
-    let statement = "SELECT log_id, archive_id FROM pending_edits GROUP BY log_id, archive_id ORDER BY log_id, archive_id";
+    let statement =
+        "SELECT log_id, archive_id FROM pending_edits GROUP BY log_id, archive_id ORDER BY log_id, archive_id";
     Ok(sqlx::query_as(statement).fetch_all(connection).await?)
 }
 

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use uuid::Uuid;
 
 use crate::bucket::{MemberText, ObjectMetadata, Scan, decompress_member};
-use crate::database::catalog::archives::{ArchiveKey, Archive};
+use crate::database::catalog::archives::{Archive, ArchiveKey};
 use crate::database::catalog::members::MemberRow;
 use crate::database::lookups::{HashKey, LookupRun};
 use crate::event::PositionRanges;
@@ -32,7 +32,12 @@ pub struct Contents {
 
 impl Contents {
     /// Its row in the catalog.
-    pub fn archive(&self, ArchiveKey { log_id, archive_id: id }: ArchiveKey, generation: i64, write_id: Uuid) -> Archive {
+    pub fn archive(
+        &self,
+        ArchiveKey { log_id, archive_id: id }: ArchiveKey,
+        generation: i64,
+        write_id: Uuid,
+    ) -> Archive {
         let (first_position, last_position) = self.positions.span().expect("it has a member, which has an event");
         Archive {
             log_id,

@@ -7,8 +7,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::bucket::{ArchiveWriter, EncodedMember, ObjectMetadata, RawMember, Upload};
-use crate::database::catalog::archives::ArchiveKey;
 use crate::database;
+use crate::database::catalog::archives::ArchiveKey;
 use crate::database::catalog::intents::{self, Intent, UploadedFacts};
 use crate::database::log::rows::LogRow;
 use crate::database::lookups::{self, LookupRun};
@@ -146,7 +146,8 @@ impl<'a> Object<'a> {
         if !intents::hold(&mut transaction, &self.intent).await? {
             return Err(self.settled_by_another());
         }
-        lookups::insert_run(&mut transaction, ArchiveKey::new(self.log_row.id, self.intent.archive_id), run, lookups).await?;
+        lookups::insert_run(&mut transaction, ArchiveKey::new(self.log_row.id, self.intent.archive_id), run, lookups)
+            .await?;
         Ok(database::commit(transaction).await?)
     }
 

@@ -4,7 +4,7 @@
 
 use crate::bucket;
 use crate::database;
-use crate::database::catalog::archives::{self, ArchiveKey, Archive};
+use crate::database::catalog::archives::{self, Archive, ArchiveKey};
 use crate::database::catalog::intents::{self, Intent, UploadedFacts};
 use crate::database::catalog::members;
 use crate::database::ledger::edits;

@@ -4,7 +4,7 @@ use uuid::Uuid;
 
 use crate::bucket::{MemberEvent, Scan, decode_member};
 use crate::database::Transaction;
-use crate::database::catalog::archives::{self, ArchiveKey, Archive};
+use crate::database::catalog::archives::{self, Archive, ArchiveKey};
 use crate::database::catalog::leases::{self, Lease};
 use crate::database::catalog::members::{self, MemberRow};
 use crate::database::ledger::edits::{self, PendingEdit};
@@ -37,7 +37,8 @@ impl Store {
         let mut snapshot = self.database.snapshot_for_job().await?;
         let log_row = rows::by_id(&mut snapshot, lease.log_id).await?;
         let Some(archive) = archives::find(&mut snapshot, log_row.id, archive_id).await? else { return Ok(None) };
-        let members = members::of_archive(&mut snapshot, ArchiveKey::new(log_row.id, archive_id), archive.generation).await?;
+        let members =
+            members::of_archive(&mut snapshot, ArchiveKey::new(log_row.id, archive_id), archive.generation).await?;
         let edits = edits::pending_of_archive(&mut snapshot, log_row.id, archive_id).await?;
         Ok(Some(Source { store: self, log_row, archive, members, edits }))
     }

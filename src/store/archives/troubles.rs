@@ -10,9 +10,9 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::database::catalog::archives::ArchiveKey;
 use crate::bucket::object_key;
 use crate::database;
+use crate::database::catalog::archives::ArchiveKey;
 use crate::database::catalog::troubles::{self, TroubleKind};
 use crate::database::log::rows;
 use crate::event::Log;

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use crate::bucket::{self, Said, Scan};
 use crate::database;
-use crate::database::catalog::archives::{self, ArchiveKey, Archive};
+use crate::database::catalog::archives::{self, Archive, ArchiveKey};
 use crate::database::catalog::leases::{self, Lease};
 use crate::database::catalog::members;
 use crate::database::catalog::moves::{self, Move};

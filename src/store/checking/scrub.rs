@@ -6,8 +6,8 @@
 
 use time::{Duration, OffsetDateTime};
 
-use crate::database::catalog::archives::ArchiveKey;
 use crate::database;
+use crate::database::catalog::archives::ArchiveKey;
 use crate::database::catalog::scrubs;
 use crate::database::log::rows;
 use crate::store::checking::verify::{Pacing, Seen};

@@ -16,8 +16,8 @@ use std::collections::BTreeSet;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::database::catalog::archives::ArchiveKey;
 use crate::database;
+use crate::database::catalog::archives::ArchiveKey;
 use crate::database::catalog::intents::{self, Intent};
 use crate::database::catalog::leases::{self, Lease};
 use crate::database::catalog::moves::{self, Move};

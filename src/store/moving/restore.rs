@@ -121,7 +121,8 @@ impl Store {
                 }
                 // Other archives are restored all the same.
                 Err(error) if error.is_of_one_object() => {
-                    self.note_trouble(&log_row.log, ArchiveKey::new(log_row.id, archive_id), TroubleKind::Read, &error).await;
+                    self.note_trouble(&log_row.log, ArchiveKey::new(log_row.id, archive_id), TroubleKind::Read, &error)
+                        .await;
                     failures.add(error);
                 }
                 Err(error) => return Err(error),

@@ -14,7 +14,7 @@ use crate::bucket::{
     Bucket, EncodedMember, MemberEvent, ObjectMetadata, RawMember, Scan, Upload, Uploaded, decode_member,
 };
 use crate::database;
-use crate::database::catalog::archives::{self, ArchiveKey, Archive};
+use crate::database::catalog::archives::{self, Archive, ArchiveKey};
 use crate::database::catalog::intents::{self, Intent, UploadedFacts};
 use crate::database::catalog::leases::{self, Lease};
 use crate::database::catalog::members::{self, MemberRow};
@@ -144,7 +144,8 @@ impl Store {
                 "what became of an earlier rewrite of archive {archive_id} is not known"
             )));
         }
-        let members = members::of_archive(&mut transaction, ArchiveKey::new(log_row.id, archive_id), archive.generation).await?;
+        let members =
+            members::of_archive(&mut transaction, ArchiveKey::new(log_row.id, archive_id), archive.generation).await?;
         let intent = Intent {
             log_id: log_row.id,
             archive_id,

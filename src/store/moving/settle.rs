@@ -3,8 +3,8 @@
 //! Whether an object was replaced is not guessed: it bears the write-id of whoever wrote it.
 
 use crate::bucket;
-use crate::database::catalog::archives::ArchiveKey;
 use crate::database;
+use crate::database::catalog::archives::ArchiveKey;
 use crate::database::catalog::intents::{self, Intent};
 use crate::database::catalog::leases::{self, Lease};
 use crate::database::catalog::troubles::TroubleKind;
@@ -46,7 +46,8 @@ impl Store {
         }
         self.own().await?;
         let put_off = self.put_off(retry).await?;
-        let is_put_off = |intent: &Intent, kind| put_off.contains(&(ArchiveKey::new(log_row.id, intent.archive_id), kind));
+        let is_put_off =
+            |intent: &Intent, kind| put_off.contains(&(ArchiveKey::new(log_row.id, intent.archive_id), kind));
         intents.retain(|intent| !KINDS.iter().any(|kind| is_put_off(intent, *kind)));
         let (mut settled, mut failure) = (0, None);
         for intent in &intents {

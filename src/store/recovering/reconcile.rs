@@ -10,8 +10,8 @@ use futures::stream::{StreamExt, TryStreamExt};
 use uuid::Uuid;
 
 use crate::bucket::{self, Head, ListedArchive, Strangers, object_folder, object_key};
-use crate::database::catalog::archives::ArchiveKey;
 use crate::database::catalog::archives;
+use crate::database::catalog::archives::ArchiveKey;
 use crate::database::catalog::recovery::{self, KnownObject};
 use crate::database::catalog::troubles::{self, TroubleKind};
 use crate::database::log::rows::{self, LogRow};
@@ -129,7 +129,8 @@ impl Store {
     async fn is_told(&self, log_row: Option<&LogRow>, listed: &ListedArchive) -> Result<bool, Error> {
         let Some(log_row) = log_row else { return Ok(false) };
         let mut snapshot = self.database.snapshot_for_job().await?;
-        Ok(troubles::has_any(&mut snapshot, ArchiveKey::new(log_row.id, listed.archive_id), TroubleKind::Recover).await?)
+        Ok(troubles::has_any(&mut snapshot, ArchiveKey::new(log_row.id, listed.archive_id), TroubleKind::Recover)
+            .await?)
     }
 
     /// Whether it is as long as the object that the catalog knows, as a copy of it is.

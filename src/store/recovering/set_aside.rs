@@ -3,8 +3,8 @@
 //! again.
 
 use crate::bucket::{self, ListedArchive, ObjectMetadata, log_in_folder};
-use crate::database::catalog::archives::ArchiveKey;
 use crate::database;
+use crate::database::catalog::archives::ArchiveKey;
 use crate::database::catalog::recovery;
 use crate::database::catalog::troubles::{self, TroubleKind};
 use crate::store::recovering::reconcile::Standing;
@@ -41,7 +41,8 @@ impl Store {
             recovery::add_found(&mut transaction, log_row.id, last_position, 0).await?;
             database::commit(transaction).await?;
         }
-        self.note_trouble_because(&log, ArchiveKey::new(log_row.id, listed.archive_id), TroubleKind::Recover, why).await;
+        self.note_trouble_because(&log, ArchiveKey::new(log_row.id, listed.archive_id), TroubleKind::Recover, why)
+            .await;
         Ok(())
     }
 }

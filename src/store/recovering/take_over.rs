@@ -2,7 +2,7 @@ use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
 use crate::bucket::{ListedArchive, ObjectMetadata, Said, Scan};
-use crate::database::catalog::archives::{self, ArchiveKey, Archive, ArchiveExtent};
+use crate::database::catalog::archives::{self, Archive, ArchiveExtent, ArchiveKey};
 use crate::database::catalog::leases::{self, Lease};
 use crate::database::catalog::{intents, members, recovery};
 use crate::database::ledger::edits;

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use crate::bucket;
 use crate::database;
-use crate::database::catalog::archives::{self, ArchiveKey, Archive};
+use crate::database::catalog::archives::{self, Archive, ArchiveKey};
 use crate::database::catalog::members;
 use crate::database::catalog::troubles::TroubleKind;
 use crate::database::ledger::{edits, introduced};
@@ -250,7 +250,8 @@ impl Store {
     ) -> Result<(PositionRanges, Vec<String>), Unread> {
         let mut snapshot = self.database.snapshot_for_job().await?;
         let archive = archives::find(&mut snapshot, log_row.id, archive_id).await?.ok_or(Unread::Gone)?;
-        let members = members::of_archive(&mut snapshot, ArchiveKey::new(log_row.id, archive_id), archive.generation).await?;
+        let members =
+            members::of_archive(&mut snapshot, ArchiveKey::new(log_row.id, archive_id), archive.generation).await?;
         let edits = edits::pending_of_archive(&mut snapshot, log_row.id, archive_id).await?;
         // A rewrite has put them into the object, and lookup pages stay as they are.
         let introduced = introduced::of_archive(&mut snapshot, ArchiveKey::new(log_row.id, archive_id)).await?;
