@@ -25,7 +25,7 @@ pub use log::Log;
 pub use object::ObjectOnly;
 pub(crate) use object::{read_from_objects, written_as_derived};
 pub use patch::{Patch, Patched, pointer_to};
-pub use positions::PositionRanges;
+pub use positions::{Extent, PositionRange, PositionSet};
 pub use record::{Edits, Event, Metadata, NewEvent};
 
 /// The reason why an input is refused, in words for its sender.

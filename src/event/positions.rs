@@ -1,70 +1,166 @@
-//! Sets of positions.
+//! Ranges of positions, and sets of them.
 
-/// Positions in rising order, as ranges from the first to the last of each.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct PositionRanges(Vec<(i64, i64)>);
+use range_set_blaze::RangeSetBlaze;
 
-impl PositionRanges {
-    pub fn ranges(&self) -> &[(i64, i64)] {
-        &self.0
+/// The positions from `start` up to, but not including, `end`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PositionRange {
+    pub start: i64,
+    pub end: i64,
+}
+
+impl PositionRange {
+    pub const ALL: PositionRange = PositionRange { start: 1, end: i64::MAX };
+
+    pub fn new(start: i64, end: i64) -> PositionRange {
+        PositionRange { start, end }
     }
 
-    /// In pieces of so many positions; the last one may have less.
-    pub fn pieces(&self, positions: i64) -> Vec<Vec<(i64, i64)>> {
-        let (mut pieces, mut piece, mut room) = (Vec::new(), Vec::new(), positions);
-        for (mut first, last) in self.0.iter().copied() {
-            while first <= last {
-                let end = last.min(first + room - 1);
-                piece.push((first, end));
-                room -= end - first + 1;
-                first = end + 1;
+    /// The range that has these as its first and its last position.
+    pub fn closed(first: i64, last: i64) -> PositionRange {
+        PositionRange { start: first, end: last.saturating_add(1) }
+    }
+
+    pub fn one(position: i64) -> PositionRange {
+        PositionRange::closed(position, position)
+    }
+
+    pub fn last(self) -> i64 {
+        self.end - 1
+    }
+
+    /// The number of positions.
+    pub fn len(self) -> i64 {
+        (self.end - self.start).max(0)
+    }
+
+    pub fn is_empty(self) -> bool {
+        self.len() == 0
+    }
+
+    pub fn contains(self, position: i64) -> bool {
+        (self.start..self.end).contains(&position)
+    }
+
+    /// The positions that are in both ranges, which may be none.
+    pub fn within(self, other: PositionRange) -> PositionRange {
+        PositionRange { start: self.start.max(other.start), end: self.end.min(other.end) }
+    }
+
+    pub fn overlaps(self, other: PositionRange) -> bool {
+        !self.within(other).is_empty()
+    }
+}
+
+/// A set of positions, kept as ranges that neither touch nor overlap.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PositionSet(RangeSetBlaze<i64>);
+
+impl PositionSet {
+    pub fn insert(&mut self, position: i64) {
+        self.0.insert(position);
+    }
+
+    /// The ranges in rising order.
+    pub fn ranges(&self) -> impl Iterator<Item = PositionRange> {
+        self.0.ranges().map(|range| PositionRange::closed(*range.start(), *range.end()))
+    }
+
+    /// The range from the first position to the last one.
+    pub fn span(&self) -> Option<PositionRange> {
+        self.0.first().zip(self.0.last()).map(|(first, last)| PositionRange::closed(first, last))
+    }
+
+    /// The first position of a range that is in the set.
+    pub fn first_in(&self, range: PositionRange) -> Option<i64> {
+        if range.is_empty() {
+            return None;
+        }
+        let wanted = RangeSetBlaze::from_iter([range.start..=range.last()]);
+        (&self.0 & &wanted).first()
+    }
+
+    pub fn overlaps(&self, range: PositionRange) -> bool {
+        self.first_in(range).is_some()
+    }
+
+    pub fn contains(&self, position: i64) -> bool {
+        self.0.contains(position)
+    }
+
+    /// The positions of a range that are not in the set.
+    pub fn missing_in(&self, range: PositionRange) -> PositionSet {
+        PositionSet(RangeSetBlaze::from_iter([range.start..=range.last()]) - &self.0)
+    }
+
+    /// The set cut into pieces of at most so many positions, in rising order.
+    pub fn pieces(&self, positions_max: i64) -> Vec<Vec<PositionRange>> {
+        let (mut pieces, mut piece, mut room) = (Vec::new(), Vec::new(), positions_max);
+        for PositionRange { mut start, end } in self.ranges() {
+            while start < end {
+                let taken = PositionRange::new(start, end.min(start + room));
+                piece.push(taken);
+                room -= taken.len();
+                start = taken.end;
                 if room == 0 {
                     pieces.push(std::mem::take(&mut piece));
-                    room = positions;
+                    room = positions_max;
                 }
             }
         }
         pieces.extend(Some(piece).filter(|piece| !piece.is_empty()));
         pieces
     }
+}
 
-    /// From the first to the last.
-    pub fn span(&self) -> Option<(i64, i64)> {
-        self.0.first().zip(self.0.last()).map(|((first, _), (_, last))| (*first, *last))
+impl FromIterator<PositionRange> for PositionSet {
+    fn from_iter<I: IntoIterator<Item = PositionRange>>(ranges: I) -> PositionSet {
+        let ranges = ranges.into_iter().filter(|range| !range.is_empty());
+        PositionSet(ranges.map(|range| range.start..=range.last()).collect())
     }
+}
 
-    /// The first of the positions from `first` to `last` that is in it.
-    pub fn first_of(&self, first: i64, last: i64) -> Option<i64> {
-        let index = self.0.partition_point(|(_, end)| *end < first);
-        self.0.get(index).map(|(start, _)| first.max(*start)).filter(|position| *position <= last)
+impl Extend<PositionRange> for PositionSet {
+    fn extend<I: IntoIterator<Item = PositionRange>>(&mut self, ranges: I) {
+        self.0 |= ranges.into_iter().collect::<PositionSet>().0;
     }
+}
 
-    /// Whether some of the positions from `first` to `last` are in it.
-    pub fn reach_into(&self, first: i64, last: i64) -> bool {
-        self.first_of(first, last).is_some()
-    }
-
-    pub fn contains(&self, position: i64) -> bool {
-        self.reach_into(position, position)
-    }
-
-    pub fn push(&mut self, position: i64) {
-        match self.0.last_mut() {
-            Some((_, last)) if *last + 1 == position => *last = position,
-            _ => self.0.push((position, position)),
-        }
-    }
+/// How far some events of a log reach, and how many they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    pub positions: PositionRange,
+    pub count: i64,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn set(ranges: &[(i64, i64)]) -> PositionSet {
+        ranges.iter().map(|(first, last)| PositionRange::closed(*first, *last)).collect()
+    }
+
+    fn closed(ranges: impl IntoIterator<Item = PositionRange>) -> Vec<(i64, i64)> {
+        ranges.into_iter().map(|range| (range.start, range.last())).collect()
+    }
+
     #[test]
-    fn positions_are_cut_into_pieces() {
-        let positions = PositionRanges(vec![(1, 5), (7, 7), (9, 12)]);
-        assert_eq!(positions.pieces(10), [positions.ranges()]);
-        assert_eq!(positions.pieces(3), [vec![(1, 3)], vec![(4, 5), (7, 7)], vec![(9, 11)], vec![(12, 12)]]);
-        assert!(PositionRanges::default().pieces(3).is_empty());
+    fn a_set_is_cut_into_pieces() {
+        let positions = set(&[(1, 5), (7, 7), (9, 12)]);
+        let pieces = |positions_max| -> Vec<_> { positions.pieces(positions_max).into_iter().map(closed).collect() };
+        assert_eq!(pieces(10), [[(1, 5), (7, 7), (9, 12)]]);
+        assert_eq!(pieces(3), [vec![(1, 3)], vec![(4, 5), (7, 7)], vec![(9, 11)], vec![(12, 12)]]);
+        assert!(PositionSet::default().pieces(3).is_empty());
+    }
+
+    #[test]
+    fn a_set_knows_what_it_holds_of_a_range() {
+        let positions = set(&[(1, 5), (7, 7), (9, 12)]);
+        assert_eq!(positions.first_in(PositionRange::closed(6, 8)), Some(7));
+        assert_eq!(positions.first_in(PositionRange::one(8)), None);
+        assert!(!positions.overlaps(PositionRange::new(6, 6)));
+        assert_eq!(closed(positions.missing_in(PositionRange::closed(4, 14)).ranges()), [(6, 6), (8, 8), (13, 14)]);
+        assert_eq!(positions.span(), Some(PositionRange::closed(1, 12)));
     }
 }
