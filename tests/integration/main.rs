@@ -1,5 +1,5 @@
-//! Against a real Postgres and a real S3 server over the wire. Both are started by the tests themselves; what cannot
-//! be had is said in one line.
+//! Tests against a real Postgres and a real S3 server over the wire. The tests start both by themselves; one line says
+//! what cannot be had.
 
 mod archive;
 mod change_stream;

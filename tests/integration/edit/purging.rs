@@ -1,4 +1,4 @@
-//! What an edit superseded goes: noncurrent versions, and objects that were on their way.
+//! Everything that an edit superseded goes: noncurrent versions, and objects that were on their way.
 
 use coldstream::event::Log;
 use coldstream::store::Error;
