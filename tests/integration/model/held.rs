@@ -86,8 +86,7 @@ impl Held {
         }
         if let Some(run) = self.run {
             // The job may fail: its lease may be lost, or what it was about to read.
-            let _ =
-                tokio::time::timeout(PATIENCE, run).await.expect("a job takes too long").expect("no panic");
+            let _ = tokio::time::timeout(PATIENCE, run).await.expect("a job takes too long").expect("no panic");
         }
     }
 
