@@ -1,4 +1,4 @@
-//! What groups could not handle.
+//! Events that a group could not handle are listed, and sent again to that group alone.
 
 use coldstream::api::proto::{
     ErroneousEvent, ListErroneousEventsRequest, RenameEventTypeRequest, ResendErroneousEventRequest,
@@ -35,7 +35,7 @@ pub fn listed(erroneous: &[ErroneousEvent]) -> Vec<(&str, &str, &str)> {
     erroneous
         .iter()
         .map(|erroneous| {
-            let id = erroneous.event.as_ref().expect("the event is sent along").id.as_str();
+            let id = erroneous.event.as_ref().expect("an event is sent along").id.as_str();
             (id, erroneous.consumer_group.as_str(), erroneous.error.as_str())
         })
         .collect()

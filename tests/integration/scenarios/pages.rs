@@ -5,7 +5,7 @@ use coldstream::api::proto::Event;
 use crate::grpc::{Scene, event, everywhere, ids, is_permanent, serial};
 
 const EVENTS: usize = 7;
-/// How many of them are archived when half are.
+/// The number of archived events when half are archived.
 const HALF: usize = 4;
 
 async fn scene_with_events() -> Scene {
@@ -14,7 +14,7 @@ async fn scene_with_events() -> Scene {
     scene
 }
 
-/// The ids of events of these types, by their numbers; of any type if there is none.
+/// Returns the ids of the events of these types, or of any type if none is given.
 fn expected(numbers: impl Iterator<Item = usize>, types: &[&str]) -> Vec<String> {
     let of_types = numbers.filter(|number| types.is_empty() || types.contains(&event(*number).r#type.as_str()));
     of_types.map(|number| format!("event-{number}")).collect()
@@ -64,7 +64,7 @@ async fn scenario_14_pages_behind_an_event_wherever_it_is() {
     let pages = everywhere(&scene, EVENTS as i64, async || {
         is_permanent(scene.page_after("nobody", &[], (0, 1)).await, "nobody");
         let mut pages = Vec::new();
-        // The first ones will be archived, the last ones stay hot, the boundary is between.
+        // The first events will be archived, the last ones stay hot, and the boundary is between.
         for number in 0..EVENTS {
             for types in [&[] as &[&str], &["type-0"], &["type-1"]] {
                 for page in 0..3 {
@@ -103,7 +103,7 @@ async fn scenario_15_a_page_across_the_boundary() {
     assert_eq!(across, hot);
     for page in across {
         let archived = page.iter().filter(|event| serial(event) <= HALF as i64).count();
-        assert!(archived > 0 && archived < page.len(), "it is across: {:?}", ids(&page));
+        assert!(archived > 0 && archived < page.len(), "the page is across: {:?}", ids(&page));
     }
     scene.finish().await;
 }

@@ -1,4 +1,4 @@
-//! Fields that are personal: invalidated and introduced, wherever the events are.
+//! Personal fields are invalidated and introduced wherever the events are.
 
 use coldstream::api::proto::{
     CreateStreamSnapshotRequest, Event, EventGdprValue, IntroduceGdprOnEventFieldRequest, InvalidateGdprRequest,
@@ -10,7 +10,7 @@ use tonic::Status;
 use crate::grpc::{Scene, TENANT, TOPIC, event, everywhere, fields, is_permanent};
 use crate::support::{Kind, Role, Subscriber, archive, edit, edit_request, older_than, unzip};
 
-/// Event 1 has two fields of the person, event 2 has another one's; the rest is as it always is.
+/// Returns an event with two fields of the person besides those that every event has.
 fn personal(number: usize, id: &str, default: &str) -> PublishEvent {
     let mut event = event(number);
     event.payload.extend(fields([("secret", r#""OLD-VALUE""#), ("other", r#""also-OLD-VALUE""#)]));
@@ -38,7 +38,7 @@ async fn introduce(scene: &Scene, event_id: &str, field_name: &str, default: &st
     scene.client.clone().introduce_gdpr_on_event_field(request).await.map(drop)
 }
 
-/// The value of a field as a reader sees it, and its GDPR data.
+/// Returns the value of a field as a reader sees it, and its GDPR data.
 fn field(event: &Event, name: &str) -> (String, Option<EventGdprValue>) {
     let payload = &event.payload[name];
     (payload.value.clone(), payload.gdpr.clone())
@@ -48,7 +48,7 @@ fn gdpr(id: &str, default: &str, is_invalidated: bool) -> Option<EventGdprValue>
     Some(EventGdprValue { id: id.into(), default: default.into(), is_invalidated })
 }
 
-/// Every object's JSON, once the service has rewritten what it has to.
+/// Returns the JSON of every object, once the service has rewritten what it has to.
 async fn objects(scene: &Scene) -> String {
     scene.settled().await;
     scene.world.bucket.versions().await.iter().map(|object| unzip(object)).collect()
@@ -86,7 +86,7 @@ async fn scenario_26_what_is_invalidated_is_nowhere_any_more() {
             }
             assert_eq!(field(&first, "price"), ("64.30".into(), None));
             assert_eq!(neighbours().await, before);
-            // Whoever did not hear that it was published says it again.
+            // A publisher that got no answer publishes the event again.
             scene.publish(vec![personal(1, "ada", r#""gone""#)]).await.unwrap();
             assert_eq!(scene.event(TENANT, "event-1").await.unwrap(), first);
         }
@@ -103,7 +103,7 @@ async fn scenario_26_what_is_invalidated_is_nowhere_any_more() {
 async fn scenario_26_what_was_read_ahead_is_invalidated_too() {
     let scene = Scene::new().await;
     scene.publish(vec![event(0), personal(1, "ada", "null")]).await.unwrap();
-    // It has one event in hand, and the other one waits for somebody else.
+    // The first subscriber has one event in hand, and the other event waits for somebody else.
     let mut first = Subscriber::start(&scene.client, Role::parallel("group")).await;
     assert_eq!(first.event().await.id, "event-0");
     invalidate(&scene, "ada").await.unwrap();
@@ -142,7 +142,7 @@ async fn scenario_26_snapshots_are_invalidated_and_other_logs_are_not() {
     let elsewhere = scene.event("other", "event-1").await.unwrap();
     assert_eq!(field(&elsewhere, "secret"), (r#""OLD-VALUE""#.into(), gdpr("ada", "1", false)));
 
-    // What is published later is another matter, archived or not.
+    // Events that are published later are another matter, archived or not.
     scene.archive(1).await;
     scene.publish(vec![personal(2, "ada", "1")]).await.unwrap();
     for _ in 0..2 {
@@ -174,7 +174,7 @@ async fn scenario_27_introduced_then_invalidated() {
             assert!(!id.is_empty());
             assert_eq!((value.as_str(), data), (r#""OLD-VALUE""#, gdpr(&id, expected, false)));
             introduce(&scene, "event-1", "secret", "again").await.unwrap();
-            assert_eq!(scene.event(TENANT, "event-1").await.unwrap(), introduced, "it is personal already");
+            assert_eq!(scene.event(TENANT, "event-1").await.unwrap(), introduced, "the field is personal already");
 
             invalidate(&scene, &id).await.unwrap();
             let mut invalidated = scene.event(TENANT, "event-1").await.unwrap();

@@ -1,4 +1,4 @@
-//! The time between two processes on one address, as a client sees it that would give up if it were refused.
+//! A client that comes between two processes on one address is not refused, since it would give up.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use tonic::Code;
 use crate::grpc::connect;
 use crate::support::{Kind, Program, Role, Service, Subscriber, World, archive, import, old_event, settings};
 
-/// Less than the second after which a client's system asks again.
+/// Less than the second after which a client's system tries to connect again.
 const QUIET: Duration = Duration::from_millis(300);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

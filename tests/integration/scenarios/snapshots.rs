@@ -1,4 +1,4 @@
-//! Streams that are read through snapshots.
+//! Streams are read through snapshots, which stand for their first events.
 
 use coldstream::api::proto::{CreateStreamSnapshotRequest, Event, EventMetadata, PublishEvent};
 use tonic::Status;
@@ -27,7 +27,7 @@ pub async fn create(scene: &Scene, stream: &str, last: &str, snapshot: PublishEv
     scene.client.clone().create_stream_snapshot(request).await.map(drop)
 }
 
-/// Eight events of the stream among others, and a snapshot of the first five.
+/// Returns a scene with eight events of the stream among others, and a snapshot of the first five.
 async fn scene_with_snapshot() -> Scene {
     let scene = Scene::new().await;
     for number in 0..8 {
@@ -37,7 +37,7 @@ async fn scene_with_snapshot() -> Scene {
     scene
 }
 
-/// Loops over the stream with pages of all sizes, wherever its events are; gives the loop with the first size.
+/// Loops over the stream with pages of all sizes, wherever its events are; returns the loop with the first size.
 async fn loop_everywhere(first: Ask<'_>) -> Vec<Event> {
     let scene = scene_with_snapshot().await;
     let mut answers = everywhere(&scene, 16, async || {
@@ -61,7 +61,7 @@ async fn scenario_20_a_stream_is_read_through_its_snapshot() {
     assert_eq!(
         found.iter().map(serial).collect::<Vec<_>>(),
         [9, 11, 13, 15],
-        "it bears the serial of the last one it stands for"
+        "the snapshot bears the serial of the last event it stands for"
     );
     assert_eq!(found[0].payload["balance"].value, "64.30");
     assert_eq!((found[0].stream.as_str(), found[0].r#type.as_str()), (STREAM, "balance"));

@@ -1,4 +1,4 @@
-//! Events as subscribers get them.
+//! Subscribers get their events in order, again when they refuse them, in both modes, with broadcasts and deployments.
 
 use std::time::Duration;
 
@@ -36,10 +36,10 @@ async fn scenario_31_a_backlog_waits_at_subscribe() {
         let mut subscriber = Subscriber::start(&scene.client, role.clone()).await;
         assert!(subscriber.subscribed_after < Duration::from_secs(1), "{:?}", subscriber.subscribed_after);
         let first = subscriber.event().await;
-        // Measured from when the answer was read, which on a busy machine is a while after it came.
+        // The delay is measured from when the answer was read, which on a busy machine is a while after it came.
         let delay = subscriber.subscribed_at.elapsed();
         assert!(delay > Duration::from_millis(10), "the first event came {delay:?} after the answer");
-        // A client that is not ready yet.
+        // A client that is not ready yet answers so.
         subscriber.fail(&first, "not subscribed", false);
         let again = subscriber.event().await;
         assert_eq!(again, first, "no retry is counted");
@@ -129,7 +129,7 @@ async fn scenario_34_what_is_refused_comes_again() {
         event = other.event() => (event, false),
     };
     assert_eq!((refused.0.id.as_str(), retry_number(&refused.0)), ("event-0", 3));
-    // Whoever refuses now, the other one is asked next.
+    // The other subscriber is asked next, whichever one refuses now.
     refused = match refused.1 {
         true => {
             subscriber.fail(&refused.0, "no handler", true);
@@ -171,7 +171,7 @@ async fn scenario_34_when_nobody_can_handle_it_all_are_told() {
             other => panic!("{other:?}"),
         }
     }
-    // As clients do then. How often it was refused is not forgotten.
+    // Clients disconnect then. The number of refusals is not forgotten.
     drop(subscriber);
     let mut subscriber = Subscriber::start(&scene.client, Role::of("group")).await;
     let event = subscriber.event().await;
@@ -219,14 +219,14 @@ async fn scenario_37_streams_run_side_by_side_for_those_who_name_them() {
     }
     assert_eq!(ids(&waiting), ["event-1", "event-2", "event-3"], "one of each stream");
     subscriber.quiet().await;
-    // The others do not wait for the slowest, and progress does.
+    // The other streams do not wait for the slowest, and progress does.
     subscriber.ack_stream(&waiting[2]);
     subscriber.ack_stream(&waiting[1]);
     until_handled(&scene, &role, "event-0").await;
     subscriber.ack_stream(&waiting[0]);
     until_handled(&scene, &role, "event-3").await;
     assert_eq!(subscriber.event().await.id, "event-4");
-    // What is handled behind the watermark is remembered.
+    // Events that are handled behind the watermark are remembered.
     drop(subscriber);
     let mut subscriber = Subscriber::start(&scene.client, role.clone()).await;
     assert_eq!(subscriber.handled_ids(1).await, ["event-4"]);
@@ -289,7 +289,7 @@ async fn scenario_39_a_broadcast_beside_a_persisted_event() {
         assert!(is_broadcast(&event) && event.id == "broadcast-7" && serial(&event) == 0, "{event:?}");
         assert_eq!((event.tenant_id.as_str(), event.payload.len()), (TENANT, 3));
     }
-    // Two acks that cannot be told from each other: only both of them mean that the event is handled.
+    // The two acks cannot be told from each other: only both of them mean that the event is handled.
     acking.ack(&in_flight);
     acking.quiet().await;
     acking.ack(&in_flight);
@@ -319,7 +319,7 @@ async fn scenario_40_a_deployment_takes_what_is_not_newer() {
         let expected: Vec<String> = (0..taken).map(|number| format!("event-{number}")).collect();
         assert_eq!(subscriber.handled_ids(taken).await, expected, "deployment {deployment_id}");
         subscriber.quiet().await;
-        // A later subscriber that may take it gets what held the others up.
+        // A later subscriber that may take the event that held the others up gets it.
         let mut newer = Subscriber::start(&scene.client, Role { deployment_id: 6, ..role.clone() }).await;
         let mut seen = taken;
         while seen < deployments.len() {
