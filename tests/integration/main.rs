@@ -4,6 +4,7 @@
 mod archive;
 mod change_stream;
 mod command_line;
+mod contract;
 mod damage;
 mod demands;
 mod doors;
@@ -26,7 +27,6 @@ mod publish;
 mod reads;
 mod recover;
 mod restore;
-mod scenarios;
 mod servers;
 mod settings;
 mod support;

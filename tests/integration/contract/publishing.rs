@@ -43,7 +43,7 @@ async fn all_of(scene: &Scene, tenant: &str) -> Vec<Event> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_01_three_events_are_published_and_got_one_by_one() {
+async fn three_events_are_published_and_got_one_by_one() {
     let scene = Scene::new().await;
     let begun_at = unix_nanos();
     scene.publish((0..3).map(event).collect()).await.unwrap();
@@ -61,7 +61,7 @@ async fn scenario_01_three_events_are_published_and_got_one_by_one() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_02_one_invalid_event_keeps_its_batch_out() {
+async fn one_invalid_event_keeps_its_batch_out() {
     let scene = Scene::new().await;
     let bad = [
         PublishEvent { r#type: String::new(), ..of("b", 2) },
@@ -83,7 +83,7 @@ async fn scenario_02_one_invalid_event_keeps_its_batch_out() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_03_each_tenant_sees_its_own_of_a_mixed_batch() {
+async fn each_tenant_sees_its_own_events_of_a_mixed_batch() {
     let scene = Scene::new().await;
     let tenants = ["a", "b", "", "_"];
     let numbers = |tenant: &str| if tenant == "b" { [5, 1, 3] } else { [0, 1, 2] };
@@ -109,7 +109,7 @@ async fn scenario_03_each_tenant_sees_its_own_of_a_mixed_batch() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_04_the_same_batch_again_is_no_second_one() {
+async fn a_batch_that_is_published_again_changes_nothing() {
     let scene = Scene::new().await;
     let batch = || vec![of("a", 0), of("b", 0), of("a", 1), of("b", 1), of("a", 2), of("b", 2)];
     scene.publish(batch()).await.unwrap();
@@ -127,7 +127,7 @@ async fn scenario_04_the_same_batch_again_is_no_second_one() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_05_the_empty_tenant_has_a_place_of_its_own() {
+async fn the_empty_tenant_has_a_place_of_its_own() {
     let scene = Scene::new().await;
     // Another tenant has the name that object keys have for the empty one.
     scene.publish(vec![of("", 0), of("", 1), of("", 2), of("_", 3), of("_", 4), of("_", 5)]).await.unwrap();
@@ -147,7 +147,7 @@ async fn scenario_05_the_empty_tenant_has_a_place_of_its_own() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_11_an_iteration_skips_nothing_while_eight_publish() {
+async fn an_iteration_skips_nothing_while_eight_publish() {
     const PUBLISHERS: usize = 8;
     const EACH: usize = 12;
     let scene = Scene::new().await;

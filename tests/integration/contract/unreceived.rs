@@ -9,8 +9,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::contract::groups::until_handled;
 use crate::grpc::{Scene, TENANT, TOPIC, connect, event, fields};
-use crate::scenarios::groups::until_handled;
 use crate::support::{Program, Role, Subscriber, World};
 
 /// A client takes 4 MiB unless it is configured to take more.

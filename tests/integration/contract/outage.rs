@@ -34,7 +34,7 @@ async fn hot_is_as_ever(scene: &Scene, number: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_44_s3_is_away_and_comes_back() {
+async fn only_archived_events_are_unavailable_until_s3_is_back() {
     let scene = scene_with_archive().await;
     let away: [Away; 3] = [
         ("nobody listens", || Fate::LoseRequest),
@@ -74,7 +74,7 @@ async fn scenario_44_s3_is_away_and_comes_back() {
 
 /// A server that takes the request and says nothing is the worst of all.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_44_hot_events_do_not_wait_for_a_reader_that_waits_for_s3() {
+async fn hot_events_do_not_wait_for_a_reader_that_waits_for_s3() {
     let scene = scene_with_archive().await;
     let gate = scene.world.proxy.hold_first(Kind::Get);
     let (mut waiting, mut answered) = (Box::pin(scene.event(TENANT, "event-1")), false);
@@ -90,7 +90,7 @@ async fn scenario_44_hot_events_do_not_wait_for_a_reader_that_waits_for_s3() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_44_a_reader_does_not_wait_for_ever() {
+async fn a_reader_does_not_wait_for_s3_for_ever() {
     let scene = scene_with_archive().await;
     let gate = scene.world.proxy.hold_first(Kind::Get);
     let status = scene.event(TENANT, "event-1").await.unwrap_err();
@@ -103,7 +103,7 @@ async fn scenario_44_a_reader_does_not_wait_for_ever() {
 /// Events that were read ahead are forgotten when nothing is acked for a second; they have to be read again before the
 /// events that a slow answer of S3 brings then.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_44_a_slow_consumer_of_a_slow_archive_gets_everything() {
+async fn a_slow_consumer_of_a_slow_archive_gets_everything() {
     let scene = Scene::new().await;
     scene.publish((0..8).map(event).collect()).await.unwrap();
     scene.archive(4).await;

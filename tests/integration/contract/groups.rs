@@ -46,7 +46,7 @@ pub async fn wait(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_10_the_last_handled_event() {
+async fn the_last_handled_event_is_that_of_a_group_in_one_mode() {
     for archived in [0, 2, 3] {
         for role in [Role::of("group"), Role::parallel("group")] {
             let scene = Scene::new().await;
@@ -71,7 +71,7 @@ async fn scenario_10_the_last_handled_event() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_41_waiting_until_a_correlation_is_handled() {
+async fn a_wait_for_a_correlation_ends_once_it_is_handled_or_erroneous() {
     for archived in [0, 2, 4] {
         let scene = Scene::new().await;
         scene.publish((0..4).map(event).collect()).await.unwrap();
@@ -106,7 +106,7 @@ async fn scenario_41_waiting_until_a_correlation_is_handled() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_41_nobody_waits_for_ever() {
+async fn nobody_waits_for_a_correlation_for_ever() {
     let world = World::new().await;
     let program = Program::new(&world, 1_000_000).set("STREAMS_CONSISTENCY_WAIT_SECONDS", 1);
     let scene = Scene::start(world, program).await;
@@ -117,7 +117,7 @@ async fn scenario_41_nobody_waits_for_ever() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_42_events_go_once_they_are_consumed() {
+async fn events_go_once_they_are_consumed() {
     for (key, is_parallel) in [("deleteAfterConsumption", false), ("deleteAfterParallelConsumption", true)] {
         let role = |group: &str| Role { is_parallel, ..Role::of(group) };
         let world = World::new().await;

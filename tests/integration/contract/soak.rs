@@ -61,7 +61,7 @@ async fn until_whole(seen: &Seen, published: &CancellationToken, expected: &toki
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_43_everything_at_once() {
+async fn groups_get_every_event_while_everything_happens_at_once() {
     let scene = Scene::new().await;
     let (end_at, published, expected) =
         (Instant::now() + length(), CancellationToken::new(), tokio::sync::OnceCell::new());

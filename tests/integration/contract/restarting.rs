@@ -17,7 +17,7 @@ use crate::support::{Kind, Program, Role, Service, Subscriber, World, archive, i
 const QUIET: Duration = Duration::from_millis(300);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_43_who_comes_back_while_a_service_ends_is_neither_refused_nor_accepted() {
+async fn a_client_that_comes_back_while_a_service_ends_is_neither_refused_nor_accepted() {
     let mut world = World::new().await;
     let (store, log) = (world.store(settings(1)), Log::new("", "orders").unwrap());
     import(&store, &log, [old_event(0)]).await;
@@ -44,7 +44,7 @@ async fn scenario_43_who_comes_back_while_a_service_ends_is_neither_refused_nor_
 }
 
 #[tokio::test]
-async fn scenario_43_who_comes_before_a_service_is_ready_is_not_refused() {
+async fn a_client_that_comes_before_a_service_is_ready_is_not_refused() {
     let mut world = World::new().await;
     let silent_postgres = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let free = TcpListener::bind("127.0.0.1:0").await.unwrap();

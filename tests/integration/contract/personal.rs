@@ -55,7 +55,7 @@ async fn objects(scene: &Scene) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_25_a_gdpr_field_without_an_id_is_given_one() {
+async fn a_gdpr_field_without_an_id_is_given_one() {
     let scene = Scene::new().await;
     scene.publish(vec![personal(1, "", "null")]).await.unwrap();
     let seen = everywhere(&scene, 1, async || scene.event(TENANT, "event-1").await.unwrap()).await;
@@ -65,7 +65,7 @@ async fn scenario_25_a_gdpr_field_without_an_id_is_given_one() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_26_what_is_invalidated_is_nowhere_any_more() {
+async fn an_invalidated_value_is_nowhere_any_more() {
     for archived in [0, 2, 3] {
         let scene = Scene::new().await;
         let batch = vec![personal(0, "somebody", "1"), personal(1, "ada", r#""gone""#), personal(2, "ada", "{}")];
@@ -100,7 +100,7 @@ async fn scenario_26_what_is_invalidated_is_nowhere_any_more() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_26_what_was_read_ahead_is_invalidated_too() {
+async fn an_event_that_was_read_ahead_is_invalidated_too() {
     let scene = Scene::new().await;
     scene.publish(vec![event(0), personal(1, "ada", "null")]).await.unwrap();
     // The first subscriber has one event in hand, and the other event waits for somebody else.
@@ -114,7 +114,7 @@ async fn scenario_26_what_was_read_ahead_is_invalidated_too() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_26_snapshots_are_invalidated_and_other_logs_are_not() {
+async fn snapshots_are_invalidated_and_other_logs_are_not() {
     let scene = Scene::new().await;
     let elsewhere = PublishEvent { tenant_id: "other".into(), ..personal(1, "ada", "1") };
     scene.publish(vec![personal(1, "ada", "1"), elsewhere]).await.unwrap();
@@ -156,7 +156,7 @@ async fn scenario_26_snapshots_are_invalidated_and_other_logs_are_not() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_27_introduced_then_invalidated() {
+async fn a_field_that_became_personal_is_invalidated_like_any_other() {
     for (default, expected) in [(r#""x""#, r#""x""#), ("x", r#""x""#), ("1.50", "1.50")] {
         for archived in [false, true] {
             let scene = Scene::new().await;
@@ -211,7 +211,7 @@ async fn an_invalidated_field_takes_no_value_and_may_go() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_27_what_cannot_be_introduced_is_said() {
+async fn an_unknown_event_or_field_cannot_become_personal() {
     let scene = Scene::new().await;
     scene.publish(vec![event(1)]).await.unwrap();
     is_permanent(introduce(&scene, "event-9", "name", "1").await, "unable to find event");
@@ -220,7 +220,7 @@ async fn scenario_27_what_cannot_be_introduced_is_said() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_28_an_empty_default_is_an_empty_text() {
+async fn an_empty_default_is_an_empty_text() {
     let scene = Scene::new().await;
     scene.publish(vec![personal(1, "ada", ""), event(2)]).await.unwrap();
     introduce(&scene, "event-2", "name", "").await.unwrap();
@@ -237,7 +237,7 @@ async fn scenario_28_an_empty_default_is_an_empty_text() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_29_what_is_invalidated_while_it_is_archived_never_comes_back() {
+async fn a_value_that_is_invalidated_while_it_is_archived_never_comes_back() {
     let scene = Scene::new().await;
     scene.publish(vec![personal(1, "ada", "1"), event(2)]).await.unwrap();
     // The bytes are on their way, and wait there.

@@ -5,8 +5,8 @@ use std::time::Duration;
 use coldstream::api::proto::{Event, EventMetadata, EventOptions, PublishEvent, subscribe_response};
 use tonic::Code;
 
+use crate::contract::groups::until_handled;
 use crate::grpc::{Scene, TENANT, event, ids, serial};
-use crate::scenarios::groups::until_handled;
 use crate::support::{Role, Subscriber, retry_number};
 
 fn in_stream(number: usize, stream: &str) -> PublishEvent {
@@ -28,7 +28,7 @@ fn is_broadcast(event: &Event) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_31_a_backlog_waits_at_subscribe() {
+async fn the_first_event_of_a_backlog_comes_after_the_answer_to_subscribe() {
     let scene = Scene::new().await;
     scene.publish((0..3).map(event).collect()).await.unwrap();
     for round in 0..60 {
@@ -50,7 +50,7 @@ async fn scenario_31_a_backlog_waits_at_subscribe() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_32_a_new_group_starts_at_the_beginning() {
+async fn a_new_group_starts_at_the_beginning() {
     const EVENTS: usize = 40;
     for archived in [0, 25, 40] {
         for role in [Role::of("group"), Role::parallel("group")] {
@@ -73,7 +73,7 @@ async fn scenario_32_a_new_group_starts_at_the_beginning() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_33_each_group_gets_each_event_once() {
+async fn each_group_gets_each_event_once() {
     const EVENTS: usize = 30;
     let scene = Scene::new().await;
     let mut both = Vec::new();
@@ -102,7 +102,7 @@ async fn scenario_33_each_group_gets_each_event_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_33_topics_that_are_made_later_are_included() {
+async fn topics_that_are_made_later_are_included() {
     let scene = Scene::new().await;
     let mut subscriber = Subscriber::start(&scene.client, Role::of("group")).await;
     subscriber.quiet().await;
@@ -114,7 +114,7 @@ async fn scenario_33_topics_that_are_made_later_are_included() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_34_what_is_refused_comes_again() {
+async fn a_refused_event_comes_again_until_it_is_acked() {
     let scene = Scene::new().await;
     scene.publish((0..2).map(event).collect()).await.unwrap();
     let mut subscriber = Subscriber::start(&scene.client, Role::of("group")).await;
@@ -154,7 +154,7 @@ async fn scenario_34_what_is_refused_comes_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_34_when_nobody_can_handle_it_all_are_told() {
+async fn subscribers_are_told_when_none_of_them_can_handle_an_event() {
     let scene = Scene::new().await;
     scene.publish((0..2).map(event).collect()).await.unwrap();
     let mut subscriber = Subscriber::start(&scene.client, Role::of("group")).await;
@@ -185,7 +185,7 @@ async fn scenario_34_when_nobody_can_handle_it_all_are_told() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_36_a_consumer_dies_while_it_handles() {
+async fn the_event_of_a_consumer_that_dies_goes_to_another() {
     let scene = Scene::new().await;
     scene.publish((0..2).map(event).collect()).await.unwrap();
     let mut dying = Subscriber::start(&scene.client, Role::of("group")).await;
@@ -200,7 +200,7 @@ async fn scenario_36_a_consumer_dies_while_it_handles() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_37_streams_run_side_by_side_for_those_who_name_them() {
+async fn streams_run_side_by_side_if_acks_name_them() {
     let scene = Scene::new().await;
     let streams = ["a", "b", "a", "c", "b"];
     scene
@@ -235,7 +235,7 @@ async fn scenario_37_streams_run_side_by_side_for_those_who_name_them() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_37_without_stream_names_one_is_in_flight() {
+async fn a_subscriber_has_one_event_in_flight_if_acks_name_no_stream() {
     let scene = Scene::new().await;
     scene.publish((0..6).map(event).collect()).await.unwrap();
     let mut subscriber = Subscriber::start(&scene.client, Role::parallel("group")).await;
@@ -260,7 +260,7 @@ async fn scenario_37_without_stream_names_one_is_in_flight() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_38_one_group_in_both_modes() {
+async fn a_group_gets_every_event_once_in_each_mode() {
     let scene = Scene::new().await;
     scene.publish((0..3).map(event).collect()).await.unwrap();
     for role in [Role::of("group"), Role::parallel("group")] {
@@ -272,7 +272,7 @@ async fn scenario_38_one_group_in_both_modes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_39_a_broadcast_beside_a_persisted_event() {
+async fn a_broadcast_goes_to_every_subscriber_beside_a_persisted_event() {
     let scene = Scene::new().await;
     scene.publish((0..2).map(event).collect()).await.unwrap();
     let mut acking = Subscriber::start(&scene.as_agent("grpc-node-js/1.9").await, Role::of("js")).await;
@@ -308,7 +308,7 @@ async fn scenario_39_a_broadcast_beside_a_persisted_event() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_40_a_deployment_takes_what_is_not_newer() {
+async fn a_deployment_takes_events_that_are_not_newer() {
     let scene = Scene::new().await;
     let deployments = [0, 4, 5, 6, 5];
     let events = deployments.iter().enumerate().map(|(number, deployment_id)| of_deployment(number, *deployment_id));

@@ -80,7 +80,7 @@ pub async fn iterate(scene: &Scene, first: Ask<'_>) -> Vec<Event> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_18_whether_a_stream_is_empty() {
+async fn a_stream_is_empty_if_it_has_no_event_anywhere() {
     let scene = Scene::new().await;
     assert!(scene.is_stream_empty("stream-0").await, "of a topic that nobody published to");
     scene.publish((0..5).map(event).collect()).await.unwrap();
@@ -100,7 +100,7 @@ async fn scenario_18_whether_a_stream_is_empty() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_19_stream_loops_see_each_event_once_and_end() {
+async fn stream_loops_see_each_event_once_and_end() {
     const ENTRIES: usize = 7;
     let scene = Scene::new().await;
     for number in 0..ENTRIES {

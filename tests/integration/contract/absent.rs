@@ -5,8 +5,8 @@ use std::time::Duration;
 use coldstream::event::{Instant, Log, NewEvent};
 use coldstream::store::Delivery;
 
+use crate::contract::groups::until_handled;
 use crate::grpc::{Scene, event};
-use crate::scenarios::groups::until_handled;
 use crate::support::{
     DAY_NANOS, Role, Subscriber, World, archive, import, now, old_event, publish, settings, subscribing, young_event,
 };

@@ -54,7 +54,7 @@ async fn loop_everywhere(first: Ask<'_>) -> Vec<Event> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_20_a_stream_is_read_through_its_snapshot() {
+async fn a_stream_is_read_through_its_snapshot() {
     let found = loop_everywhere(FIRST).await;
     assert_eq!(ids(&found), ["snapshot", "event-5", "event-6", "event-7"]);
     // Two events are published at a time, one of them of the stream.
@@ -68,7 +68,7 @@ async fn scenario_20_a_stream_is_read_through_its_snapshot() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_20_every_page_says_the_snapshot() {
+async fn every_page_names_the_snapshot() {
     let scene = scene_with_snapshot().await;
     everywhere(&scene, 16, async || {
         let through = (Vec::new(), "snapshot".to_owned());
@@ -81,7 +81,7 @@ async fn scenario_20_every_page_says_the_snapshot() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_21_a_stream_is_read_without_its_snapshot() {
+async fn a_stream_is_read_without_its_snapshot_on_demand() {
     let found = loop_everywhere(Ask { without: true, ..FIRST }).await;
     assert_eq!(ids(&found), (0..8).map(|number| format!("event-{number}")).collect::<Vec<_>>());
     let found = loop_everywhere(Ask { after: "event-2", without: true, ..FIRST }).await;
@@ -94,7 +94,7 @@ async fn scenario_21_a_stream_is_read_without_its_snapshot() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_22_a_snapshot_of_a_newer_deployment_is_not_used() {
+async fn a_snapshot_of_a_newer_deployment_is_not_used() {
     let scene = scene_with_snapshot().await;
     create(&scene, STREAM, "event-6", snapshot("newer", 5)).await.unwrap();
     let through = async |deployment_id| ask(&scene, Ask { deployment_id, ..FIRST }).await.1;
@@ -105,7 +105,7 @@ async fn scenario_22_a_snapshot_of_a_newer_deployment_is_not_used() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_23_a_snapshot_that_is_made_in_the_middle_shifts_no_page() {
+async fn a_snapshot_that_is_made_in_the_middle_shifts_no_page() {
     let scene = Scene::new().await;
     scene.publish((0..8).map(entry).collect()).await.unwrap();
     let (first, through) = ask(&scene, Ask { per_page: 3, ..FIRST }).await;
@@ -123,7 +123,7 @@ async fn scenario_23_a_snapshot_that_is_made_in_the_middle_shifts_no_page() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_24_pages_behind_a_snapshot_and_behind_what_it_stands_for() {
+async fn pages_behind_a_snapshot_begin_behind_the_events_that_it_stands_for() {
     let behind = |first: usize| (first..8).map(|number| format!("event-{number}")).collect::<Vec<_>>();
     assert_eq!(
         ids(&loop_everywhere(Ask { after: "snapshot", ..FIRST }).await),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::grpc::{Scene, TENANT, event, everywhere, is_permanent, serial};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_06_an_event_that_is_not_there_is_unknown_at_once() {
+async fn an_event_that_is_not_there_is_unknown_at_once() {
     let scene = Scene::new().await;
     let ask = async |tenant, id| {
         let asked = tokio::time::timeout(Duration::from_secs(1), scene.event(tenant, id)).await;
@@ -24,7 +24,7 @@ async fn scenario_06_an_event_that_is_not_there_is_unknown_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_07_an_empty_topic_has_no_last_event() {
+async fn an_empty_topic_has_no_last_event() {
     let scene = Scene::new().await;
     is_permanent(scene.last(TENANT).await, "unable to find last event");
     scene.publish((0..4).map(event).collect()).await.unwrap();
@@ -33,7 +33,7 @@ async fn scenario_07_an_empty_topic_has_no_last_event() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_08_the_last_event_of_what_is_all_archived() {
+async fn the_last_event_is_found_though_all_are_archived() {
     let scene = Scene::new().await;
     scene.publish((0..4).map(event).collect()).await.unwrap();
     let last = everywhere(&scene, 4, async || scene.last(TENANT).await.unwrap()).await;
@@ -44,7 +44,7 @@ async fn scenario_08_the_last_event_of_what_is_all_archived() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_09_the_last_event_of_some_types() {
+async fn the_last_event_of_some_types_is_found_wherever_it_is() {
     let scene = Scene::new().await;
     is_permanent(scene.last_of(&[]).await, "unable to find last event by types");
     scene.publish((0..4).map(event).collect()).await.unwrap();

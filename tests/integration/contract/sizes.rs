@@ -36,7 +36,7 @@ fn check(found: &[(Event, usize, Vec<u8>)], published: &[PublishEvent]) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_45_ten_mib_are_published_and_fifty_read_at_once() {
+async fn ten_mib_are_published_and_fifty_read_at_once() {
     let scene = Scene::new().await;
     let published: Vec<PublishEvent> = (0..EVENTS).map(|number| large(number, MIB)).collect();
     for ten in published.chunks(10) {
@@ -52,7 +52,7 @@ async fn scenario_45_ten_mib_are_published_and_fifty_read_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_45_one_event_of_ten_mib() {
+async fn one_event_of_ten_mib_is_published_and_read() {
     let scene = Scene::new().await;
     let events = [large(0, 10 * MIB), large(1, 10 * MIB)];
     for event in &events {
@@ -67,7 +67,7 @@ async fn scenario_45_one_event_of_ten_mib() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_45_what_is_too_large_is_refused_for_good() {
+async fn an_event_that_is_too_large_is_refused_for_good() {
     let scene = Scene::new().await;
     is_permanent(scene.publish(vec![large(0, 17 * MIB)]).await, "at most 16777216 are taken");
     is_permanent(scene.last(TENANT).await, "unable to find last event");

@@ -6,8 +6,8 @@ use coldstream::api::proto::service_client::ServiceClient;
 use coldstream::api::proto::{EventOptions, PublishEvent};
 use tonic::transport::Channel;
 
+use crate::contract::groups::until_handled;
 use crate::grpc::{Scene, connect, event, fields};
-use crate::scenarios::groups::until_handled;
 use crate::support::{Program, Role, Service, Subscriber, retry_number};
 
 const MIB: usize = 1024 * 1024;

@@ -8,8 +8,8 @@ use coldstream::api::proto::{
 use coldstream::event::Log;
 use coldstream::store::Delivery;
 
+use crate::contract::groups::until_handled;
 use crate::grpc::{Scene, TENANT, TOPIC, event, ids};
-use crate::scenarios::groups::until_handled;
 use crate::support::{
     Fate, Gate, Kind, Program, Role, Subscriber, World, archive, import, old_event, publish, settings, subscribing,
     young_event,

@@ -16,7 +16,7 @@ fn types(events: &[Event]) -> Vec<&str> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_30_a_type_is_renamed_across_tenants() {
+async fn a_type_is_renamed_across_tenants() {
     for archived in [0, 3, 4] {
         let scene = Scene::new().await;
         scene.publish((0..4).map(event).collect()).await.unwrap();
@@ -54,7 +54,7 @@ async fn scenario_30_a_type_is_renamed_across_tenants() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_30_a_type_needs_a_name() {
+async fn a_type_needs_a_name() {
     let scene = Scene::new().await;
     is_permanent(rename(&scene, "type-1", "").await, "the type is empty");
     is_permanent(rename(&scene, "", "type-1").await, "the type is empty");
