@@ -115,7 +115,8 @@ async fn another_checksum_is_tried_where_one_is_refused() {
     world.audit().await;
 }
 
-/// All objects are sent the encryption headers, archives alone the storage class, whether they are new or rewritten.
+/// Every object is written with the encryption headers, and archives alone with the storage class, whether they are new
+/// or rewritten.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_written_says_how_it_is_kept() {
     let mut world = World::new().await;

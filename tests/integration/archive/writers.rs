@@ -94,7 +94,7 @@ async fn an_archiver_may_die_after_any_step() {
         drop(dying);
 
         let next = world.store(settings(4));
-        assert_eq!(next.sweep().await.unwrap(), 0, "{last:?}: its lease has not expired");
+        assert_eq!(next.sweep().await.unwrap(), 0, "{last:?}: the lease has not expired");
         assert_eq!(read_all(&next, &log).await, before, "{last:?}");
         world.expire_leases().await;
         assert_eq!(next.sweep().await.unwrap(), if last == Step::Committed { 0 } else { 1 }, "{last:?}");

@@ -126,7 +126,7 @@ async fn pages_of_hot_events_are_read_without_s3() {
 async fn streams_and_snapshots_of_hot_events_are_read_without_s3() {
     let scene = interleaved(World::new().await).await;
     scene.lose_s3();
-    assert!(!scene.is_stream_empty("stream-0").await, "it has hot and archived events");
+    assert!(!scene.is_stream_empty("stream-0").await, "a stream of hot and archived events");
     assert!(scene.is_stream_empty("unknown").await, "no archive can have any");
     for _ in 0..2 {
         create(&scene, "stream-0", "event-6", snapshot("snapshot", 0)).await.unwrap();

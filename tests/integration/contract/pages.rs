@@ -144,7 +144,7 @@ async fn check_run_between(first: usize, ask: impl AsyncFn(&Scene, &[Event], i64
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pages_past_the_end_and_pages_of_nothing_are_empty() {
     let scene = Scene::new().await;
-    assert_eq!(scene.page(&[], (0, 10)).await.unwrap(), [], "of a topic that nobody published to");
+    assert_eq!(scene.page(&[], (0, 10)).await.unwrap(), [], "nobody published to the topic");
     scene.publish((0..EVENTS).map(event).collect()).await.unwrap();
     let count = EVENTS as i64;
     everywhere(&scene, count, async || {

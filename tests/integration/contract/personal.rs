@@ -93,7 +93,7 @@ async fn an_invalidated_value_is_nowhere_any_more() {
         scene.archive(1).await;
         assert_eq!(neighbours().await, before);
         let objects = objects(&scene).await;
-        assert_eq!(objects.matches("OLD-VALUE").count(), 2, "those of the neighbour, {archived} archived");
+        assert_eq!(objects.matches("OLD-VALUE").count(), 2, "the neighbour's, {archived} archived");
         assert_eq!(objects.matches(r#""is_invalidated":true"#).count(), 4);
         scene.finish().await;
     }

@@ -82,7 +82,7 @@ pub async fn iterate(scene: &Scene, first: Ask<'_>) -> Vec<Event> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_is_empty_if_it_has_no_event_anywhere() {
     let scene = Scene::new().await;
-    assert!(scene.is_stream_empty("stream-0").await, "of a topic that nobody published to");
+    assert!(scene.is_stream_empty("stream-0").await, "nobody published to the topic");
     scene.publish((0..5).map(event).collect()).await.unwrap();
     let other = PublishEvent { tenant_id: "other".into(), stream: "of another".into(), ..event(0) };
     let are_empty = everywhere(&scene, 5, async || {

@@ -13,7 +13,7 @@ use crate::support::{Backup, Kind, World, archive, edit, import, old_event, read
 
 const BATCH: u64 = 4;
 
-/// A world with one archive with a pending edit, four events that are due, and a clone.
+/// A world that has one archive with a pending edit, four events that are due, and a clone.
 struct Scene {
     world: World,
     log: Log,

@@ -270,7 +270,7 @@ async fn a_place_that_is_taken_is_left_as_it_is() {
         let after: Vec<(i64, String)> = sqlx::query_as(hot).fetch_all(&world.sql).await.unwrap();
         assert!(after.iter().all(|row| before.contains(row)) && !after.is_empty(), "{case}");
         assert_eq!(store.verify(|_| {}).await.unwrap(), [], "{case}");
-        // Nothing is in the way of an audit once one of the two is decided for.
+        // An audit passes once one of the two is deleted as the wrong one.
         world.bucket.delete(&unrecovered[0].object).await;
         world.recover(&store).await;
         world.audit().await;

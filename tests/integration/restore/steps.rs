@@ -45,7 +45,7 @@ async fn a_restorer_may_die_after_any_step() {
             drop(dying);
 
             let next = world.store(settings(10));
-            assert_eq!(next.sweep().await.unwrap(), 0, "{case}: its lease has not expired");
+            assert_eq!(next.sweep().await.unwrap(), 0, "{case}: the lease has not expired");
             assert_eq!(seen(&next, &log).await, before, "{case}");
             let moved = if last == Step::Committed { count as usize } else { 0 };
             assert_eq!(hot_positions(&world).await.len(), 5 + moved, "{case}");

@@ -37,7 +37,7 @@ impl RawBucket {
     }
 
     async fn try_get(&self, key: &str, query: Query<'_>) -> Response {
-        let url = self.bucket.presign_get(key, VALID_SECONDS, owned(query)).await.expect("it can be signed");
+        let url = self.bucket.presign_get(key, VALID_SECONDS, owned(query)).await.expect("a signed URL");
         self.http.get(url).send().await.expect("the server answers")
     }
 
@@ -48,7 +48,7 @@ impl RawBucket {
     async fn send_put(&self, key: &str, query: Query<'_>, headers: HeaderMap, body: Vec<u8>) -> Response {
         let url = self.bucket.presign_put(key, VALID_SECONDS, Some(headers.clone()), owned(query)).await;
         // An empty body has a length as well, which some servers want to be told.
-        let request = self.http.put(url.expect("it can be signed")).headers(headers).header(CONTENT_LENGTH, body.len());
+        let request = self.http.put(url.expect("a signed URL")).headers(headers).header(CONTENT_LENGTH, body.len());
         let request = request.body(body);
         successful(request.send().await.expect("the server answers"))
     }
@@ -98,7 +98,7 @@ impl RawBucket {
     }
 
     pub async fn delete(&self, key: &str) {
-        let url = self.bucket.presign_delete(key, VALID_SECONDS).await.expect("it can be signed");
+        let url = self.bucket.presign_delete(key, VALID_SECONDS).await.expect("a signed URL");
         successful(self.http.delete(url).send().await.expect("the server answers"));
     }
 

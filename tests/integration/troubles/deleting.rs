@@ -139,7 +139,6 @@ async fn an_intent_that_cannot_be_settled_keeps_nothing_else_of_its_topic() {
     scene.finish().await;
 }
 
-/// An operator sees this.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn commands_name_what_they_cannot_delete_and_do_the_rest() {
     let scene = Scene::new().await;
