@@ -41,7 +41,10 @@ impl Consumer {
         let index = logs.iter().position(|expected| expected.log == log).expect("somebody published to it");
         let expected = &mut logs[index];
         assert_eq!(Some(event.position), expected.due(), "{log}: {:?} is out of order", event.id);
-        assert!(expected.was(&event, self.answered[index]), "{log}: the event is out of date: {event:?}");
+        assert!(
+            expected.was(&event, self.answered[index]),
+            "{log}: the event never was so, or is not any more: {event:?}"
+        );
         self.answered[index] = step;
         let (error, retry) = match answer {
             Answer::Handled => ("", false),
