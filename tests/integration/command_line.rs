@@ -155,7 +155,7 @@ async fn events_are_imported_from_wherever_they_are() {
     let mut world = World::new().await;
     let program = Program::new(&world, 4).unset("STREAMS_ARCHIVE");
     program.write("plain.ndjson", lines(0..3));
-    // Gzip files are often joined, and the last line does not always have an end.
+    // Gzip files are often joined, and their last line does not always end with a line break.
     let mut gzip = Vec::new();
     for text in [lines(3..5), line(5)] {
         let mut out = GzEncoder::new(&mut gzip, Compression::default());

@@ -1,4 +1,4 @@
-//! A stranger at a port that says nothing costs little and is let go, and the clients beside it notice nothing.
+//! A stranger that says nothing at a port costs little and is let go, and the clients beside it notice nothing.
 
 mod grpc;
 mod limits;

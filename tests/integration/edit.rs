@@ -210,8 +210,8 @@ async fn publishing_the_old_content_again_does_not_undo_an_edit() {
     world.audit().await;
 }
 
-/// The second edit overtakes the first one after that has read the event: the first one does not answer with what it
-/// has read.
+/// The second edit overtakes the first one, which has read the event already: the first one does not answer with what
+/// it has read.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_edits_of_one_archived_event_both_answer_what_readers_see_afterwards() {
     let (mut world, first, log) = archived().await;

@@ -95,7 +95,7 @@ async fn a_thousand_groups_that_are_gone_for_good_cost_the_others_nothing() {
     store.subscriptions_closed().await;
     world.end(store).await;
     let read = sqlx::query_scalar::<_, i64>(READ).fetch_one(&world.sql).await.unwrap() - before;
-    // The group's own rows are read some times each. Looking once through the groups that are gone would read 20,000.
+    // The group's own rows are read some times each. Reading those of the groups that are gone once would be 20,000.
     assert!(read < 100 * TOPICS, "{read} rows were read");
     world.audit().await;
 }

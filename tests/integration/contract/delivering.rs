@@ -42,7 +42,7 @@ async fn what_is_forgotten_while_more_is_read_is_read_again() {
     let mut subscriber = Subscriber::start(&scene.client, Role::of("group")).await;
     let first = subscriber.event().await;
     gate.arrival().await;
-    // The events that were read ahead are forgotten after so long.
+    // The events that were read ahead are forgotten after three beats.
     scene.world.watch_beats(3).await;
     gate.open();
     subscriber.ack(&first);

@@ -240,7 +240,7 @@ async fn an_empty_default_is_an_empty_text() {
 async fn a_value_that_is_invalidated_while_it_is_archived_never_comes_back() {
     let scene = Scene::new().await;
     scene.publish(vec![personal(1, "ada", "1"), event(2)]).await.unwrap();
-    // The bytes are on their way, and wait there.
+    // The bytes of the object are on their way, and wait there.
     let gate = scene.world.proxy.hold_first(Kind::PutPart);
     let store = scene.world.store(older_than(0, 2));
     let archiving = tokio::spawn(async move { store.archive(|_, _| {}).await });

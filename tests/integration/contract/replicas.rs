@@ -100,7 +100,7 @@ async fn what_one_replicas_subscribers_refuse_another_replica_gets() {
     scene.publish((0..2).map(event).collect()).await.unwrap();
     let refused = unable.event().await;
     let mut able = Subscriber::start(&its_client, Role::of("group")).await;
-    // The first replica knows of the second one's group after that.
+    // The first replica knows of the second one's group after two beats.
     scene.world.watch_beats(2).await;
     unable.fail(&refused, "no handler", true);
     let event = able.handled().await;

@@ -319,7 +319,7 @@ async fn a_deployment_takes_events_that_are_not_newer() {
         let expected: Vec<String> = (0..taken).map(|number| format!("event-{number}")).collect();
         assert_eq!(subscriber.handled_ids(taken).await, expected, "deployment {deployment_id}");
         subscriber.quiet().await;
-        // A later subscriber that may take the event that held the others up gets it.
+        // A later subscriber that may take it gets the event that held the others up.
         let mut newer = Subscriber::start(&scene.client, Role { deployment_id: 6, ..role.clone() }).await;
         let mut seen = taken;
         while seen < deployments.len() {

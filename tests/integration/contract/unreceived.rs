@@ -1,4 +1,4 @@
-//! An event that no client of a group can receive becomes erroneous, and no other event does that only looks like it.
+//! An event that no client of a group can receive becomes erroneous; an event that only looks like one does not.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::contract::groups::until_handled;
 use crate::grpc::{Scene, TENANT, TOPIC, connect, event, fields};
 use crate::support::{Program, Role, Subscriber, World};
 
-/// A client takes 4 MiB unless it is configured to take more.
+/// A size that a client does not take by default, which is 4 MiB.
 const TOO_LARGE_BYTES: usize = 5 * 1024 * 1024;
 const LARGE_BYTES: usize = 100 * 1024;
 const ATTEMPTS: usize = 3;

@@ -92,7 +92,7 @@ pub fn source(file: &Path) -> Vec<Loan> {
     loans
 }
 
-/// Returns the real events, or where they are not at hand, as many of the same shape.
+/// Returns the file of the real events or, if it is not at hand, of as many of the same shape.
 pub fn loan_applications(program: &Program) -> PathBuf {
     let real = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/loan-applications.ndjson.gz");
     if real.exists() {

@@ -186,7 +186,7 @@ async fn what_a_restore_has_left_is_not_taken_back() {
             assert_eq!(unreconciled(&store).await, 0);
             assert_eq!(recover(&store).await.archives, 0);
         } else {
-            // The state is the same when the object came back out of a copy of the bucket.
+            // The state is the same as if the object had come back out of a copy of the bucket.
             sqlx::query("DELETE FROM intents").execute(&world.sql).await.unwrap();
             assert_eq!(unreconciled(&store).await, 1);
             let [left] = store.recover(|_| {}).await.unwrap().unrecovered.try_into().unwrap();

@@ -107,7 +107,7 @@ async fn an_empty_database_becomes_the_one_that_the_bucket_belongs_to() {
     assert_ne!(after["owner"]["database"], before["owner"]["database"]);
     world.audit().await;
 
-    // A database that holds something does not.
+    // A database that is not empty does not take the bucket over.
     world.lose_database().await;
     let store = world.store(settings(4));
     publish(&store, &Log::new("", "other").unwrap(), vec![event(0)]).await;

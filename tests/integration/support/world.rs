@@ -313,7 +313,7 @@ impl World {
         object_key(&self.log(), archive.id)
     }
 
-    /// Checks that nothing lies about that no reader reads: the part of an audit that looks into no object.
+    /// Checks that there is nothing that no reader reads: the part of an audit that looks into no object.
     pub async fn audit_leftovers(&self) {
         audit::leftovers(self).await;
     }

@@ -71,7 +71,7 @@ async fn an_orphan_that_is_retained_goes_when_its_time_is_over() {
     lifted(scene).await;
 }
 
-/// The right to delete is missing for all objects, or the right to see versions.
+/// The right to delete objects is missing, or the right to see versions is.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_may_not_delete_can_do_all_else() {
     for denied in [&[Kind::Delete, Kind::DeleteVersion][..], &[Kind::ListVersions]] {

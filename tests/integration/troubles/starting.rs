@@ -69,7 +69,7 @@ async fn a_copied_bucket_is_told_from_a_damaged_object() {
     world.bucket.put(&key, original[..10].to_vec()).await;
     assert_eq!(Program::new(&world, 4).run(&["archive"]).await.code, Some(0));
 
-    // A recovery tells of an object that is as long and no copy, and that stops no start any more.
+    // A recovery tells of an object of the same size that is no copy, and the object stops no start any more.
     let mut flipped = original.clone();
     flipped[original.len() / 2] ^= 1;
     world.bucket.put(&key, flipped).await;

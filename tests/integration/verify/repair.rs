@@ -135,7 +135,7 @@ async fn a_version_with_the_right_bytes_is_put_back() {
         let outcome = repair(&store).await;
         assert_eq!((outcome.repaired.len(), outcome.left.len()), (1, 0), "{outcome:?}");
         assert_eq!(read_all(&world.store(settings(4)), &log).await, before);
-        // The archive is one as any other.
+        // The archive is as good as any other.
         edit(&store, &log, "event-2", r#"{"name":"second"}"#).await;
         store.rewrite().await.unwrap();
         world.audit().await;
@@ -290,7 +290,7 @@ async fn a_scrub_that_is_broken_off_has_its_turn_again() {
     gate.open();
     assert!(scrubbing.await.unwrap());
 
-    // A process died in the middle of the first one, yesterday.
+    // A process died in the middle of the first archive, yesterday.
     for (id, scrubbed, begun) in [(first.id, "8 days", "25 hours"), (second.id, "9 days", "23 hours")] {
         sqlx::query(
             "UPDATE archives SET scrubbed_at = now() - $2::interval, scrub_begun_at = now() - $3::interval WHERE id = $1",
