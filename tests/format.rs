@@ -1,6 +1,6 @@
 //! Archives of every version that was ever written stay readable, by us and by anything that reads gzip and JSON.
 //!
-//! `tests/archives/` holds one object of each version, as it was written then. They are added to, never edited.
+//! `tests/archives/` holds one object of each version, as it was written then. New objects are added; none is edited.
 
 use std::fs;
 use std::io::Read;
@@ -25,7 +25,7 @@ fn log() -> Log {
     Log::new("acme \"bank\"\n", "loans/é").unwrap()
 }
 
-/// Everything that an event can hold, at positions that are not all neighbours, over two members.
+/// Returns events with every field that an event can have, at positions that are not all neighbours, over two members.
 fn events() -> Vec<Event> {
     let payloads = [
         r#"{"price":64.30,"big":9007199254740993,"huge":1e999,"b":1,"a":2}"#,
@@ -56,7 +56,7 @@ fn events() -> Vec<Event> {
     events[2].gdpr = [("name".to_owned(), field.clone())].into();
     events[3].payload = Json::parse_object(r#"{"name":"unknown"}"#).unwrap();
     events[3].gdpr = [("name".to_owned(), GdprField { is_invalidated: true, ..field })].into();
-    // Fills the first member.
+    // This payload fills the first member.
     events[20].payload = Json::parse_object(&format!(r#"{{"text":"{}"}}"#, "0123456789".repeat(30_000))).unwrap();
     events
 }
@@ -104,7 +104,7 @@ fn any_reader_of_gzip_and_json_can_read_it() {
     let text = unzip(&frozen("v1.json.gz"));
     let array: Vec<Value> = serde_json::from_str(&text.replace("1e999", "1e99")).unwrap();
     assert_eq!(array.len(), events().len());
-    assert_eq!(text.lines().count(), events().len() + 2, "an event a line, and the brackets");
+    assert_eq!(text.lines().count(), events().len() + 2, "one line an event, and one for each bracket");
     for (value, event) in array.iter().zip(events()) {
         assert_eq!(value["position"], event.position);
         assert_eq!(value["id"], event.id.as_str());
@@ -130,7 +130,7 @@ fn what_is_not_what_it_should_be_is_refused() {
     for at in 0..member.len() {
         let mut flipped = member.to_vec();
         flipped[at] ^= 0x10;
-        // What is repeated in the text can be copied from another place: then the text is the same.
+        // A flipped bit may make gzip copy a repeated piece of text from another place: then the text is the same.
         match decode_member(&log(), &flipped, json_bytes, expected) {
             Ok(member) => {
                 assert_eq!(member.events().map(MemberEvent::to_event).collect::<Vec<_>>(), events, "byte {at}")

@@ -1,11 +1,11 @@
-//! Everything that is linked in may be used under the licences of this project. Works offline; what is known to be
-//! vulnerable is asked elsewhere (`.ci/run`).
+//! Everything that is linked in may be used under the licences of this project. The check works offline; known
+//! vulnerabilities are asked for elsewhere (`.ci/run`).
 
 use std::process::Command;
 
 use serde_json::Value;
 
-/// MPL-2.0 binds whoever changes its files, and nobody does here.
+/// The licences that are allowed. MPL-2.0 binds those who change its files, and nobody does here.
 const ALLOWED: [&str; 15] = [
     "0BSD",
     "Apache-2.0",
@@ -24,7 +24,7 @@ const ALLOWED: [&str; 15] = [
     "Zlib",
 ];
 
-/// Of an SPDX expression, with the brackets that packages really use.
+/// Reads an SPDX expression, with the brackets that packages really use.
 fn is_allowed(expression: &str) -> bool {
     let flat = expression.replace('/', " OR ");
     flat.split(" AND ").all(|part| {
@@ -42,7 +42,7 @@ fn host() -> String {
 #[test]
 fn every_dependency_has_a_licence_that_fits() {
     let output = Command::new(env!("CARGO"))
-        // What other platforms need has not been fetched.
+        // Packages that other platforms need have not been fetched.
         .args(["metadata", "--format-version", "1", "--locked", "--offline", "--filter-platform", &host()])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()

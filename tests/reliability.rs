@@ -1,4 +1,4 @@
-//! `docs/reliability.md` says which test tries what. Every test that it names exists, and every row names one.
+//! Every test that `docs/reliability.md` names exists, and every row of it names one.
 
 use std::fs;
 use std::path::Path;
@@ -7,7 +7,7 @@ fn read(path: &str) -> Option<String> {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).ok()
 }
 
-/// The names of tests among what stands in backticks.
+/// Returns the names of tests among everything that stands in backticks.
 fn tests_of(text: &str) -> impl Iterator<Item = &str> {
     let is_path = |code: &&str| {
         code.contains("::") && code.chars().all(|letter| letter.is_ascii_alphanumeric() || "_:".contains(letter))

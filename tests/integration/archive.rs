@@ -54,7 +54,8 @@ async fn the_oldest_go_first_and_the_young_stay() {
     world.audit().await;
 }
 
-/// The oldest are the first ones; they are, with younger ones between them; they are together, further behind.
+/// The oldest events are the first ones in topic `first`, have younger ones between them in `apart`, and are together,
+/// further behind, in `behind`.
 #[tokio::test]
 async fn among_the_old_positions_say_which_go_first() {
     let mut world = World::new().await;
@@ -69,7 +70,7 @@ async fn among_the_old_positions_say_which_go_first() {
     world.audit().await;
 }
 
-/// More ranges of positions than one statement deletes.
+/// The batch has more ranges of positions than one statement deletes.
 #[tokio::test]
 async fn every_second_event_goes_and_the_ones_between_stay() {
     const OLD: usize = 10_001;
@@ -84,7 +85,8 @@ async fn every_second_event_goes_and_the_ones_between_stay() {
     world.audit().await;
 }
 
-/// Rows leave in pieces that begin and end between the events that stay; and more batches than there is leisure for.
+/// Rows leave in pieces that begin and end between events that stay; and there are more batches than there is leisure
+/// for.
 #[tokio::test]
 async fn archiving_at_leisure_moves_the_same() {
     const OLD: usize = 3_600;
@@ -101,7 +103,7 @@ async fn archiving_at_leisure_moves_the_same() {
     world.audit().await;
 }
 
-/// Vacuum, which waits for the oldest snapshot, goes on between the pieces of an export; and so do edits.
+/// Vacuum, which waits for the oldest snapshot, and edits go on between the pieces of an export.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn between_two_pieces_there_is_no_snapshot_and_an_edit_is_noticed() {
     const OLD: usize = 600;
@@ -135,8 +137,8 @@ async fn between_two_pieces_there_is_no_snapshot_and_an_edit_is_noticed() {
     world.audit().await;
 }
 
-/// Of a large table without statistics, the planner expects so few rows that it reads and sorts all of them: they must not be
-/// all that is left, piece after piece.
+/// The planner expects so few rows of a large table without statistics that it reads and sorts all of them: these must
+/// not be all that is left of the batch, piece after piece.
 #[tokio::test]
 async fn no_plan_reads_a_batch_again_and_again() {
     const OLD: usize = 5_000;
@@ -151,12 +153,12 @@ async fn no_plan_reads_a_batch_again_and_again() {
     world.end(store).await;
     let read = "SELECT (seq_tup_read + idx_tup_fetch)::bigint FROM pg_stat_user_tables WHERE relname = 'events'";
     let read: i64 = sqlx::query_scalar(read).fetch_one(&world.sql).await.unwrap();
-    // To be claimed, exported and deleted.
+    // Claiming, exporting and deleting each read the rows.
     assert!((OLD as i64..=4 * OLD as i64).contains(&read), "{read} rows were read to archive {OLD}");
     world.audit().await;
 }
 
-/// More positions than one statement exports or deletes.
+/// The archived positions in between are more than one statement exports or deletes.
 #[tokio::test]
 async fn what_was_archived_before_is_passed_over() {
     const SIZE: usize = 600;

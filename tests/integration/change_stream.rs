@@ -1,4 +1,4 @@
-//! Whoever reads the database's change stream can tell events that move from events that end.
+//! Readers of the database's change stream can tell events that move from events that end.
 
 use coldstream::store::Selection;
 use serde_json::{Value, json};
@@ -7,16 +7,16 @@ use uuid::Uuid;
 
 use crate::support::{World, archive, import, old_event, settings};
 
-/// What one transaction says: messages as their prefix and content, rows of `events` as `I`, `U` or `D`.
+/// The changes of one transaction: its messages by prefix and content, its rows of `events` as `I`, `U` or `D`.
 #[derive(Debug, Default, PartialEq)]
 struct Change {
     messages: Vec<(String, Value)>,
     rows: String,
 }
 
-/// Everything since the last call, in the order of the commits.
+/// Returns all changes since the last call, in the order of the commits.
 async fn changes(sql: &PgPool, slot: &str) -> Vec<Change> {
-    // What is not flushed yet is not told yet.
+    // The slot tells nothing that is not flushed yet.
     sqlx::query("CHECKPOINT").execute(sql).await.unwrap();
     let lines: Vec<Vec<u8>> = sqlx::query_scalar(
         "SELECT data FROM pg_logical_slot_get_binary_changes(
@@ -39,9 +39,10 @@ async fn changes(sql: &PgPool, slot: &str) -> Vec<Change> {
     changes
 }
 
-/// The kind, a byte of flags, the place in the log, the prefix, the length of the content, and the content.
+/// Parses a message: the kind, a byte of flags, the place in the WAL, the prefix, the length of the content, and the
+/// content.
 fn message(line: &[u8]) -> (String, Value) {
-    assert_eq!(line[1], 1, "it is part of its transaction");
+    assert_eq!(line[1], 1, "the message is part of its transaction");
     let end = line[10..].iter().position(|byte| *byte == 0).unwrap() + 10;
     let prefix = String::from_utf8(line[10..end].to_vec()).unwrap();
     (prefix, serde_json::from_slice(&line[end + 5..]).unwrap())

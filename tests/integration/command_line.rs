@@ -9,7 +9,7 @@ use futures::future::join_all;
 
 use crate::support::{Ended, Fate, Program, Service, World, archive, import, now, old_event, read_all, settings};
 
-/// Nobody listens there.
+/// An address at which nobody listens.
 const NOWHERE: &str = "127.0.0.1:1";
 
 #[tokio::test]
@@ -27,7 +27,7 @@ async fn the_help_lists_every_verb() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wrong_or_missing_variable_stops_the_start_with_one_line() {
     let mut world = World::new().await;
-    // Ports that are free, so that only the variable can be at fault.
+    // The ports are free, so that only the variable can be at fault.
     let program = || Program::new(&world, 3).set("HTTP_ADDR", "127.0.0.1:0").set("GRPC_ADDR", "127.0.0.1:0");
     let missing = |name: &'static str| (vec!["serve"], program().unset(name), vec![name, "is not set"]);
     let wrong =
@@ -66,7 +66,7 @@ async fn a_wrong_or_missing_variable_stops_the_start_with_one_line() {
     let ran = cases.into_iter().map(|(arguments, program, expected)| async move {
         let mut running = program.start(&arguments);
         while let Some(line) = running.line().await {
-            assert!(!line.contains(" serving "), "it starts all the same: {expected:?}");
+            assert!(!line.contains(" serving "), "the service starts all the same: {expected:?}");
         }
         (running.end().await, arguments, expected)
     });
@@ -92,7 +92,7 @@ async fn a_file_says_what_no_variable_does() {
     assert!(program.run(&["archive"]).await.succeeded().starts_with("archived 0 events"), "variables win");
     program.write(".env", "what is this");
     assert!(program.run(&["archive"]).await.failed().contains(".env"));
-    // What lies above is another one's.
+    // A file in a folder above is another program's.
     let above = Program::bare();
     above.write(".env", lines.join("\n"));
     std::fs::create_dir(above.folder().join("below")).unwrap();
@@ -115,7 +115,7 @@ async fn archives_need_a_bucket_and_hot_events_none() {
     let mut world = World::new().await;
     let (store, log) = (world.store(settings(3)), world.log());
     import(&store, &log, (0..4).map(old_event)).await;
-    // A bucket is of no concern to a service that never archived.
+    // A service that never archived needs no bucket.
     let names = ["STREAMS_ARCHIVE", "S3_ENDPOINT", "S3_ACCESS_KEY", "S3_SECRET_KEY", "S3_BUCKET", "S3_SSL"];
     let without = || names.into_iter().fold(Program::new(&world, 3), |program, name| program.unset(name));
     assert!(without().run(&["status"]).await.succeeded().contains("orders"));
@@ -136,7 +136,7 @@ async fn archives_need_a_bucket_and_hot_events_none() {
     world.audit().await;
 }
 
-/// As a line of an import.
+/// Returns an event as a line of an import.
 fn line(number: usize) -> String {
     let NewEvent { id, stream, event_type, raised_at, payload, .. } = old_event(number);
     format!(
@@ -155,7 +155,7 @@ async fn events_are_imported_from_wherever_they_are() {
     let mut world = World::new().await;
     let program = Program::new(&world, 4).unset("STREAMS_ARCHIVE");
     program.write("plain.ndjson", lines(0..3));
-    // Files of gzip are often joined, and the last line is not always ended.
+    // Gzip files are often joined, and their last line does not always end with a line break.
     let mut gzip = Vec::new();
     for text in [lines(3..5), line(5)] {
         let mut out = GzEncoder::new(&mut gzip, Compression::default());
@@ -171,7 +171,7 @@ async fn events_are_imported_from_wherever_they_are() {
     said(program.run(&["import", "plain.ndjson"]).await.succeeded(), 3, 0);
     let known = sqlx::query_scalar("SELECT reltuples FROM pg_class WHERE oid = 'events'::regclass");
     let known: f32 = known.fetch_one(&world.sql).await.unwrap();
-    assert_eq!(known, 3.0, "the planner knows how many there are");
+    assert_eq!(known, 3.0, "the planner knows how many events there are");
     said(program.run(&["import", gzip.to_str().unwrap()]).await.succeeded(), 3, 0);
     said(program.run_on(&["import", "-"], &piped).await.succeeded(), 2, 1);
     said(program.run_on(&["import", "-"], &gzip).await.succeeded(), 0, 3);
@@ -214,7 +214,7 @@ async fn a_bad_line_is_named_and_what_came_before_it_is_kept() {
     world.audit().await;
 }
 
-/// What an edit has erased is written out with its GDPR data, and can be taken over as it is.
+/// An export has the GDPR data of a field that an edit has erased, and such a line is imported as it is.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn gdpr_data_of_an_erased_field_are_no_reason_to_refuse_a_line() {
     let mut world = World::new().await;

@@ -1,5 +1,4 @@
-//! An object that is not what was written is an error that names it, never a short answer; what does not touch it goes
-//! on as ever.
+//! A damaged object is an error that names it, never a short answer; whatever does not need the object goes on as ever.
 
 use std::sync::Arc;
 
@@ -13,8 +12,8 @@ use crate::support::{
     settings, unzip,
 };
 
-/// Positions 1 to 10, of a type of their own, are in the archive that is to be damaged; 11 to 20 in another one; 21 to
-/// 25 are hot.
+/// A log whose positions 1 to 10, of a type of their own, are in the archive that is to be damaged; 11 to 20 are in
+/// another archive, and 21 to 25 are hot.
 struct Scene {
     world: World,
     log: Log,
@@ -63,7 +62,7 @@ impl Scene {
             .unwrap();
     }
 
-    /// Every read that touches the object fails and names it, everything else is as it was.
+    /// Checks that every read that needs the object fails and names it, and that everything else is as it was.
     async fn check(&self, case: &str) {
         let (store, log) = (self.store(), &self.log);
         let mut failures: Vec<Option<Error>> = Vec::new();
@@ -96,7 +95,7 @@ impl Scene {
         assert_eq!(publish(&store, log, vec![old_event(24)]).await[0].position, 25, "{case}");
     }
 
-    /// Once the object is back, nothing had happened.
+    /// Puts the object back, and checks that every event is as it was.
     async fn restore(mut self) {
         self.replace(self.original.clone(), true).await;
         let store = self.store();
@@ -113,7 +112,7 @@ async fn a_deleted_object() {
     scene.restore().await;
 }
 
-/// Its rewriter died: what it set out to do is given up, and keeps no later event from being archived.
+/// The rewriter of the object died: its rewrite is given up, and keeps no later event from being archived.
 #[tokio::test]
 async fn an_object_that_is_gone_or_another_one_while_its_rewrite_is_left() {
     for is_deleted in [true, false] {
@@ -170,7 +169,7 @@ async fn an_object_that_is_another_one() {
     scene.restore().await;
 }
 
-/// As many bytes, and the same ETag in the catalog: what remains is to look at what the events say.
+/// The catalog has the sizes and the ETag of the changed object: only the content of its events can tell.
 #[tokio::test]
 async fn an_object_with_other_events() {
     let scene = Scene::new().await;
@@ -241,7 +240,7 @@ async fn any_bit_that_flips_is_noticed_or_harmless() {
         bytes[at] ^= 1 << (at % 8);
         scene.replace(bytes, true).await;
         match scene.store().read(&scene.log, &everything()).await {
-            // Such as the time in the head of a gzip file.
+            // Nobody reads the time in a gzip header, for example.
             Ok(page) => assert_eq!(page.events, scene.before, "byte {at}"),
             Err(error) => {
                 assert!(matches!(&error, Error::Damaged(why) if why.contains(&scene.key)), "byte {at}: {error:?}");
@@ -283,7 +282,8 @@ async fn an_object_of_a_format_that_nobody_knows_yet() {
     scene.restore().await;
 }
 
-/// Objects are found by their rows, never by a list: what somebody else puts beside them is neither read nor deleted.
+/// Objects are found by their rows, never by a list: an object that somebody else puts beside them is neither read nor
+/// deleted.
 #[tokio::test]
 async fn a_strangers_object_inside_the_prefix() {
     let scene = Scene::new().await;
@@ -329,7 +329,7 @@ async fn a_damaged_object_is_not_rewritten_and_keeps_no_other_from_it() {
     }
     scene.before = read_all(&store, &scene.log).await;
     let mut damaged = scene.original.clone();
-    // The time in the head of a gzip file: no read would notice.
+    // This byte is of the time in the gzip header: no read would notice.
     damaged[4] ^= 1;
     for is_known in [false, true] {
         scene.replace(damaged.clone(), is_known).await;
@@ -358,7 +358,7 @@ async fn a_row_that_is_gone_is_noticed() {
         scene.store().read(&scene.log, &Query { limit: 22, ..everything() }).await.unwrap().events,
         scene.before[..22]
     );
-    // Its place is free for it again, and for nothing else.
+    // The position is free for this event again, and for nothing else.
     sqlx::query(
         "INSERT INTO events SELECT topic_id, 23, raised_at, deployment_id, 'event-22', stream, type, reason,
                 correlation_id, causation_id, user_id, payload, gdpr FROM events WHERE position = 22",

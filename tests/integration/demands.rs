@@ -1,4 +1,4 @@
-//! What buckets demand of those who write to them, and what is said where they refuse.
+//! Coldstream meets what buckets demand of their writers, and says what to do where they refuse.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,7 +7,7 @@ use crate::support::{
     Fate, Kind, MARKER, Program, Service, World, archive, edit, import, old_event, read_all, settings,
 };
 
-/// With an answer to every request, `archive` fails, and says what to do.
+/// `archive` fails at each of these answers, and says what to do.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refusal_says_what_to_do() {
     let mut world = World::new().await;
@@ -37,7 +37,7 @@ async fn a_refusal_says_what_to_do() {
     world.audit().await;
 }
 
-/// Whoever may not make one is told, and so is whoever wants a name that a stranger has.
+/// An operator who may not make a bucket is told so, and so is one who wants a name that a stranger has.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bucket_that_cannot_be_made_is_said() {
     let mut world = World::new().await;
@@ -61,7 +61,7 @@ async fn a_bucket_that_cannot_be_made_is_said() {
     world.audit().await;
 }
 
-/// As a bucket with a default retention, or a policy: whatever becomes an object bears a checksum.
+/// The bucket has a default retention or a policy that demands a checksum of whatever becomes an object.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_written_bears_a_checksum() {
     let mut world = World::new().await;
@@ -90,7 +90,7 @@ async fn what_is_written_bears_a_checksum() {
     world.audit().await;
 }
 
-/// A server that does not know the one is sent the other.
+/// A server that does not know one checksum is sent the other one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_checksum_is_tried_where_one_is_refused() {
     let mut world = World::new().await;
@@ -109,13 +109,14 @@ async fn another_checksum_is_tried_where_one_is_refused() {
     let ended = Program::new(&world, 3).run(&["archive"]).await;
     assert!(ended.code == Some(0) && ended.output.starts_with("archived 3 events"), "{ended:?}");
     assert!(ended.errors.iter().any(|line| line.contains("Content-MD5")), "{ended:?}");
-    // The marker, on a condition and without one.
+    // The refused requests are those that write the marker, with a condition and without one.
     assert_eq!(refused.load(Ordering::Relaxed), 2);
     world.proxy.heal();
     world.audit().await;
 }
 
-/// Encryption is said of all objects, the class of archives alone, whether they are new or rewritten.
+/// Every object is written with the encryption headers, and archives alone with the storage class, whether they are new
+/// or rewritten.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_written_says_how_it_is_kept() {
     let mut world = World::new().await;
@@ -153,7 +154,7 @@ async fn what_is_written_says_how_it_is_kept() {
     world.audit().await;
 }
 
-/// Otherwise each start would add an object that nobody may delete.
+/// A probe at each start would add an object that nobody may delete.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_probed_where_it_could_not_be_deleted() {
     let mut world = World::new().await;
@@ -180,7 +181,7 @@ async fn nothing_is_probed_where_everything_is_retained() {
     world.audit().await;
 }
 
-/// A service starts, says why it did not probe the bucket, and leaves its marker alone.
+/// Checks that a service starts, says why it did not probe the bucket, and leaves no object but its marker.
 async fn check_unprobed(world: &World, why: &str) {
     let service = Service::start(Program::new(world, 1_000)).await;
     service.terminate();
@@ -191,7 +192,7 @@ async fn check_unprobed(world: &World, why: &str) {
     assert!(left.iter().all(|key| key == MARKER), "{left:?}");
 }
 
-/// Keys that are revoked while the service runs are an outage of the bucket, and are told.
+/// Keys that are revoked while the service runs are an outage of the bucket, and the service says so.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keys_that_are_revoked_cost_no_hot_events() {
     let mut world = World::new().await;

@@ -1,4 +1,4 @@
-//! Strangers at the ports: whoever says nothing costs little and is let go, and those beside them notice nothing.
+//! A stranger that says nothing at a port costs little and is let go, and the clients beside it notice nothing.
 
 mod grpc;
 mod limits;
@@ -11,9 +11,9 @@ use tokio::time::timeout;
 
 use crate::support::{Program, Service, World};
 
-/// What has not happened after so long does not happen.
+/// The longest time that a test waits for something to happen.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// As HTTP/2 begins: its preface, and an empty frame of settings.
+/// The first bytes of HTTP/2: its preface, and an empty frame of settings.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 const HALF_A_BODY: &[u8] = b"POST /v1/topics/orders/events HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{";
 
@@ -39,7 +39,7 @@ impl Scene {
         connect(&self.service.grpc, said).await
     }
 
-    /// The number that a metric has.
+    /// Returns the value of a metric.
     async fn metric(&self, series: &str) -> u64 {
         let text = reqwest::get(format!("{}/metrics", self.service.http)).await.unwrap().text().await.unwrap();
         let line = text.lines().find_map(|line| line.strip_prefix(series)).unwrap_or(" 0");
@@ -68,10 +68,10 @@ async fn connect(url: &str, said: &[u8]) -> TcpStream {
     stream
 }
 
-/// What comes until the service ends the connection.
+/// Returns everything that comes until the service closes the connection.
 async fn until_let_go(mut stream: TcpStream) -> String {
     let mut answer = Vec::new();
-    let end = timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("it is let go");
+    let end = timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("the service closes the connection");
     assert!(end.is_ok() || answer.is_empty(), "{end:?}");
     String::from_utf8_lossy(&answer).into_owned()
 }
@@ -109,7 +109,7 @@ async fn whoever_stops_in_the_middle_of_a_request_is_let_go() {
         assert!(!answer.contains("200 OK"), "{said:?}: {answer}");
     }
     let answer = until_let_go(scene.at_http(asked).await).await;
-    assert!(answer.starts_with("HTTP/1.1 200 OK"), "whoever asks no more: {answer}");
+    assert!(answer.starts_with("HTTP/1.1 200 OK"), "a client that asks no more: {answer}");
     let stopped = until_let_go(scene.at_http(HALF_A_BODY).await).await;
     assert!(stopped.starts_with("HTTP/1.1 408 Request Timeout"), "{stopped}");
     assert!(stopped.contains("application/problem+json") && stopped.contains("in time"), "{stopped}");
@@ -136,7 +136,7 @@ async fn whoever_sends_a_byte_now_and_then_is_let_go() {
         let mut answer = Vec::new();
         let ended = async { drop(reading.read_to_end(&mut answer).await) };
         tokio::select! {
-            ended = timeout(PATIENCE, ended) => ended.expect("it is let go"),
+            ended = timeout(PATIENCE, ended) => ended.expect("the service closes the connection"),
             () = trickle => {}
         }
     }
@@ -155,9 +155,9 @@ async fn whoever_takes_no_answer_is_let_go() {
     let open = "coldstream_connections{door=\"http\"}";
     let asked = b"GET /v1/topics/large/events HTTP/1.1\r\nHost: x\r\n\r\n";
     let deaf = scene.at_http(asked).await;
-    // It takes nothing of what is sent, until the metrics' reader is the only one.
+    // This client takes nothing of the answer, until the reader of the metrics is the only one connected.
     let gone = async { while scene.metric(open).await > 1 {} };
-    timeout(PATIENCE, gone).await.expect("it is let go");
+    timeout(PATIENCE, gone).await.expect("the service closes the connection");
     assert!(until_let_go(deaf).await.len() < 2 * text.len(), "the answer was cut");
     scene.finish().await;
 }

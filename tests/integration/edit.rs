@@ -1,5 +1,5 @@
-//! An edit is what every later read shows, wherever the event is; the object follows in place, and what it superseded
-//! goes.
+//! Every later read shows an edit, wherever the event is; the object is rewritten in place, and what the rewrite
+//! superseded goes.
 
 mod copying;
 mod purging;
@@ -15,7 +15,7 @@ use crate::support::{
     Kind, World, archive, edit, edit_request, import, old_event, payload, publish, read_all, settings, unzip,
 };
 
-/// A world with an archive of the first nine of ten events.
+/// Returns a world with an archive of the first nine of ten events.
 async fn archived() -> (World, Arc<Store>, Log) {
     let world = World::new().await;
     let (store, log) = (world.store(settings(9)), world.log());
@@ -25,7 +25,7 @@ async fn archived() -> (World, Arc<Store>, Log) {
     (world, store, log)
 }
 
-/// The event as every way of reading shows it.
+/// Returns the event that every way of reading shows.
 async fn seen_by_every_read(store: &Arc<Store>, log: &Log, number: usize) -> Event {
     let event = store.event(log, &format!("event-{number}")).await.unwrap().unwrap();
     let position = number as i64 + 1;
@@ -41,7 +41,7 @@ async fn seen_by_every_read(store: &Arc<Store>, log: &Log, number: usize) -> Eve
     event
 }
 
-/// Every row about edits, as text.
+/// Returns every row about edits, as text.
 async fn ledger(world: &World) -> String {
     let rows: Vec<String> = sqlx::query_scalar("SELECT row_to_json(edits)::text FROM edits ORDER BY sequence")
         .fetch_all(&world.sql)
@@ -81,7 +81,7 @@ async fn an_archived_event_is_edited_at_once_and_its_object_follows_in_place() {
     let (mut world, store, log) = archived().await;
     let before = world.only_archive(&store).await;
     let old_text = unzip(&world.bucket.get(&world.key(&before)).await);
-    // Whoever has the member in memory sees the edit as well as who has not.
+    // A process that has the member in memory sees the edit as well as one that has not.
     let warm = world.store(settings(9));
     read_all(&warm, &log).await;
 
@@ -210,7 +210,8 @@ async fn publishing_the_old_content_again_does_not_undo_an_edit() {
     world.audit().await;
 }
 
-/// The first one has read the event when the second one comes before it: what it answers is not what it had read.
+/// The second edit overtakes the first one, which has read the event already: the first one does not answer with what
+/// it has read.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_edits_of_one_archived_event_both_answer_what_readers_see_afterwards() {
     let (mut world, first, log) = archived().await;

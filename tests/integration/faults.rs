@@ -1,5 +1,5 @@
-//! Every request to S3 and every statement to Postgres meets every fate that it can have. Whatever was under way,
-//! nothing is lost, nothing comes twice, and what was not done is made up for afterwards.
+//! Every request to S3 and every statement to Postgres meets every fate that it can have. Nothing is lost, nothing
+//! comes twice, and what was not done is made up for afterwards, whatever was under way.
 
 mod inherited;
 mod kills;
@@ -26,34 +26,34 @@ const BATCH: usize = 3;
 const EDITED: usize = 1;
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A database that is waited for as long as on a machine that is busy, and not for much longer.
+/// Returns settings that wait for a database for as long as a busy machine needs, and not for much longer.
 fn impatient(url: &str) -> database::Settings {
     let jobs_patience = Duration::from_secs(3);
     database::Settings { jobs_patience, ..database::Settings::new(url, 8).with_patience(Duration::from_secs(4)) }
 }
 
-/// What is disturbed.
+/// The operation that is disturbed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verb {
     Publish,
     Edit,
     Archive,
     Rewrite,
-    /// Of what an archiver and a rewriter left that died.
+    /// The sweep of what an archiver and a rewriter that died have left.
     Sweep,
 }
 
-/// One log grows by a batch at a time, of another one the same event is edited again and again. The bucket keeps
-/// versions.
+/// A world in which one log grows by a batch at a time, and the same event of another log is edited again and again.
+/// The bucket keeps versions.
 struct Scene {
     world: World,
-    /// One that nothing disturbs.
+    /// The store that nothing disturbs.
     calm: Arc<Store>,
     growing: Log,
     edited: Log,
     grown: usize,
     name: String,
-    /// What it was called before.
+    /// The names that the edited event had before.
     names: Vec<String>,
 }
 
@@ -68,7 +68,7 @@ impl Scene {
         Scene { world, calm, growing, edited, grown: 0, name: "original".into(), names: Vec::new() }
     }
 
-    /// Sees to it that there is something to do.
+    /// Sees to it that the verb has something to do.
     async fn prepare(&mut self, verb: Verb) {
         let store = self.calm.clone();
         if matches!(verb, Verb::Archive | Verb::Sweep) {
@@ -117,8 +117,8 @@ impl Scene {
         }
     }
 
-    /// After all is well again: what was acknowledged is there at once, the rest after another attempt, and nothing
-    /// is left of the disturbance.
+    /// Checks, once all is healed, that what was acknowledged is there at once, the rest after another attempt, and
+    /// that nothing is left of the disturbance.
     async fn make_up(&mut self, verb: Verb, outcome: &Result<(), Error>, case: &str) {
         let next = self.calm.clone();
         match verb {
@@ -147,7 +147,7 @@ impl Scene {
         self.world.audit_leftovers().await;
     }
 
-    /// What came last: every event once, in order, as it was published or edited.
+    /// Checks the last changes: every event comes once, in order, as it was published or edited.
     async fn check(&self, case: &str) {
         self.check_grown(&self.calm, self.grown.saturating_sub(BATCH), self.grown, case).await;
         self.check_edited(&self.calm, case).await;
@@ -165,7 +165,7 @@ impl Scene {
         assert_eq!(read_all(reader, &self.edited).await, edited, "{case}");
     }
 
-    /// Everything, from outside and by a process that has nothing in memory.
+    /// Checks everything, from outside and by a process that has nothing in memory.
     async fn finish(mut self) {
         self.world.recover(&self.calm).await;
         let fresh = self.world.store(settings(BATCH as u64));

@@ -1,5 +1,4 @@
-//! The gRPC API with a client made from its proto: what the scenarios of the contract stand on, and what is none of
-//! them.
+//! Tests of the gRPC API with a client made from its proto. The tests in `contract` use the `Scene` of this module.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,7 +24,7 @@ pub const TOPIC: &str = "orders";
 pub const TENANT: &str = "acme";
 const MIB: usize = 1024 * 1024;
 
-/// A service that archives nothing by itself: when it is done, the tests say.
+/// A service that archives nothing by itself: a test says when it does.
 pub struct Scene {
     pub world: World,
     pub service: Service,
@@ -45,18 +44,18 @@ impl Scene {
         Scene { world, service, client }
     }
 
-    /// A client that says what it was made with.
+    /// Returns a client that says in its user agent what it was made with.
     pub async fn as_agent(&self, agent: &'static str) -> ServiceClient<Channel> {
         let endpoint = Endpoint::from_shared(self.service.grpc.clone()).unwrap().user_agent(agent).unwrap();
         ServiceClient::new(endpoint.connect().await.unwrap())
     }
 
-    /// To the service that is there now.
+    /// Connects to the service that is there now.
     pub async fn reconnect(&mut self) {
         self.client = ServiceClient::new(connect(&self.service).await).max_decoding_message_size(256 * MIB);
     }
 
-    /// Archives what there is in batches of so many events, each topic by itself; not while a rewrite has its turn.
+    /// Archives each topic in batches of so many events, once no rewrite is under way.
     pub async fn archive(&self, batch_size: u64) -> i64 {
         self.settled().await;
         archive(&self.world.store(older_than(0, batch_size))).await
@@ -115,7 +114,7 @@ impl Scene {
         self.client.clone().is_stream_empty(request).await.unwrap().into_inner().is_empty
     }
 
-    /// As a client goes over everything: it asks for the last event, and then for page 0 behind the last id that it
+    /// Reads everything as a client does: it asks for the last event, and then for page 0 behind the last id that it
     /// saw, until a page is empty or ends behind that event.
     pub async fn iterate(&self, types: &[&str], per_page: i64) -> Vec<Event> {
         let last = if types.is_empty() { self.last(TENANT).await } else { self.last_of(types).await };
@@ -132,7 +131,7 @@ impl Scene {
             let page = self.page_after(&id, types, (0, per_page)).await.unwrap();
             let Some(reached) = page.last().map(serial) else { return seen };
             assert!(page.len() as i64 <= per_page);
-            assert!(seen.last().is_none_or(|before| serial(before) < reached), "it would never end");
+            assert!(seen.last().is_none_or(|before| serial(before) < reached), "the iteration would never end");
             seen.extend(page);
             if reached > last {
                 return seen;
@@ -140,7 +139,7 @@ impl Scene {
         }
     }
 
-    /// Returns when nothing is left to rewrite or purge, by the service or by this.
+    /// Returns when neither the service nor this test has anything left to rewrite or purge.
     pub async fn settled(&self) {
         let store = self.world.store(older_than(0, 1_000_000));
         let leased = "SELECT count(*) FROM topics WHERE lease_expires_at > clock_timestamp()";
@@ -174,7 +173,7 @@ pub fn fields<const N: usize>(fields: [(&str, &str); N]) -> BTreeMap<String, Pub
     fields.into_iter().map(|(name, value)| (name.to_owned(), field(value))).collect()
 }
 
-/// Its number says everything: id `event-7`, one of three streams, one of two types.
+/// Returns an event whose number says everything: id `event-7`, one of three streams, one of two types.
 pub fn event(number: usize) -> PublishEvent {
     PublishEvent {
         id: format!("event-{number}"),
@@ -202,7 +201,7 @@ pub fn serial(event: &Event) -> i64 {
     event.metadata.as_ref().expect("metadata are always sent").order_serial
 }
 
-/// What clients do not try again.
+/// Checks that the outcome is an error that clients do not retry.
 #[track_caller]
 pub fn is_permanent<T: std::fmt::Debug>(outcome: Result<T, Status>, text: &str) {
     let status = outcome.unwrap_err();
@@ -210,8 +209,8 @@ pub fn is_permanent<T: std::fmt::Debug>(outcome: Result<T, Status>, text: &str) 
     assert!(status.message().contains(text), "{status}");
 }
 
-/// Checks answers, and that they stay the same when half of the events are archived, and when all are. Each log has so
-/// many events.
+/// Checks answers, and that they stay the same when half of the events are archived, and when all are. Each log has the
+/// given number of events.
 pub async fn everywhere<T: PartialEq + std::fmt::Debug>(scene: &Scene, events: i64, ask: impl AsyncFn() -> T) -> T {
     let hot = ask().await;
     let logs: i64 = sqlx::query_scalar("SELECT count(*) FROM topics").fetch_one(&scene.world.sql).await.unwrap();
@@ -243,7 +242,7 @@ async fn a_personal_field_has_an_id_and_a_default_that_is_json() {
         assert!(if id.is_empty() { gdpr.id.len() == 36 } else { gdpr.id == id }, "{name}: {}", gdpr.id);
         seen.insert(gdpr.id.clone());
     }
-    assert_eq!(seen.len(), defaults.len(), "ids are not given twice");
+    assert_eq!(seen.len(), defaults.len(), "no id is given twice");
     scene.publish(vec![personal]).await.expect("the ids that the server gave do not make it another event");
     scene.finish().await;
 }

@@ -1,4 +1,4 @@
-//! The HTTP API over the wire: every path, and what it answers.
+//! Every path of the HTTP API answers over the wire as it should.
 
 mod description;
 mod refusals;
@@ -18,7 +18,7 @@ const ARCHIVED: usize = 5;
 const EVENTS: usize = 8;
 const ORDERS: &str = "/v1/topics/orders/events";
 
-/// A service, and a log of some archived and some hot events. Nothing more is eligible.
+/// A service, and a log of some archived and some hot events, of which no more are eligible.
 struct Scene {
     world: World,
     store: Arc<Store>,
@@ -65,7 +65,7 @@ impl Scene {
         self.send(Method::PATCH, target, &[("content-type", "application/merge-patch+json")], body).await
     }
 
-    /// Positions of a page of the usual log.
+    /// Returns the positions of a page of the usual log.
     async fn positions(&self, query: &str) -> Vec<i64> {
         positions(&self.get(&format!("{ORDERS}?tenant=acme&{query}")).await.ok())
     }
@@ -74,7 +74,7 @@ impl Scene {
         self.service.terminate();
         let ended = self.service.end().await;
         assert_eq!(ended.code, Some(0), "{ended:?}");
-        // A tick that was broken off did not give its lease back.
+        // A tick that was broken off has not given its lease back.
         self.world.expire_leases().await;
         self.world.audit().await;
     }
@@ -98,7 +98,7 @@ impl Answer {
         self.json()
     }
 
-    /// The detail of a problem document that says what it should.
+    /// Checks a problem document, and returns its detail.
     fn problem(&self, status: u16, kind: &str) -> String {
         assert_eq!((self.status.as_u16(), self.header("content-type")), (status, "application/problem+json"), "{kind}");
         let problem = self.json();
@@ -167,7 +167,7 @@ async fn pages_go_on_where_the_last_one_ended() {
     assert_eq!(
         format!("&cursor={}", past_the_end["next_cursor"].as_str().unwrap()),
         cursor,
-        "one goes on behind the end"
+        "a reader goes on behind the end"
     );
     scene.post(&format!("{ORDERS}?tenant=acme"), batch("later", "{}")).await.ok();
     assert_eq!(positions(&scene.get(&format!("{target}{cursor}")).await.ok()), [9], "a cursor outlives the end");

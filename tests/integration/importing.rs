@@ -1,5 +1,5 @@
-//! Files to import as they come out of editors, exports and pipes: whatever they are wrapped in, cut off, or about events
-//! that are there.
+//! Files are imported as they come out of editors, exports and pipes: however they are wrapped, wherever they are cut
+//! off, and whether or not their events are there already.
 
 use std::io::Write;
 
@@ -10,7 +10,7 @@ use ruzstd::encoding::{CompressionLevel, compress_to_vec};
 
 use crate::support::{Program, World, archive, edit, now, old_event, older_than, read_all, settings};
 
-/// As an export writes an event.
+/// Returns an event as an export writes it.
 fn object(tenant: &str, number: usize) -> String {
     let NewEvent { id, stream, event_type, raised_at, payload, .. } = old_event(number);
     format!(
@@ -24,7 +24,7 @@ fn objects(tenant: &str) -> Vec<String> {
     (0..3).map(|number| object(tenant, number)).collect()
 }
 
-/// Over many lines, as people read it.
+/// Formats a text over many lines, as people read it.
 fn pretty(text: &str) -> String {
     serde_json::to_string_pretty(&serde_json::from_str::<serde_json::Value>(text).unwrap()).unwrap()
 }
@@ -43,10 +43,10 @@ fn utf_16(text: &str) -> Vec<u8> {
     text.encode_utf16().flat_map(u16::to_le_bytes).collect()
 }
 
-/// What `import` prints at its end, without the time it took.
+/// Returns what `import` prints at its end, without the time it took.
 fn said(output: &str) -> (&str, &str) {
-    let (imported, rest) = output.trim_end().split_once(" in ").expect("it says how long it took");
-    (imported, rest.split_once(" s, ").expect("it says what it skipped").1)
+    let (imported, rest) = output.trim_end().split_once(" in ").expect("the output says how long it took");
+    (imported, rest.split_once(" s, ").expect("the output says what was skipped").1)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -75,7 +75,7 @@ async fn however_a_file_is_laid_out_its_events_are_imported() {
         assert_eq!(said(&output), (format!("imported {count} events").as_str(), all_new.as_str()), "{tenant}");
         let expected: Vec<_> = (0..count).map(|number| old_event(number).at(number as i64 + 1, now())).collect();
         let read = read_all(&store, &Log::new(tenant, "orders").unwrap()).await;
-        // What was made pretty by this test has other numbers.
+        // The pretty printer of this test changes numbers.
         let comparable = |events: Vec<coldstream::event::Event>| match tenant {
             "pretty" | "spread" => events.into_iter().map(|event| event.id).collect::<Vec<_>>(),
             _ => events.iter().map(|event| format!("{event:?} {}", event.payload.as_str())).collect(),
@@ -124,7 +124,7 @@ async fn what_is_cut_off_or_of_another_kind_is_named() {
         let kept = if tenant == "none" { 0 } else { 2 };
         assert_eq!(there.len(), kept, "{tenant}");
     }
-    // Fields in their order are no object at any depth.
+    // An array of a type's fields in their order is no object, at any depth.
     for (field, array) in
         [("\"metadata\":{", "\"metadata\":[\"x\",\"\",\"\",0],\"more\":{"), ("\"payload\":{", "\"payload\":[{")]
     {
@@ -145,7 +145,7 @@ async fn another_event_under_a_known_id_is_told_wherever_the_first_one_is() {
         program.run(&[&["import", "events"], arguments].concat()).await
     };
     let ids = async || read_all(&store, &log).await.into_iter().map(|event| event.id).collect::<Vec<_>>();
-    // In one file: what comes before is kept, and nothing of the log comes behind.
+    // The conflict is in one file: the events before it are kept, and no later event of the log is imported.
     let within = [object("acme", 0), object("acme", 0), object("acme", 1), other(0), object("acme", 2)].join("\n");
     let line = import(within.clone(), &[]).await.failed();
     assert!(
@@ -156,7 +156,7 @@ async fn another_event_under_a_known_id_is_told_wherever_the_first_one_is() {
     let output = import(within, &["--skip-conflicts"]).await.succeeded();
     let skipped = "skipped 1 in conflict with others of their ids, skipped 3 that were there";
     assert_eq!(said(&output), ("imported 1 events", skipped));
-    // Two are archived then, and one is hot; some were edited.
+    // From here on two events are archived, and one is hot; some were edited.
     assert_eq!(archive(&store).await, 2);
     for id in ["event-1", "event-2"] {
         edit(&store, &log, id, r#"{"name":"erased"}"#).await;
@@ -180,7 +180,7 @@ async fn another_event_under_a_known_id_is_told_wherever_the_first_one_is() {
     world.audit().await;
 }
 
-/// Each is an `i64` of nanoseconds; those at both ends are the first and the last that there are.
+/// Each is an `i64` of nanoseconds; the ones at both ends are the first and the last that exist.
 const TIMES: [(&str, i64); 6] = [
     ("1677-09-21T00:12:43.145224192Z", i64::MIN),
     ("1969-07-20T20:17:40.000000001Z", -14_182_939_999_999_999),
@@ -190,7 +190,7 @@ const TIMES: [(&str, i64); 6] = [
     ("2262-04-11T23:47:16.854775807Z", i64::MAX),
 ];
 
-/// The service is in one time zone and locale, the database in another; both say what they say in UTC and in plain digits.
+/// The service is in one time zone and locale, the database in another; both speak in UTC and in plain digits.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn times_of_1969_and_2262_come_back_in_any_time_zone_and_locale() {
     let mut world = World::new().await;
@@ -217,7 +217,7 @@ async fn times_of_1969_and_2262_come_back_in_any_time_zone_and_locale() {
     assert_eq!(times().await, expected);
     let hot = program.run(&["status"]).await.succeeded();
     assert!(hot.contains("1677-09-21T00:12:43.145224192Z"), "{hot}");
-    // Old enough after 30 days are those of the past.
+    // The events of the past are old enough after 30 days.
     let by_age = world.store(older_than(30, 4));
     assert_eq!(archive(&by_age).await, 4);
     assert_eq!(times().await, expected);

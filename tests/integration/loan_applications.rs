@@ -1,4 +1,5 @@
-//! A real log, from the file through the archiver to every way of reading it: each event is its source in every field.
+//! A real log goes from its file through the archiver to every way of reading it: each event equals its source in every
+//! field.
 
 mod source;
 
@@ -22,11 +23,11 @@ const ARCHIVED: usize = 200_000;
 const PATH: &str = "/v1/topics/loan-applications";
 const PAGE: usize = 10_000;
 const READERS: usize = 4;
-/// Of that many ids, one is read by itself over HTTP.
+/// One of this many ids is read by itself over HTTP.
 const IDS_STEP: usize = 997;
-/// Of that many streams, one is read.
+/// One of this many streams is read.
 const STREAMS_STEP: usize = 4;
-/// Events that are published at once; of that many batches, one is published again.
+/// The number of events in a published batch; one of `BATCHES_STEP` batches is published again.
 const BATCH: usize = 4_000;
 const BATCHES_STEP: usize = 4;
 
@@ -37,7 +38,7 @@ struct Page {
     head_position: usize,
 }
 
-/// What was imported, and the service that is to give it back.
+/// The imported events, and the service that is to give them back.
 struct Log {
     source: Vec<Loan>,
     service: Service,
@@ -71,13 +72,13 @@ impl Log {
         }
     }
 
-    /// Pages of the whole log.
+    /// Returns the ranges of the pages of the whole log.
     fn pages(&self) -> impl Iterator<Item = Range<usize>> {
         let end = self.source.len();
         (0..end).step_by(PAGE).map(move |start| start..end.min(start + PAGE))
     }
 
-    /// Where the events are that have one thing in common, by that.
+    /// Returns the indexes of events by what they have in common.
     fn grouped(&self, by: fn(&Loan) -> &str) -> BTreeMap<&str, Vec<usize>> {
         let mut groups: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
         for (index, loan) in self.source.iter().enumerate() {
@@ -106,7 +107,7 @@ async fn every_loan_application_comes_back_by_every_way() {
     publish_again(&world, &log).await;
     world.audit().await;
 
-    // The database is lost: what was archived comes back from the two objects, in every field and by every way.
+    // The database is lost: all archived events come back from the two objects, in every field and by every way.
     let Log { mut source, service, http } = log;
     service.terminate();
     assert_eq!(service.end().await.code, Some(0));
@@ -132,7 +133,7 @@ async fn check_reads(log: &Log) {
     check_last(log).await;
 }
 
-/// Two objects of 100,000 events, which plain tools can read; the rest is hot.
+/// Checks that two objects have 100,000 events each, that plain tools can read them, and that the rest is hot.
 async fn check_places(world: &World, program: &Program) {
     let keys = world.bucket.keys().await;
     assert_eq!(keys.len(), 2, "{keys:?}");
@@ -169,7 +170,7 @@ async fn check_replay(log: &Log) {
     assert_eq!((next, waiting.len()), (log.source.len(), 0));
 }
 
-/// By number, and after the id of the event before.
+/// Reads pages by their number, and after the id of the event before.
 async fn check_pages(log: &Log) {
     let checks = log.pages().enumerate().map(|(number, expected)| async move {
         let page = log.page(&format!("limit={PAGE}&page={number}")).await;
@@ -200,7 +201,7 @@ async fn check_grpc(log: &Log) {
     .await;
 }
 
-/// Each to its end, from cursor to cursor.
+/// Reads each type to its end, from cursor to cursor.
 async fn check_types(log: &Log) {
     let types = log.grouped(|loan| &loan.r#type);
     side_by_side(types.iter().map(|(name, expected)| async move {
@@ -222,8 +223,8 @@ async fn check_streams(log: &Log) {
     let streams = log.grouped(|loan| &loan.stream);
     let is_across = |indexes: &[usize]| indexes[0] < ARCHIVED && indexes[indexes.len() - 1] >= ARCHIVED;
     let is_in_both = log.source.len() > ARCHIVED;
-    assert_eq!(streams.values().any(|expected| is_across(expected)), is_in_both, "some are in both places");
-    // Neighbours in the log are neighbours here, so that they share members.
+    assert_eq!(streams.values().any(|expected| is_across(expected)), is_in_both, "some streams are in both places");
+    // Neighbours in the log are read together, so that they share members.
     let mut streams: Vec<_> = streams.into_iter().collect();
     streams.sort_by_key(|(_, expected)| expected[0]);
     side_by_side(streams.iter().step_by(STREAMS_STEP).map(|(name, expected)| async move {
@@ -233,7 +234,7 @@ async fn check_streams(log: &Log) {
     .await;
 }
 
-/// Over both archives and the hot rows, with their first and last events.
+/// Reads ids all over both archives and the hot rows, and those of their first and last events.
 async fn check_ids(log: &Log) {
     let last = log.source.len() - 1;
     let edges = [0, ARCHIVED / 2 - 1, ARCHIVED / 2, ARCHIVED - 1, ARCHIVED.min(last), last];
@@ -244,7 +245,8 @@ async fn check_ids(log: &Log) {
     .await;
 }
 
-/// An event that is published again is looked for by its id, compared in every field, and refused if it is another one.
+/// Publishes events again: each is looked for by its id, compared in every field, and would be refused if it were
+/// another one.
 async fn publish_again(world: &World, log: &Log) {
     let (store, place) = (world.store(settings(1)), event::Log::new("acme-bank", "loan-applications").unwrap());
     for batch in log.source.chunks(BATCH).step_by(BATCHES_STEP) {

@@ -1,4 +1,4 @@
-//! A log that cannot be written keeps nobody from their work.
+//! A log that cannot be written keeps neither a service nor a command from its work.
 
 use std::fs::File;
 use std::io::{PipeWriter, Write, pipe};
@@ -13,21 +13,21 @@ use crate::support::{Program, World};
 const PATIENCE: Duration = Duration::from_secs(20);
 const PIPE_BYTES: usize = 4096;
 
-/// As a disk without room.
+/// Returns an output like a disk without room.
 fn full_disk() -> Stdio {
     Stdio::from(File::options().write(true).open("/dev/full").unwrap())
 }
 
-/// Nobody reads it, and it takes no byte more.
+/// Returns a pipe that nobody reads and that takes no more bytes.
 fn full_pipe() -> (std::io::PipeReader, PipeWriter) {
     let (reader, mut writer) = pipe().unwrap();
-    // SAFETY: it is about a pipe of ours.
+    // SAFETY: the descriptor is that of a pipe of ours.
     assert_eq!(unsafe { libc::fcntl(writer.as_raw_fd(), libc::F_SETPIPE_SZ, PIPE_BYTES) }, PIPE_BYTES as i32);
     writer.write_all(&[b' '; PIPE_BYTES]).unwrap();
     (reader, writer)
 }
 
-/// Serves, publishes and ends in order, whatever it logs to.
+/// Checks that a service serves, publishes and ends in order, whatever it logs to.
 async fn serves_with_its_log_at(log: Stdio) {
     let mut world = World::new().await;
     let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -40,11 +40,11 @@ async fn serves_with_its_log_at(log: Stdio) {
         for number in 0..200 {
             let body = format!(r#"{{"events":[{{"id":"{number}","type":"made","payload":{{}}}}]}}"#);
             let request = client.post(format!("http://{address}/v1/topics/orders/events")).body(body);
-            // It may not serve yet.
+            // The service may not serve yet.
             while request.try_clone().unwrap().send().await.is_err() {}
         }
     };
-    tokio::time::timeout(PATIENCE, publishing).await.expect("it serves");
+    tokio::time::timeout(PATIENCE, publishing).await.expect("the service serves");
     let asked_at = Instant::now();
     // SAFETY: a signal to a child that was not waited for, so that its id is still its own.
     assert_eq!(unsafe { libc::kill(service.id() as libc::pid_t, libc::SIGTERM) }, 0);

@@ -1,4 +1,4 @@
-//! Credentials that the machine gives where no keys are set: an instance's role, a container's, a web identity.
+//! Credentials come from the machine where no keys are set: from an instance's role, a container's, or a web identity.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 
 use crate::support::{Program, TlsFront, Validity, World, import, old_event, settings};
 
-/// Gives other keys each time that it is asked, so often at most.
+/// A machine that gives other keys each time it is asked, up to a number of times.
 #[derive(Clone)]
 struct Machine {
     given: Arc<AtomicUsize>,
@@ -54,7 +54,7 @@ impl Machine {
             .route("/", post(|| async move { identity.xml() }))
     }
 
-    /// The number of the keys, and when they expire.
+    /// Returns the number of the next keys, and when they expire.
     fn next(&self) -> Result<(usize, String), StatusCode> {
         let number = self.given.fetch_add(1, Ordering::Relaxed);
         let expires_at = OffsetDateTime::now_utc() + self.valid_for;
@@ -89,7 +89,7 @@ fn without_keys(world: &World) -> Program {
     Program::new(world, 3).unset("S3_ACCESS_KEY").unset("S3_SECRET_KEY")
 }
 
-/// Archives, and gives the keys that signed.
+/// Archives, and returns the keys that signed the requests.
 async fn signing_keys(world: &World, program: Program) -> Vec<String> {
     world.proxy.take_seen();
     let said = program.run(&["archive"]).await.succeeded();
@@ -117,7 +117,7 @@ async fn an_instance_gives_credentials() {
     world.audit().await;
 }
 
-/// Before they expire; where that cannot be done, those that there are go on.
+/// Credentials are renewed before they expire; the old ones stay in use where that cannot be done.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn credentials_are_renewed() {
     let mut world = world_with_events().await;
@@ -159,7 +159,7 @@ async fn a_machine_that_gives_no_credentials_is_said_soon() {
     let silent = without_keys(&world).set("AWS_METADATA_ENDPOINT", format!("http://{}", silent.local_addr().unwrap()));
     for program in [nowhere, silent] {
         let ended = tokio::time::timeout(Duration::from_secs(30), program.run(&["archive"])).await;
-        let line = ended.expect("it ends by itself").failed();
+        let line = ended.expect("the process ends by itself").failed();
         assert!(line.contains("S3_ACCESS_KEY and S3_SECRET_KEY are not set, and this machine gives no"), "{line}");
     }
     world.audit().await;

@@ -1,9 +1,10 @@
-//! Against a real Postgres and a real S3 server over the wire. Both are started by the tests themselves; what cannot
-//! be had is said in one line.
+//! Tests against a real Postgres and a real S3 server over the wire. The tests start both by themselves; one line says
+//! what cannot be had.
 
 mod archive;
 mod change_stream;
 mod command_line;
+mod contract;
 mod damage;
 mod demands;
 mod doors;
@@ -26,7 +27,6 @@ mod publish;
 mod reads;
 mod recover;
 mod restore;
-mod scenarios;
 mod servers;
 mod settings;
 mod support;

@@ -1,4 +1,5 @@
-//! A tenant is a row: thousands of small topics are looked at a page at a time, and what never becomes a batch is told.
+//! A tenant is a row: thousands of small topics are looked at a page at a time, and `status` tells the old events that
+//! are too few for a batch.
 
 use std::time::Duration;
 
@@ -11,7 +12,8 @@ const TENANTS: i64 = 2_000;
 const BATCH: u64 = 10;
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Each tenant has a topic of five old events. One of them has twelve, and one three young ones besides.
+/// Returns a world in which each tenant has a topic of five old events; one of the topics has twelve, and one has three
+/// young ones besides.
 async fn many() -> World {
     let world = World::new().await;
     let topics = "INSERT INTO topics (tenant, topic, head_position, hot_magnitude)
@@ -34,7 +36,7 @@ async fn old_events_that_are_too_few_for_a_batch_are_told() {
     let store = world.store(settings(BATCH));
     assert_eq!(archive(&store).await, BATCH as i64);
     let remainders = store.remainders().await.unwrap();
-    // Two are left of the twelve.
+    // Two old events are left of the twelve.
     assert_eq!((remainders.topics, remainders.events), (TENANTS, 5 * (TENANTS - 1) + 2));
     let on_disk: i64 =
         sqlx::query_scalar("SELECT pg_total_relation_size('events')").fetch_one(&world.sql).await.unwrap();
@@ -102,7 +104,7 @@ async fn topics_come_in_pages() {
         query = format!("?limit=700&cursor={cursor}");
     }
     assert_eq!(sizes, [700, 700, 600]);
-    assert!(names.into_iter().eq((1..=TENANTS).map(|n| format!("tenant-{n}"))), "each comes once, the oldest first");
+    assert!(names.into_iter().eq((1..=TENANTS).map(|n| format!("tenant-{n}"))), "topics come once, the oldest first");
     let (_, first) = get("").await;
     assert_eq!(first["topics"].as_array().unwrap().len(), 100);
     for wrong in ["?limit=0", "?limit=1001", "?cursor=x", "?after=x"] {

@@ -1,4 +1,5 @@
-//! What the process takes in memory, with the binary itself: a bound while it works, and back when the work is over.
+//! The memory of the process, tried with the binary itself, has a bound while it works, and is given back when the work
+//! is over.
 
 use std::time::{Duration, Instant};
 
@@ -11,15 +12,15 @@ use reqwest::{Client, Response, StatusCode};
 use crate::support::{Kind, Program, Service, World, archive, import, old_event, settings};
 
 const MIB: usize = 1024 * 1024;
-/// What a container with little memory is given.
+/// The memory of a small container.
 const LIMIT_BYTES: usize = 256 * MIB;
 const CACHE_BYTES: usize = 16 * MIB;
-/// The least that can be set: a page of half of it is the largest.
+/// The smallest value of the setting: the largest page is half of it.
 const READ_BYTES: usize = 64 * MIB;
-/// Nobody waits longer than this for the allocator.
+/// The longest time that a test waits for the allocator.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// An event that does not compress.
+/// Returns an event that does not compress.
 fn filled(number: usize, bytes: usize) -> NewEvent {
     let mut random = rand::rng();
     let text: String = (0..bytes).map(|_| random.random_range('a'..='z')).collect();
@@ -27,7 +28,7 @@ fn filled(number: usize, bytes: usize) -> NewEvent {
     NewEvent { stream: format!("stream-{}", number % 100), payload, ..old_event(number) }
 }
 
-/// A service with little memory, over so many archived and so many hot events of a size.
+/// Starts a service with little memory over the given numbers of archived and hot events of one size.
 async fn small_service((archived, hot): (usize, usize), bytes: usize) -> (World, Service) {
     let world = World::new().await;
     let store = world.store(settings(archived.max(1) as u64));
@@ -70,7 +71,7 @@ async fn end(service: Service, mut world: World) {
     world.audit().await;
 }
 
-/// A log of 40 MB, of which the cache holds less than half.
+/// The log has 40 MB, of which the cache holds less than half.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cold_reads_stay_below_a_limit_and_give_memory_back() {
     const EVENTS: usize = 20_000;
@@ -88,7 +89,7 @@ async fn cold_reads_stay_below_a_limit_and_give_memory_back() {
     end(service, world).await;
 }
 
-/// Each takes up to 56 MiB, as events and as what is sent.
+/// Each page takes up to 56 MiB, as events and as what is sent.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_large_pages_at_once_wait_for_each_other() {
     let (world, service) = small_service((0, 28), MIB).await;
@@ -96,7 +97,7 @@ async fn many_large_pages_at_once_wait_for_each_other() {
         loop {
             let response = get(format!("{}?tenant=acme&page=0&limit=28", url(&service))).await;
             match response.status() {
-                // It has waited for a second: clients try again.
+                // The request has waited for a second: clients try again.
                 StatusCode::SERVICE_UNAVAILABLE => assert!(response.text().await.unwrap().contains("no memory")),
                 status => {
                     assert_eq!(status, StatusCode::OK);
@@ -112,7 +113,7 @@ async fn many_large_pages_at_once_wait_for_each_other() {
     end(service, world).await;
 }
 
-/// It has got the head of its answer, and fetches no more.
+/// The slow client has got the head of its answer, and fetches no more.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_client_keeps_its_memory_and_small_reads_go_on() {
     let (world, service) = small_service((0, 28), MIB).await;
@@ -129,7 +130,7 @@ async fn a_slow_client_keeps_its_memory_and_small_reads_go_on() {
     end(service, world).await;
 }
 
-/// Clients that count pages would miss what a shorter one leaves out.
+/// Clients that count pages would miss the events that a shorter page leaves out.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_page_that_is_too_large_is_refused_before_it_is_read() {
     let (world, service) = small_service((44, 44), MIB).await;

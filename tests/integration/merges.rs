@@ -1,4 +1,4 @@
-//! Lookups that are merged say what those of each archive said, whatever happens to the archives meanwhile.
+//! Merged lookups say what those of each archive said, whatever happens to the archives meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -18,10 +18,10 @@ use crate::support::{
 };
 
 const TOPIC: i64 = 7;
-/// Of so many ids one.
+/// One of this many ids is also asked for alone.
 const ASKED_ALONE: usize = 100;
 
-/// Level and number of archives of all lookups, sorted.
+/// Returns the level and the number of archives of each of the lookups, sorted.
 async fn lookups(world: &World) -> Vec<(i16, i32)> {
     sqlx::query_as("SELECT level, cardinality(array_remove(archive_ids, NULL)) FROM lookups ORDER BY 1, 2")
         .fetch_all(&world.sql)
@@ -29,7 +29,7 @@ async fn lookups(world: &World) -> Vec<(i16, i32)> {
         .unwrap()
 }
 
-/// How many archives the lookups are of whose sums are known.
+/// Returns the number of archives of each of the lookups whose sums are known.
 async fn summed_up(world: &World) -> Vec<i32> {
     sqlx::query_scalar("SELECT cardinality(archive_ids) FROM lookups WHERE type_counts IS NOT NULL ORDER BY 1")
         .fetch_all(&world.sql)
@@ -37,7 +37,7 @@ async fn summed_up(world: &World) -> Vec<i32> {
         .unwrap()
 }
 
-/// What all lookups and pages are, in a few bytes.
+/// Returns a digest of all lookups and pages.
 async fn fingerprint(world: &World) -> String {
     sqlx::query_scalar(
         "SELECT (SELECT md5(string_agg(lookups::text, '' ORDER BY id)) FROM lookups)
@@ -48,7 +48,7 @@ async fn fingerprint(world: &World) -> String {
     .unwrap()
 }
 
-/// An archive of the catalog without an object.
+/// Inserts an archive without an object into the catalog.
 async fn insert_archive(world: &World, id: Uuid, members: u16) {
     sqlx::query(
         "INSERT INTO archives (topic_id, id, generation, write_id, etag, digest, first_position, last_position, count,
@@ -78,9 +78,9 @@ async fn insert_archive(world: &World, id: Uuid, members: u16) {
 
 #[derive(Debug, Default, PartialEq)]
 struct Answers {
-    /// Of all ids, asked for together.
+    /// The members for all ids, asked for together.
     all: BTreeSet<(Uuid, i32)>,
-    /// Of some of them.
+    /// The members for some ids, asked for one by one.
     ids: BTreeMap<String, Vec<(Uuid, i32)>>,
     streams: BTreeMap<String, BTreeMap<(Uuid, i32), i64>>,
     gdpr_ids: BTreeMap<String, Vec<(Uuid, i32)>>,
@@ -113,7 +113,7 @@ impl Answers {
     }
 }
 
-/// Archives at random, of up to three runs each, of which some go before and between the merges.
+/// Random archives of up to three runs each are merged; some of them go before and between the merges.
 #[tokio::test]
 async fn merged_answers_are_those_of_all_archives() {
     for seed in 0..2 {
@@ -191,7 +191,7 @@ fn personal_event(number: usize) -> NewEvent {
     NewEvent { gdpr: Gdpr::from([("name".to_owned(), name)]), ..old_event(number) }
 }
 
-/// Archives of two events each, none of them merged yet.
+/// Returns a log with archives of two events each, none of them merged yet.
 async fn unmerged(archives: usize) -> (World, Arc<Store>, Log) {
     let world = World::new().await;
     let (store, log) = (world.store(settings(2)), world.log());
@@ -205,7 +205,7 @@ async fn unmerged(archives: usize) -> (World, Arc<Store>, Log) {
     (world, store, log)
 }
 
-/// All that lookups are for.
+/// Checks everything that lookups are for.
 async fn check(world: &World, log: &Log) {
     let store = world.store(settings(2));
     let events = read_all(&store, log).await;
@@ -225,7 +225,7 @@ async fn check(world: &World, log: &Log) {
     check_pages(&store, log, &events).await;
 }
 
-/// By type and number, from the beginning and from the middle of an archive.
+/// Checks pages by type and number, from the beginning and from the middle of an archive.
 async fn check_pages(store: &Store, log: &Log, events: &[Event]) {
     for types in [&["type-0"][..], &["type-1", "type-3"], &["type-2"], &["renamed"]] {
         let types: Vec<String> = types.iter().map(ToString::to_string).collect();
@@ -244,7 +244,7 @@ async fn check_pages(store: &Store, log: &Log, events: &[Event]) {
 #[tokio::test]
 async fn the_archives_of_a_merge_may_change_and_leave() {
     let (mut world, store, log) = unmerged(12).await;
-    // The first pass of a process merges what one before it left.
+    // The first pass of a process merges the lookups that an earlier process left.
     assert_eq!(archive(&store).await, 0);
     assert_eq!(lookups(&world).await, [(0, 1), (0, 1), (1, 10)]);
     assert_eq!(summed_up(&world).await, [10]);
@@ -267,10 +267,10 @@ async fn the_archives_of_a_merge_may_change_and_leave() {
     store.rewrite().await.unwrap();
     let events = read_all(&store, &log).await;
     let invalidated = events.iter().filter(|event| event.gdpr["name"].is_invalidated).count();
-    assert_eq!(invalidated, events.len().div_ceil(5), "every archive's");
+    assert_eq!(invalidated, events.len().div_ceil(5), "in every archive");
     check(&world, &log).await;
 
-    // Whole, and in part: what stays is an archive of its own.
+    // One archive is restored as a whole, another one in part: the rest of that is an archive of its own.
     let archives = store.archives(&log).await.unwrap();
     store.restore(&Selection::Archive(archives[2].id), 0, |_| {}).await.unwrap();
     store.restore(&Selection::Range(log.clone(), (8, 8)), 0, |_| {}).await.unwrap();
@@ -280,7 +280,7 @@ async fn the_archives_of_a_merge_may_change_and_leave() {
     assert_eq!(archive(&store).await, 2);
     check(&world, &log).await;
 
-    // What is known of an archive is made anew, its lookups too.
+    // A repair makes the rows of an archive anew, its lookups too.
     sqlx::query(
         "UPDATE lookup_pages SET entries = '\\x80' FROM lookups WHERE id = lookup_id AND level = 1 AND kind = 1",
     )
@@ -296,7 +296,7 @@ async fn the_archives_of_a_merge_may_change_and_leave() {
     assert_eq!(lookups(&world).await, [(0, 1), (0, 1), (1, 10)]);
     check(&world, &log).await;
 
-    // Sums that are not of all archives do not count.
+    // Sums do not count unless they are of all archives.
     let events = read_all(&store, &log).await;
     sqlx::query(
         "WITH lost AS (DELETE FROM lookups WHERE level = 1 RETURNING id)
@@ -362,13 +362,13 @@ async fn a_merger_that_lost_its_turn_changes_nothing() {
     world.audit().await;
 }
 
-/// Which archive an entry is about is asked once it is found, and what it was found in may be gone by then.
+/// A reader asks which archive an entry is about once it has found the entry, and the lookups may be gone by then.
 #[tokio::test]
 async fn lookups_may_be_merged_while_somebody_looks_through_them() {
     let (mut world, store, log) = unmerged(10).await;
     let postgres = world.postgres_proxy().await;
     let publisher = world.store_behind(&postgres, settings(2));
-    // So that it appends to a topic that it knows, without a snapshot.
+    // The publisher can then append to a topic that it knows, without a snapshot.
     publish(&publisher, &log, vec![personal_event(1_000)]).await;
     let gate = postgres.hold_first("lookups.archive_ids[");
     let publishing = tokio::spawn({
@@ -395,16 +395,16 @@ async fn a_merger_may_die_at_any_statement() {
     for last in 1.. {
         let mut count = 0;
         postgres.script(move |statement| {
-            // Nobody waits for the end of what is given up.
+            // A connection that turns out to be dead at its first statement is replaced by another one.
             let begins = statement == SET_UP || statement.starts_with("BEGIN");
-            // Where a connection turns out to be dead with that, another one is made.
+            // Nobody waits for the end of a transaction that is given up.
             let is_counted = statement != "ROLLBACK" && !begins;
             count += i32::from(is_counted);
             if is_counted && count == last { StatementFate::LoseStatement } else { StatementFate::Pass }
         });
         store.merge_lookups(lease).await.unwrap_err();
         if fingerprint(&world).await != before {
-            // The one that was lost came behind the commit.
+            // The statement that was lost came behind the commit.
             assert!(last > 40, "{last}");
             break;
         }

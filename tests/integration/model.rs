@@ -1,9 +1,10 @@
-//! Everything at random, against a model of a few lists: operations of two replicas on one database and bucket, jobs
-//! that stop at any of their requests while others go on, lost requests and replies, processes that die.
+//! The service agrees with a model of a few lists, whatever happens at random: operations of two replicas on one
+//! database and bucket, jobs that stop at any of their requests while others go on, lost requests and replies,
+//! processes that die.
 //!
-//! A case is a list of steps (`operations.rs`), made up by proptest (`chance.rs`). Each is carried out (`case.rs`) on the
-//! service and on the model (`expected.rs`), and followed by questions to both. At its end everything is recovered,
-//! compared and audited. A case that fails is made smaller, and named by its seed.
+//! A case is a list of steps (`operations.rs`), made up by proptest (`chance.rs`). Each step is carried out (`case.rs`)
+//! on the service and on the model (`expected.rs`), and followed by questions to both. At the end of a case everything
+//! is recovered, compared and audited. A case that fails is shrunk, and named by its seed.
 
 mod case;
 mod chance;
@@ -24,12 +25,12 @@ use tokio::runtime::Runtime;
 use case::Case;
 use operations::Step;
 
-/// How many seeds, from 0 on.
+/// The number of seeds to try, from 0 on.
 const SEEDS: &str = "COLDSTREAM_MODEL_SEEDS";
 const SEEDS_DEFAULT: u64 = 40;
-/// One seed alone.
+/// The only seed to try.
 const SEED: &str = "COLDSTREAM_MODEL_SEED";
-/// Cases at once.
+/// The number of cases that run at once.
 const WORKERS: usize = 3;
 const SHRINKING_MS_MAX: u32 = 120_000;
 
@@ -66,14 +67,14 @@ fn model_and_service_agree() {
     println!("{} cases in {:.1} s", end - first, started_at.elapsed().as_secs_f32());
 }
 
-/// One case; if it fails, the smallest that still does, in words.
+/// Tries one case; if it fails, returns the smallest one that still does, in words.
 fn try_seed(runtime: &Runtime, seed: u64) -> Result<(), String> {
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     let limits = Config { max_shrink_time: SHRINKING_MS_MAX, max_shrink_iters: u32::MAX, ..Config::default() };
     let config = Config { cases: 1, failure_persistence: None, ..limits };
     let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
-    // A panic says where the two differ; proptest makes the case of a panic smaller as it does that of an error.
+    // A panic says where service and model differ; proptest shrinks the case of a panic as it does that of an error.
     let outcome = runner.run(&chance::steps(), |steps| {
         runtime.block_on(carry_out(&steps));
         Ok(())

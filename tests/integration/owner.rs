@@ -1,4 +1,4 @@
-//! A bucket has one owner: copies of its database read what is in it, and change nothing.
+//! A bucket has one owner: copies of its database read the bucket, and change nothing in it.
 
 mod copies;
 mod folders;
@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 
 use crate::support::{MARKER, World};
 
-/// Every object, byte by byte, the marker aside.
+/// Returns every object, byte by byte, without the marker.
 async fn contents(world: &World) -> BTreeMap<String, Vec<u8>> {
     let mut contents = BTreeMap::new();
     for key in world.bucket.keys().await {
@@ -24,10 +24,10 @@ async fn marker(world: &World) -> Value {
     serde_json::from_slice(&world.bucket.get(MARKER).await).unwrap()
 }
 
-/// Returns once somebody challenges the owner, which is what this task sets out to do.
+/// Returns once the task challenges the owner, as it sets out to do.
 async fn challenged<T>(world: &World, by: &JoinHandle<T>) {
     while marker(world).await["challenger"].is_null() {
-        assert!(!by.is_finished(), "it has asked nobody");
+        assert!(!by.is_finished(), "the task has asked nobody");
     }
 }
 

@@ -1,4 +1,4 @@
-//! What a bucket can do is found out when a service starts, and nothing is left of it.
+//! A service finds out what a bucket can do when it starts, and leaves nothing of the probe.
 
 use crate::support::{Fate, Kind, Program, Service, World};
 

@@ -1,4 +1,4 @@
-//! The binary itself, killed at every request that it makes: whatever was under way, running it again makes up for it.
+//! The binary may be killed at every request that it makes: another run makes up for whatever was under way.
 
 use coldstream::event::{Event, Log};
 use tokio::net::TcpStream;
@@ -10,17 +10,17 @@ use crate::support::{
 
 const BATCH: usize = 3;
 
-/// Where the process is when it is killed.
+/// The moment at which the process is killed.
 #[derive(Debug, Clone, Copy)]
 enum Moment {
-    /// Its request has not arrived.
+    /// The request has not arrived.
     Asking,
-    /// Its request was fulfilled, and it does not know.
+    /// The request was fulfilled, and the process does not know.
     Answered,
 }
 
-/// Kills `coldstream archive` at its request number `k`, and runs it again to its end. False if the first run came to
-/// its own end before.
+/// Kills `coldstream archive` at its request number `k`, and runs it again to its end. Returns false if the first run
+/// ended before.
 async fn archive_in_two_runs(world: &World, moment: Moment, k: usize) -> bool {
     let program = Program::new(world, BATCH as u64).set("STREAMS_ARCHIVE_LEASE_SECONDS", 1);
     let gate = Gate::new();
@@ -42,12 +42,12 @@ async fn archive_in_two_runs(world: &World, moment: Moment, k: usize) -> bool {
     assert_eq!(ended.code, if is_reached { None } else { Some(0) }, "{moment:?} {k}: {ended:?}");
     world.proxy.heal();
     program.run(&["archive"]).await.succeeded();
-    // One that died with nothing left to do but to give back its lease keeps nobody waiting.
+    // A process that died with nothing left to do but to give back its lease must keep nobody waiting.
     world.expire_leases().await;
     is_reached
 }
 
-/// As they were imported, one after the other.
+/// Returns the first events, as they were imported one after the other.
 fn imported(count: usize) -> Vec<Event> {
     (0..count).map(|number| old_event(number).at(number as i64 + 1, now())).collect()
 }

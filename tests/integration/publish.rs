@@ -1,4 +1,4 @@
-//! All or nothing, positions without gaps, and the same batch twice is published once.
+//! A batch is published as a whole or not at all, positions have no gaps, and the same batch twice is published once.
 
 mod archived_ids;
 mod joined;
@@ -55,7 +55,7 @@ async fn publishing_again_changes_nothing() {
     let (store, log) = (world.store(settings(3)), world.log());
     let events: Vec<NewEvent> = (0..5).map(old_event).collect();
     let first = publish(&store, &log, events.clone()).await;
-    // All of them hot, and then three of them archived.
+    // All of the events are hot first, and then three of them are archived.
     for expected_archived in [0, 3] {
         if expected_archived > 0 {
             assert_eq!(archive(&store).await, expected_archived);
@@ -64,7 +64,7 @@ async fn publishing_again_changes_nothing() {
         assert_eq!(positions(&again), positions(&first));
         assert!(again.iter().all(|published| !published.is_new));
     }
-    // Old and new ones in one batch, in any order.
+    // A batch may have old and new events, in any order.
     let mixed = publish(&store, &log, vec![old_event(7), events[4].clone(), events[0].clone(), old_event(8)]).await;
     assert_eq!(positions(&mixed), [6, 5, 1, 7]);
     assert_eq!(mixed.iter().map(|published| published.is_new).collect::<Vec<_>>(), [true, false, false, true]);
@@ -162,7 +162,7 @@ async fn a_reader_skips_nothing_while_many_publish() {
         async move {
             for batch in 0..BATCHES {
                 let first = (publisher * BATCHES + batch) * 3;
-                // Two of them publish the same batch: one is there already.
+                // Every second publisher repeats the event before its batch, which another batch has, too.
                 let events: Vec<NewEvent> = (first - publisher % 2..first + 3).map(event).collect();
                 store.publish(&log, events).await?;
             }
@@ -270,7 +270,7 @@ async fn hostile_names_have_their_own_places() {
     world.audit().await;
 }
 
-/// Between two looks of one publisher another one publishes the same event, and it is archived.
+/// Another publisher publishes the same event between two looks of this one, and the event is archived.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_archived_while_a_publisher_looks_is_found() {
     let mut world = World::new().await;

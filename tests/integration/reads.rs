@@ -14,7 +14,7 @@ use crate::support::{
     settings, young_event,
 };
 
-/// What a log is after what was done to it: a list.
+/// The model of a log: a list of its events.
 #[derive(Default)]
 struct Model {
     events: Vec<Event>,
@@ -42,7 +42,7 @@ struct Draft {
     stream: u8,
     is_old: bool,
     is_large: bool,
-    /// Whose name it bears, if it is personal.
+    /// The person whose name the event bears, if that is personal.
     person: Option<u8>,
 }
 
@@ -108,7 +108,7 @@ fn every_read_equals_a_read_of_a_list() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let config = Config { cases: 16, max_shrink_iters: 40, failure_persistence: None, ..Config::default() };
     let outcome = TestRunner::new(config).run(&plan(), |plan| {
-        // Its panics say where it differed; proptest shrinks them as it shrinks errors.
+        // A panic says where the reads differ; proptest shrinks panics as it shrinks errors.
         runtime.block_on(carry_out(plan));
         Ok(())
     });
@@ -186,14 +186,14 @@ async fn take_step(world: &World, log: &Log, model: &mut Model, step: &Step) {
     }
 }
 
-/// What an invalidated name shows.
+/// The text that an invalidated name shows.
 const GONE: &str = "gone";
 
 fn person_id(number: u8) -> String {
     format!("person-{number}")
 }
 
-/// Three of them fill a member.
+/// Three payloads of this size fill a member.
 const LARGE_BYTES: usize = 90_000;
 
 fn content(number: usize, name: &str, is_large: bool) -> Json {
@@ -239,7 +239,7 @@ async fn check(store: &Arc<Store>, log: &Log, model: &Model, plan: &Plan) {
     }
 }
 
-/// In pages of a byte more than a large event, each of which begins behind the one before.
+/// Reads in pages of a byte more than a large event, each of which begins behind the one before.
 async fn in_small_pages(store: &Store, log: &Log, query: &Query) -> Vec<Event> {
     let (mut events, mut query, bytes_max) = (Vec::new(), query.clone(), LARGE_BYTES as i64 + 1);
     loop {
@@ -344,7 +344,7 @@ async fn a_hot_read_asks_s3_nothing_and_a_point_read_twice_at_most() {
     reader.read(&log, &Query { from: 151, limit: 3, ..everything() }).await.unwrap();
     assert_eq!(world.proxy.take_seen().len(), 1, "one more member");
     reader.read(&log, &Query { from: 145, limit: 10, ..everything() }).await.unwrap();
-    assert_eq!(world.proxy.take_seen().len(), 0, "both are remembered");
+    assert_eq!(world.proxy.take_seen().len(), 0, "both members are remembered");
 
     let types = Filter::Types(vec!["type-1".into()]);
     for (filter, skip) in [(types, 45), (Filter::Stream("stream-1".into()), 60), (Filter::All, 190)] {
@@ -422,7 +422,7 @@ async fn a_replay_goes_on_over_many_windows() {
         let replayed: Vec<Event> = windows.into_iter().flat_map(Result::unwrap).collect();
         assert!(replayed == model.read(&query).events, "{query:?}");
     }
-    // What is published while somebody reads is read, too; a few windows are read ahead.
+    // An event that is published during a replay is read, too; a few windows are read ahead.
     let mut windows = Box::pin(store.replay(log.clone(), everything()));
     let mut count = windows.next().await.unwrap().unwrap().len();
     publish(&store, &log, vec![young_event(EVENTS)]).await;

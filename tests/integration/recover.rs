@@ -13,14 +13,14 @@ use futures::StreamExt;
 
 use crate::support::everything;
 
-/// Everything in the bucket is recovered.
+/// Recovers everything in the bucket.
 async fn recover(store: &Store) -> Recovery {
     let recovery = store.recover(|_| {}).await.unwrap();
     assert_eq!((&recovery.unrecovered[..], recovery.put_off), (&[][..], 0));
     recovery
 }
 
-/// Every way of reading a log gives these events.
+/// Checks that every way of reading a log gives these events.
 async fn check_reads(store: &std::sync::Arc<Store>, log: &Log, expected: &[Event]) {
     let read = async |query: &Query| store.read(log, query).await.unwrap().events;
     assert_eq!(read(&everything()).await, expected);

@@ -1,4 +1,4 @@
-//! What is restored is in rows again and nowhere else, and no read tells the difference.
+//! Restored events are in rows again and nowhere else, and no read tells the difference.
 
 mod steps;
 
@@ -13,7 +13,7 @@ use crate::support::{
 
 const HOLD_DAYS: u32 = 30;
 
-/// Two archives of ten events each, and five hot ones.
+/// Returns two archives of ten events each, and five hot events.
 async fn archived() -> (World, Arc<Store>, Log) {
     let world = World::new().await;
     let (store, log) = (world.store(settings(10)), world.log());
@@ -30,7 +30,7 @@ async fn hot_positions(world: &World) -> Vec<i64> {
     sqlx::query_scalar("SELECT position FROM events ORDER BY position").fetch_all(&world.sql).await.unwrap()
 }
 
-/// What time does to holds.
+/// Ends all holds, as time does.
 async fn end_holds(world: &World) {
     sqlx::query("UPDATE events SET held_until = now() - interval '1 second' WHERE held_until IS NOT NULL")
         .execute(&world.sql)
@@ -38,7 +38,7 @@ async fn end_holds(world: &World) {
         .unwrap();
 }
 
-/// All there is, by every filter that the events of the tests give.
+/// Returns all events, by every filter that matches events of the tests.
 async fn seen(store: &Store, log: &Log) -> Vec<Vec<Event>> {
     let mut seen = vec![read_all(store, log).await];
     for number in 0..4 {
@@ -70,7 +70,7 @@ async fn an_archive_goes_back_whole() {
         assert_eq!(hot_positions(&world).await, (1..=10).chain(21..=25).collect::<Vec<_>>());
         assert_eq!(seen(&store, &log).await, before);
         assert_eq!(seen(&world.store(settings(10)), &log).await, before);
-        assert_eq!(world.bucket.keys().await, [world.key(&second)], "its object is gone");
+        assert_eq!(world.bucket.keys().await, [world.key(&second)], "the object of the first one is gone");
         if let Some(line) = line {
             let line = store.edit_by_id(line.id).await.unwrap().unwrap();
             assert!(line.applied_at.is_some() && line.purged_at.is_some(), "{line:?}");
@@ -91,7 +91,7 @@ async fn what_is_held_is_not_archived_before_the_hold_is_over() {
     restore(&store, Selection::Range(log.clone(), (4, 13))).await;
     assert_eq!(archive(&store).await, 0, "five are old enough, and ten are held");
     import(&store, &log, (25..30).map(old_event)).await;
-    assert_eq!(archive(&store).await, 10, "what lies behind them goes");
+    assert_eq!(archive(&store).await, 10, "the events behind them go");
     assert_eq!(hot_positions(&world).await, (4..=13).collect::<Vec<_>>());
     let oldest = store.status().await.unwrap().topics.remove(0).oldest_hot_raised_at;
     assert_eq!(oldest, old_event(3).raised_at);
@@ -99,7 +99,7 @@ async fn what_is_held_is_not_archived_before_the_hold_is_over() {
     assert_eq!(archive(&store).await, 10);
     assert!(hot_positions(&world).await.is_empty());
     assert_eq!(read_all(&store, &log).await[..25], before);
-    // Without a hold it goes with the next pass.
+    // Events without a hold go with the next pass.
     let selection = Selection::Range(log.clone(), (4, 13));
     assert_eq!(store.restore(&selection, 0, |_| {}).await.unwrap().events, 10);
     assert_eq!(archive(&store).await, 10);
@@ -129,7 +129,7 @@ async fn a_range_is_taken_out_of_the_archives_that_hold_it() {
         assert_eq!(seen(&store, &log).await, before);
         assert_eq!(seen(&world.store(settings(10)), &log).await, before);
         let again = restore(&store, selection).await;
-        assert_eq!(again, Restored { archives: 0, events: 0, hot: 15 }, "it is hot already");
+        assert_eq!(again, Restored { archives: 0, events: 0, hot: 15 }, "the range is hot already");
         world.audit().await;
     }
 }
@@ -138,7 +138,7 @@ async fn a_range_is_taken_out_of_the_archives_that_hold_it() {
 async fn a_stream_is_taken_out_of_every_archive() {
     let mut world = World::new().await;
     let (store, log) = (world.store(settings(60)), world.log());
-    // Some members an archive, and one that the stream is not in.
+    // Each archive has some members, and one archive does not have the stream.
     let long = |number| {
         let text = format!(r#"{{"number":{number},"text":"{}"}}"#, "x".repeat(20_000));
         let payload = coldstream::event::Json::parse_object(&text).unwrap();

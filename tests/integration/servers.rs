@@ -1,4 +1,4 @@
-//! Every server, database and role that may be used is, and every other one is refused in one line.
+//! Every server, database and role that may be used works, and every other one is refused in one line.
 //!
 //! The whole suite runs on another version of Postgres, too: see `support::server_programs`.
 
@@ -33,7 +33,7 @@ fn named(number: usize) -> NewEvent {
     }
 }
 
-/// All there is, by every way to it.
+/// Returns all events, by every way of reading them.
 async fn seen(store: &Store, log: &Log) -> Vec<Vec<Event>> {
     let mut seen = vec![read_all(store, log).await];
     for name in NAMES {
@@ -47,8 +47,8 @@ async fn seen(store: &Store, log: &Log) -> Vec<Vec<Event>> {
     seen
 }
 
-/// An event's whole life, in a database that was migrated: published, archived, its lookups merged, edited, restored,
-/// archived again. The world's audit verifies it all.
+/// Takes events through their whole life in a migrated database: published, archived, their lookups merged, edited,
+/// restored, archived again. The world's audit verifies it all.
 async fn everything_works(mut world: World) {
     let (store, log): (Arc<Store>, Log) = (world.store(settings(4)), world.log());
     import(&store, &log, (0..EVENTS).map(named)).await;
@@ -106,7 +106,7 @@ async fn encodings_but_utf8_are_refused_in_one_line() {
     }
 }
 
-/// A server may have been built without ICU, and knows of databases of its locales from version 15 on.
+/// A server may have been built without ICU, and has databases of ICU locales from version 15 on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn any_collation_will_do() {
     let mut locales = vec!["LC_COLLATE 'C' LC_CTYPE 'C'".to_owned()];
@@ -140,7 +140,7 @@ async fn another_schema_is_found_by_the_connections_options() {
     everything_works(world).await;
 }
 
-/// What somebody has set for a role or a database, and no connection of ours asked for.
+/// An administrator may have made these settings for a role or a database, though no connection of ours asked for them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn any_settings_of_a_role_will_do() {
     let database = database_as("TEMPLATE template0").await;

@@ -1,4 +1,4 @@
-//! Settings as an operator gives them: in files, with what editors and shells add to them, and with mistakes.
+//! Settings are taken as an operator gives them: from files, with what editors and shells add; mistakes are named.
 
 use crate::support::{Program, Service, World, import, old_event, settings};
 

@@ -1,4 +1,4 @@
-//! What nobody needs goes, what nobody knows is told, and what is not ours stays.
+//! A sweep deletes what nobody needs, tells what nobody knows, and leaves what is not ours.
 
 use coldstream::store::{Leftover, Selection, Store, SweepRequest};
 use time::Duration;
@@ -21,7 +21,7 @@ async fn sweep(store: &Store, request: SweepRequest) -> (usize, Vec<Leftover>) {
     (settled, told)
 }
 
-/// An archive, and an object of ours whose intent is lost. Gives its key.
+/// Makes an archive, and an object of ours whose intent is lost. Returns the key of that object.
 async fn with_unknown(world: &World, store: &Store) -> String {
     let log = world.log();
     import(store, &log, (0..8).map(old_event)).await;
@@ -43,7 +43,7 @@ async fn unknown_objects_are_told_and_go_when_it_is_said() {
     let key = with_unknown(&world, &store).await;
     let unknown = |is_deleted| vec![Leftover::Unknown { key: key.clone(), is_deleted }];
     let young = SweepRequest { deletes_unknown: true, unknown_older_than: Duration::days(1), ..REQUEST };
-    assert_eq!(sweep(&store, young).await, (0, vec![]), "it may be on its way");
+    assert_eq!(sweep(&store, young).await, (0, vec![]), "the object may be on its way");
     assert_eq!(sweep(&store, REQUEST).await, (0, unknown(false)));
     let dry = SweepRequest { is_dry: true, deletes_unknown: true, ..REQUEST };
     assert_eq!(sweep(&store, dry).await, (0, unknown(false)));
@@ -53,7 +53,7 @@ async fn unknown_objects_are_told_and_go_when_it_is_said() {
     world.audit().await;
 }
 
-/// Listed, and gone or taken over before its turn has come.
+/// The object is listed, and gone or taken over before the sweep comes to it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_vanishes_or_is_recovered_meanwhile_is_neither_told_nor_deleted() {
     for is_recovered in [false, true] {
@@ -66,7 +66,7 @@ async fn what_vanishes_or_is_recovered_meanwhile_is_neither_told_nor_deleted() {
         let key = world.key(&world.only_archive(&store).await);
         world.restore(&backup).await;
         let (store, other) = (world.store(settings(8)), world.store(settings(8)));
-        // It has been listed; asking for its head waits, or what follows the answer.
+        // The object has been listed; the request for its head waits, or what follows the answer.
         let gate = Gate::new();
         let mut held = Some(gate.clone());
         world.proxy.script(move |request| match held.take_if(|_| request.kind == Kind::Head) {
@@ -95,7 +95,7 @@ async fn what_vanishes_or_is_recovered_meanwhile_is_neither_told_nor_deleted() {
     }
 }
 
-/// The lease keeps the two apart.
+/// The lease of the topic keeps sweep and recovery apart.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_being_recovered_is_not_deleted_and_what_is_deleted_is_not_recovered() {
     for is_deleted_first in [true, false] {
@@ -157,7 +157,7 @@ async fn what_is_not_ours_stays() {
     let (store, log) = (world.store(settings(8)), world.log());
     import(&store, &log, (0..8).map(old_event)).await;
     assert_eq!(archive(&store).await, 8);
-    // The last looks like ours by its name, and does not say so itself.
+    // The last one looks like ours by its name, and does not say so itself.
     let keys = ["acme/orders/notes.txt", "zzz", &format!("acme/orders/{}.json.gz", Uuid::new_v4())].map(str::to_owned);
     for key in &keys {
         world.bucket.put(key, b"mine".to_vec()).await;
@@ -181,7 +181,7 @@ async fn uploads_that_were_left_are_aborted() {
     import(&store, &log, (0..8).map(old_event)).await;
     assert_eq!(archive(&store).await, 8);
     import(&store, &log, (8..12).map(old_event)).await;
-    // One of a dead writer, which an intent knows, one that nothing knows, and a stranger's.
+    // One upload is of a dead writer, which an intent knows, one is known to nothing, and one is a stranger's.
     let claimed = store.claim(world.lease(&log).await).await.unwrap();
     drop(claimed);
     let id: Uuid = sqlx::query_scalar("SELECT archive_id FROM intents").fetch_one(&world.sql).await.unwrap();
@@ -191,7 +191,7 @@ async fn uploads_that_were_left_are_aborted() {
     }
     let upload = |is_aborted| vec![Leftover::Upload { key: lost.clone(), is_aborted }];
     assert_eq!(sweep(&store, SweepRequest { is_dry: true, ..REQUEST }).await, (0, upload(false)));
-    assert_eq!(sweep(&store, REQUEST).await, (0, upload(true)), "its writer may live");
+    assert_eq!(sweep(&store, REQUEST).await, (0, upload(true)), "the writer may live");
     world.expire_leases().await;
     assert_eq!(sweep(&store, REQUEST).await, (1, vec![]));
     assert_eq!(world.bucket.unfinished_uploads().await, ["strange"]);
@@ -209,7 +209,7 @@ async fn what_a_probe_left_goes_and_the_marker_stays() {
     let marker = world.bucket.get(MARKER).await;
     world.bucket.put(&probe, b"probe".to_vec()).await;
     let young = SweepRequest { uploads_older_than: Duration::days(1), ..REQUEST };
-    assert_eq!(sweep(&store, young).await, (0, vec![]), "its process may live");
+    assert_eq!(sweep(&store, young).await, (0, vec![]), "the process may live");
     world.bucket.begin_upload(&probed_upload).await;
     let told = |is_gone| {
         let upload = Leftover::Upload { key: probed_upload.clone(), is_aborted: is_gone };

@@ -1,10 +1,10 @@
-//! The way to a bucket: TLS, addresses of IPv6, proxies, and where the bucket's name stands.
+//! A bucket is reached over TLS, at addresses of IPv6, through proxies, and with its name in the path or in the host.
 
 use std::net::Ipv6Addr;
 
 use crate::support::{Program, Proxy, TlsFront, Validity, World, import, old_event, settings};
 
-/// Nobody listens there.
+/// An address at which nobody listens.
 const NOWHERE: &str = "http://127.0.0.1:1";
 
 async fn world_with_events() -> World {

@@ -19,7 +19,7 @@ const NO_KEY: &str = "<Error><Code>KMS.DisabledException</Code></Error>";
 const DENIED: &str = "<Error><Code>AccessDenied</Code></Error>";
 const EVERY: &[Kind] = &[Kind::Get, Kind::Head, Kind::Delete, Kind::DeleteVersion];
 
-/// Positions 1 to 4 are in the archive that is in trouble, 5 to 8 in another one, 9 and 10 are hot.
+/// A log whose positions 1 to 4 are in the archive that is in trouble, and 5 to 8 in another one; 9 and 10 are hot.
 struct Scene {
     world: World,
     log: Log,
@@ -52,7 +52,7 @@ impl Scene {
         self.world.store(batches_of_four())
     }
 
-    /// Requests of these kinds about the victim are answered so from now on.
+    /// Answers requests of these kinds about the victim like this from now on.
     fn refuse(&self, kinds: &'static [Kind], status: u16, body: &'static str) {
         let name = self.victim.id.to_string();
         self.world.proxy.script(move |request| match kinds.contains(&request.kind) && request.target.contains(&name) {
@@ -66,7 +66,7 @@ impl Scene {
         self.store().status().await.unwrap().troubles
     }
 
-    /// There is one trouble: that the victim cannot be read, deleted or recovered.
+    /// Checks that there is one trouble: the victim cannot be read, deleted or recovered.
     async fn has_trouble(&self, kind: TroubleKind, case: &str) {
         let troubles = self.troubles().await;
         let found: Vec<_> = troubles.iter().map(|trouble| (trouble.archive_id, trouble.kind)).collect();

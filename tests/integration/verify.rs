@@ -1,4 +1,4 @@
-//! What is wrong is found, and what is right is not.
+//! Everything that is wrong is found, and nothing that is right.
 
 mod putting_back;
 mod repair;
@@ -8,7 +8,7 @@ use coldstream::store::Finding;
 
 use crate::support::{Program, World, archive, edit, import, old_event, publish, settings, young_event};
 
-/// What somebody does to the catalog by hand, what is found then, and how it is undone.
+/// A change to the catalog by hand, what is found then, and how the change is undone.
 const DAMAGES: [(&str, &str, &str); 11] = [
     (
         "UPDATE archives SET count = count + 1",

@@ -1,4 +1,5 @@
-//! Requests and replies that get lost, servers that are busy, lie or are away, and a service without a bucket.
+//! Archiving loses nothing when requests or replies get lost, when a server is busy, lies or is away, and without a
+//! bucket.
 
 use coldstream::event::Event;
 use coldstream::store::Error;

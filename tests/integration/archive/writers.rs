@@ -1,4 +1,4 @@
-//! Archivers that die, sleep, meet others or lose their turn: nothing is lost and nothing is doubled.
+//! Archivers may die, sleep, meet others or lose their lease: nothing is lost, and nothing is doubled.
 
 use coldstream::event::Log;
 use coldstream::store::{Archived, Error, Settings, Store};
@@ -51,9 +51,9 @@ async fn a_slow_archiver_keeps_its_turn() {
     gate.arrival().await;
     for _ in 0..4 {
         let expires_at = lease_expires_at(&world).await;
-        // Longer than the first term in all.
+        // The waits add up to more than the first term of the lease.
         while lease_expires_at(&world).await == expires_at {}
-        assert_eq!(archive(&other).await, 0, "it is not its turn");
+        assert_eq!(archive(&other).await, 0, "the slow archiver has the lease");
         assert_eq!(other.sweep().await.unwrap(), 0);
     }
     gate.open();
@@ -61,7 +61,7 @@ async fn a_slow_archiver_keeps_its_turn() {
     world.audit().await;
 }
 
-/// How far an archiver comes that is stopped on its way.
+/// The last step of an archiver that is stopped on its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
     Claimed,
@@ -94,7 +94,7 @@ async fn an_archiver_may_die_after_any_step() {
         drop(dying);
 
         let next = world.store(settings(4));
-        assert_eq!(next.sweep().await.unwrap(), 0, "{last:?}: its lease has not expired");
+        assert_eq!(next.sweep().await.unwrap(), 0, "{last:?}: the lease has not expired");
         assert_eq!(read_all(&next, &log).await, before, "{last:?}");
         world.expire_leases().await;
         assert_eq!(next.sweep().await.unwrap(), if last == Step::Committed { 0 } else { 1 }, "{last:?}");
@@ -106,8 +106,8 @@ async fn an_archiver_may_die_after_any_step() {
     }
 }
 
-/// Whoever takes a turn over looks for uploads to abort, and then for the object: what is completed behind that is known
-/// to nobody.
+/// A successor looks for uploads to abort, and then for the object: nobody would know of an object that is completed
+/// after that.
 #[tokio::test]
 async fn an_archiver_whose_turn_is_being_taken_over_completes_no_upload() {
     let mut world = World::new().await;
@@ -149,7 +149,7 @@ async fn an_archiver_that_lost_its_turn_changes_nothing_when_it_wakes() {
             }
         };
         let expected = match last {
-            // Somebody has deleted its object.
+            // The successor has deleted the object.
             Step::Uploaded => matches!(outcome, Some(Error::Damaged(_))),
             _ => matches!(outcome, Some(Error::GaveWay(_))),
         };
@@ -160,7 +160,7 @@ async fn an_archiver_that_lost_its_turn_changes_nothing_when_it_wakes() {
     }
 }
 
-/// Nobody has settled what the older one set out to do: its epoch alone says that its turn is over.
+/// Nobody has settled the intent of the older writer: the epoch alone says that its lease is over.
 #[tokio::test]
 async fn a_writer_with_an_older_epoch_commits_nothing_and_settles_nothing() {
     let mut world = World::new().await;
@@ -174,7 +174,7 @@ async fn a_writer_with_an_older_epoch_commits_nothing_and_settles_nothing() {
     assert!(matches!(verified.commit().await, Err(Error::GaveWay(_))));
     let verified = other.claim(newer).await.unwrap().unwrap().upload().await.unwrap().read_back().await.unwrap();
     assert!(matches!(sleeper.claim(older).await, Err(Error::GaveWay(_))));
-    assert_eq!(verified.commit().await.unwrap(), 4, "its object is where it was");
+    assert_eq!(verified.commit().await.unwrap(), 4, "the object is where it was");
     world.recover(&other).await;
     assert_eq!(store_counts(&other, &log).await, (2, 8));
     world.audit().await;
@@ -215,7 +215,7 @@ async fn a_sweep_that_fails_for_one_topic_goes_on_to_the_others() {
     world.audit().await;
 }
 
-/// The last moment at which somebody else can settle the intent: every byte is uploaded, and nothing completed.
+/// The intent is settled at the last moment possible: every byte is uploaded, and the upload is not completed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_upload_that_was_aborted_cannot_be_completed() {
     let mut world = World::new().await;
@@ -247,7 +247,7 @@ async fn an_edit_during_the_upload_puts_the_batch_off() {
         gate.open();
         let (outcome, archiver) = archiving.await.unwrap();
         assert_eq!(outcome.unwrap(), Archived { put_off: 1, ..Archived::default() }, "{kind:?}");
-        assert!(world.bucket.keys().await.is_empty(), "{kind:?}: what it had uploaded is gone");
+        assert!(world.bucket.keys().await.is_empty(), "{kind:?}: the uploaded object is gone");
         assert_eq!(read_all(&editor, &log).await[2].payload.as_str(), payload(2, "EDITED"));
 
         world.recover(&archiver).await;
@@ -258,7 +258,8 @@ async fn an_edit_during_the_upload_puts_the_batch_off() {
     }
 }
 
-/// The connection breaks off while Postgres commits: the writer does not know, and must not clean up before it does.
+/// The connection breaks off while Postgres commits: the writer does not know the outcome, and must not clean up before
+/// it does.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_that_is_under_way_is_waited_for() {
     let mut world = World::new().await;
@@ -268,7 +269,7 @@ async fn a_commit_that_is_under_way_is_waited_for() {
     store.claim(lease).await.unwrap().unwrap().upload().await.unwrap();
     let keys = world.bucket.keys().await;
 
-    // What an archive's commit does last: it holds the topic's row, and takes the intent away.
+    // The commit of an archive ends like this: it holds the topic's row, and deletes the intent.
     let mut committing = world.sql.begin().await.unwrap();
     sqlx::query("SELECT FROM topics FOR UPDATE").execute(&mut *committing).await.unwrap();
     sqlx::query("DELETE FROM intents").execute(&mut *committing).await.unwrap();
@@ -280,8 +281,8 @@ async fn a_commit_that_is_under_way_is_waited_for() {
     world.lock_waits(1).await;
     assert_eq!(world.bucket.keys().await, keys, "nothing is deleted while nobody knows");
     committing.rollback().await.unwrap();
-    assert!(!settling.await.unwrap(), "it was no commit, and the next batch is claimed");
-    assert_ne!(world.bucket.keys().await, keys, "what nobody committed is gone");
+    assert!(!settling.await.unwrap(), "nothing was committed, and the next batch is claimed");
+    assert_ne!(world.bucket.keys().await, keys, "the object that was not committed is gone");
 
     world.recover(&store).await;
     assert_eq!(read_all(&store, &log).await.len(), 4);

@@ -1,4 +1,5 @@
-//! The port of gRPC, where connections are quiet for long and streams have no end.
+//! Connections to the gRPC port may be quiet for long, and streams have no end; a client that is gone is let go all the
+//! same.
 
 use std::net::SocketAddr;
 
@@ -14,8 +15,8 @@ use crate::grpc::{Scene as Calls, event};
 use crate::support::{Program, Role, Subscriber, World};
 
 const OPEN: &str = "coldstream_connections{door=\"grpc\"}";
-/// A way to a service that can forget who is connected: then nothing passes, and nobody is told. When it is dropped, it cuts
-/// the connection.
+/// A middle box before a service that can forget its connection: then nothing passes, and nobody is told. Dropping it
+/// cuts the connection.
 struct MiddleBox {
     address: SocketAddr,
     forget: tokio::sync::oneshot::Sender<()>,
@@ -33,7 +34,7 @@ impl MiddleBox {
                 _ = copy_bidirectional(&mut client, &mut server) => return,
                 forgets = forgets => if forgets.is_err() { return },
             }
-            // Both stay open, and neither hears of the other.
+            // Both connections stay open, and neither end hears of the other.
             std::future::pending::<()>().await;
         });
         MiddleBox { address, forget }
@@ -48,7 +49,8 @@ async fn whoever_answers_no_ping_is_let_go_and_whoever_is_quiet_stays() {
     let mut subscriber =
         Subscriber::start(&ServiceClient::new(quiet.clone()), Role::topics("billing", &["orders"])).await;
     let unused = endpoint.connect().await.unwrap();
-    // One after the other, so that those who are quiet have been so for longer than anybody is waited for.
+    // The strangers come one after the other, so that the quiet clients are quiet for longer than the service waits for
+    // anybody.
     for said in [&b""[..], &PREFACE[..10], PREFACE] {
         until_let_go(scene.at_grpc(said).await).await;
     }
@@ -72,7 +74,7 @@ async fn the_events_of_a_subscriber_that_a_middle_box_forgot_go_to_another() {
     assert_eq!(forgotten.event().await.id, "event-0");
     let mut other = Subscriber::start(&scene.client, Role::of("group")).await;
     middle_box.forget.send(()).unwrap();
-    let taken_over = timeout(PATIENCE, other.handled_ids(2)).await.expect("nobody waits for the one that is gone");
+    let taken_over = timeout(PATIENCE, other.handled_ids(2)).await.expect("nobody waits for a subscriber that is gone");
     assert_eq!(taken_over, ["event-0", "event-1"]);
     drop((forgotten, other));
     scene.finish().await;
@@ -93,7 +95,7 @@ async fn a_stream_that_a_load_balancer_cuts_goes_on_with_the_next_one() {
     drop(first);
     assert!(subscriber.event_or_end().await.is_none());
     let second = MiddleBox::start(&scene.service.grpc).await;
-    // What was in flight comes again; what was acked may, if the cut came before it was written down.
+    // The event in flight comes again; the acked one may, if the cut came before its ack was written down.
     let mut subscriber = through(&second).await;
     let mut ids = subscriber.handled_ids(2).await;
     if ids[0] == "event-0" {
@@ -115,7 +117,7 @@ async fn a_call_whose_message_does_not_come_is_ended() {
     let call = client.post(format!("{}/freym.streams.management.Service/GetEvent", scene.service.grpc));
     let call = call.header("content-type", "application/grpc").header("te", "trailers");
     let asking = call.body(reqwest::Body::wrap_stream(begun)).send();
-    let answer = timeout(PATIENCE, asking).await.expect("it is ended").unwrap();
+    let answer = timeout(PATIENCE, asking).await.expect("the call is ended").unwrap();
     let deadline_exceeded = (tonic::Code::DeadlineExceeded as i32).to_string();
     assert_eq!(answer.headers()["grpc-status"], deadline_exceeded.as_str(), "{answer:?}");
     scene.finish().await;

@@ -1,4 +1,4 @@
-//! As many as may be: others wait, and find room as soon as there is some.
+//! Connections and descriptors are limited: clients beyond a limit wait, and find room as soon as there is some.
 
 use std::time::{Duration, Instant};
 
@@ -127,7 +127,7 @@ async fn a_process_has_ended_within_5_s_whatever_it_waits_for() {
     assert_eq!(ended.code, Some(0), "{ended:?}");
     assert!(asked_at.elapsed() < Duration::from_secs(5), "{:?}", asked_at.elapsed());
     world.proxy.heal();
-    // The next one need not wait for it.
+    // The next process need not wait for the lease of this one.
     import(&store, &world.log(), [old_event(1)]).await;
     assert_eq!(archive(&store).await, 1);
     world.audit().await;

@@ -1,4 +1,4 @@
-//! Rewrites of objects so large that the server can copy what no edit touches.
+//! The server copies what no edit touches when a large object is rewritten.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::support::{Fate, Kind, World, archive, edit, import, old_event, read_a
 const EVENTS: usize = 24;
 const MIB: usize = 1024 * 1024;
 
-/// A member of its own, and of about 0.75 MiB when compressed.
+/// Returns an event that is a member of its own, of about 0.75 MiB when compressed.
 fn large_event(number: usize) -> NewEvent {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let mut state = number as u64;
@@ -24,7 +24,7 @@ fn large_event(number: usize) -> NewEvent {
     NewEvent { payload, ..old_event(number) }
 }
 
-/// One archive of large events, and a process that knows whether its server copies.
+/// Returns one archive of large events, and a process that knows whether its server copies.
 async fn archived() -> (World, Arc<Store>, Log) {
     let world = World::new().await;
     let bucket = world.bucket_client();
@@ -40,7 +40,7 @@ async fn archived() -> (World, Arc<Store>, Log) {
 async fn what_no_edit_touches_is_copied_on_the_server() {
     let (mut world, store, log) = archived().await;
     let mut expected = read_all(&store, &log).await;
-    // Events that are edited; how many ranges are copied; and how many MiB are sent, at least and at most.
+    // A case is the edited events, the number of copied ranges, and the least and the most MiB that are sent.
     for (edited, copies, sent) in [
         (vec![0], 1, (5, 6)),
         (vec![EVENTS - 1], 1, (0, 1)),
@@ -62,7 +62,7 @@ async fn what_no_edit_touches_is_copied_on_the_server() {
     world.audit().await;
 }
 
-/// Some servers copy, and then want parts of one size.
+/// Some servers copy, and then demand parts of one size.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_refuses_copies_is_sent_all() {
     for refused in [Kind::CopyPart, Kind::CompleteUpload] {
@@ -78,7 +78,7 @@ async fn a_server_that_refuses_copies_is_sent_all() {
         world.proxy.take_seen();
         world.recover(&store).await;
         assert_eq!(world.only_archive(&store).await.generation, 2);
-        assert!(world.proxy.take_seen().iter().all(|request| request.kind != Kind::CopyPart), "it was told");
+        assert!(world.proxy.take_seen().iter().all(|request| request.kind != Kind::CopyPart), "the refusal is known");
         assert!(read_all(&world.store(settings(1)), &log).await == expected);
         world.audit().await;
     }

@@ -1,4 +1,4 @@
-//! What an edit superseded goes: noncurrent versions, and objects that were on their way.
+//! Everything that an edit superseded goes: noncurrent versions, and objects that were on their way.
 
 use coldstream::event::Log;
 use coldstream::store::Error;
@@ -56,7 +56,7 @@ async fn a_hot_edit_is_purged_once_no_older_object_is_on_its_way() {
     let verified = store.claim(lease).await.unwrap().unwrap().upload().await.unwrap().read_back().await.unwrap();
     let line = edit(&store, &log, "event-2", r#"{"name":"NEW-VALUE"}"#).await.edit.unwrap();
     let purged_at = async || store.edit_by_id(line.id).await.unwrap().unwrap().purged_at;
-    assert_eq!(store.sweep().await.unwrap(), 0, "its writer lives");
+    assert_eq!(store.sweep().await.unwrap(), 0, "the writer lives");
     assert_eq!((line.purged_at, purged_at().await), (None, None));
     assert!(matches!(verified.commit().await, Err(Error::GaveWay(_))));
 

@@ -1,4 +1,4 @@
-//! Rewriters that die, sleep, meet readers or lose their turn, and whose requests get lost.
+//! Rewriters may die, sleep, meet readers, or lose their lease or their requests: no edit is lost.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::{archived, no_version_holds, seen_by_every_read};
 use crate::support::{Kind, Loss, Program, Service, edit, import, old_event, payload, read_all, settings};
 
-/// How far a rewriter comes that is stopped on its way.
+/// The last step of a rewriter that is stopped on its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
     Begun,
@@ -89,7 +89,7 @@ async fn a_rewriter_that_lost_its_turn_changes_nothing_when_it_wakes() {
                     let replaced = rewrite.upload().await.unwrap().replace().await.unwrap();
                     take_over.await;
                     let outcome = replaced.promote().await;
-                    assert!(outcome.is_ok(), "it is done already: {outcome:?}");
+                    assert!(outcome.is_ok(), "the successor has promoted the rewrite: {outcome:?}");
                     None
                 }
             };
@@ -147,7 +147,7 @@ async fn a_reader_that_meets_a_rewrite_begins_anew() {
     }
 }
 
-/// What was archived once is edited for ever.
+/// An event that was archived once can be edited for ever.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_service_that_archives_nothing_any_more_still_rewrites() {
     let (mut world, store, log) = archived().await;
@@ -158,7 +158,7 @@ async fn a_service_that_archives_nothing_any_more_still_rewrites() {
     let answer: Value = serde_json::from_str(&request.send().await.unwrap().text().await.unwrap()).unwrap();
     let id = Uuid::parse_str(answer["edit"]["id"].as_str().unwrap()).unwrap();
     let purged = async { while store.edit_by_id(id).await.unwrap().unwrap().purged_at.is_none() {} };
-    tokio::time::timeout(Duration::from_secs(60), purged).await.expect("it is rewritten");
+    tokio::time::timeout(Duration::from_secs(60), purged).await.expect("the object is rewritten");
     assert_eq!(world.only_archive(&store).await.generation, 2, "and nothing more was archived");
     no_version_holds(&world, &payload(4, "original")).await;
     service.terminate();

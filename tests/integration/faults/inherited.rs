@@ -1,5 +1,5 @@
-//! What a role or a database says by default, of timeouts and isolation: it ends nothing of ours, behind a pooler of
-//! transactions neither; and nothing of ours is open in Postgres while S3 takes its time.
+//! Timeouts and isolation that a role or a database has by default end nothing of ours, not even behind a transaction
+//! pooler; and nothing of ours is open in Postgres while S3 takes its time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -26,7 +26,7 @@ const IS_IDLE: &str = "SELECT NOT EXISTS (SELECT FROM pg_stat_activity
                                           WHERE datname = current_database() AND application_name = 'coldstream'
                                             AND state <> 'idle')";
 
-/// The ways to the database of a role that has all of it: past a pooler, and as if there were one in between.
+/// Returns the settings of a role that has all these defaults: past a pooler, and as if there were one in between.
 async fn ways(world: &World, postgres: &PostgresProxy) -> [database::Settings; 2] {
     let role = format!("hasty_{}", Uuid::new_v4().simple());
     let mut statements = format!("CREATE ROLE {role} SUPERUSER LOGIN");
@@ -34,13 +34,13 @@ async fn ways(world: &World, postgres: &PostgresProxy) -> [database::Settings; 2
         statements += &format!("; ALTER ROLE {role} SET {setting}");
     }
     sqlx::raw_sql(sqlx::AssertSqlSafe(statements)).execute(&world.sql).await.unwrap();
-    let (_, place) = postgres.url().split_once('@').expect("there is a user in it");
+    let (_, place) = postgres.url().split_once('@').expect("the URL has a user");
     let direct = database::Settings::new(&format!("postgres://{role}@{place}"), 8);
     let direct_url = format!("{}&application_name=direct", direct.url);
     [direct.clone(), database::Settings { direct_url, ..direct }]
 }
 
-/// Many of them are some parts of an upload.
+/// Returns an event of which a batch makes several parts of an upload.
 fn large(number: usize) -> NewEvent {
     let noise: String = (0..10_000).map(|_| Uuid::new_v4().simple().to_string()).collect();
     NewEvent { payload: Json::parse_object(&format!(r#"{{"noise":"{noise}"}}"#)).unwrap(), ..old_event(number) }
@@ -71,7 +71,7 @@ async fn timeouts_of_a_role_end_nothing_of_ours() {
         sqlx::query("SELECT pg_sleep(0.6)").execute(&world.sql).await.unwrap();
         gate.open();
         assert_eq!(archiving.await.unwrap(), BATCH as i64);
-        // 19 MB, of which 1 MiB and an event are in memory at once.
+        // The batch has 19 MB, of which 1 MiB and an event are in memory at once.
         let pieces = pieces.load(Ordering::SeqCst);
         assert!((15..=20).contains(&pieces), "{pieces}");
     }
@@ -79,7 +79,7 @@ async fn timeouts_of_a_role_end_nothing_of_ours() {
     world.audit().await;
 }
 
-/// Whoever waits for a lock waits for as long as a caller does.
+/// A statement waits for a lock for as long as its caller waits for anything.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn callers_wait_for_locks_for_as_long_as_they_wait_for_anything() {
     let mut world = World::new().await;

@@ -1,9 +1,10 @@
-//! The binary itself, killed at every COMMIT: it never arrived, or it happened and nobody heard of it.
+//! The binary may be killed at every COMMIT, whether it never arrives or happens and nobody hears of it: another run
+//! makes up for it.
 
 use super::{BATCH, Scene, Verb};
 use crate::support::{Gate, Program, StatementFate};
 
-/// What a pass that archives and rewrites commits at the least.
+/// The fewest COMMITs of a pass that archives and rewrites.
 const COMMITS_MIN: usize = 10;
 
 /// Kills `coldstream archive` at COMMIT 1, 2, 3… until a run needs no more of them, and has another one make up for it.

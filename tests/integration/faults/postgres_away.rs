@@ -1,4 +1,5 @@
-//! Postgres away for a while, restarted or full: what cannot be done is said, and all of it goes on without a restart.
+//! Postgres may be away for a while, restarted or full: callers are told what cannot be done, and everything goes on
+//! without a restart.
 
 use std::cell::Cell;
 
@@ -57,7 +58,7 @@ async fn postgres_goes_away_and_the_service_comes_back_with_it() {
     scene.finish().await;
 }
 
-/// The server itself is killed in the middle of everything, and comes back; the service is not told.
+/// The server itself is killed in the middle of everything, and comes back; nobody tells the service.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn postgres_crashes_again_and_again_under_a_service() {
     const EVENTS: usize = 80;
@@ -149,7 +150,7 @@ async fn postgres_is_restarted_again_and_again_under_publishers() {
     world.audit().await;
 }
 
-/// The connection breaks off, the commit happens all the same: the archiver finds out by itself.
+/// The connection breaks off, and the commit happens all the same: the archiver finds that out by itself.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_archive_whose_commit_was_not_answered_is_live() {
     let mut world = World::new().await;

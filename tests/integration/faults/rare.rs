@@ -1,5 +1,5 @@
-//! What happens once in the life of an installation: a clock that jumps, a bulk edit that is killed, a batch larger than
-//! memory.
+//! Events that come once in the life of an installation do no harm: a clock that jumps, a bulk edit that is killed, a
+//! batch larger than memory.
 
 use coldstream::event::{Gdpr, GdprField, Json, NewEvent};
 use coldstream::store::Archived;
@@ -34,7 +34,7 @@ fn personal(number: usize) -> NewEvent {
     NewEvent { gdpr: Gdpr::from([("name".to_owned(), field)]), ..old_event(number) }
 }
 
-/// Of an edit of many events the transaction is over or never was; its rewrites are killed between two archives.
+/// The transaction of a bulk edit is over or never was; its rewrites are killed between two archives.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bulk_edit_that_is_killed_half_way_is_whole_for_readers_and_finished_by_the_next_run() {
     let mut world = World::new().await;
@@ -43,7 +43,7 @@ async fn a_bulk_edit_that_is_killed_half_way_is_whole_for_readers_and_finished_b
     import(&direct, &log, (0..9).map(personal)).await;
     assert_eq!(archive(&direct).await, 9);
     import(&direct, &log, (9..11).map(personal)).await;
-    // Of which nothing is under way but what is called.
+    // Only what the test calls is under way in this store.
     let store = world.store_behind(&postgres, settings(3));
     let gone = async || {
         let events = read_all(&world.store(settings(3)), &log).await;
@@ -84,7 +84,7 @@ async fn a_bulk_edit_that_is_killed_half_way_is_whole_for_readers_and_finished_b
     world.audit().await;
 }
 
-/// The largest moment of an archive run: all of the batch has been uploaded.
+/// Memory is largest at this moment of an archive run: all of the batch has been uploaded.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_batch_larger_than_memory_is_archived() {
     const EVENTS: usize = 160;

@@ -1,16 +1,16 @@
-//! Each request of each step that asks S3 something. (What gets lost on the way to an archive or a rewrite is tried in
-//! `archive::losses` and `edit::rewriters`.)
+//! Each request of each operation that asks S3 may fail. (Requests of an archive or a rewrite that get lost are tried
+//! in `archive::losses` and `edit::rewriters`.)
 
 use futures::future::join_all;
 
 use super::{BATCH, Scene, Verb};
 use crate::support::{Fate, settings};
 
-/// What it is called, and what becomes of a request.
+/// A name, and the fate of a request.
 type Disturbance = (&'static str, fn() -> Fate);
 
 const VERBS: [Verb; 3] = [Verb::Archive, Verb::Rewrite, Verb::Sweep];
-/// The least that each asks S3.
+/// The fewest requests of each verb.
 const REQUESTS_MIN: usize = 4;
 
 const SLOW_DOWN: &str = "<Error><Code>SlowDown</Code></Error>";
@@ -74,10 +74,10 @@ async fn any_request_may_happen_and_be_answered_with_an_error() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn any_request_may_be_answered_with_something_else() {
     let answered: [Disturbance; 5] = [
-        ("done, and is not", || Fate::Answer(200, DONE)),
+        ("done, but not so", || Fate::Answer(200, DONE)),
         ("an error behind a 200", || Fate::Answer(200, INTERNAL)),
         ("a page", || Fate::Answer(200, PAGE)),
-        ("happens, a page", || Fate::AnswerAfter(200, PAGE)),
+        ("happens, then a page", || Fate::AnswerAfter(200, PAGE)),
         ("cut short", || Fate::CutBody(0)),
     ];
     disturb(&answered, false).await;

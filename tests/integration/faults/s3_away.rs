@@ -1,5 +1,5 @@
-//! S3 throttling, locked or gone: what is archived is worth another try, what is hot knows nothing of it, and all of
-//! it is made up for.
+//! S3 may throttle, be locked or be gone: reads of archived events are worth another try, hot events do not depend on
+//! S3, and everything is made up for.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::support::{
 const EXPIRED: &str = "<Error><Code>ExpiredToken</Code></Error>";
 const SLOW_DOWN: &str = "<Error><Code>SlowDown</Code></Error>";
 
-/// Three archived events, and a hot one.
+/// Returns a world with three archived events, and a hot one.
 async fn archived() -> (World, Arc<Store>) {
     let world = World::new().await;
     let store = world.store(settings(3));
@@ -43,7 +43,7 @@ async fn credentials_that_expire_are_named_and_what_they_kept_from_happening_is_
     world.audit().await;
 }
 
-/// Each request by itself is tried four times, and all of them together not four times as often.
+/// Each request by itself is tried four times, but all requests together are not four times as many.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_throttling_server_is_not_asked_ever_more() {
     const CALLS: usize = 100;
@@ -56,7 +56,7 @@ async fn a_throttling_server_is_not_asked_ever_more() {
     let requests = world.proxy.take_seen().len();
     assert_eq!(requests, CALLS + 100);
     assert!(store.check().await.is_err());
-    assert_eq!(world.proxy.take_seen().len(), 1, "all of them are spent");
+    assert_eq!(world.proxy.take_seen().len(), 1, "all retries are spent");
     assert_eq!(store.event(&world.log(), "event-3").await.unwrap().unwrap().position, 4);
     world.proxy.heal();
     assert_eq!(read_all(&store, &world.log()).await.len(), 4);
@@ -71,7 +71,7 @@ async fn an_archiver_that_s3_throttles_catches_up_by_itself() {
     import(&store, &log, (0..6).map(old_event)).await;
     world.proxy.script(|request| match request.kind {
         Kind::Bucket | Kind::ListObjects => Fate::Pass,
-        // What a start asks for.
+        // The service asks for these objects when it starts.
         _ if request.target.contains("/coldstream.") => Fate::Pass,
         _ => Fate::Answer(503, SLOW_DOWN),
     });
@@ -117,7 +117,7 @@ async fn a_wrong_bucket_or_wrong_credentials_stop_the_start() {
         ("SignatureDoesNotMatch", "<Error><Code>SignatureDoesNotMatch</Code></Error>"),
     ];
     for (code, error) in refused {
-        // What is asked first is answered without a body.
+        // The first request of a start is answered without a body.
         world.proxy.script(move |request| match request.method.as_str() {
             "HEAD" => Fate::Pass,
             _ => Fate::Answer(403, error),
@@ -136,7 +136,7 @@ async fn a_wrong_bucket_or_wrong_credentials_stop_the_start() {
     }
 }
 
-/// What nobody may delete for now is reported as not purged until it could be.
+/// A version that nobody may delete for now is reported as not purged until it is deleted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_object_lock_that_forbids_a_purge_is_reported_until_it_is_lifted() {
     let mut world = World::new().await;

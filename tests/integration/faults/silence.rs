@@ -1,5 +1,5 @@
-//! Connections to Postgres over which nothing passes any more, as a middle box leaves them: nobody waits for ever, and
-//! all goes on over new ones.
+//! Nothing passes any more over connections to Postgres that a middle box has forgotten: nobody waits for ever, and
+//! everything goes on over new connections.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ async fn nobody_notices_when_all_connections_fall_silent_between_calls() {
     assert_eq!(archive(&store).await, 3);
     publish(&store, &log, vec![event(3)]).await;
     for round in 0..2 {
-        // Many at once, so that every pool has some connections to lose.
+        // The reads come at once, so that every pool has some connections to lose.
         join_all((0..6).map(|_| read_all(&store, &log))).await;
         postgres.fall_silent();
         publish(&store, &log, vec![event(4 + round)]).await;
@@ -46,7 +46,7 @@ async fn nobody_notices_when_all_connections_fall_silent_between_calls() {
     world.audit().await;
 }
 
-/// A log has one leader: whoever publishes to it afterwards does not wait behind one that nobody answers.
+/// A log has one leader: later publishers do not wait behind a leader that nobody answers.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_nobody_answers_frees_its_log() {
     let mut world = World::new().await;
@@ -67,7 +67,7 @@ async fn a_leader_that_nobody_answers_frees_its_log() {
     world.audit().await;
 }
 
-/// As many callers as there are connections, and as many again: their places are free afterwards.
+/// The callers are twice as many as the connections: their places are free afterwards.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn callers_that_nobody_answers_give_their_connections_up() {
     let mut world = World::new().await;
@@ -88,7 +88,7 @@ async fn callers_that_nobody_answers_give_their_connections_up() {
     world.audit().await;
 }
 
-/// Where not even new connections are answered, whoever asks is told so: at a start, too.
+/// Callers are told when not even new connections are answered; and so is a start.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_that_answers_nobody_is_told() {
     let mut world = World::new().await;
@@ -111,7 +111,7 @@ async fn a_database_that_answers_nobody_is_told() {
     world.audit().await;
 }
 
-/// What waits for a lock on behalf of a caller who has gone does not wait on, however long the lock is held.
+/// A statement that waits for a lock does not wait on once its caller has gone, however long the lock is held.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn postgres_ends_what_nobody_waits_for_any_more() {
     let mut world = World::new().await;
@@ -131,7 +131,7 @@ async fn postgres_ends_what_nobody_waits_for_any_more() {
     world.audit().await;
 }
 
-/// A service as clients see it: subscribers come back, and `/ready` tells in time.
+/// Clients of the service see this: subscribers come back, and `/ready` tells in time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_service_goes_on_over_new_connections() {
     let world = World::new().await;

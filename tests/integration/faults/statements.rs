@@ -1,4 +1,4 @@
-//! Each statement that each step executes, every COMMIT among them.
+//! Each statement of each operation may fail, every COMMIT among them.
 
 use std::sync::{Arc, OnceLock};
 
@@ -8,14 +8,14 @@ use futures::future::join_all;
 use super::{BATCH, Scene, Verb, impatient};
 use crate::support::{PostgresProxy, SET_UP, StatementFate, settings};
 
-/// What it is called, and what becomes of a statement.
+/// A name, and the fate of a statement.
 type Disturbance = (&'static str, fn() -> StatementFate);
 
-/// Each with the least number of statements that it executes, and of COMMITs.
+/// Each verb, with the fewest statements and the fewest COMMITs that it executes.
 const VERBS: [(Verb, usize, usize); 5] =
     [(Verb::Publish, 4, 1), (Verb::Edit, 4, 1), (Verb::Archive, 20, 5), (Verb::Rewrite, 20, 5), (Verb::Sweep, 20, 5)];
 
-/// Which statements are counted.
+/// The statements that are counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Counted {
     All,
@@ -29,8 +29,8 @@ async fn disturb_each(verb: Verb, counted: Counted, min: usize, disturbance: Dis
     disturb(scene, (store, postgres), (verb, counted, min), disturbance, is_for_good).await;
 }
 
-/// Disturbs statement 1, 2, 3… of a run, and perhaps all that follow, until a run needs no more of them. One process, which
-/// goes on once all is well again.
+/// Disturbs statement 1, 2, 3… of a run, and perhaps all that follow, until a run needs no more of them. All runs are
+/// in one process, which goes on once all is healed.
 async fn disturb(
     mut scene: Scene,
     (store, postgres): (Arc<Store>, PostgresProxy),
@@ -80,7 +80,8 @@ async fn the_disk_may_be_full_at_any_statement() {
     join_all(writers.map(|(verb, min, _)| disturb_each(verb, Counted::All, min, full, false))).await;
 }
 
-/// Whoever asked waits no longer than a caller does, and what the silent connection holds goes by itself.
+/// A caller that hears nothing waits no longer than any caller does, and what the silent connection holds is released
+/// by itself.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_may_be_heard_after_any_statement_of_a_caller() {
     let fates: [Disturbance; 2] =
@@ -136,7 +137,7 @@ async fn a_connection_that_breaks_off_before_it_is_set_up_is_replaced() {
     }
 }
 
-/// Whoever publishes or edits hears nothing of it. Reads take no lock that another transaction could wait for.
+/// Publishers and editors hear nothing of a deadlock. Reads take no lock that another transaction could wait for.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn any_statement_of_a_caller_may_end_a_deadlock() {
     for verb in [Verb::Publish, Verb::Edit] {

@@ -1,5 +1,5 @@
-//! A Postgres that answers, and does not do for now what it is asked: nothing is taken for a refusal, what it can do it
-//! does, and all goes on once it can.
+//! Postgres may answer without doing for now what it is asked: no such answer is taken for a refusal, everything that
+//! is possible goes on, and the rest does once it can.
 
 use coldstream::store::Error;
 use reqwest::StatusCode;
@@ -11,7 +11,7 @@ use crate::support::{
     Program, StatementFate, World, archive, edit_request, event, import, old_event, publish, read_all, settings,
 };
 
-/// Sessions that begin from now on take changes, or none.
+/// Makes sessions that begin from now on take changes, or none.
 async fn set_read_only(world: &World, is_read_only: bool) {
     let change = match is_read_only {
         true => "SET default_transaction_read_only = on",
@@ -32,7 +32,7 @@ async fn a_read_only_database_is_read_and_takes_changes_once_it_can() {
 
     set_read_only(&world, true).await;
     postgres.sever();
-    // One that is started now has nothing to bring up to date.
+    // A process that starts now has nothing to migrate.
     let started = world.store_behind(&postgres, settings(3));
     started.migrate().await.unwrap();
     for store in [&before, &started] {
@@ -51,10 +51,10 @@ async fn a_read_only_database_is_read_and_takes_changes_once_it_can() {
         assert_eq!(read_all(store, &log).await.len(), 6, "reads go on");
     }
 
-    // The connections that there are stay read-only, as those to an old primary do: they are not used any more.
+    // The existing connections stay read-only, as those to an old primary do: they are not used any more.
     set_read_only(&world, false).await;
     for (number, store) in [&before, &started].into_iter().enumerate() {
-        // Each one that fails leaves a connection less that is read-only still.
+        // Each failure leaves one read-only connection fewer.
         for attempt in 1.. {
             match store.publish(&log, vec![event(6 + number)]).await {
                 Ok(_) => break,
@@ -93,7 +93,7 @@ async fn a_service_on_a_read_only_database_says_so_and_answers_reads() {
     assert_eq!(reqwest::get(url(&events)).await.unwrap().status(), StatusCode::OK);
 
     set_read_only(&scene.world, false).await;
-    // Each one that fails leaves a connection less that is read-only still.
+    // Each failure leaves one read-only connection fewer.
     for attempt in 1.. {
         match scene.publish(vec![grpc::event(1)]).await {
             Ok(()) => break,
@@ -104,8 +104,8 @@ async fn a_service_on_a_read_only_database_says_so_and_answers_reads() {
     scene.finish().await;
 }
 
-/// Shutting down, coming up, out of connections, of memory, of disk, cancelled, locked for too long, idle for too long, a
-/// pooler that has lost its server or our statements.
+/// The server shuts down, comes up, is out of connections, memory or disk, or cancels a statement; it was locked or
+/// idle for too long; or a pooler has lost its server or our statements.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_passes_is_no_refusal() {
     let codes = [

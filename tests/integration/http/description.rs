@@ -1,15 +1,16 @@
-//! Whether the API is what `/openapi.json` says of it, asked by schemathesis, which makes up requests of every kind from it.
+//! The API is what `/openapi.json` says of it: schemathesis makes up requests of every kind from that, and checks the
+//! answers.
 
 use std::process::Stdio;
 
 use super::Scene;
 use crate::support::python;
 
-/// With its dependencies it takes 94 MB.
+/// The package and its dependencies take 94 MB.
 const PACKAGES: [&str; 1] = ["schemathesis==4.32.5"];
 const FOLDER: &str = "schemathesis-4.32.5";
 const EXAMPLES_OF_EACH_OPERATION: &str = "20";
-/// What JSON Schema cannot say of a publication: personal fields are fields of the payload.
+/// A hook for what JSON Schema cannot say of a publication: personal fields are fields of the payload.
 const HOOKS: &str = "
 import schemathesis
 

@@ -1,4 +1,4 @@
-//! Every way to ask wrongly, names that were made to get in the way, and servers that are away.
+//! Every wrong request is refused, hostile names have their own places, and hot events are served while S3 is away.
 
 use std::collections::BTreeSet;
 
@@ -59,7 +59,7 @@ async fn what_is_asked_wrongly_is_a_problem() {
     refused.problem(405, "method-not-allowed");
     let allowed: BTreeSet<&str> = refused.header("allow").split(',').map(str::trim).collect();
     assert_eq!(allowed, BTreeSet::from(["GET", "HEAD", "POST"]));
-    assert_eq!(scene.positions("").await.len(), EVENTS, "nothing of it was published");
+    assert_eq!(scene.positions("").await.len(), EVENTS, "nothing was published");
     scene.finish().await;
 }
 
@@ -101,7 +101,7 @@ async fn hot_events_are_served_while_s3_is_away() {
 async fn hostile_names_have_their_own_places() {
     let scene = Scene::new().await;
     let long = "%F0%9F%98%80".repeat(255);
-    // As they stand in a path, in a query, and what they mean.
+    // A name as it stands in a path, as it stands in a query, and what it means.
     let names = [
         ("a%2Fb", "a/b"),
         ("..%2Fother", "../other"),

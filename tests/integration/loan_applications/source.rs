@@ -1,4 +1,4 @@
-//! The events of the file: as they stand in it, and as every way of reading gives them.
+//! The events of the file, as they stand in it, and as every way of reading gives them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -36,7 +36,7 @@ pub struct Loan {
 }
 
 impl Loan {
-    /// For publishing it once more.
+    /// Returns the event as one to publish once more.
     pub fn to_new(&self) -> event::NewEvent {
         event::NewEvent {
             id: self.id.clone(),
@@ -50,7 +50,7 @@ impl Loan {
         }
     }
 
-    /// Over gRPC a payload is a map of its values.
+    /// Checks an event of gRPC, where a payload is a map of its values.
     pub fn assert_is(&self, found: &proto::Event) {
         let Loan { position, id, tenant_id, topic, stream, r#type, raised_at, payload } = self;
         let fields: BTreeMap<String, Box<RawValue>> = serde_json::from_str(payload.get()).unwrap();
@@ -72,7 +72,7 @@ impl Loan {
 }
 
 impl PartialEq for Loan {
-    /// The payload to the letter.
+    /// Compares the payload to the letter.
     fn eq(&self, other: &Loan) -> bool {
         let Loan { position, id, tenant_id, topic, stream, r#type, raised_at, payload } = self;
         let texts = [id, tenant_id, topic, stream, r#type];
@@ -92,7 +92,7 @@ pub fn source(file: &Path) -> Vec<Loan> {
     loans
 }
 
-/// The real ones; where they are not at hand, as many of the same shape.
+/// Returns the file of the real events or, if it is not at hand, of as many of the same shape.
 pub fn loan_applications(program: &Program) -> PathBuf {
     let real = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/loan-applications.ndjson.gz");
     if real.exists() {
@@ -104,7 +104,7 @@ pub fn loan_applications(program: &Program) -> PathBuf {
     let start = OffsetDateTime::from_unix_timestamp(1_317_422_324).unwrap();
     for number in 0..EVENTS {
         let raised_at = (start + time::Duration::milliseconds(50_546 * number as i64)).format(&Rfc3339).unwrap();
-        // Every application goes on for a while beside many others; some do so across the boundary.
+        // Every application goes on for a while beside many others; some cross the boundary of the archives.
         let (stream, step) = (173_688 + number % 97 + number / 2_100 * 97, number % 36);
         writeln!(
             out,

@@ -14,9 +14,9 @@ use super::operations::{Job, Operation, Outage, REPLICAS, SLOTS, Step};
 use crate::support::{Fate, World, settings};
 
 const BATCH_SIZE: u64 = 4;
-/// No operation takes so long, unless it waits for one that is held.
+/// The longest time of an operation that does not wait for a held one.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Of these, events are deleted once they are consumed.
+/// The index of the log whose events are deleted once they are consumed.
 pub const CONSUMED: usize = 3;
 const LOGS: [(&str, &str); 4] = [("", "orders"), ("acme", "orders"), ("acme", "carts"), ("acme", "consumed")];
 
@@ -24,7 +24,7 @@ pub struct Case {
     pub world: World,
     pub replicas: Vec<Arc<Store>>,
     pub logs: Vec<ExpectedLog>,
-    /// How many events were made: each has a number.
+    /// The number of events made so far; each event has a number.
     pub made: usize,
     pub step: usize,
     /// The log that was changed last.
@@ -80,7 +80,7 @@ impl Case {
             Operation::Run(job) => self.run(&store, *job).await,
             Operation::RunWith(job, request, fault) if self.outage.is_none() => {
                 held::meet(&self.world.proxy, *request, *fault);
-                // What was lost may be what it needs: that is its own concern.
+                // The job may fail, since it may need what was lost.
                 let _ = held::run(&store, *job).await;
                 self.world.proxy.heal();
             }
@@ -132,7 +132,7 @@ impl Case {
         assert!(outcome.is_ok() || self.outage.is_some() || !is_alone, "{job:?}: {outcome:?}");
     }
 
-    /// What a call gave, unless S3 is away. Then it may fail, and nothing happened.
+    /// Returns what a call gave. A call may fail while S3 is away, and then nothing has happened.
     pub fn given<T>(&self, outcome: Result<T, Error>) -> Option<T> {
         match outcome {
             Ok(given) => Some(given),
@@ -163,7 +163,8 @@ impl Case {
         old.subscriptions_closed().await;
     }
 
-    /// The group's progress is written down before the next event is sent, or soon.
+    /// Waits until consumed events are deleted: the group's progress is written down before the next event is sent, or
+    /// soon.
     async fn forget_consumed(&mut self) {
         self.logs[CONSUMED].forget_consumed();
         let until_deleted = async {
@@ -172,10 +173,10 @@ impl Case {
                 > expected.events.len()
             {}
         };
-        tokio::time::timeout(PATIENCE, until_deleted).await.expect("what was consumed is not deleted");
+        tokio::time::timeout(PATIENCE, until_deleted).await.expect("consumed events are not deleted");
     }
 
-    /// Lets everything go on that was held, and compares what is there in the end.
+    /// Lets all held jobs go on, and compares everything in the end.
     pub async fn end(mut self) {
         self.heal();
         for slot in 0..SLOTS {
@@ -193,7 +194,7 @@ impl Case {
             replica.close_subscriptions();
             replica.subscriptions_closed().await;
         }
-        // Of what is read now, nobody has anything in memory.
+        // A new replica has nothing in memory of what is read now.
         self.replicas = vec![self.world.store(replica_settings())];
         self.world.recover(&self.replicas[0]).await;
         for log in 0..LOGS.len() {

@@ -1,4 +1,4 @@
-//! How steps are made up: some at random, and some in the order in which things go wrong.
+//! Strategies that make up steps: some at random, and some in the order in which things go wrong.
 
 use proptest::prelude::*;
 
@@ -10,9 +10,9 @@ fn number() -> impl Strategy<Value = usize> {
     0usize..1000
 }
 
-/// Of a hundred, so many are not old.
+/// Makes up an age; `young` is the weight of each age that is not old.
 fn age(young: u32) -> impl Strategy<Value = Age> {
-    // Many soon, some late: how long jobs are held depends on the machine.
+    // Many events ripen soon, some late: how long jobs are held depends on the machine.
     prop_oneof![
         100 - young => Just(Age::Old),
         young => Just(Age::Young),
@@ -68,7 +68,7 @@ fn edit() -> impl Strategy<Value = Operation> {
     ]
 }
 
-/// What needs no preparation.
+/// Makes up an operation that needs no preparation.
 fn operation() -> impl Strategy<Value = Operation> {
     let answer = prop_oneof![12 => Just(Answer::Handled), 1 => Just(Answer::Again), 2 => Just(Answer::Failed)];
     prop_oneof![
@@ -118,7 +118,7 @@ fn at_random() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step(operation()), 3..10)
 }
 
-/// A job stops while others go on, and goes on itself when its turn may be over.
+/// A job stops while others go on, and goes on itself when its lease may be over.
 fn held_job() -> impl Strategy<Value = Vec<Step>> {
     let start = (0..SLOTS, job(), stop()).prop_map(|(slot, job, stop)| Operation::Start(slot, job, stop));
     let expire = prop::option::of(step(Just(Operation::ExpireLeases)));
@@ -131,7 +131,7 @@ fn held_job() -> impl Strategy<Value = Vec<Step>> {
     )
 }
 
-/// Two writers of the same archives, both stopped, the second because the lease of the first has expired.
+/// Two writers of the same archives are both stopped; the second one runs because the lease of the first has expired.
 fn duel() -> impl Strategy<Value = Vec<Step>> {
     let start = |slot, job: BoxedStrategy<Job>| {
         let stop = (1usize..6, any::<bool>()).prop_map(|(request, is_answer)| Stop { request, is_answer });
@@ -183,7 +183,7 @@ fn subscription() -> impl Strategy<Value = Vec<Step>> {
         .prop_map(|(begin, meanwhile, end)| [begin].into_iter().chain(meanwhile).chain(end).collect())
 }
 
-/// Parts that each have something in mind, one after the other.
+/// Makes up a case: parts that each have something in mind, one after the other.
 pub fn steps() -> impl Strategy<Value = Vec<Step>> {
     let part = prop_oneof![
         5 => at_random().boxed(),

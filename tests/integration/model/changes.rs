@@ -1,4 +1,4 @@
-//! Operations that change what readers see: on the service, and on the model.
+//! Operations that change what readers see, on the service and on the model.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,9 +12,9 @@ use super::case::Case;
 use super::operations::{Age, Draft, Operation, Patching};
 use crate::support::{DAY_NANOS, edit_request, event, now};
 
-/// Two of them fill a member.
+/// Two payloads of this size fill a member.
 const LARGE_BYTES: usize = 140_000;
-/// The service remembers the ids of what was consumed for a minute.
+/// The service remembers the ids of consumed events for a minute.
 const REMEMBERED_FOR: Duration = Duration::from_secs(20);
 const GONE: &str = "gone";
 
@@ -155,7 +155,7 @@ impl Case {
             && !patched.changed.is_empty()
             && name.is_some_and(|it| it.is_invalidated)
         {
-            // It shows its default for good.
+            // The field shows its default for good.
             assert!(matches!(outcome, Err(Error::Invalid(_))) || self.given(outcome).is_none());
             return;
         }
@@ -166,7 +166,7 @@ impl Case {
         assert_eq!(outcome.event, self.logs[log].events[&old.position]);
     }
 
-    /// The service makes up the GDPR id.
+    /// Introduces GDPR data of a field; the service makes up the id.
     async fn introduce(&mut self, store: &Store, log: usize, event: usize) {
         let log = log % self.logs.len();
         let Some(old) = self.logs[log].pick(event) else { return };
@@ -174,14 +174,14 @@ impl Case {
             return;
         }
         store.introduce_gdpr(&self.logs[log].log, &old.id, "number", Json::text(GONE)).await.unwrap();
-        let new = store.event(&self.logs[log].log, &old.id).await.unwrap().expect("it was there");
-        let gdpr = new.gdpr.get("number").expect("it is personal now").clone();
+        let new = store.event(&self.logs[log].log, &old.id).await.unwrap().expect("the event was there");
+        let gdpr = new.gdpr.get("number").expect("the field is personal now").clone();
         assert_eq!((gdpr.default.as_str(), gdpr.is_invalidated), ("\"gone\"", false));
         let change = Change::Introduce { field: "number".into(), gdpr };
         self.logs[log].change(self.step, Some(old.position), &change);
     }
 
-    /// One for each event: which of two would be the newest is not said.
+    /// Makes one snapshot an event, since nobody says which of two would be the newest.
     async fn snapshot(&mut self, store: &Store, log: usize, event: usize) {
         let log = log % self.logs.len();
         let Some(last) = self.logs[log].pick(event) else { return };

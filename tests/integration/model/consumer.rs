@@ -1,4 +1,5 @@
-//! One subscriber of a group in normal mode: everything once or more, each log in order, never what it was before.
+//! One subscriber of a group in normal mode: it gets everything once or more, each log in order, and no event as it was
+//! before the last answer.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,20 +12,20 @@ use super::expected::ExpectedLog;
 use super::operations::Answer;
 
 pub const GROUP: &str = "group";
-/// What has not come after so long does not come.
+/// The longest time that a due event takes to come.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 pub struct Consumer {
     pub replica: usize,
     subscription: Subscription,
     deliveries: Deliveries,
-    /// When each log was answered last: what is sent was read afterwards.
+    /// The step at which each log was answered last: the next event of that log is read after the step.
     answered: Vec<usize>,
 }
 
 impl Consumer {
     pub fn start(store: &Arc<Store>, replica: usize, step: usize, logs: usize) -> Consumer {
-        let (subscription, deliveries) = store.subscribe(subscribing(GROUP)).expect("it is not closed");
+        let (subscription, deliveries) = store.subscribe(subscribing(GROUP)).expect("the store is not closed");
         Consumer { replica, subscription, deliveries, answered: vec![step; logs] }
     }
 
@@ -34,13 +35,16 @@ impl Consumer {
             return;
         }
         let next = tokio::time::timeout(PATIENCE, self.deliveries.next()).await;
-        let Some(Delivery::Event { log, event, .. }) = next.expect("what is due does not come") else {
+        let Some(Delivery::Event { log, event, .. }) = next.expect("the due event does not come") else {
             panic!("no event, but the end or another thing");
         };
         let index = logs.iter().position(|expected| expected.log == log).expect("somebody published to it");
         let expected = &mut logs[index];
         assert_eq!(Some(event.position), expected.due(), "{log}: {:?} is out of order", event.id);
-        assert!(expected.was(&event, self.answered[index]), "{log}: it was never so, or not any more: {event:?}");
+        assert!(
+            expected.was(&event, self.answered[index]),
+            "{log}: the event never was so, or is not any more: {event:?}"
+        );
         self.answered[index] = step;
         let (error, retry) = match answer {
             Answer::Handled => ("", false),

@@ -1,4 +1,4 @@
-//! The model: what a service is to whoever cannot see inside. Lists of events, and how far the group got.
+//! The model of a service, as seen from outside: lists of events, and the progress of the group.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,14 +9,14 @@ use coldstream::store::{Page, Published, Query};
 pub struct ExpectedLog {
     pub log: Log,
     pub head_position: i64,
-    /// By position, as they are now.
+    /// The events by position, as they are now.
     pub events: BTreeMap<i64, Event>,
-    /// As they were published, with their positions, those that are deleted now included.
+    /// The events as they were published, with their positions, including those that are deleted now.
     pub published: Vec<(i64, NewEvent)>,
-    /// What each of them was before, and up to which step.
+    /// Earlier states of the events, each with the step up to which it held.
     past: Vec<(usize, Event)>,
     pub snapshots: Vec<Event>,
-    /// Everything up to here the group has answered.
+    /// The position up to which the group has answered everything.
     pub reached: i64,
     pub erroneous: BTreeSet<i64>,
 }
@@ -43,15 +43,15 @@ impl ExpectedLog {
     }
 
     pub fn published_as(&self, id: &str) -> &NewEvent {
-        &self.published.iter().find(|(_, event)| event.id == id).expect("it was published").1
+        &self.published.iter().find(|(_, event)| event.id == id).expect("the event was published").1
     }
 
     pub fn by_id(&self, id: &str) -> Option<&Event> {
         self.events.values().find(|event| event.id == id)
     }
 
-    /// What publishing would do. The same again is fine, whatever edits have made of it, and so is anything under the id
-    /// of what was consumed a moment ago. Imports keep what is there.
+    /// Returns what publishing would do. The same event again is fine, whatever edits have made of it, and so is any
+    /// event under the id of one that was consumed a moment ago. Imports keep the events that are there.
     pub fn place(&self, batch: &[NewEvent], keeps: bool) -> Placed {
         let (mut published, mut new): (_, Vec<Event>) = (Vec::new(), Vec::new());
         for event in batch {
@@ -74,13 +74,13 @@ impl ExpectedLog {
     pub fn append(&mut self, batch: &[NewEvent], new: Vec<Event>) {
         self.head_position += new.len() as i64;
         for event in new {
-            let published = batch.iter().find(|published| published.id == event.id).expect("it was made of one");
+            let published = batch.iter().find(|published| published.id == event.id).expect("an event of the batch");
             self.published.push((event.position, published.clone()));
             self.events.insert(event.position, event);
         }
     }
 
-    /// Of one event, or of all and of the snapshots.
+    /// Changes one event, or all of them and the snapshots.
     pub fn change(&mut self, step: usize, position: Option<i64>, change: &Change) {
         let is_meant = |event: &Event| position.is_none_or(|position| event.position == position);
         for event in self.events.values_mut().filter(|event| is_meant(event)) {
@@ -95,7 +95,7 @@ impl ExpectedLog {
         }
     }
 
-    /// Whether the event was this one at a step or later.
+    /// Returns whether the event was like this at the step or later.
     pub fn was(&self, event: &Event, step: usize) -> bool {
         let now = self.events.get(&event.position);
         now == Some(event) || self.past.iter().any(|(until, past)| *until >= step && past == event)
@@ -115,7 +115,7 @@ impl ExpectedLog {
         Page { events, head_position: self.head_position, edit_counter: 0, is_cut: false }
     }
 
-    /// A stream as it is read through its newest snapshot, if it has one that stands for enough.
+    /// Reads a stream through its newest snapshot, if there is one that stands for enough events.
     pub fn read_stream(&self, stream: &str, from: i64, is_through_snapshot: bool) -> (Option<String>, Vec<Event>) {
         let snapshots = self.snapshots.iter().filter(|snapshot| snapshot.stream == stream);
         let newest = snapshots.max_by_key(|snapshot| snapshot.position);
@@ -126,18 +126,18 @@ impl ExpectedLog {
         (snapshot.map(|snapshot| snapshot.id.clone()), snapshot.into_iter().chain(behind).cloned().collect())
     }
 
-    /// What the group gets next.
+    /// Returns the position of the event that the group gets next.
     pub fn due(&self) -> Option<i64> {
         self.events.range(self.reached + 1..).next().map(|(position, _)| *position)
     }
 
-    /// What happens where events are deleted once they are consumed.
+    /// Deletes the consumed events, as the service does in some topics.
     pub fn forget_consumed(&mut self) {
         let (reached, erroneous) = (self.reached, &self.erroneous);
         self.events.retain(|position, _| *position > reached || erroneous.contains(position));
     }
 
-    /// The GDPR ids that there are.
+    /// Returns the GDPR ids of all events.
     pub fn gdpr_ids(&self) -> Vec<String> {
         let fields = self.events.values().flat_map(|event| event.gdpr.values());
         fields.map(|field| field.id.clone()).collect::<BTreeSet<_>>().into_iter().collect()

@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use super::operations::{Fault, Job, Stop};
 use crate::support::{Fate, Gate, Kind, Proxy};
 
-/// Nothing that a job waits for takes so long.
+/// The longest time that a job waits for anything.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub async fn run(store: &Store, job: Job) -> Result<(), Error> {
@@ -20,7 +20,7 @@ pub async fn run(store: &Store, job: Job) -> Result<(), Error> {
     }
 }
 
-/// What becomes of the n-th request from now on.
+/// Scripts the fate of the n-th request from now on.
 pub fn meet(proxy: &Proxy, request: usize, fault: Fault) {
     let mut seen = 0;
     proxy.script(move |met| {
@@ -32,7 +32,7 @@ pub fn meet(proxy: &Proxy, request: usize, fault: Fault) {
             Fault::Busy => Fate::Answer(503, "<Error><Code>SlowDown</Code></Error>"),
             Fault::Cut(bytes) => Fate::CutBody(bytes as usize),
             Fault::Lie if met.kind == Kind::CompleteUpload => Fate::Answer(200, "<CompleteMultipartUploadResult/>"),
-            // It lies about the next one.
+            // The lie waits for the next request that completes an upload.
             Fault::Lie => {
                 seen -= 1;
                 Fate::Pass
@@ -41,7 +41,7 @@ pub fn meet(proxy: &Proxy, request: usize, fault: Fault) {
     });
 }
 
-/// A job that is at a gate, or died there with its request on the way.
+/// A job that waits at a gate, or died there with its request on the way.
 pub struct Held {
     gate: Gate,
     kind: Arc<Mutex<Option<Kind>>>,
@@ -49,14 +49,14 @@ pub struct Held {
 }
 
 impl Held {
-    /// Returns once it stops, or has come to its end before.
+    /// Starts a job; returns once it stops, or has ended before.
     pub async fn start(store: Arc<Store>, job: Job, proxy: &Proxy, stop: Stop) -> Option<Held> {
         let (gate, kind) = hold(proxy, stop);
         let run = tokio::spawn(async move { run(&store, job).await });
         Held { gate, kind, run: Some(run) }.until_stopped().await
     }
 
-    /// Goes on to where it stops next.
+    /// Lets the job go on to its next stop.
     pub async fn advance(self, proxy: &Proxy, stop: Stop) -> Option<Held> {
         let (gate, kind) = hold(proxy, stop);
         self.gate.open();
@@ -67,7 +67,7 @@ impl Held {
     }
 
     async fn until_stopped(mut self) -> Option<Held> {
-        let run = self.run.as_mut().expect("it has just been started");
+        let run = self.run.as_mut().expect("the job has just been started");
         let is_stopped = tokio::select! {
             () = self.gate.arrival() => true,
             ended = tokio::time::timeout(PATIENCE, run) => {
@@ -85,20 +85,19 @@ impl Held {
             self.gate.open()
         }
         if let Some(run) = self.run {
-            // It may have lost its turn, or what it was about to read: that is its own concern.
-            let _ =
-                tokio::time::timeout(PATIENCE, run).await.expect("a job takes too long").expect("it does not panic");
+            // The job may fail: its lease may be lost, or what it was about to read.
+            let _ = tokio::time::timeout(PATIENCE, run).await.expect("a job takes too long").expect("no panic");
         }
     }
 
-    /// The process dies. A request that it had sent may still arrive.
+    /// Kills the process of the job; a request that it had sent may still arrive.
     pub async fn kill(mut self) -> Option<Held> {
         let run = self.run.take()?;
         run.abort();
         let _ = run.await;
         let kind = *self.kind.lock().expect("nobody panics while it is locked");
         if kind == Some(Kind::StartUpload) {
-            // Of an upload that begins after its writer's death nobody knows, and S3 has no way to forbid it.
+            // Nobody would know of an upload that begins after its writer's death, and S3 has no way to forbid it.
             self.gate.lose();
             return None;
         }

@@ -1,17 +1,17 @@
-//! What may happen to a service, as values.
+//! The things that may happen to a service, as values.
 //!
-//! Numbers are taken modulo what there is when their turn comes, so that any list of steps means something, and a list
-//! that lost some still does.
+//! Numbers are taken modulo what there is when their turn comes, so that any list of steps means something, and so does
+//! a list that lost some.
 
 pub const REPLICAS: usize = 2;
-/// Runs that can be held at once.
+/// The number of runs that can be held at once.
 pub const SLOTS: usize = 2;
 
 #[derive(Debug, Clone, Copy)]
 pub enum Age {
     Old,
     Young,
-    /// Old enough after so many milliseconds.
+    /// Old enough after this many milliseconds.
     Ripening(u16),
 }
 
@@ -21,9 +21,9 @@ pub struct Draft {
     pub event_type: u8,
     pub stream: u8,
     pub age: Age,
-    /// Two of them fill a member.
+    /// Two large events fill a member.
     pub is_large: bool,
-    /// Whose name it bears, if that is personal.
+    /// The person whose name the event bears, if that is personal.
     pub person: Option<u8>,
 }
 
@@ -32,11 +32,11 @@ pub enum Patching {
     Replace,
     Erase,
     Nested,
-    /// Of a field that is not there.
+    /// An edit of a field that is not there.
     Absent,
 }
 
-/// What a background job does.
+/// A run of a background job.
 #[derive(Debug, Clone, Copy)]
 pub enum Job {
     Archive,
@@ -44,7 +44,7 @@ pub enum Job {
     Sweep,
 }
 
-/// What becomes of one request of a job.
+/// A fault that one request of a job meets.
 #[derive(Debug, Clone, Copy)]
 pub enum Fault {
     LoseRequest,
@@ -55,18 +55,18 @@ pub enum Fault {
     Cut(u8),
 }
 
-/// Where a job stops: at its n-th request, before it happens or before its answer arrives.
+/// The place at which a job stops: its n-th request, before that happens or before the answer arrives.
 #[derive(Debug, Clone, Copy)]
 pub struct Stop {
     pub request: usize,
     pub is_answer: bool,
 }
 
-/// What an S3 server does to everybody.
+/// An outage of the S3 server for everybody.
 #[derive(Debug, Clone, Copy)]
 pub enum Outage {
     Gone,
-    /// The credentials are not what they were.
+    /// The server does not take the credentials any more.
     Locked,
 }
 
@@ -79,10 +79,10 @@ pub enum Answer {
 
 #[derive(Debug, Clone)]
 pub enum Operation {
-    /// All or nothing, whatever the logs.
+    /// Publishes all events or none, whatever the logs.
     Publish(Vec<(usize, Draft)>),
     Import(usize, usize, Vec<Draft>),
-    /// An event that is there already, perhaps with other content, and a new one.
+    /// Publishes an event that is there already, perhaps with other content, and a new one.
     Repeat(usize, usize, bool, Draft),
     Edit(usize, usize, Patching),
     Introduce(usize, usize),
@@ -91,16 +91,16 @@ pub enum Operation {
     Snapshot(usize, usize),
     Run(Job),
     RunWith(Job, usize, Fault),
-    /// In the background, up to where it stops.
+    /// Starts a job in the background, up to its stop.
     Start(usize, Job, Stop),
-    /// It goes on, up to where it stops next.
+    /// Lets the job of a slot go on to its next stop.
     Advance(usize, Stop),
-    /// It goes on to its end; or the request that was held is lost.
+    /// Lets the job of a slot go on to its end, or loses the request that was held.
     Finish(usize, bool),
-    /// It dies; what it had sent is still on its way.
+    /// Kills the job of a slot; what it had sent is still on its way.
     Kill(usize),
     ExpireLeases,
-    /// A process ends, and another takes its place that has nothing in memory.
+    /// Ends a process, and starts another in its place that has nothing in memory.
     Restart,
     Outage(Outage),
     Heal,
@@ -118,8 +118,8 @@ pub enum Probe {
     Stream { stream: u8, from: i64, page: i64, per_page: i64, is_through_snapshot: bool },
 }
 
-/// By which replica, what, and which questions follow: the first about the log that was changed last, the others about
-/// this one and the next.
+/// An operation by a replica, and the questions that follow: the first one is about the log that was changed last, the
+/// others are about `log` and the next.
 #[derive(Debug, Clone)]
 pub struct Step {
     pub replica: usize,

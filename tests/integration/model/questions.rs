@@ -1,4 +1,4 @@
-//! Questions to the service, whose answers the model knows.
+//! Questions to the service, of which the model knows the answers.
 
 use coldstream::event::Filter;
 use coldstream::store::{Page, PageSize, Query, SnapshotChoice, StreamQuery};
@@ -9,7 +9,7 @@ use super::operations::Probe;
 use crate::support::everything;
 
 impl Case {
-    /// Everything in a log.
+    /// Compares everything in a log.
     pub async fn compare(&self, replica: usize, log: usize) {
         self.compare_page(replica, log, &everything()).await;
     }
@@ -58,7 +58,7 @@ impl Case {
         }
     }
 
-    /// What the group could not handle.
+    /// Compares the events that the group could not handle.
     pub async fn compare_erroneous(&self, log: usize) {
         let expected = &self.logs[log];
         let found = self.replicas[0]

@@ -1,4 +1,5 @@
-//! A database that was copied with SQL: by CREATE DATABASE … TEMPLATE, or by a dump that is restored in another cluster.
+//! A database that was copied with SQL (by CREATE DATABASE … TEMPLATE, or by a dump that is restored in another
+//! cluster) writes nothing to the bucket until it adopts it.
 
 use std::time::Duration;
 
@@ -12,8 +13,8 @@ use crate::support::{
 
 const BATCH: u64 = 4;
 
-/// Two archives, of which one is not known to a copy that is made in between; an edit is pending in the copy. Gives the
-/// archive that both know.
+/// Makes an archive and a pending edit, which a copy made now has, too; `go_on` makes a second archive, which the copy
+/// does not know. Returns the id of the first one.
 async fn production(world: &World) -> String {
     let (store, log) = (world.store(settings(BATCH)), world.log());
     import(&store, &log, (0..4).map(old_event)).await;
@@ -37,14 +38,14 @@ fn program(world: &World, copy: &Backup) -> Program {
     program
 }
 
-/// Every verb that would write says so in one line; those that read do what they are asked for.
+/// Checks that every verb that would write refuses in one line, and that those that read do what they are asked for.
 async fn check_copy(world: &mut World, copy: &Backup, archive_id: &str) {
     let before = contents(world).await;
     let marked = marker(world).await;
     let sweep = ["sweep", "--older-than-days", "0", "--delete-unknown"];
     let restore = ["restore", "--archive", archive_id];
     for words in [&["serve"][..], &["archive"], &["import", "-"], &restore, &sweep, &["verify", "--repair"]] {
-        // Where nobody knows whether it is to be served, it does not matter how old it is.
+        // The copy's age does not matter while nobody knows whether it is to be served.
         let line = program(world, copy).set("STREAMS_START_UNRECONCILED", "true").run(words).await.failed();
         assert!(is_fenced(&line), "{words:?}: {line}");
     }
@@ -76,7 +77,7 @@ async fn a_dump_that_is_restored_in_another_cluster_writes_nothing() {
     world.audit().await;
 }
 
-/// It reads and edits; what it edits of archived events stays in its own database.
+/// The copy reads and edits; its edits of archived events stay in its own database.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_copy_may_read_archives_and_write_none() {
     let mut world = World::new().await;
@@ -105,7 +106,7 @@ async fn a_copy_may_read_archives_and_write_none() {
     service.terminate();
     assert_eq!(service.end().await.code, Some(0));
     assert_eq!((contents(&world).await, marker(&world).await), (before, marked));
-    // One that is behind follows.
+    // A copy that is behind catches up.
     go_on(&world).await;
     assert!(program().run(&["recover"]).await.succeeded().starts_with("recovered 8 events in 2 objects"));
     let (here, there) = (world.store_of(clone.url(), settings(BATCH)), world.store(settings(BATCH)));
@@ -114,13 +115,13 @@ async fn a_copy_may_read_archives_and_write_none() {
     world.audit().await;
 }
 
-/// The one that adopts the bucket writes, and the one before reads until it adopts it again.
+/// The database that adopts the bucket writes, and the earlier owner reads until it adopts the bucket again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_copy_may_take_the_bucket_over() {
     let mut world = World::new().await;
     production(&world).await;
     let service = Service::start(Program::new(&world, BATCH).set("STREAMS_ARCHIVE_INTERVAL_SECONDS", 1)).await;
-    // A rewrite after the copy was made would make that older than the bucket.
+    // A rewrite after the copy was made would make the copy older than the bucket.
     world.until("SELECT NOT EXISTS (SELECT FROM pending_edits)", Duration::from_secs(60)).await;
     let clone = world.backup().await;
     let said = program(&world, &clone).run(&["adopt", "--yes"]).await.succeeded();
@@ -133,7 +134,7 @@ async fn a_copy_may_take_the_bucket_over() {
     let get = async |path: &str| reqwest::get(format!("{}{path}", service.http)).await.unwrap();
     assert!(get("/metrics").await.text().await.unwrap().contains("coldstream_bucket_owned 0"));
     let event = get("/v1/topics/orders/events/event-1?tenant=acme").await;
-    assert!(event.text().await.unwrap().contains("pending"), "what is archived is read");
+    assert!(event.text().await.unwrap().contains("pending"), "archived events are read");
     assert_eq!(get("/ready").await.status(), 200);
     let line = Program::new(&world, BATCH).run(&["archive"]).await.failed();
     assert!(is_fenced(&line), "{line}");
@@ -145,13 +146,13 @@ async fn a_copy_may_take_the_bucket_over() {
     assert!(is_fenced(&program(&world, &clone).run(&["archive"]).await.failed()));
     service.terminate();
     assert_eq!(service.end().await.code, Some(0));
-    // The other one's archives are in the bucket.
+    // The clone's archives are in the bucket.
     Program::new(&world, BATCH).run(&["recover"]).await.succeeded();
     Program::new(&world, BATCH).run(&["archive"]).await.succeeded();
     world.audit().await;
 }
 
-/// Which one of several copies it is nobody knows: the first one that comes.
+/// Nobody knows which one of several copies owns the bucket: the first one that comes does.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bucket_from_before_there_were_owners_is_marked_by_the_first_that_comes() {
     let mut world = World::new().await;
@@ -165,7 +166,7 @@ async fn a_bucket_from_before_there_were_owners_is_marked_by_the_first_that_come
     world.audit().await;
 }
 
-/// One that fills an empty database takes the bucket over, unless its owner is at work.
+/// A recovery into an empty database takes the bucket over, unless the owner is at work.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_owner_that_lives_keeps_its_bucket_from_a_recovery() {
     let mut world = World::new().await;
@@ -191,7 +192,8 @@ async fn an_owner_that_lives_keeps_its_bucket_from_a_recovery() {
     world.audit().await;
 }
 
-/// A role that may not know which cluster it is in is told from a copy by the database and the time at which it was started.
+/// A database whose role may not know the cluster is told from a copy by the database and the time at which the server
+/// was started.
 #[tokio::test]
 async fn a_role_need_not_know_the_cluster() {
     let mut world = World::new().await;
@@ -203,7 +205,7 @@ async fn a_role_need_not_know_the_cluster() {
     statements(format!("CREATE ROLE {role}; SET ROLE {role}")).execute(&mut *connection).await.unwrap();
     assert!(
         sqlx::query_scalar::<_, bool>(known).fetch_one(&mut *connection).await.unwrap(),
-        "everybody may by default"
+        "every role may by default"
     );
     statements("RESET ROLE; REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC".into())
         .execute(&mut *connection)

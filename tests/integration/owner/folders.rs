@@ -1,5 +1,5 @@
-//! A database whose folder was copied: a standby that is promoted, and a backup that is restored beside the original. Both
-//! have all that the original has, and know its last claim.
+//! A database whose folder was copied has all that the original has, and knows its last claim: a standby that is
+//! promoted stays the owner, and a backup that is restored beside the original writes nothing while that answers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,14 +10,14 @@ use super::{challenged, contents, is_fenced, marker};
 use crate::support::{OwnPostgres, World, archive, edit, import, old_event, read_all, settings};
 
 const BATCH: u64 = 4;
-/// Longer than any test lasts.
+/// A time longer than any test lasts.
 const FOR_EVER: Duration = Duration::from_secs(600);
 
 fn waiting(takeover_wait: Duration) -> Settings {
     Settings { takeover_wait, ..settings(BATCH) }
 }
 
-/// A server, its database with one archive and an edit that is pending, and who owns the bucket.
+/// Returns a server, its database with one archive and a pending edit, and the store that owns the bucket.
 async fn scene() -> (OwnPostgres, World, Arc<Store>) {
     let postgres = OwnPostgres::start().await;
     let world = World::over(postgres.database()).await;
@@ -49,7 +49,7 @@ async fn a_promoted_standby_stays_the_owner() {
     world.audit().await;
 }
 
-/// Its work waits for the owner's answer, and is given up when that comes; and so is all that comes after.
+/// The copy's work waits for the owner's answer, and is given up when that comes; and so is all work after it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_backup_that_is_restored_beside_the_original_writes_nothing() {
     let (original, mut world, store) = scene().await;
@@ -62,7 +62,7 @@ async fn a_backup_that_is_restored_beside_the_original_writes_nothing() {
         async move { copy.restore(&selection, 0, |_| {}).await.map(drop) }
     });
     challenged(&world, &restoring).await;
-    assert_eq!(contents(&world).await, before, "nothing is written while it waits");
+    assert_eq!(contents(&world).await, before, "nothing is written while the copy waits");
     store.watch_bucket().await.unwrap();
     let (unknown_older_than, uploads_older_than) = (time::Duration::ZERO, time::Duration::ZERO);
     let sweep = SweepRequest { is_dry: false, deletes_unknown: true, unknown_older_than, uploads_older_than };
@@ -82,7 +82,8 @@ async fn a_backup_that_is_restored_beside_the_original_writes_nothing() {
     world.audit().await;
 }
 
-/// Nobody of the original is there to answer: the copy goes on, and the original is kept out until somebody says which is right.
+/// No process of the original answers: the copy goes on, and the original is kept out until an operator says which one
+/// is right.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_original_that_does_not_answer_is_kept_out() {
     let (original, mut world, store) = scene().await;
@@ -93,7 +94,7 @@ async fn an_original_that_does_not_answer_is_kept_out() {
     let why = store.rewrite().await.unwrap_err().to_string();
     assert!(is_fenced(&why), "{why}");
     assert!(store.archive(|_, _| {}).await.is_err() && store.fenced().is_some());
-    assert_eq!(read_all(&store, &world.log()).await.len(), 8, "it reads on");
+    assert_eq!(read_all(&store, &world.log()).await.len(), 8, "the original reads on");
     assert_eq!(contents(&world).await, before);
     assert_eq!(store.adopt().await.unwrap(), 3);
     assert!(is_fenced(&copy.rewrite().await.unwrap_err().to_string()));
@@ -117,7 +118,7 @@ async fn a_challenge_outlives_its_process() {
     let store = world.store_of(&standby.existing().url, waiting(Duration::from_millis(1)));
     assert!(matches!(store.bucket_owner().await.unwrap(), Owner::Challenging { .. }));
     assert_eq!(store.rewrite().await.unwrap(), 1);
-    assert_eq!(marker(&world).await["owner"]["epoch"], 2, "it was the same challenge");
+    assert_eq!(marker(&world).await["owner"]["epoch"], 2, "the challenge was the same");
     world.move_to(&standby);
     world.recover(&store).await;
     world.audit().await;

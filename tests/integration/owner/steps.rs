@@ -1,5 +1,5 @@
-//! Another database adopts the bucket while this one is in the middle of something: whatever the next step is, it does not
-//! happen in the bucket, and no row leaves for it.
+//! Another database adopts the bucket while this one is in the middle of something: the next step, whichever it is,
+//! does not happen in the bucket, and no row leaves for it.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::support::{Backup, Kind, World, archive, edit, import, old_event, read
 
 const BATCH: u64 = 4;
 
-/// One archive with an edit that is pending, four events that are due, and a clone.
+/// A world that has one archive with a pending edit, four events that are due, and a clone.
 struct Scene {
     world: World,
     log: Log,
@@ -47,7 +47,7 @@ impl Scene {
         sqlx::query_as(counts).fetch_one(&self.world.sql).await.unwrap()
     }
 
-    /// The bucket is what it was, and nobody has lost anything; then the first one adopts it again.
+    /// Checks that the bucket is what it was and that nothing is lost; then the first database adopts the bucket again.
     async fn finish(mut self, step: &str, outcome: Result<(), coldstream::store::Error>, expected: Expected) {
         let why = outcome.expect_err(step).to_string();
         assert!(is_fenced(&why) || why.contains("not this database's any more"), "{step}: {why}");
@@ -66,7 +66,7 @@ impl Scene {
     }
 }
 
-/// A state that is to be the same afterwards.
+/// A state that is to be the same after the step.
 struct Expected {
     contents: std::collections::BTreeMap<String, Vec<u8>>,
     versions: usize,
@@ -101,7 +101,7 @@ async fn an_archiver_that_lost_the_bucket() {
     }
 }
 
-/// The uploads of the owner before are aborted: not even a request that is on its way completes one.
+/// The uploads of the previous owner are aborted: not even a request that is on its way completes one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_upload_that_is_about_to_be_completed() {
     let mut scene = Scene::new().await;
@@ -174,7 +174,7 @@ async fn a_restorer_that_lost_the_bucket() {
                 let expected = scene.expected().await;
                 (parted.commit().await.map(drop), expected)
             }
-            // The object that the rows came from is nobody's here, and everything to the clone.
+            // The object that the rows came from is nobody's here, and all that the clone has.
             _ => {
                 restore.write_rest().await.unwrap().commit().await.unwrap();
                 scene.adopted_by_the_clone().await;

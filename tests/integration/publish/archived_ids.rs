@@ -46,7 +46,7 @@ impl Publisher {
         while self.looks_for_a_new_id().await {}
     }
 
-    /// These events are there already, and others cannot take their ids.
+    /// Checks that these events are there already, and that others cannot take their ids.
     async fn knows(&self, numbers: std::ops::Range<usize>) {
         for number in numbers {
             let again = publish(&self.store, &self.log, vec![old_event(number)]).await;
@@ -58,7 +58,7 @@ impl Publisher {
     }
 }
 
-/// Four events in two archives.
+/// Returns four events in two archives, and a publisher.
 async fn archived() -> (World, Arc<Store>, Publisher) {
     let world = World::new().await;
     let other = world.store(settings(2));
@@ -90,7 +90,7 @@ async fn ids_are_looked_for_until_they_are_remembered() {
     world.audit().await;
 }
 
-/// Lookups that are merged say nothing new.
+/// Merged lookups say nothing new.
 #[tokio::test]
 async fn merged_lookups_are_not_read_again() {
     let mut world = World::new().await;
@@ -114,7 +114,7 @@ async fn what_comes_back_from_archives_is_looked_for_again() {
     let (mut world, other, mut publisher) = archived().await;
     publish(&other, &world.log(), vec![old_event(4), old_event(5)]).await;
     publisher.learns().await;
-    // As many events are archived afterwards, and they are others.
+    // As many events are archived afterwards as before, but other ones.
     let restored = other.restore(&Selection::Range(world.log(), (1, 2)), 30, |_| {}).await.unwrap();
     assert_eq!(restored.events, 2);
     assert_eq!(archive(&other).await, 2);
@@ -124,7 +124,7 @@ async fn what_comes_back_from_archives_is_looked_for_again() {
     world.audit().await;
 }
 
-/// What was learned from pages that were damaged does not outlive them.
+/// A publisher does not keep what it learned from damaged pages once these are repaired.
 #[tokio::test]
 async fn ids_of_an_archive_that_was_repaired_are_looked_for_again() {
     let (mut world, other, mut publisher) = archived().await;

@@ -9,17 +9,17 @@ use uuid::Uuid;
 use super::positions;
 use crate::support::{Kind, World, archive, event, old_event, publish, read_all, settings};
 
-/// Keeps the log from growing until it is rolled back.
+/// Keeps the log from growing until the transaction is rolled back.
 async fn hold(world: &World) -> sqlx::Transaction<'static, sqlx::Postgres> {
     let mut holding = world.sql.begin().await.unwrap();
     sqlx::query("SELECT FROM topics FOR UPDATE").execute(&mut *holding).await.unwrap();
     holding
 }
 
-/// What becomes of calls that all wait while the log is held.
+/// Returns the outcomes of calls that all wait while the log is held.
 async fn together(world: &World, calls: Vec<Vec<NewEvent>>) -> Vec<Result<Vec<Published>, Error>> {
     let (store, log) = (world.store(settings(2)), world.log());
-    // So that the first of them can append to a topic that it knows.
+    // The first call can then append to a topic that the store knows.
     publish(&store, &log, vec![event(1_000)]).await;
     let holding = hold(world).await;
     let mut waiting = Box::pin(join_all(calls.into_iter().map(|events| store.publish(&log, events))));
@@ -38,7 +38,7 @@ async fn calls_that_wait_for_each_other_share_a_transaction() {
     }
     let transactions: i64 =
         sqlx::query_scalar("SELECT count(DISTINCT xmin::text) FROM events").fetch_one(&world.sql).await.unwrap();
-    // One is older; the leader may have begun with the first calls before the last one was there.
+    // One transaction is older; the leader may have begun with the first calls before the last one was there.
     assert!(transactions <= 4, "{transactions}");
     world.audit().await;
 }
@@ -68,7 +68,7 @@ async fn a_call_that_is_refused_leaves_the_others_alone() {
     world.audit().await;
 }
 
-/// What one publisher saw of a topic is out of date as soon as another process archives or restores.
+/// A publisher's view of a topic is out of date as soon as another process archives or restores.
 #[tokio::test]
 async fn what_left_its_row_since_is_not_published_again() {
     let mut world = World::new().await;
@@ -79,9 +79,9 @@ async fn what_left_its_row_since_is_not_published_again() {
     let again = publish(&publisher, &log, vec![old_event(0)]).await;
     assert!(positions(&again) == [1] && !again[0].is_new, "{again:?}");
 
-    // The same number of events is archived, and they are others: two come back, two others go.
+    // The number of archived events stays the same, but the events are others: two come back, two others go.
     assert_eq!(positions(&publish(&publisher, &log, vec![old_event(2), old_event(3)]).await), [3, 4]);
-    assert_eq!(positions(&publish(&publisher, &log, vec![event(4)]).await), [5], "with a topic that it knows");
+    assert_eq!(positions(&publish(&publisher, &log, vec![event(4)]).await), [5], "in a topic that the publisher knows");
     let restored = other.restore(&Selection::Range(log.clone(), (1, 2)), 30, |_| {}).await.unwrap();
     assert_eq!(restored.events, 2);
     assert_eq!(archive(&other).await, 2);
@@ -90,7 +90,7 @@ async fn what_left_its_row_since_is_not_published_again() {
     world.audit().await;
 }
 
-/// Nobody waits for S3 behind somebody who has to.
+/// No call waits for S3 behind one that has to.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_call_that_looks_into_archives_holds_up_no_other() {
     let mut world = World::new().await;
@@ -119,17 +119,18 @@ async fn whoever_gives_up_takes_nobody_along() {
     for call in &mut waiting {
         assert!(call.now_or_never().is_none(), "the log is held");
     }
-    // The first leads, if anybody does.
+    // The first call leads, if any does.
     drop(waiting.remove(0));
     holding.rollback().await.unwrap();
     for published in join_all(waiting).await {
         assert!(published.unwrap()[0].is_new);
     }
-    assert_eq!(positions(&publish(&store, &log, vec![event(1)]).await), [2], "it was published for nobody");
+    assert_eq!(positions(&publish(&store, &log, vec![event(1)]).await), [2], "the event was published for nobody");
     world.audit().await;
 }
 
-/// An append that waited for the archiver with the topic locked, which the archiver wants next, would cost it its run.
+/// An append must not wait for the archiver with the topic locked: the archiver wants the topic next, and would lose
+/// its run.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_event_that_is_being_archived_is_published_again_without_waiting() {
     let mut world = World::new().await;
@@ -145,8 +146,8 @@ async fn an_event_that_is_being_archived_is_published_again_without_waiting() {
     world.audit().await;
 }
 
-/// Rows can be deleted without the lease: by an archiver that has lost it. Each of the two waits for the other then, until
-/// Postgres ends one of them.
+/// An archiver that has lost its lease can still delete rows. The append and the deletion then wait for each other,
+/// until Postgres ends one of them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_append_and_a_deletion_that_wait_for_each_other_come_to_an_end() {
     let mut world = World::new().await;
@@ -159,7 +160,7 @@ async fn an_append_and_a_deletion_that_wait_for_each_other_come_to_an_end() {
         async move { publish(&store, &log, vec![old_event(0)]).await }
     });
     world.lock_waits(1).await;
-    // Either may be the one that Postgres ends; the archiver gives way where it is not.
+    // Postgres may end either of the two; the archiver gives way if Postgres does not end it.
     let locked = sqlx::query("SELECT FROM topics FOR UPDATE").execute(&mut *deleting).await;
     deleting.rollback().await.unwrap();
     let again = again.await.unwrap();
@@ -168,7 +169,7 @@ async fn an_append_and_a_deletion_that_wait_for_each_other_come_to_an_end() {
     world.audit().await;
 }
 
-/// Whoever deletes rows has it.
+/// Sets the lease's holder: a process that deletes rows has the lease.
 async fn set_lease(world: &World, holder: Option<Uuid>) {
     let set = sqlx::query(
         "UPDATE topics SET lease_holder = $1::uuid, lease_expires_at = CASE WHEN $1::uuid IS NOT NULL THEN now() + interval '1 minute' END",
@@ -176,7 +177,7 @@ async fn set_lease(world: &World, holder: Option<Uuid>) {
     set.bind(holder).execute(&world.sql).await.unwrap();
 }
 
-/// Many events are copied into their rows, and the same holds of them.
+/// Many events are published with COPY, and the same rules hold for them.
 #[tokio::test]
 async fn many_events_are_published_all_or_not_at_all() {
     let mut world = World::new().await;
@@ -195,12 +196,12 @@ async fn many_events_are_published_all_or_not_at_all() {
     let found = read_all(&store, &log).await;
     assert!(found[1..].iter().zip(&many).all(|(found, new)| new.is_same_as(found)), "every column is where it belongs");
 
-    // One of them is there, with other content; and then as it is.
+    // One event of the batch is there: first with other content, and then with the same.
     let mut more: Vec<NewEvent> = (2_000..2_600).map(event).collect();
     more.push(NewEvent { reason: "another".into(), ..event(7) });
     let refused = store.publish(&log, more.clone()).await;
     assert!(matches!(refused, Err(Error::Conflict { .. })), "{refused:?}");
-    assert_eq!(read_all(&store, &log).await.len(), found.len(), "none of them is there");
+    assert_eq!(read_all(&store, &log).await.len(), found.len(), "no event of the batch is there");
     *more.last_mut().unwrap() = event(7);
     let published = publish(&store, &log, more).await;
     assert_eq!(published.iter().filter(|it| !it.is_new).map(|it| it.position).collect::<Vec<_>>(), [8]);

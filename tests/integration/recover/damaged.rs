@@ -1,4 +1,4 @@
-//! What cannot be recovered is named, and keeps nothing else from it.
+//! An object that cannot be recovered is named, and keeps nothing else from being recovered.
 
 use std::io::Write;
 
@@ -82,7 +82,7 @@ async fn damaged_and_foreign_objects_are_reported_and_the_rest_is_recovered() {
         assert_eq!((unreconciled.archives.len(), unreconciled.strangers.len()), (is_ours as usize, !is_ours as usize));
     }
 
-    // As an operator sees it; what cannot be an archive is nobody's failure.
+    // An operator sees the same; an object that cannot be an archive is no failure.
     world.bucket.put_saying("notes/read-me.txt", b"hello".to_vec(), &[]).await;
     world.lose_database().await;
     let program = Program::new(&world, 4);
@@ -93,7 +93,7 @@ async fn damaged_and_foreign_objects_are_reported_and_the_rest_is_recovered() {
     assert!(said_of("recovered 4 events in 1 objects"), "{ended:?}");
     assert!(ended.errors.last().unwrap().contains("1 objects were not recovered"), "{ended:?}");
 
-    // Once the object is back, the same command makes it whole: its positions are not gone any more.
+    // The same command makes the log whole once the object is back: its positions are not gone any more.
     world.bucket.put_saying(&key, original, &said).await;
     let said = program.run(&["recover"]).await.succeeded();
     assert!(said.contains("recovered 4 events in 1 objects") && !said.contains("gone"), "{said}");
@@ -123,10 +123,10 @@ async fn what_is_older_or_gone_is_reported() {
     let found: Vec<_> = unrecovered.iter().map(|found| found.object.as_str()).collect();
     assert_eq!(found, [key.as_str(), missing.as_str()]);
     assert!(unrecovered[0].why.contains("generation 1") && unrecovered[1].why.contains("not there"), "{unrecovered:?}");
-    // It is damaged, but no sign that the database is of another time.
+    // The archives are damaged, which is no sign that the database is of another time.
     assert_eq!(store.unreconciled().await.unwrap().archives, Vec::<String>::new());
 
-    // Another database that believes to be this one has rewritten it.
+    // Another database that believes to be this one has rewritten the object.
     let mut forked = new_said.clone();
     forked.iter_mut().find(|(name, _)| name.ends_with("write-id")).unwrap().1 = Uuid::new_v4().to_string();
     world.bucket.put_saying(&key, new.clone(), &forked).await;

@@ -1,5 +1,5 @@
-//! The database was restored to an earlier time: what came to the bucket since is taken over, and what the database
-//! knows is not lost.
+//! Recovery of a database that was restored to an earlier time takes over what came to the bucket since, and loses
+//! nothing that the database knows.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ async fn generations(store: &Store, log: &Log) -> Vec<i64> {
     store.archives(log).await.unwrap().iter().map(|archive| archive.generation).collect()
 }
 
-/// Positions 1 to 4 are archived; 5 to 10 are hot, of which 9 is too young for an archive.
+/// Returns a log whose positions 1 to 4 are archived; 5 to 10 are hot, of which 9 is too young for an archive.
 async fn archived_in_part() -> (World, Arc<Store>, Log) {
     let world = World::new().await;
     let (store, log) = (world.store(settings(4)), world.log());
@@ -38,7 +38,7 @@ async fn what_was_archived_and_edited_since_is_taken_over() {
     let (mut world, store, log) = archived_in_part().await;
     assert_eq!(unreconciled(&store).await, 0);
     let backup = world.backup().await;
-    // A hot event that is edited, archived and edited again; an archived one that is; and events that are lost.
+    // A hot event is edited and archived, archived events are edited, and events are published that are to be lost.
     edit(&store, &log, "event-5", r#"{"name":"hot"}"#).await;
     assert_eq!(archive(&store).await, 4);
     edit(&store, &log, "event-6", r#"{"name":"archived"}"#).await;
@@ -56,7 +56,7 @@ async fn what_was_archived_and_edited_since_is_taken_over() {
     assert_eq!(unreconciled(&store).await, 3);
     let recovery = recover(&store).await;
     assert_eq!((recovery.archives, recovery.events), (3, 12));
-    // Positions 11 and 12 were published afterwards; 16 was, too, and nobody knows of it.
+    // Positions 11 and 12 were published after the backup; 16 was, too, and nobody knows of it.
     assert_eq!(recovery.gaps, [RecoveredLog { log: log.clone(), head_position: 15, gone: 2 }]);
     assert_eq!(unreconciled(&store).await, 0);
     assert_eq!(generations(&store, &log).await, [2, 2, 1]);
@@ -100,7 +100,7 @@ async fn what_was_pending_then_is_pending_still() {
     world.audit().await;
 }
 
-/// Where an archiver was when the database was as it is now again.
+/// The backup was made when an archiver had written its intent.
 #[tokio::test]
 async fn an_archive_that_was_intended_then() {
     for is_rewritten in [false, true] {
@@ -118,11 +118,11 @@ async fn an_archive_that_was_intended_then() {
 
         world.restore(&backup).await;
         let store = world.store(settings(4));
-        // What it holds is hot, unless an edit was folded in: then it is all that has the new value.
+        // The events of the object are hot, unless an edit was folded in: then the object alone has the new value.
         assert_eq!(unreconciled(&store).await, usize::from(is_rewritten));
         if is_rewritten {
             world.expire_leases().await;
-            assert!(store.sweep().await.is_err(), "it is not deleted");
+            assert!(store.sweep().await.is_err(), "the object is not deleted");
         }
         world.expire_leases().await;
         assert_eq!(recover(&store).await.archives, i64::from(is_rewritten));
@@ -134,7 +134,7 @@ async fn an_archive_that_was_intended_then() {
     }
 }
 
-/// Where a rewriter was when the database was as it is now again.
+/// The backup was made in the middle of a rewrite, before or after that was recorded.
 #[tokio::test]
 async fn a_rewrite_that_was_intended_then() {
     for is_recorded in [false, true] {
@@ -157,7 +157,7 @@ async fn a_rewrite_that_was_intended_then() {
         world.restore(&backup).await;
         world.expire_leases().await;
         let store = world.store(settings(4));
-        // What was recorded is known, and promoted by whoever comes next.
+        // A rewrite that was recorded is known, and promoted by the next process that meets it.
         assert_eq!(unreconciled(&store).await, usize::from(!is_recorded));
         assert_eq!(recover(&store).await.archives, i64::from(!is_recorded));
         check_reads(&store, &log, &later).await;
@@ -186,7 +186,7 @@ async fn what_a_restore_has_left_is_not_taken_back() {
             assert_eq!(unreconciled(&store).await, 0);
             assert_eq!(recover(&store).await.archives, 0);
         } else {
-            // As it is where the object came back, out of a copy of the bucket.
+            // The state is the same as if the object had come back out of a copy of the bucket.
             sqlx::query("DELETE FROM intents").execute(&world.sql).await.unwrap();
             assert_eq!(unreconciled(&store).await, 1);
             let [left] = store.recover(|_| {}).await.unwrap().unrecovered.try_into().unwrap();
@@ -211,7 +211,7 @@ async fn an_object_that_was_copied_is_followed() {
     assert_eq!(unreconciled(&store).await, 1);
     assert_eq!(recover(&store).await.archives, 1);
     check_reads(&store, &log, &before).await;
-    // The same in all that it says of itself, and not in what it holds.
+    // The object says the same of itself, but does not hold the same.
     let mut damaged = bytes.clone();
     damaged[4] ^= 1;
     world.bucket.put(&key, damaged).await;
@@ -270,14 +270,14 @@ async fn a_place_that_is_taken_is_left_as_it_is() {
         let after: Vec<(i64, String)> = sqlx::query_as(hot).fetch_all(&world.sql).await.unwrap();
         assert!(after.iter().all(|row| before.contains(row)) && !after.is_empty(), "{case}");
         assert_eq!(store.verify(|_| {}).await.unwrap(), [], "{case}");
-        // Once it is decided which is the right one, nothing is in the way of an audit.
+        // An audit passes once one of the two is deleted as the wrong one.
         world.bucket.delete(&unrecovered[0].object).await;
         world.recover(&store).await;
         world.audit().await;
     }
 }
 
-/// Its positions lie between those of another one, and are not the same.
+/// The positions of one archive lie between those of another one, and are not the same.
 #[tokio::test]
 async fn archives_may_interleave() {
     let mut world = World::new().await;

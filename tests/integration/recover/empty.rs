@@ -1,4 +1,4 @@
-//! The database is lost: what is archived comes back from the objects alone.
+//! All archived events come back from the objects alone when the database is lost.
 
 use coldstream::event::{Event, Gdpr, GdprField, Json, Log, NewEvent};
 use coldstream::store::RecoveredLog;
@@ -10,7 +10,7 @@ use crate::support::{
     Kind, MARKER, World, archive, edit, event, import, old_event, publish, read_all, settings, young_event,
 };
 
-/// A field of a person.
+/// Returns an event with a field of a person.
 fn personal(number: usize) -> NewEvent {
     let field = GdprField::new(format!("person-{}", number % 2), Json::text("gone")).unwrap();
     NewEvent { gdpr: Gdpr::from([("name".to_owned(), field)]), ..old_event(number) }
@@ -34,7 +34,7 @@ async fn every_archived_event_comes_back() {
         false => personal(number),
     });
     import(&store, &log, events).await;
-    // Past what metadata have room for: only the events name it.
+    // This name is longer than metadata have room for: only the events have it.
     let long = Log::new("é".repeat(500), "long").unwrap();
     import(&store, &long, (0..4).map(old_event)).await;
     let global = Log::new("", "_").unwrap();
@@ -65,7 +65,7 @@ async fn every_archived_event_comes_back() {
     let again = recover(&store).await;
     assert_eq!((again.archives, again.gaps), (0, recovery.gaps));
 
-    // What is personal is found by its id, as ever, whether it was so when it was archived or became so.
+    // Personal fields are found by their GDPR ids, as ever, whether they were personal when archived or became so.
     store.invalidate_gdpr(&log, "person-0").await.unwrap();
     let introduced = archived[0].gdpr["number"].id.clone();
     store.invalidate_gdpr(&log, &introduced).await.unwrap();
@@ -103,11 +103,11 @@ async fn an_empty_database_becomes_the_one_that_the_bucket_belongs_to() {
     assert_eq!(sqlx::query_scalar::<_, Uuid>(deployment).fetch_one(&world.sql).await.unwrap(), first);
     let after = marker(&world).await;
     assert_eq!(after["deployment_id"], before["deployment_id"]);
-    assert_eq!((&before["owner"]["epoch"], &after["owner"]["epoch"]), (&json!(1), &json!(2)), "it owns the bucket");
+    assert_eq!((&before["owner"]["epoch"], &after["owner"]["epoch"]), (&json!(1), &json!(2)), "the bucket is owned");
     assert_ne!(after["owner"]["database"], before["owner"]["database"]);
     world.audit().await;
 
-    // One that holds something does not.
+    // A database that is not empty does not take the bucket over.
     world.lose_database().await;
     let store = world.store(settings(4));
     publish(&store, &Log::new("", "other").unwrap(), vec![event(0)]).await;
@@ -134,7 +134,7 @@ async fn an_object_is_read_once() {
     let mut told = Vec::new();
     store.recover(|events| told.push(events)).await.unwrap();
     assert_eq!(told, [4, 8, 12]);
-    // One GET is for the marker; and each object is looked at once more when its topic's lease is there.
+    // One GET is for the marker; and each object is looked at once more under the lease of its topic.
     let count = |kind| world.proxy.count(kind);
     assert_eq!((count(Kind::Get), count(Kind::Head), count(Kind::ListObjects)), (4, 6, 2));
     world.audit().await;

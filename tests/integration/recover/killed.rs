@@ -1,12 +1,12 @@
-//! Whatever was under way when it was killed, running it again makes up for it.
+//! A recovery may be killed at any request: another run makes up for whatever was under way.
 
 use crate::recover::check_reads;
 use crate::support::{Fate, Gate, Program, World, archive, edit, import, old_event, read_all, settings, young_event};
 
 const BATCH: usize = 3;
 
-/// Kills `coldstream recover` at its request number `k`, and runs it again to its end. False if the first run came to
-/// its own end before.
+/// Kills `coldstream recover` at its request number `k`, and runs it again to its end. Returns false if the first run
+/// ended before.
 async fn recover_in_two_runs(world: &World, k: usize, is_answered: bool) -> bool {
     let program = Program::new(world, BATCH as u64).set("STREAMS_ARCHIVE_LEASE_SECONDS", 1);
     let gate = Gate::new();
@@ -31,7 +31,7 @@ async fn recover_in_two_runs(world: &World, k: usize, is_answered: bool) -> bool
     is_reached
 }
 
-/// A database that is lost, and one that was restored to before an archive, an edit and a rewrite.
+/// Kills the recovery of a database that is lost, or was restored to before an archive, an edit and a rewrite.
 async fn kill_each(is_lost: bool, is_answered: bool) {
     let mut world = World::new().await;
     let (store, log) = (world.store(settings(BATCH as u64)), world.log());
@@ -83,11 +83,11 @@ async fn an_archive_is_recovered_or_untouched() {
     let before = read_all(&store, &log).await;
     world.lose_database().await;
     let store = world.store(settings(BATCH as u64));
-    // What the transaction does last waits for the topic's row.
     let log_row = "INSERT INTO topics (tenant, topic) VALUES ('acme', 'orders')";
     sqlx::query(log_row).execute(&world.sql).await.unwrap();
     let deployment: uuid::Uuid = sqlx::query_scalar("SELECT id FROM deployment").fetch_one(&world.sql).await.unwrap();
     store.claim_bucket().await.unwrap();
+    // The transaction waits where it inserts the members, behind the row of the archive.
     let mut holder = world.sql.begin().await.unwrap();
     sqlx::query("LOCK TABLE members IN EXCLUSIVE MODE").execute(&mut *holder).await.unwrap();
     let recovering = tokio::spawn({

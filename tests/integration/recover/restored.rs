@@ -11,7 +11,7 @@ use crate::support::{
     Program, World, archive, edit, import, old_event, older_than, payload, publish, read_all, settings, young_event,
 };
 
-/// Ten events in one archive.
+/// Returns ten events in one archive.
 async fn archived() -> (World, Arc<Store>, Log, Archive) {
     let world = World::new().await;
     let (store, log) = (world.store(settings(10)), world.log());
@@ -68,11 +68,11 @@ async fn what_stayed_of_an_archive_takes_its_place() {
         store.sweep().await.unwrap();
         world.bucket.delete(crate::support::MARKER).await;
         world.audit().await;
-        assert_eq!(publish(&store, &log, vec![old_event(3)]).await[0].position, 11, "it is nowhere");
+        assert_eq!(publish(&store, &log, vec![old_event(3)]).await[0].position, 11, "the event is nowhere");
     }
 }
 
-/// In pieces of another size, of which the last is not old enough yet.
+/// The restored events are archived anew in batches of another size; the last ones are too few for a batch.
 #[tokio::test]
 async fn what_was_archived_anew_takes_its_place() {
     let (mut world, store, log, old) = archived().await;
@@ -92,7 +92,7 @@ async fn what_was_archived_anew_takes_its_place() {
     world.audit().await;
 }
 
-/// Where a restorer was when the database was as it is now again: what it wrote is known by its intent alone.
+/// The backup was made in the middle of a restore: the object that the restorer wrote is known by its intent alone.
 #[tokio::test]
 async fn what_was_intended_then_is_kept_while_it_is_all_that_is_left() {
     for is_written in [false, true] {
@@ -130,7 +130,7 @@ async fn what_was_intended_then_is_kept_while_it_is_all_that_is_left() {
     }
 }
 
-/// An archive that is missing keeps nothing from being deleted whose events are elsewhere.
+/// A missing archive keeps no object from being deleted whose events are elsewhere.
 #[tokio::test]
 async fn an_orphan_whose_events_are_hot_goes_whatever_is_missing() {
     let mut world = World::new().await;
@@ -180,7 +180,7 @@ async fn an_archive_is_not_superseded_by_guess() {
                 store.rename_type(log.topic(), "type-1", "renamed").await.unwrap();
                 (&rest_key, "held that, too, and was edited after this one was made")
             }
-            // What the restore took apart came back, out of a copy of the bucket.
+            // The object that the restore took apart came back, out of a copy of the bucket.
             _ => {
                 world.bucket.delete(&rest_key).await;
                 world.bucket.put_saying(&old_key, old_bytes.clone(), &old_said).await;
@@ -192,7 +192,7 @@ async fn an_archive_is_not_superseded_by_guess() {
         let found = recovery.unrecovered.iter().find(|found| found.object == *left).expect(case);
         assert!(found.why.ends_with(expected), "{case}: {}", found.why);
 
-        // Once the archive that the catalog knows is there again, the other one is nobody's.
+        // The other object is nobody's once the archive that the catalog knows is there again.
         match case {
             "younger" => drop(world.bucket.put_saying(&rest_key, rest_bytes, &rest_said).await),
             _ => drop(world.bucket.put_saying(&old_key, old_bytes, &old_said).await),

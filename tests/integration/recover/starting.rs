@@ -1,4 +1,4 @@
-//! What is not to be served is not: a database that is older than its bucket, and one over another one's bucket.
+//! A database that is older than its bucket is not served, and neither is one over another deployment's bucket.
 
 use crate::recover::check_reads;
 use crate::support::{
@@ -26,7 +26,7 @@ async fn a_database_that_is_older_than_its_bucket_is_not_served() {
         assert!(line.contains("is older than the bucket") && line.contains("2 archives"), "{arguments:?}: {line}");
         assert!(line.contains("`coldstream recover`") && line.contains("STREAMS_START_UNRECONCILED"), "{line}");
     }
-    // Looking is allowed, and so is knowing better.
+    // An operator may look, and may know better.
     assert!(program().run(&["status"]).await.succeeded().contains("orders"));
     let service =
         Service::start(program().set("STREAMS_START_UNRECONCILED", "true").unset("STREAMS_ARCHIVE_SIZE")).await;
@@ -73,11 +73,11 @@ async fn another_deployments_bucket_is_not_touched() {
     assert!(Program::new(&world, 4).run(&["recover"]).await.succeeded().starts_with("recovered 4 events"));
     check_reads(&world.store(settings(4)), &log, &before).await;
     let line = Program::new(&world, 4).set("S3_BUCKET", "mistyped").run(&["recover"]).await.failed();
-    assert!(line.contains("S3_BUCKET mistyped") && line.contains("is not there"), "it is not made: {line}");
+    assert!(line.contains("S3_BUCKET mistyped") && line.contains("is not there"), "no bucket is made: {line}");
     world.audit().await;
 }
 
-/// Nobody is kept from hot events by a bucket that is away; when it is back, it tells.
+/// A bucket that is away keeps nobody from hot events; the database is compared with it when it is back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bucket_that_was_away_at_the_start_is_compared_when_it_is_back() {
     let mut world = World::new().await;
@@ -92,7 +92,7 @@ async fn a_bucket_that_was_away_at_the_start_is_compared_when_it_is_back() {
             world.restore(&backup).await;
         }
         world.proxy.script(|_| Fate::LoseRequest);
-        // So young that the archiver finds nothing to do.
+        // The batch size is so large that the archiver finds nothing to do.
         let program = Program::new(&world, 100);
         let service = Service::start(program).await;
         let url = format!("{}/v1/topics/orders/events/event-5?tenant=acme", service.http);
@@ -121,7 +121,7 @@ fn store_of(world: &World) -> std::sync::Arc<coldstream::store::Store> {
     world.store(settings(4))
 }
 
-/// Whoever archives and rewrites while another replica starts is no sign of another time.
+/// A replica that archives and rewrites while another one starts is no sign of another time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn replicas_may_be_at_work_meanwhile() {
     let mut world = World::new().await;
@@ -129,7 +129,7 @@ async fn replicas_may_be_at_work_meanwhile() {
     import(&store, &log, (0..4).map(old_event)).await;
     archive(&store).await;
     let starting = world.store(settings(4));
-    // The list is older than what comes to be while its answer is on the way.
+    // The list is older than the objects that are written while its answer is on the way.
     let gate = crate::support::Gate::new();
     let mut held = Some(gate.clone());
     world.proxy.script(move |request| match held.take_if(|_| request.kind == Kind::ListObjects) {
@@ -146,7 +146,8 @@ async fn replicas_may_be_at_work_meanwhile() {
     gate.open();
     assert_eq!(comparing.await.unwrap().archives, Vec::<String>::new());
 
-    // An object that is there and not live yet; one that is replaced and not promoted; one that is given up.
+    // None of these is a sign either: an object that is not live yet, one that is replaced and not promoted, and one
+    // that is given up.
     import(&store, &log, (4..12).map(old_event)).await;
     let lease = world.lease(&log).await;
     let exported = store.claim(lease).await.unwrap().unwrap().upload().await.unwrap();
@@ -174,7 +175,7 @@ async fn replicas_may_be_at_work_meanwhile() {
     world.audit().await;
 }
 
-/// 1,000 objects a request, and nothing is asked about each.
+/// Comparing costs a request for 1,000 objects, and no request for each.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn comparing_costs_a_request_for_a_thousand_objects() {
     let mut world = World::new().await;

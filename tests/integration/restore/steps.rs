@@ -1,4 +1,4 @@
-//! Restorers that die, lose their turn or meet editors and readers, and whose requests get lost.
+//! Restorers may die, lose their lease or their requests, or meet editors and readers: no event is lost, and no edit.
 
 use coldstream::event::{Event, Gdpr, GdprField, Json, Log, NewEvent};
 use coldstream::store::{Error, Selection, Store};
@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 use super::{HOLD_DAYS, archived, hot_positions, restore, seen};
 use crate::support::{Kind, Loss, World, archive, edit, import, old_event, payload, publish, read_all, settings};
 
-/// How far a restorer comes that is stopped on its way.
+/// The last step of a restorer that is stopped on its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
     Begun,
@@ -45,7 +45,7 @@ async fn a_restorer_may_die_after_any_step() {
             drop(dying);
 
             let next = world.store(settings(10));
-            assert_eq!(next.sweep().await.unwrap(), 0, "{case}: its lease has not expired");
+            assert_eq!(next.sweep().await.unwrap(), 0, "{case}: the lease has not expired");
             assert_eq!(seen(&next, &log).await, before, "{case}");
             let moved = if last == Step::Committed { count as usize } else { 0 };
             assert_eq!(hot_positions(&world).await.len(), 5 + moved, "{case}");
@@ -120,7 +120,7 @@ async fn an_edit_during_a_restore_is_in_the_rows_and_in_the_rest() {
     }
 }
 
-/// Changes of many events look at rows first: what moves there meanwhile must not escape them.
+/// Changes of many events look at rows first: events that move there meanwhile must not escape them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_moves_into_rows_escapes_no_change() {
     for change in ["invalidate", "rename", "edit"] {
@@ -243,7 +243,7 @@ async fn expect_told(outcome: &Result<coldstream::store::Restored, Error>, world
     }
 }
 
-/// Everything is archived again, in batches as before.
+/// Archives everything again, in batches as before.
 async fn settle(world: &World, next: &Store, log: &Log) {
     world.expire_leases().await;
     next.sweep().await.unwrap();

@@ -1,4 +1,4 @@
-//! What administrators do to tables that are in use.
+//! Administrators may maintain tables that are in use.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,7 +8,8 @@ use uuid::Uuid;
 
 use crate::support::{World, archive, event, import, old_event, publish, read_all, settings};
 
-/// Each takes its lock, or waits for those that others have, and takes its turn among publishers, readers and the archiver.
+/// Each statement takes its lock, or waits for the locks of others, and takes its turn among publishers, readers and
+/// the archiver.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tables_are_rewritten_and_indexes_built_anew_while_it_serves() {
     let mut world = World::new().await;
@@ -56,7 +57,7 @@ async fn tables_are_rewritten_and_indexes_built_anew_while_it_serves() {
     world.audit().await;
 }
 
-/// What nobody has read for long keeps nobody from anything, and is told whole.
+/// A slot that nobody has read for long keeps nobody from anything, and is told everything.
 #[tokio::test]
 async fn a_logical_slot_that_lags_is_told_everything_later() {
     let mut world = World::new().await;
@@ -74,7 +75,7 @@ async fn a_logical_slot_that_lags_is_told_everything_later() {
     sqlx::query("VACUUM FULL events").execute(&world.sql).await.unwrap();
     publish(&store, &log, vec![event(8)]).await;
 
-    // What is not flushed yet is not told yet.
+    // The slot tells nothing that is not flushed yet.
     sqlx::query("CHECKPOINT").execute(&world.sql).await.unwrap();
     let told: Vec<String> = sqlx::query_scalar("SELECT data FROM pg_logical_slot_get_changes($1, NULL, NULL)")
         .bind(&slot)

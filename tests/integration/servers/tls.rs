@@ -1,4 +1,4 @@
-//! TLS as libpq means it, with certificates as they are found.
+//! TLS to Postgres is what libpq means by it, with certificates as they are found.
 
 use std::net::Ipv4Addr;
 
@@ -7,7 +7,7 @@ use sqlx::{Connection, PgConnection};
 
 use crate::support::{OwnPostgres, Program};
 
-/// Of X.509 version 1: `openssl x509 -req` without extensions makes such ones.
+/// Returns a certificate of X.509 version 1, as `openssl x509 -req` makes it without extensions, and its key.
 fn v1() -> (String, String) {
     (include_str!("v1.crt").to_owned(), include_str!("v1.key").to_owned())
 }
@@ -32,7 +32,7 @@ impl Server {
         let (certificate, key) = pair(address);
         let mut connection = PgConnection::connect(&postgres.url()).await.unwrap();
         let hba = format!("local all all trust\n{kind} all all 127.0.0.0/8 trust");
-        // The server's own file, since it takes no key that others may read.
+        // The server writes the files, since it takes no key that others may read.
         for (file, text) in [("server.crt", &certificate), ("server.key", &key), ("pg_hba.conf", &hba)] {
             let statement = format!(
                 "COPY (SELECT line FROM unnest(string_to_array($text${text}$text$, E'\\n')) AS line)
@@ -50,7 +50,7 @@ impl Server {
         Program::bare().set("POSTGRES_CONNECTION", url)
     }
 
-    /// Over connections of every kind.
+    /// Imports an event, which takes connections of every kind, and returns what was logged.
     async fn is_used(&self, parameters: &str) -> Vec<String> {
         let program = self.connecting(parameters);
         let line = r#"{"id":"a","topic":"t","type":"t","raised_at":"2020-01-01T00:00:00Z","payload":{}}"#;

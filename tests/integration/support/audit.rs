@@ -1,4 +1,4 @@
-//! The promises, checked from the outside: rows by SQL of its own, objects by plain gzip and plain JSON.
+//! Checks of every promise from the outside: of rows by SQL of its own, of objects by plain gzip and plain JSON.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
@@ -111,7 +111,7 @@ pub async fn audit(world: &World) {
     leftovers(world).await;
 }
 
-/// What a quiet moment leaves besides live archives: nothing.
+/// Checks that a quiet moment leaves nothing besides live archives.
 pub async fn leftovers(world: &World) {
     let archives: Vec<(String, String, Uuid)> =
         sqlx::query_as("SELECT tenant, topic, archives.id FROM archives JOIN topics ON topics.id = topic_id")
@@ -157,7 +157,7 @@ pub async fn leftovers(world: &World) {
     );
 }
 
-/// Gives the events of the object.
+/// Checks an archive, and returns the events of its object.
 async fn check_archive(world: &World, log: &Log, topic_id: i64, archive: &Archive, key: &str) -> Vec<Line> {
     let object = world.bucket.get(key).await;
     assert_eq!(object.len() as i64, archive.object_bytes, "{key}");
@@ -212,7 +212,7 @@ async fn check_members(world: &World, topic_id: i64, archive: &Archive, object: 
     assert_eq!((reached, rest.len()), (archive.object_bytes, 0));
 }
 
-/// A name comes twice where one type was renamed to another.
+/// Adds counts up by name, since a name comes twice if one type was renamed to another.
 fn counted(types: &[String], counts: &[i64]) -> BTreeMap<String, i64> {
     let mut counted = BTreeMap::new();
     for (name, count) in types.iter().zip(counts).filter(|(_, count)| **count > 0) {

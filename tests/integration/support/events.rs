@@ -5,13 +5,13 @@ use time::OffsetDateTime;
 
 pub const DAY_NANOS: i64 = 24 * 60 * 60 * 1_000_000_000;
 
-/// When the tests began: an event of one number is the same whenever it is made.
+/// Returns the time at which the tests began, so that an event of one number is the same whenever it is made.
 pub fn now() -> Instant {
     static NOW: LazyLock<OffsetDateTime> = LazyLock::new(OffsetDateTime::now_utc);
     Instant::from_unix_nanos(NOW.unix_timestamp_nanos() as i64)
 }
 
-/// Its number says everything: id `event-7`, one of three streams, one of four types.
+/// Returns an event whose number says everything: id `event-7`, one of three streams, one of four types.
 pub fn event(number: usize) -> NewEvent {
     NewEvent {
         id: format!("event-{number}"),
@@ -20,23 +20,23 @@ pub fn event(number: usize) -> NewEvent {
         reason: String::new(),
         raised_at: None,
         metadata: Metadata { correlation_id: format!("correlation-{number}"), ..Metadata::default() },
-        payload: Json::parse_object(&payload(number, "original")).expect("it is an object"),
+        payload: Json::parse_object(&payload(number, "original")).expect("a payload is an object"),
         gdpr: Gdpr::new(),
     }
 }
 
-/// The text of a payload. Tests that look for a value somewhere give it a name that nothing else bears.
+/// Returns the text of a payload. Tests that look for a value somewhere give it a name that nothing else bears.
 pub fn payload(number: usize, name: &str) -> String {
     format!(r#"{{"price":64.30,"name":"{name}","number":{number},"nested":{{"b":1e2,"a":[]}}}}"#)
 }
 
-/// Raised 60 days ago, and a bit later than those with lower numbers.
+/// Returns an event that was raised 60 days ago, and a bit later than the events with lower numbers.
 pub fn old_event(number: usize) -> NewEvent {
     let raised_at = now().unix_nanos() - 60 * DAY_NANOS + number as i64;
     NewEvent { raised_at: Some(Instant::from_unix_nanos(raised_at)), ..event(number) }
 }
 
-/// Raised a day ago.
+/// Returns an event that was raised a day ago.
 pub fn young_event(number: usize) -> NewEvent {
     let raised_at = now().unix_nanos() - DAY_NANOS + number as i64;
     NewEvent { raised_at: Some(Instant::from_unix_nanos(raised_at)), ..event(number) }

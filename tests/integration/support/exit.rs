@@ -1,5 +1,5 @@
-//! Statics are never dropped: what the servers of this process leave is removed when it exits. A process that is
-//! killed leaves its folder, which the next one that runs clears.
+//! The servers of this process are stopped, and their folders removed, when it exits, since statics are never dropped.
+//! A process that is killed leaves its folder, and the next one that runs clears it.
 
 use std::sync::Once;
 

@@ -1,6 +1,6 @@
 use super::proxy::{Fate, Proxy};
 
-/// What becomes of the k-th request of a run, and perhaps of all that follow.
+/// A loss of the k-th request of a run or of its reply, and perhaps of all requests that follow.
 #[derive(Debug, Clone, Copy)]
 pub struct Loss {
     is_reply: bool,
@@ -8,7 +8,7 @@ pub struct Loss {
 }
 
 impl Loss {
-    /// All that there are.
+    /// All kinds of losses.
     pub const EACH: [Loss; 4] = [
         Loss { is_reply: false, is_for_good: false },
         Loss { is_reply: false, is_for_good: true },
@@ -16,7 +16,7 @@ impl Loss {
         Loss { is_reply: true, is_for_good: true },
     ];
 
-    /// From now on, until the proxy is healed; it says how many requests it has seen since.
+    /// Loses requests from now on, until the proxy is healed; the proxy says how many requests it has seen since.
     pub fn strike(self, proxy: &Proxy, k: usize) {
         let mut count = 0;
         proxy.take_seen();

@@ -1,4 +1,4 @@
-//! What the tests stand on: real servers, a world of its own for each test, and a check of every promise at its end.
+//! The support of the tests: real servers, a world of its own for each test, and a check of every promise at its end.
 
 mod audit;
 mod events;

@@ -11,10 +11,11 @@ use coldstream::embedded::keeper;
 
 use super::{exit, python};
 
-/// Flask and its companion are what the server needs of moto's extra `server`, which brings 200 MB more.
+/// The server needs only Flask and its companion of moto's extra `server`, which brings 200 MB more.
 const PACKAGES: [&str; 3] = ["moto[s3]==5.2.5", "flask==3.1.3", "flask-cors==6.0.5"];
 const FOLDER: &str = "moto-5.2.5";
-/// Of all that moto imitates, S3. Its program for everything looks through the folders of 190 services at every request.
+/// A program that imitates S3 alone. Moto's program for everything looks through the folders of 190 services at every
+/// request.
 const PROGRAM: &str = "
 from moto.moto_server.werkzeug_app import MotoRequestHandler, create_backend_app
 from werkzeug.serving import run_simple
@@ -24,12 +25,12 @@ run_simple('127.0.0.1', 0, create_backend_app('s3'), threaded=True, request_hand
 static ADDRESS: OnceLock<SocketAddr> = OnceLock::new();
 static SERVER: Mutex<Option<Child>> = Mutex::new(None);
 
-/// Where the server of this process listens; started by the first who asks.
+/// Returns the address at which the server of this process listens; the first caller starts it.
 pub async fn address() -> SocketAddr {
     tokio::task::spawn_blocking(|| *ADDRESS.get_or_init(start)).await.expect("starting moto does not panic twice")
 }
 
-/// For the end of the process.
+/// Stops the server at the end of the process.
 pub fn stop() {
     if let Some(mut server) = SERVER.lock().unwrap_or_else(PoisonError::into_inner).take() {
         let _ = server.kill();
@@ -44,7 +45,7 @@ fn start() -> SocketAddr {
     command.env("PYTHONUNBUFFERED", "1").env("PYTHONDONTWRITEBYTECODE", "1");
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut server = keeper::spawn(command).expect("python3 cannot be run");
-    let mut said = BufReader::new(server.stderr.take().expect("it was piped"));
+    let mut said = BufReader::new(server.stderr.take().expect("stderr is piped"));
     let mut lines = String::new();
     let address = loop {
         let start = lines.len();
@@ -57,7 +58,7 @@ fn start() -> SocketAddr {
             break SocketAddr::from(([127, 0, 0, 1], port.parse().expect("a port")));
         }
     };
-    // It says a line for every request, and would wait for somebody to read it.
+    // Moto writes a line for every request, and would wait for somebody to read it.
     thread::spawn(move || said.lines().for_each(drop));
     *SERVER.lock().unwrap_or_else(PoisonError::into_inner) = Some(server);
     address

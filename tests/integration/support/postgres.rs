@@ -1,6 +1,6 @@
-//! One Postgres for all tests of this process, and a database of its own for each: a copy of one that was migrated. Who
-//! makes one drops those that nobody has any more: the disk has its end, and a server with hundreds of databases looks
-//! through them all the time.
+//! One Postgres for all tests of this process, and a database of its own for each: a copy of one that was migrated.
+//! Making a database drops those that nobody has any more, since the disk has its end, and a server with hundreds of
+//! databases looks through them all the time.
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -27,7 +27,7 @@ const TEMPLATE: &str = "template_of_tests";
 
 struct Running {
     postgres: Postgres,
-    /// Dropped after the server.
+    /// The folder is dropped after the server.
     _folder: TempDir,
 }
 
@@ -35,11 +35,11 @@ static RUNNING: Mutex<Option<Running>> = Mutex::const_new(None);
 /// Names of databases that nobody has any more.
 static LEFT: std::sync::Mutex<Vec<String>> = std::sync::Mutex::new(Vec::new());
 
-/// Whoever has it has the database.
+/// A database, in use for as long as this value lives.
 pub struct TestDatabase {
     pub url: String,
     name: String,
-    /// On the server of all tests.
+    /// Whether the database is on the server of all tests.
     is_shared: bool,
 }
 
@@ -52,7 +52,7 @@ impl Drop for TestDatabase {
 }
 
 impl TestDatabase {
-    /// The same one, connected to with this parameter, too.
+    /// Returns the same database, with one more parameter in its URL.
     pub fn with(mut self, parameter: &str) -> TestDatabase {
         self.url = format!("{}&{parameter}", self.url);
         self
@@ -71,7 +71,7 @@ impl TestDatabase {
     }
 }
 
-/// A server that one test has to itself, and that keeps what it has acknowledged whatever becomes of it.
+/// A server that one test has to itself, and that keeps everything it has acknowledged, whatever becomes of it.
 pub struct OwnPostgres(Running);
 
 impl OwnPostgres {
@@ -79,7 +79,7 @@ impl OwnPostgres {
         OwnPostgres(boot(Durability::Full, Vec::new()).await)
     }
 
-    /// One that can be reached over TCP, too, at an address that is nobody else's, at the usual port.
+    /// Starts a server that can be reached over TCP, too, at an address of its own and the usual port.
     pub async fn start_listening() -> (OwnPostgres, Ipv4Addr) {
         let [a, b] = std::process::id().to_be_bytes()[2..] else { unreachable!("two of four bytes") };
         static STARTED: AtomicU8 = AtomicU8::new(1);
@@ -87,19 +87,19 @@ impl OwnPostgres {
         (OwnPostgres(boot(Durability::Full, vec![format!("listen_addresses={address}")]).await), address)
     }
 
-    /// The url of its first database, with which nothing was done.
+    /// Returns the URL of the first database, with which nothing was done.
     pub fn url(&self) -> String {
         self.0.postgres.connection("postgres")
     }
 
-    /// A new database that has been migrated.
+    /// Makes a database that has been migrated.
     pub async fn database(&self) -> TestDatabase {
         let name = DATABASE.to_owned();
         TestDatabase { url: self.0.migrated(&name).await, name, is_shared: false }
     }
 
-    /// A server on a copy of this one's folder, which recovers from its log and goes on on a timeline of its own: a backup that
-    /// is restored beside the original, or a standby that is promoted. Nobody writes meanwhile.
+    /// Starts a server on a copy of this one's folder, which recovers from its WAL and goes on on a timeline of its
+    /// own: a backup that is restored beside the original, or a standby that is promoted. Nobody may write meanwhile.
     pub async fn copied(&self) -> OwnPostgres {
         execute(&self.0.postgres.connection("postgres"), "CHECKPOINT".to_owned()).await;
         let folder = new_folder();
@@ -111,7 +111,7 @@ impl OwnPostgres {
         fs::write(to.join("recovery.signal"), "").expect("the copy is ours");
         let settings = to.join("postgresql.auto.conf");
         fs::write(settings, "restore_command = 'false'\n").expect("the copy is ours");
-        // Postgres has the account of whoever has its folder.
+        // Postgres runs under the account that owns its folder.
         let owned = Command::new("chown").arg("--reference").args([&from, &to.join("recovery.signal")]).status();
         assert!(owned.expect("chown can be run").success());
         let copy = OwnPostgres(boot_in(folder, Durability::Full, Vec::new()).await);
@@ -119,39 +119,39 @@ impl OwnPostgres {
         copy
     }
 
-    /// Returns once the server has ended its recovery: it answers readers before.
+    /// Returns once the server has ended its recovery, since it answers readers before.
     async fn promoted(&self) {
-        let mut connection = PgConnection::connect(&self.0.postgres.connection("postgres")).await.expect("it answers");
+        let mut connection = PgConnection::connect(&self.0.postgres.connection("postgres")).await.expect("an answer");
         let in_recovery = "SELECT pg_is_in_recovery()";
-        while sqlx::query_scalar(in_recovery).fetch_one(&mut connection).await.expect("it is answered") {}
+        while sqlx::query_scalar(in_recovery).fetch_one(&mut connection).await.expect("an answer") {}
     }
 
-    /// The only database there is, as it is.
+    /// Returns the only database of the server, as it is.
     pub fn existing(&self) -> TestDatabase {
         TestDatabase { url: self.0.postgres.connection(DATABASE), name: DATABASE.to_owned(), is_shared: false }
     }
 
-    /// A database that has the rows of another one, table by table, as a dump that is restored.
+    /// Makes a database that has the rows of another one, table by table, like a dump that is restored.
     pub async fn restored(&self, TestDatabase { url, .. }: &TestDatabase) -> TestDatabase {
         let restored = self.database().await;
         let connect = async |url: &str| PgConnection::connect(url).await.expect("postgres accepts connections");
         let (mut from, mut to) = (connect(url).await, connect(&restored.url).await);
         let tables =
             "SELECT tablename::text FROM pg_tables WHERE schemaname = 'public' AND tablename <> '_sqlx_migrations'";
-        let tables: Vec<String> = sqlx::query_scalar(tables).fetch_all(&mut from).await.expect("it is answered");
+        let tables: Vec<String> = sqlx::query_scalar(tables).fetch_all(&mut from).await.expect("an answer");
         for table in tables {
             execute(&restored.url, format!("TRUNCATE {table}")).await;
-            let rows = from.copy_out_raw(&format!("COPY {table} TO STDOUT")).await.expect("it can be read");
-            let rows: Vec<Bytes> = rows.try_collect().await.expect("it is read to its end");
-            let mut copy = to.copy_in_raw(&format!("COPY {table} FROM STDIN")).await.expect("it can be written");
-            copy.send(rows.concat()).await.expect("it takes rows");
-            copy.finish().await.expect("it has taken all");
+            let rows = from.copy_out_raw(&format!("COPY {table} TO STDOUT")).await.expect("a readable table");
+            let rows: Vec<Bytes> = rows.try_collect().await.expect("all rows");
+            let mut copy = to.copy_in_raw(&format!("COPY {table} FROM STDIN")).await.expect("a table");
+            copy.send(rows.concat()).await.expect("the table takes rows");
+            copy.finish().await.expect("the table has taken all rows");
         }
         restored
     }
 
-    /// Kills the server and all its connections in the middle of whatever they do, and returns once another one has
-    /// made of the log what there was.
+    /// Kills the server and all its connections in the middle of whatever they do, and returns once another server has
+    /// recovered from the WAL.
     pub async fn crash(&mut self) {
         self.0.postgres.restart().await.expect("postgres starts again");
     }
@@ -172,15 +172,15 @@ async fn migrate(url: &str) {
     database.close();
 }
 
-/// A new database that has been migrated.
+/// Makes a database that has been migrated.
 pub async fn database() -> TestDatabase {
     copy_of(TEMPLATE).await
 }
 
-/// A database that is what another one of the same server is now; whoever is connected to that is disconnected.
+/// Copies a database of the same server as it is now, and disconnects everybody from it.
 pub async fn copy(TestDatabase { name, .. }: &TestDatabase) -> TestDatabase {
     let running = RUNNING.lock().await;
-    let server = running.as_ref().expect("it was started").postgres.connection("postgres");
+    let server = running.as_ref().expect("the server was started").postgres.connection("postgres");
     drop(running);
     execute(&server, format!("ALTER DATABASE {name} ALLOW_CONNECTIONS false")).await;
     execute(&server, format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")).await;
@@ -193,13 +193,13 @@ async fn copy_of(template: &str) -> TestDatabase {
     database_as(&format!("TEMPLATE {template}")).await
 }
 
-/// A new database that is made with these words.
+/// Makes a database, with these words behind `CREATE DATABASE`.
 pub async fn database_as(words: &str) -> TestDatabase {
     let mut running = RUNNING.lock().await;
     if running.is_none() {
         *running = Some(start().await);
     }
-    let postgres = &running.as_ref().expect("it was started").postgres;
+    let postgres = &running.as_ref().expect("the server was started").postgres;
     let server = postgres.connection("postgres");
     let left = std::mem::take(&mut *LEFT.lock().unwrap_or_else(PoisonError::into_inner));
     for name in left {
@@ -210,7 +210,7 @@ pub async fn database_as(words: &str) -> TestDatabase {
     TestDatabase { url: postgres.connection(&name), name, is_shared: true }
 }
 
-/// For the end of the process.
+/// Stops the server at the end of the process.
 pub fn stop() {
     if let Ok(mut running) = RUNNING.try_lock() {
         drop(running.take());
@@ -221,7 +221,7 @@ async fn start() -> Running {
     exit::register();
     clear_folders_of_the_dead();
     let mut running = boot(Durability::None, Vec::new()).await;
-    // What moves is told in the change stream, which takes a restart to be had.
+    // The change stream tells of events that move, and takes this setting and a restart.
     execute(&running.postgres.connection("postgres"), "ALTER SYSTEM SET wal_level = logical".to_owned()).await;
     running.postgres.restart().await.expect("postgres starts again");
     running.migrated(TEMPLATE).await;
@@ -251,13 +251,13 @@ async fn execute(url: &str, sql: String) {
     connection.close().await.expect("postgres says goodbye");
 }
 
-/// Folders of test processes that were killed.
+/// Clears the folders of test processes that were killed.
 fn clear_folders_of_the_dead() {
     for entry in fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let Some(rest) = name.to_str().and_then(|name| name.strip_prefix(FOLDER_PREFIX)) else { continue };
         let Some(process_id) = rest.split('-').next().and_then(|id| id.parse::<libc::pid_t>().ok()) else { continue };
-        // SAFETY: signal 0 is sent to nobody, it only asks.
+        // SAFETY: signal 0 is sent to nobody, the call only asks.
         let is_alive = unsafe { libc::kill(process_id, 0) } == 0
             || std::io::Error::last_os_error().raw_os_error() != Some(libc::ESRCH);
         if !is_alive {
@@ -266,7 +266,8 @@ fn clear_folders_of_the_dead() {
     }
 }
 
-/// Another user's folder stays, and so does one that its server is about to leave: the next run comes back to it.
+/// Clears a folder. Another user's folder stays, and so does one that its server is about to leave: the next run comes
+/// back to it.
 fn clear(folder: &Path) {
     let _ = fs::remove_dir_all(folder);
 }

@@ -1,8 +1,8 @@
-//! What stands between a store and Postgres: loses, refuses or delays the statements that a test wants lost, refused
-//! or delayed, and is away altogether.
+//! A proxy between a store and Postgres. It loses, refuses or delays the statements that a test wants lost, refused or
+//! delayed, or is away altogether.
 //!
-//! Of the protocol it knows how messages are framed, and that a client says one thing at a time: a simple query, or
-//! what ends with Sync. The server answers each until it is ready for the next.
+//! The proxy knows how messages of the protocol are framed, and that a client says one thing at a time: a simple query,
+//! or messages that end with Sync. The server answers each until it is ready for the next.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -21,25 +21,25 @@ use tokio_util::sync::CancellationToken;
 
 use super::proxy::{Gate, lock};
 
-/// What every connection begins with. Where it is lost, another connection is made, and nobody hears of it.
+/// The first statement of every connection. If it is lost, another connection is made, and nobody hears of it.
 pub const SET_UP: &str = "SET jit = off";
 
-/// What becomes of a statement.
+/// The fate of a statement.
 pub enum StatementFate {
     Pass,
-    /// It never arrives: the connection is closed.
+    /// The statement never arrives: the connection is closed.
     LoseStatement,
-    /// It happens, and the connection is closed before anybody hears of it.
+    /// The statement happens, and the connection is closed before anybody hears of it.
     LoseReply,
-    /// It never arrives, and the answer is this SQLSTATE.
+    /// The statement never arrives, and the answer is this SQLSTATE.
     Refuse(&'static str),
-    /// A middle box swallows it: it never arrives, and nothing passes over its connection any more.
+    /// A middle box swallows the statement: it never arrives, and nothing passes over its connection any more.
     SwallowStatement,
-    /// It happens, and nothing passes over its connection any more.
+    /// The statement happens, and nothing passes over its connection any more.
     SwallowReply,
-    /// It waits at a gate before it passes, or until its client has gone.
+    /// The statement waits at a gate before it passes, or until its client has gone.
     Hold(Gate),
-    /// It happens, and the answer waits at a gate.
+    /// The statement happens, and the answer waits at a gate.
     HoldReply(Gate),
 }
 
@@ -49,9 +49,9 @@ struct Shared {
     socket: PathBuf,
     script: Mutex<Script>,
     is_away: AtomicBool,
-    /// Of the connections that there are.
+    /// The token that ends all present connections.
     open: Mutex<CancellationToken>,
-    /// The same, until nothing passes over them any more.
+    /// The token that makes all present connections silent.
     heard: Mutex<CancellationToken>,
 }
 
@@ -62,15 +62,15 @@ pub struct PostgresProxy {
 }
 
 impl PostgresProxy {
-    /// In front of the server that this url leads to, through a socket in the file system.
+    /// Starts a proxy before the server that this URL leads to through a socket in the file system.
     pub async fn start(url: &str) -> PostgresProxy {
         PostgresProxy::start_at(Ipv4Addr::LOCALHOST.into(), url).await
     }
 
-    /// The same, at one of this machine's addresses.
+    /// Starts a proxy at one of this machine's addresses.
     pub async fn start_at(address: IpAddr, url: &str) -> PostgresProxy {
         let options = PgConnectOptions::from_str(url).expect("the url is one");
-        let folder = options.get_socket().expect("it is reached through a socket");
+        let folder = options.get_socket().expect("a server behind a socket");
         let shared = Arc::new(Shared {
             socket: folder.join(format!(".s.PGSQL.{}", options.get_port())),
             script: Mutex::new(Box::new(|_| StatementFate::Pass)),
@@ -79,8 +79,8 @@ impl PostgresProxy {
             heard: Mutex::default(),
         });
         let listener = TcpListener::bind((address, 0)).await.expect("a loopback port is free");
-        let address: SocketAddr = listener.local_addr().expect("it is bound");
-        let (user, database) = (options.get_username(), options.get_database().expect("it is named"));
+        let address: SocketAddr = listener.local_addr().expect("the listener is bound");
+        let (user, database) = (options.get_username(), options.get_database().expect("a database"));
         let url = format!("postgres://{user}@{address}/{database}?sslmode=disable");
         let serving = tokio::spawn(serve(listener, Arc::clone(&shared)));
         PostgresProxy { url, shared, serving }
@@ -90,12 +90,12 @@ impl PostgresProxy {
         &self.url
     }
 
-    /// Asked about every statement that is executed from now on.
+    /// Sets the script, which is asked about every statement that is executed from now on.
     pub fn script(&self, script: impl FnMut(&str) -> StatementFate + Send + 'static) {
         *lock(&self.shared.script) = Box::new(script);
     }
 
-    /// The first statement with these words waits at the gate; everything else passes.
+    /// Holds the first statement with these words at a gate; everything else passes.
     pub fn hold_first(&self, words: &'static str) -> Gate {
         let gate = Gate::new();
         let mut held = Some(gate.clone());
@@ -106,24 +106,24 @@ impl PostgresProxy {
         gate
     }
 
-    /// Postgres goes away: every connection ends, and nobody gets another one.
+    /// Lets Postgres go away: every connection ends, and nobody gets another one.
     pub fn leave(&self) {
         self.shared.is_away.store(true, Ordering::SeqCst);
         self.sever();
     }
 
-    /// Every connection ends, as it does when Postgres is restarted.
+    /// Ends every connection, as a restart of Postgres does.
     pub fn sever(&self) {
         std::mem::take(&mut *lock(&self.shared.open)).cancel();
     }
 
-    /// A middle box forgets every connection: nothing passes over it any more in any direction, not even its end. New
-    /// ones are as good as ever.
+    /// Lets a middle box forget every connection: nothing passes over it any more in any direction, not even its end.
+    /// New connections are as good as ever.
     pub fn fall_silent(&self) {
         std::mem::take(&mut *lock(&self.shared.heard)).cancel();
     }
 
-    /// Postgres is there, and everything passes from now on.
+    /// Lets Postgres come back, and everything pass from now on.
     pub fn heal(&self) {
         self.shared.is_away.store(false, Ordering::SeqCst);
         self.script(|_| StatementFate::Pass);
@@ -143,12 +143,12 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
         let shared = Arc::clone(&shared);
         let (open, heard) = (lock(&shared.open).clone(), lock(&shared.heard).clone());
         if !shared.is_away.load(Ordering::SeqCst) {
-            // Who goes away in the middle is no concern of the proxy.
+            // A client that goes away in the middle is no concern of the proxy.
             tokio::spawn(open.run_until_cancelled_owned(async move {
                 let mut conversation = pin!(converse(client, &shared));
                 tokio::select! {
                     _ = &mut conversation => {}
-                    // It is kept, and not gone on with.
+                    // The connection is kept, and the conversation does not go on.
                     () = heard.cancelled() => std::future::pending().await,
                 }
             }));
@@ -156,10 +156,10 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
     }
 }
 
-/// What a client says before it waits for an answer.
+/// Everything that a client says before it waits for an answer.
 struct Turn {
     bytes: Vec<u8>,
-    /// What is executed, if anything is; of some statements that are sent as one, the first.
+    /// The statement that is executed, if any; the first one of several that are sent as one.
     sql: Option<String>,
 }
 
@@ -169,7 +169,7 @@ async fn converse(client: TcpStream, shared: &Shared) -> std::io::Result<()> {
     let ((client_reader, mut client), (server_reader, mut server)) = (client.into_split(), server.into_split());
     let ((turn_sender, mut turns), (answer_sender, mut answers)) = (unbounded_channel(), unbounded_channel());
     let gone = CancellationToken::new();
-    // They end with this conversation.
+    // The readers end with this conversation.
     let mut readers = JoinSet::new();
     let guard = gone.clone().drop_guard();
     readers.spawn(async move {
@@ -180,7 +180,7 @@ async fn converse(client: TcpStream, shared: &Shared) -> std::io::Result<()> {
     loop {
         let turn = tokio::select! {
             turn = turns.recv() => turn,
-            // What nobody asked for, such as a notification.
+            // Nobody asked for this answer, which may be a notification.
             answer = answers.recv() => {
                 let Some((_, bytes)) = answer else { return Ok(()) };
                 client.write_all(&bytes).await?;
@@ -194,7 +194,7 @@ async fn converse(client: TcpStream, shared: &Shared) -> std::io::Result<()> {
             StatementFate::SwallowStatement => std::future::pending().await,
             StatementFate::Refuse(code) => {
                 client.write_all(&refusal(code)).await?;
-                // After these a server says no more.
+                // A server says no more after these codes.
                 if code.starts_with("57P") {
                     return client.shutdown().await;
                 }
@@ -235,7 +235,7 @@ async fn converse(client: TcpStream, shared: &Shared) -> std::io::Result<()> {
     }
 }
 
-/// Everything up to "ready for the next".
+/// Returns everything up to "ready for the next".
 async fn reply(answers: &mut UnboundedReceiver<(u8, Vec<u8>)>) -> Vec<u8> {
     let mut reply = Vec::new();
     while let Some((kind, bytes)) = answers.recv().await {
@@ -286,7 +286,7 @@ async fn read_answers(
     }
 }
 
-/// The length, which counts itself, and what it counts.
+/// Reads the length, which counts itself, and what it counts.
 async fn read_body(reader: &mut (impl AsyncRead + Unpin), bytes: &mut Vec<u8>) -> std::io::Result<()> {
     let length = reader.read_u32().await?;
     bytes.extend(length.to_be_bytes());
@@ -296,7 +296,7 @@ async fn read_body(reader: &mut (impl AsyncRead + Unpin), bytes: &mut Vec<u8>) -
     Ok(())
 }
 
-/// An error, and that the next statement may come.
+/// Returns an error, and the message that the next statement may come.
 fn refusal(code: &str) -> Vec<u8> {
     let fields = format!("SERROR\0VERROR\0C{code}\0Mscripted\0\0");
     let mut bytes = vec![b'E'];

@@ -16,14 +16,14 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::World;
 
-/// What is said to the binary before it starts.
+/// The binary before it starts, with all that it is told.
 pub struct Program {
     variables: BTreeMap<&'static str, String>,
     folder: TempDir,
     /// The working directory, below the folder.
     below: &'static str,
     writes_files: bool,
-    /// As many as the test's own process may have, if nothing else was said.
+    /// The number of files that may be open; by default that of the test's own process.
     descriptors: Option<libc::rlim_t>,
 }
 
@@ -35,7 +35,7 @@ pub struct Running {
     said: Vec<String>,
 }
 
-/// What a process has said, and its exit code; none if it was killed.
+/// The output of a process that has ended, and its exit code; none if it was killed.
 #[derive(Debug)]
 pub struct Ended {
     pub code: Option<i32>,
@@ -44,14 +44,14 @@ pub struct Ended {
 }
 
 impl Program {
-    /// Without a single variable.
+    /// Returns a program without a single variable.
     pub fn bare() -> Program {
         let folder = tempfile::tempdir().expect("the temporary folder can be written");
         Program { variables: BTreeMap::new(), folder, below: "", writes_files: true, descriptors: None }
     }
 
-    /// Knows its world, archives in batches of so many events that are older than 30 days, reads nothing by itself, and
-    /// does not wait for another owner of its bucket.
+    /// Returns a program that knows its world, archives in batches of this many events that are older than 30 days,
+    /// reads nothing by itself, and does not wait for another owner of its bucket.
     pub fn new(world: &World, batch_size: u64) -> Program {
         let known =
             world.variables().into_iter().fold(Program::bare(), |program, (name, value)| program.set(name, value));
@@ -69,25 +69,25 @@ impl Program {
         self
     }
 
-    /// Runs in a folder below its own.
+    /// Runs the program in a folder below its own.
     pub fn below(mut self, below: &'static str) -> Program {
         self.below = below;
         self
     }
 
-    /// May write no byte into any file, as where everything is read-only.
+    /// Keeps the program from writing any byte into any file, as where everything is read-only.
     pub fn without_files(mut self) -> Program {
         self.writes_files = false;
         self
     }
 
-    /// May have so many files open.
+    /// Limits the files that the program may have open.
     pub fn descriptors(mut self, descriptors: libc::rlim_t) -> Program {
         self.descriptors = Some(descriptors);
         self
     }
 
-    /// The working directory, if nothing else was said.
+    /// Returns the working directory, unless `below` was called.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
@@ -103,12 +103,12 @@ impl Program {
         self.spawn(arguments, Stdio::null())
     }
 
-    /// Runs to the end.
+    /// Runs the program to its end.
     pub async fn run(&self, arguments: &[&str]) -> Ended {
         self.start(arguments).end().await
     }
 
-    /// Runs to the end, with a file as its standard input.
+    /// Runs the program to its end, with a file as its standard input.
     pub async fn run_on(&self, arguments: &[&str], input: &Path) -> Ended {
         let input = File::open(input).expect("the file is there");
         self.spawn(arguments, Stdio::from(input)).end().await
@@ -121,7 +121,7 @@ impl Program {
         let descriptors = self.descriptors.map(|descriptors| (libc::RLIMIT_NOFILE, descriptors));
         for (resource, most) in files.into_iter().chain(descriptors) {
             let limit = libc::rlimit { rlim_cur: most, rlim_max: most };
-            // SAFETY: between fork and exec it makes one call, which is async-signal-safe.
+            // SAFETY: the closure makes one call between fork and exec, which is async-signal-safe.
             let set = move || match unsafe { libc::setrlimit(resource, &raw const limit) } {
                 0 => Ok(()),
                 _ => Err(Error::last_os_error()),
@@ -132,7 +132,7 @@ impl Program {
         command
     }
 
-    /// What it says goes elsewhere. It is killed with this process at the latest.
+    /// Starts the program with its output going elsewhere. It is killed with this process at the latest.
     pub fn start_into(&self, arguments: &[&str], output: Stdio, log: Stdio) -> Child {
         let mut command = self.command(arguments);
         command.stdin(Stdio::null()).stdout(output).stderr(log);
@@ -159,7 +159,7 @@ impl Program {
 }
 
 impl Running {
-    /// The next line of its standard error; none at its end.
+    /// Returns the next line of standard error; none at its end.
     pub async fn line(&mut self) -> Option<String> {
         let line = self.errors.recv().await;
         self.said.extend(line.clone());
@@ -182,54 +182,54 @@ impl Running {
         assert_eq!(unsafe { libc::kill(id, signal) }, 0);
     }
 
-    /// The most that it has had in memory so far.
+    /// Returns the most memory that the process has had so far.
     pub fn peak_memory_bytes(&self) -> usize {
         self.status_bytes("VmHWM:")
     }
 
-    /// What it has in memory now.
+    /// Returns the memory that the process has now.
     pub fn memory_bytes(&self) -> usize {
         self.status_bytes("VmRSS:")
     }
 
     fn status_bytes(&self, name: &str) -> usize {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it is running");
-        let size = status.lines().find_map(|line| line.strip_prefix(name)).expect("Linux says it");
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("a process");
+        let size = status.lines().find_map(|line| line.strip_prefix(name)).expect("Linux says so");
         size.trim().trim_end_matches(" kB").parse::<usize>().expect("a number of kB") * 1024
     }
 
-    /// What it has used of processors so far.
+    /// Returns the processor time that the process has used so far.
     pub fn processor_time(&self) -> Duration {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("it is running");
-        // Behind the name, in hundredths of a second: in user mode, and in the system's.
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("a process");
+        // The times in user mode and in the system's stand behind the name, in hundredths of a second.
         let (_, numbers) = stat.rsplit_once(')').expect("a name");
         let ticks: u64 = numbers.split(' ').skip(12).take(2).map(|ticks| ticks.parse::<u64>().expect("a number")).sum();
         Duration::from_millis(ticks * 10)
     }
 
-    /// How many files it may have open from now on, and how many it might have had.
+    /// Sets how many files the process may have open from now on, and returns how many it might have had.
     pub fn limit_descriptors(&self, descriptors: libc::rlim_t) -> libc::rlim_t {
         let id = self.child.id() as libc::pid_t;
         let mut before = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-        // SAFETY: it fills the structure, and is about a child that was not waited for.
+        // SAFETY: the call fills the structure, and is about a child that was not waited for.
         assert_eq!(unsafe { libc::prlimit(id, libc::RLIMIT_NOFILE, std::ptr::null(), &raw mut before) }, 0);
         let limit = libc::rlimit { rlim_cur: descriptors, ..before };
-        // SAFETY: it reads the structure.
+        // SAFETY: the call reads the structure.
         assert_eq!(unsafe { libc::prlimit(id, libc::RLIMIT_NOFILE, &raw const limit, std::ptr::null_mut()) }, 0);
         before.rlim_cur
     }
 
-    /// Kills it, if it has not ended already, and returns once it is gone.
+    /// Kills the process, if it has not ended already, and returns once it is gone.
     pub async fn kill(mut self) -> Ended {
-        self.child.kill().expect("it can be killed");
+        self.child.kill().expect("the process can be killed");
         self.end().await
     }
 
-    /// Waits until it ends by itself.
+    /// Waits until the process ends by itself.
     pub async fn end(mut self) -> Ended {
         self.silence().await;
-        let output = self.output.take().expect("it ends once").join().expect("the reader does not panic");
-        let code = self.child.wait().expect("it is ours to wait for").code();
+        let output = self.output.take().expect("a process ends once").join().expect("the reader does not panic");
+        let code = self.child.wait().expect("the child is ours to wait for").code();
         Ended { code, output, errors: std::mem::take(&mut self.said) }
     }
 }
@@ -242,15 +242,15 @@ impl Drop for Running {
 }
 
 impl Ended {
-    /// What a process has said that did what it was asked for.
+    /// Returns the output of a process that did what it was asked for.
     pub fn succeeded(self) -> String {
         assert_eq!(self.code, Some(0), "{self:?}");
         self.output
     }
 
-    /// The one line of a process that could not do what it was asked for.
+    /// Returns the one line of a process that could not do what it was asked for.
     pub fn failed(mut self) -> String {
-        // What the log says by the way is no failure.
+        // Lines that the log says by the way are no failure.
         self.errors.retain(|line| !line.contains(" INFO "));
         assert!(self.code == Some(1) && self.errors.len() == 1 && self.output.is_empty(), "{self:?}");
         self.errors.remove(0)

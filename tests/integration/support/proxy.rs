@@ -1,7 +1,7 @@
-//! What stands between a store and S3: counts requests, and loses, delays or answers those that a test wants lost,
+//! A proxy between a store and S3. It counts requests, and loses, delays or answers those that a test wants lost,
 //! delayed or answered.
 //!
-//! One connection carries one request. That is all the HTTP there is: a head, and as many bytes as it announces.
+//! One connection carries one request. The proxy needs no more of HTTP: a head, and as many bytes as it announces.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,15 +13,15 @@ use tokio::task::JoinHandle;
 
 use super::raw::MARKER;
 
-/// What a request is about.
+/// The kind of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Of an object, or a range of one.
+    /// A read of an object, or of a range of one.
     Get,
     Head,
     StartUpload,
     PutPart,
-    /// From an object that the server has.
+    /// A part that is copied from an object that the server has.
     CopyPart,
     CompleteUpload,
     AbortUpload,
@@ -30,7 +30,7 @@ pub enum Kind {
     ListObjects,
     ListVersions,
     ListUploads,
-    /// About the bucket itself.
+    /// A request about the bucket itself.
     Bucket,
     Other,
 }
@@ -39,11 +39,11 @@ pub enum Kind {
 pub struct Request {
     pub kind: Kind,
     pub method: String,
-    /// Path and query as they stand in the request.
+    /// The path and the query, as they stand in the request.
     pub target: String,
-    /// Its first line and its headers.
+    /// The first line and the headers.
     head: String,
-    /// Of its body.
+    /// The number of bytes of the body.
     pub bytes: usize,
 }
 
@@ -88,26 +88,26 @@ impl Request {
     }
 }
 
-/// What becomes of a request.
+/// The fate of a request.
 pub enum Fate {
     Pass,
-    /// It never arrives: the connection is closed.
+    /// The request never arrives: the connection is closed.
     LoseRequest,
-    /// It happens, and nobody hears of it.
+    /// The request happens, and nobody hears of it.
     LoseReply,
-    /// It never arrives, and this is the answer.
+    /// The request never arrives, and this is the answer.
     Answer(u16, &'static str),
-    /// It happens, and this is the answer all the same.
+    /// The request happens, and this is the answer all the same.
     AnswerAfter(u16, &'static str),
-    /// It happens, and only so many bytes of the answer's body come through.
+    /// The request happens, and only so many bytes of the answer's body come through.
     CutBody(usize),
-    /// It waits at a gate before it passes.
+    /// The request waits at a gate before it passes.
     Hold(Gate),
-    /// It happens, and the answer waits at a gate.
+    /// The request happens, and the answer waits at a gate.
     HoldReply(Gate),
 }
 
-/// Where a request waits until a test lets it go.
+/// A place where a request waits until a test lets it go.
 #[derive(Clone)]
 pub struct Gate {
     arrived: Arc<Semaphore>,
@@ -121,7 +121,7 @@ impl Gate {
 
     /// Returns once a request is waiting.
     pub async fn arrival(&self) {
-        self.arrived.acquire().await.expect("it is never closed").forget();
+        self.arrived.acquire().await.expect("a gate is never closed").forget();
     }
 
     /// Lets one request pass.
@@ -129,12 +129,12 @@ impl Gate {
         self.opened.add_permits(1);
     }
 
-    /// Whatever waits, or comes to wait, is lost.
+    /// Loses whatever waits, or comes to wait.
     pub fn lose(&self) {
         self.opened.close();
     }
 
-    /// Whether it may pass.
+    /// Waits, and returns whether the request may pass.
     pub(super) async fn wait(&self) -> bool {
         self.arrived.add_permits(1);
         self.opened.acquire().await.map(SemaphorePermit::forget).is_ok()
@@ -162,7 +162,7 @@ impl Proxy {
 
     pub async fn start_on(host: IpAddr, upstream: SocketAddr) -> Proxy {
         let listener = TcpListener::bind((host, 0)).await.expect("a loopback port is free");
-        let address = listener.local_addr().expect("it is bound");
+        let address = listener.local_addr().expect("the listener is bound");
         let shared =
             Arc::new(Shared { upstream, seen: Mutex::default(), script: Mutex::new(Box::new(|_| Fate::Pass)) });
         let serving = tokio::spawn(serve(listener, Arc::clone(&shared)));
@@ -173,12 +173,12 @@ impl Proxy {
         self.address
     }
 
-    /// Asked about every request from now on.
+    /// Sets the script, which is asked about every request from now on.
     pub fn script(&self, script: impl FnMut(&Request) -> Fate + Send + 'static) {
         *lock(&self.shared.script) = Box::new(script);
     }
 
-    /// The first request of a kind waits at the gate; everything else passes.
+    /// Holds the first request of a kind at a gate; everything else passes.
     pub fn hold_first(&self, kind: Kind) -> Gate {
         let gate = Gate::new();
         let mut held = Some(gate.clone());
@@ -191,24 +191,24 @@ impl Proxy {
         gate
     }
 
-    /// Everything passes from now on.
+    /// Lets everything pass from now on.
     pub fn heal(&self) {
         self.script(|_| Fate::Pass);
     }
 
-    /// What has arrived since it was last asked, in order.
+    /// Returns the requests that have arrived since the last call, in order.
     pub fn take_seen(&self) -> Vec<Request> {
         std::mem::take(&mut *lock(&self.shared.seen))
     }
 
-    /// The same without looks at the marker, which a service takes now and then whatever it is asked.
+    /// Returns the same without looks at the marker, which a service takes now and then whatever it is asked.
     pub fn take_asked(&self) -> Vec<Request> {
         let mut asked = self.take_seen();
         asked.retain(|request| !request.target.ends_with(MARKER));
         asked
     }
 
-    /// How many requests of a kind have arrived since [`Proxy::take_seen`].
+    /// Returns how many requests of a kind have arrived since [`Proxy::take_seen`].
     pub fn count(&self, kind: Kind) -> usize {
         lock(&self.shared.seen).iter().filter(|request| request.kind == kind).count()
     }
@@ -275,11 +275,11 @@ async fn answer(client: &mut TcpStream, status: u16, body: &str) -> std::io::Res
     client.shutdown().await
 }
 
-/// The whole answer, as it comes.
+/// Returns the whole answer, as it comes.
 async fn forward(upstream: SocketAddr, message: &Message) -> std::io::Result<Vec<u8>> {
     let mut server = TcpStream::connect(upstream).await?;
     server.set_nodelay(true)?;
-    // The server says the same of its answer, so that the client sends its next request on another connection.
+    // The server says the same of its answer then, so that the client sends its next request on another connection.
     let head = message.head.replacen("\r\n", "\r\nConnection: close\r\n", 1);
     let mut bytes = head.into_bytes();
     bytes.extend_from_slice(&message.body);
@@ -291,13 +291,13 @@ async fn forward(upstream: SocketAddr, message: &Message) -> std::io::Result<Vec
 
 /// A request with its whole body.
 struct Message {
-    /// With the empty line that ends it.
+    /// The head, with the empty line that ends it.
     head: String,
     body: Vec<u8>,
 }
 
 impl Message {
-    /// `None` if the connection was closed without a request.
+    /// Reads a request; `None` if the connection was closed without one.
     async fn read(client: &mut TcpStream) -> std::io::Result<Option<Message>> {
         let mut bytes = Vec::new();
         let body_start = loop {

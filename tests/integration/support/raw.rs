@@ -10,16 +10,16 @@ use s3::creds::Credentials;
 
 use super::s3::Server;
 
-/// Says whose bucket it is; a process leaves it there, a test's own store does not.
+/// The object that says whose bucket it is; a process leaves it there, a test's own store does not.
 pub const MARKER: &str = "coldstream.json";
-/// A process that is killed while it probes the bucket leaves an object, or an upload of one.
+/// The prefix of probes: a process that is killed while it probes the bucket leaves an object, or an upload of one.
 pub const PROBE_PREFIX: &str = "coldstream.probe/";
 
 const VALID_SECONDS: u32 = 600;
 
 type Query<'a> = &'a [(&'a str, &'a str)];
 
-/// Its requests are signed by rust-s3, as addresses that anybody may call.
+/// A client whose requests are signed by rust-s3, as addresses that anybody may call.
 pub struct RawBucket {
     http: reqwest::Client,
     bucket: Box<s3::Bucket>,
@@ -37,7 +37,7 @@ impl RawBucket {
     }
 
     async fn try_get(&self, key: &str, query: Query<'_>) -> Response {
-        let url = self.bucket.presign_get(key, VALID_SECONDS, owned(query)).await.expect("it can be signed");
+        let url = self.bucket.presign_get(key, VALID_SECONDS, owned(query)).await.expect("a signed URL");
         self.http.get(url).send().await.expect("the server answers")
     }
 
@@ -47,8 +47,8 @@ impl RawBucket {
 
     async fn send_put(&self, key: &str, query: Query<'_>, headers: HeaderMap, body: Vec<u8>) -> Response {
         let url = self.bucket.presign_put(key, VALID_SECONDS, Some(headers.clone()), owned(query)).await;
-        // Nothing at all has a length as well, which some servers want to be told.
-        let request = self.http.put(url.expect("it can be signed")).headers(headers).header(CONTENT_LENGTH, body.len());
+        // An empty body has a length as well, which some servers want to be told.
+        let request = self.http.put(url.expect("a signed URL")).headers(headers).header(CONTENT_LENGTH, body.len());
         let request = request.body(body);
         successful(request.send().await.expect("the server answers"))
     }
@@ -57,13 +57,13 @@ impl RawBucket {
         self.send_get("/", query).await.text().await.expect("a document")
     }
 
-    /// Of everything but the marker and probes, in their order.
+    /// Returns the keys of everything but the marker and probes, in their order.
     pub async fn keys(&self) -> Vec<String> {
         let listed = self.listing(&[("list-type", "2")]).await;
         texts(&listed, "Key").into_iter().filter(|key| !is_aside(key)).collect()
     }
 
-    /// Whether it says whose it is.
+    /// Returns whether the bucket says whose it is.
     pub async fn is_marked(&self) -> bool {
         self.try_get(MARKER, &[]).await.status().is_success()
     }
@@ -72,25 +72,25 @@ impl RawBucket {
         self.send_get(key, &[]).await.bytes().await.expect("the whole object").to_vec()
     }
 
-    /// Replaces an object, as somebody who does not know of the store would; what the object says of itself is kept.
-    /// Gives the new ETag.
+    /// Replaces an object, as somebody who does not know of the store would, and keeps what it says of itself. Returns
+    /// the new ETag.
     pub async fn put(&self, key: &str, bytes: Vec<u8>) -> String {
         self.put_saying(key, bytes, &self.said(key).await).await
     }
 
-    /// What an object says of itself; nothing if it is not there.
+    /// Returns what an object says of itself; nothing if it is not there.
     pub async fn said(&self, key: &str) -> Vec<(String, String)> {
         let there = self.try_get(key, &[]).await;
         let said = there.headers().iter().filter(|(name, _)| name.as_str().starts_with("x-amz-meta-"));
-        said.map(|(name, value)| (name.to_string(), value.to_str().expect("it is text").to_owned())).collect()
+        said.map(|(name, value)| (name.to_string(), value.to_str().expect("a text").to_owned())).collect()
     }
 
-    /// Puts an object that says certain things of itself, and gives its ETag.
+    /// Puts an object that says certain things of itself, and returns its ETag.
     pub async fn put_saying(&self, key: &str, bytes: Vec<u8>, said: &[(String, String)]) -> String {
         let mut headers = HeaderMap::new();
         for (name, value) in said {
-            let name = HeaderName::from_bytes(name.as_bytes()).expect("it is a name");
-            headers.insert(name, HeaderValue::from_str(value).expect("it is a value"));
+            let name = HeaderName::from_bytes(name.as_bytes()).expect("a name");
+            headers.insert(name, HeaderValue::from_str(value).expect("a value"));
         }
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/gzip"));
         let response = self.send_put(key, &[], headers, bytes).await;
@@ -98,26 +98,26 @@ impl RawBucket {
     }
 
     pub async fn delete(&self, key: &str) {
-        let url = self.bucket.presign_delete(key, VALID_SECONDS).await.expect("it can be signed");
+        let url = self.bucket.presign_delete(key, VALID_SECONDS).await.expect("a signed URL");
         successful(self.http.delete(url).send().await.expect("the server answers"));
     }
 
-    /// Keys of uploads that were begun, and neither completed nor aborted.
+    /// Returns the keys of uploads that were begun, and neither completed nor aborted.
     pub async fn unfinished_uploads(&self) -> Vec<String> {
         let listed = self.listing(&[("uploads", "")]).await;
         texts(&listed, "Key").into_iter().filter(|key| !is_aside(key)).collect()
     }
 
-    /// Gives no way to complete it.
+    /// Begins an upload, and gives no way to complete it.
     pub async fn begin_upload(&self, key: &str) {
-        self.bucket.initiate_multipart_upload(key, "text/plain").await.expect("the server begins it");
+        self.bucket.initiate_multipart_upload(key, "text/plain").await.expect("the server begins the upload");
     }
 
     pub async fn abort_uploads(&self, key: &str) {
         let listed = self.listing(&[("uploads", "")]).await;
         for (found, id) in texts(&listed, "Key").iter().zip(texts(&listed, "UploadId")) {
             if found == key {
-                self.bucket.abort_upload(key, &id).await.expect("the server aborts it");
+                self.bucket.abort_upload(key, &id).await.expect("the server aborts the upload");
             }
         }
     }
@@ -127,12 +127,12 @@ impl RawBucket {
         self.send_put("/", &[("versioning", "")], HeaderMap::new(), body.into()).await;
     }
 
-    /// Every version can be held from now on.
+    /// Keeps versions from now on, every one of which can be held.
     pub async fn keep_locked_versions(&self) {
         self.lock_versions("").await;
     }
 
-    /// What is written from now on is retained for a day.
+    /// Retains everything that is written from now on for a day.
     pub async fn retain_all(&self) {
         let retention = "<DefaultRetention><Mode>GOVERNANCE</Mode><Days>1</Days></DefaultRetention>";
         self.lock_versions(&format!("<Rule>{retention}</Rule>")).await;
@@ -145,7 +145,7 @@ impl RawBucket {
         self.send_put("/", &[("object-lock", "")], HeaderMap::new(), body.into()).await;
     }
 
-    /// Forbids that the current version of an object is deleted, and says which one that is.
+    /// Forbids that the current version of an object is deleted, and returns the version's id.
     pub async fn hold(&self, key: &str) -> String {
         let there = self.send_get(key, &[]).await;
         let version = there.headers()["x-amz-version-id"].to_str().expect("an id is text").to_owned();
@@ -162,7 +162,7 @@ impl RawBucket {
         self.send_put(key, &[("legal-hold", ""), ("versionId", version)], HeaderMap::new(), body.into()).await;
     }
 
-    /// Keeps the current version of an object for so long, and says which one that is.
+    /// Keeps the current version of an object until then, and returns the version's id.
     pub async fn retain(&self, key: &str, until: &str) -> String {
         let there = self.send_get(key, &[]).await;
         let version = there.headers()["x-amz-version-id"].to_str().expect("an id is text").to_owned();
@@ -175,7 +175,7 @@ impl RawBucket {
         self.send_put(key, &[("retention", ""), ("versionId", version)], HeaderMap::new(), body.into()).await;
     }
 
-    /// What the server says of its versions; `None` if it keeps none.
+    /// Returns what the server says of its versions; `None` if it keeps none.
     async fn listed_versions(&self) -> Option<String> {
         let listed = self.try_get("/", &[("versions", "")]).await;
         if listed.status() == StatusCode::NOT_IMPLEMENTED {
@@ -184,7 +184,7 @@ impl RawBucket {
         Some(successful(listed).text().await.expect("a document"))
     }
 
-    /// The key of every version and delete marker but those of the marker and of probes, sorted.
+    /// Returns the keys of every version and delete marker but those of the marker and of probes, sorted.
     pub async fn version_keys(&self) -> Vec<String> {
         let Some(listed) = self.listed_versions().await else { return self.keys().await };
         let mut keys = texts(&listed, "Key");
@@ -193,8 +193,8 @@ impl RawBucket {
         keys
     }
 
-    /// What every version of everything but those holds, in no certain order; delete markers hold nothing. A server
-    /// that keeps no versions has the objects alone.
+    /// Returns what every version holds but those of the marker and of probes, in no certain order; delete markers hold
+    /// nothing. A server that keeps no versions has the objects alone.
     pub async fn versions(&self) -> Vec<Vec<u8>> {
         let mut contents = Vec::new();
         let Some(listed) = self.listed_versions().await else {
@@ -227,14 +227,14 @@ fn is_aside(key: &str) -> bool {
     key == MARKER || key.starts_with(PROBE_PREFIX)
 }
 
-/// The text of a gzip file, of all its members.
+/// Returns the text of a gzip file, of all its members.
 pub fn unzip(object: &[u8]) -> String {
     let mut text = String::new();
-    MultiGzDecoder::new(object).read_to_string(&mut text).expect("it is a gzip file");
+    MultiGzDecoder::new(object).read_to_string(&mut text).expect("a gzip file");
     text
 }
 
-/// The texts of all elements of a name.
+/// Returns the texts of all elements of a name.
 fn texts(document: &str, element: &str) -> Vec<String> {
     let (open, close) = (format!("<{element}>"), format!("</{element}>"));
     let after = document.split(&open).skip(1);

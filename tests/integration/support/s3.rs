@@ -5,7 +5,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 
 use super::moto;
 
-/// host:port, in plain text. The other variables are about this server.
+/// The variable with the host:port of a server of plain text. The other variables are about this server.
 const ENDPOINT: &str = "COLDSTREAM_TEST_S3_ENDPOINT";
 
 pub struct Server {
@@ -15,7 +15,7 @@ pub struct Server {
     pub region: String,
 }
 
-/// Tests make buckets of their own on it, and leave them behind.
+/// Returns the server. Tests make buckets of their own on it, and leave them behind.
 pub async fn server() -> Server {
     let Ok(endpoint) = env::var(ENDPOINT) else {
         let (access_key, secret_key) = ("test".to_owned(), "not a secret".to_owned());

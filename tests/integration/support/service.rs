@@ -20,7 +20,7 @@ struct Line {
 }
 
 impl Service {
-    /// Returns once it serves.
+    /// Starts a service, and returns once it serves.
     pub async fn start(program: Program) -> Service {
         let program = program.set("HTTP_ADDR", "127.0.0.1:0").set("GRPC_ADDR", "127.0.0.1:0").set("LOG_FORMAT", "json");
         let mut running = program.start(&["serve"]);
@@ -31,7 +31,7 @@ impl Service {
                 return Service { http: url("http"), grpc: url("grpc"), running };
             }
         }
-        panic!("it does not serve: {:?}", running.end().await);
+        panic!("the service does not serve: {:?}", running.end().await);
     }
 
     /// Asks for an orderly end.
@@ -39,17 +39,17 @@ impl Service {
         self.running.terminate();
     }
 
-    /// The most that it has had in memory so far.
+    /// Returns the most memory that the service has had so far.
     pub fn peak_memory_bytes(&self) -> usize {
         self.running.peak_memory_bytes()
     }
 
-    /// What it has in memory now.
+    /// Returns the memory that the service has now.
     pub fn memory_bytes(&self) -> usize {
         self.running.memory_bytes()
     }
 
-    /// Stops it in the middle of whatever it does.
+    /// Stops the service in the middle of whatever it does.
     pub fn pause(&self) {
         self.running.signal(libc::SIGSTOP);
     }
@@ -58,7 +58,7 @@ impl Service {
         self.running.signal(libc::SIGCONT);
     }
 
-    /// Returns once it has logged such a message.
+    /// Returns once the service has logged such a message.
     pub async fn says(&mut self, message: &str) {
         while let Some(line) = self.running.line().await {
             let is_it = serde_json::from_str(&line).is_ok_and(|Line { fields }| fields["message"] == message);
@@ -66,7 +66,7 @@ impl Service {
                 return;
             }
         }
-        panic!("it does not say {message:?}");
+        panic!("the service does not say {message:?}");
     }
 
     pub fn processor_time(&self) -> Duration {
@@ -77,12 +77,12 @@ impl Service {
         self.running.limit_descriptors(descriptors)
     }
 
-    /// Kills it, and returns once it is gone.
+    /// Kills the service, and returns once it is gone.
     pub async fn kill(self) -> Ended {
         self.running.kill().await
     }
 
-    /// Waits for its end.
+    /// Waits for the end of the service.
     pub async fn end(self) -> Ended {
         self.running.end().await
     }

@@ -14,12 +14,12 @@ use tokio::time::Instant;
 use tonic::transport::Channel;
 use tonic::{Request, Status, Streaming};
 
-/// What has not come after so long does not come.
+/// The longest time that a message takes to come.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// What has not come after so long was not sent.
+/// The time after which a message that has not come was not sent.
 const QUIET: Duration = Duration::from_millis(300);
 
-/// What a subscriber says of itself.
+/// A subscriber's description of itself.
 #[derive(Debug, Clone)]
 pub struct Role {
     pub group: String,
@@ -46,7 +46,7 @@ impl Role {
     }
 }
 
-/// To every topic, without a connection.
+/// Returns a subscription to every topic, without a connection.
 pub fn subscribing(group: &str) -> Subscribing {
     Subscribing {
         group: Group { name: group.into(), is_parallel: false },
@@ -60,7 +60,7 @@ pub fn subscribing(group: &str) -> Subscribing {
 pub struct Subscriber {
     requests: mpsc::UnboundedSender<SubscribeRequest>,
     responses: Streaming<SubscribeResponse>,
-    /// When it was told that it is subscribed, and how long that took.
+    /// The time at which the subscriber was told that it is subscribed, and how long that took.
     pub subscribed_at: Instant,
     pub subscribed_after: Duration,
 }
@@ -70,7 +70,7 @@ impl Subscriber {
         Subscriber::try_start(client, role).await.unwrap_or_else(|status| panic!("not subscribed: {status}"))
     }
 
-    /// An error if the service cannot do it now.
+    /// Subscribes; returns an error if the service cannot do it now.
     pub async fn try_start(client: &ServiceClient<Channel>, role: Role) -> Result<Subscriber, Status> {
         let started = Instant::now();
         let mut subscriber = Subscriber::try_silent(client).await?;
@@ -91,7 +91,7 @@ impl Subscriber {
         Ok(subscriber)
     }
 
-    /// One that says nothing.
+    /// Returns a subscriber that says nothing.
     pub async fn silent(client: &ServiceClient<Channel>) -> Subscriber {
         Subscriber::try_silent(client).await.unwrap()
     }
@@ -112,7 +112,7 @@ impl Subscriber {
         Ok(message?.map(|response| response.payload.expect("there is a payload")))
     }
 
-    /// The next event. Only that.
+    /// Returns the next event, and takes nothing else.
     pub async fn event(&mut self) -> Event {
         match self.next().await {
             Ok(Some(subscribe_response::Payload::Event(event))) => event,
@@ -120,7 +120,7 @@ impl Subscriber {
         }
     }
 
-    /// The next event, or `None` if the service has gone.
+    /// Returns the next event, or `None` if the service has gone.
     pub async fn event_or_end(&mut self) -> Option<Event> {
         match self.next().await {
             Ok(Some(subscribe_response::Payload::Event(event))) => Some(event),
@@ -129,7 +129,7 @@ impl Subscriber {
         }
     }
 
-    /// The next event, which is acked, as clients ack what they have handled.
+    /// Returns the next event and acks it, as clients ack what they have handled.
     pub async fn handled(&mut self) -> Event {
         let event = self.event().await;
         self.ack(&event);
@@ -155,7 +155,7 @@ impl Subscriber {
         self.answer(event, "", "", false);
     }
 
-    /// As clients do that name the stream.
+    /// Acks as clients do that name the stream.
     pub fn ack_stream(&self, event: &Event) {
         self.answer(event, &event.stream, "", false);
     }

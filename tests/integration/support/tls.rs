@@ -14,7 +14,7 @@ use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 
 pub struct TlsFront {
     port: u16,
-    /// PEM.
+    /// The certificate of the CA, as PEM.
     pub ca: String,
     serving: JoinHandle<()>,
 }
@@ -32,7 +32,7 @@ impl TlsFront {
         let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("a certificate");
         let acceptor = acceptor(&ca, validity);
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a loopback port is free");
-        let port = listener.local_addr().expect("it is bound").port();
+        let port = listener.local_addr().expect("the listener is bound").port();
         let serving = tokio::spawn(async move {
             loop {
                 let (client, _) = listener.accept().await.expect("connections can be accepted");
@@ -47,7 +47,7 @@ impl TlsFront {
         TlsFront { port, ca: ca.as_ref().pem(), serving }
     }
 
-    /// As the certificate names it.
+    /// Returns the address as the certificate names it.
     pub fn endpoint(&self) -> String {
         format!("localhost:{}", self.port)
     }
@@ -61,12 +61,12 @@ impl Drop for TlsFront {
 
 fn acceptor(ca: &CertifiedIssuer<'_, KeyPair>, validity: Validity) -> TlsAcceptor {
     let key = KeyPair::generate().expect("a key");
-    let mut params = CertificateParams::new(vec!["localhost".to_owned()]).expect("it is a name");
+    let mut params = CertificateParams::new(vec!["localhost".to_owned()]).expect("a name");
     if validity == Validity::Past {
         (params.not_before, params.not_after) = (date_time_ymd(2019, 1, 1), date_time_ymd(2020, 1, 1));
     }
     let certificate = params.signed_by(&key, ca).expect("a certificate");
-    let key = PrivateKeyDer::try_from(key.serialize_der()).expect("it is a key");
+    let key = PrivateKeyDer::try_from(key.serialize_der()).expect("a key");
     let config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
         .with_safe_default_protocol_versions()
         .expect("there are versions")

@@ -23,7 +23,7 @@ use super::proxy::Proxy;
 use super::s3::{self, Server};
 use super::{OwnPostgres, PostgresProxy, RawBucket, audit};
 
-/// Each has some connections to Postgres, which takes 200.
+/// The number of worlds at a time. Each has some connections to Postgres, which takes 200.
 const WORLDS_MAX: usize = 6;
 const CONNECTIONS_MAX: u32 = 8;
 const LEASE_TERM: Duration = Duration::from_secs(60);
@@ -33,9 +33,9 @@ static WORLDS: Semaphore = Semaphore::const_new(WORLDS_MAX);
 /// A database and a bucket that no other test knows of.
 pub struct World {
     pub bucket: RawBucket,
-    /// What every store of this world reaches S3 through.
+    /// The proxy through which every store of this world reaches S3.
     pub proxy: Proxy,
-    /// For what only an operator with psql could do.
+    /// Connections for what only an operator with psql could do.
     pub sql: PgPool,
     database: TestDatabase,
     server: Server,
@@ -48,7 +48,7 @@ pub struct World {
 pub struct Backup(TestDatabase);
 
 impl Backup {
-    /// The address of a copy that somebody works with.
+    /// Returns the address of a copy that somebody works with.
     pub fn url(&self) -> &str {
         &self.0.url
     }
@@ -58,7 +58,7 @@ fn connect(url: &str) -> PgPool {
     PgPoolOptions::new().max_connections(2).connect_lazy(url).expect("the url is one")
 }
 
-/// Batches of so many events that are older than 30 days.
+/// Returns settings for batches of this many events that are older than 30 days.
 pub fn settings(batch_size: u64) -> Settings {
     let eligibility = Eligibility { older_than_days: 30, excluded_topics: BTreeSet::new(), batch_size };
     let subscribing = SubscribingSettings {
@@ -71,7 +71,7 @@ pub fn settings(batch_size: u64) -> Settings {
     Settings { eligibility, lease_term, takeover_wait, subscribing, event_bytes_max: 16 * 1024 * 1024, reading }
 }
 
-/// Batches of so many events of another age.
+/// Returns settings for batches of this many events of another age.
 pub fn older_than(days: u32, batch_size: u64) -> Settings {
     let settings = settings(batch_size);
     Settings { eligibility: Eligibility { older_than_days: days, ..settings.eligibility.clone() }, ..settings }
@@ -82,9 +82,9 @@ impl World {
         World::over(postgres::database()).await
     }
 
-    /// Over a database that somebody else has made.
+    /// Makes a world over a database that somebody else has made.
     pub async fn over(database: impl Future<Output = TestDatabase>) -> World {
-        let permit = WORLDS.acquire().await.expect("it is never closed");
+        let permit = WORLDS.acquire().await.expect("the semaphore is never closed");
         let (server, database) = tokio::join!(s3::server(), database);
         let bucket_name = format!("test-{}", Uuid::new_v4().simple());
         World {
@@ -99,13 +99,13 @@ impl World {
         }
     }
 
-    /// The database as it is now, to come back to.
+    /// Returns the database as it is now, to come back to.
     pub async fn backup(&self) -> Backup {
         Backup(postgres::copy(&self.database).await)
     }
 
-    /// Whoever is started from now on finds the database as it was, where it was: the bucket stays its own. Others are not to
-    /// go on.
+    /// Puts the database back as it was, in its place, for processes that are started from now on: the bucket stays its
+    /// own. Earlier processes may not go on.
     pub async fn restore(&mut self, Backup(backup): &Backup) {
         self.use_database(postgres::copy(backup).await);
         if self.bucket.is_marked().await {
@@ -113,7 +113,8 @@ impl World {
         }
     }
 
-    /// Whoever is started from now on finds a database without anything, which is another deployment's.
+    /// Replaces the database by one without anything, which is another deployment's, for processes that are started
+    /// from now on.
     pub async fn lose_database(&mut self) {
         self.use_database(postgres::database().await);
         sqlx::query("UPDATE deployment SET id = gen_random_uuid(), hash_key = gen_random_uuid()")
@@ -122,7 +123,7 @@ impl World {
             .unwrap();
     }
 
-    /// Processes that are started from now on find the database of another server.
+    /// Replaces the database by that of another server, for processes that are started from now on.
     pub fn move_to(&mut self, server: &OwnPostgres) {
         self.use_database(server.existing());
     }
@@ -136,18 +137,18 @@ impl World {
         Log::new("acme", "orders").expect("the names are fine")
     }
 
-    /// A process that knows nothing of what others have in memory.
+    /// Returns the store of a process that knows nothing of what others have in memory.
     pub fn store(&self, settings: Settings) -> Arc<Store> {
         Arc::new(Store::new(self.database(), Some(Arc::new(self.bucket_client())), settings))
     }
 
-    /// Asks until the answer to a query of one truth value is yes, for so long at most.
+    /// Asks a query of one truth value until the answer is yes, for `patience` at most.
     pub async fn until(&self, query: &'static str, patience: Duration) {
         let asking = async { while !sqlx::query_scalar::<_, bool>(query).fetch_one(&self.sql).await.unwrap() {} };
         tokio::time::timeout(patience, asking).await.unwrap_or_else(|_| panic!("never: {query}"));
     }
 
-    /// Lets go of a process' store. What its connections did is in Postgres' statistics then.
+    /// Lets go of a process' store, after which the work of its connections is in Postgres' statistics.
     pub async fn end(&self, store: Arc<Store>) {
         drop(store);
         let is_over = "SELECT NOT EXISTS (SELECT FROM pg_stat_activity
@@ -155,23 +156,23 @@ impl World {
         self.until(is_over, Duration::from_secs(10)).await;
     }
 
-    /// A way to Postgres that can be disturbed.
+    /// Returns a way to Postgres that can be disturbed.
     pub async fn postgres_proxy(&self) -> PostgresProxy {
         PostgresProxy::start(&self.database.url).await
     }
 
-    /// One that reaches Postgres through a proxy.
+    /// Returns a store that reaches Postgres through a proxy.
     pub fn store_behind(&self, postgres: &PostgresProxy, settings: Settings) -> Arc<Store> {
         self.store_with(&database::Settings::new(postgres.url(), CONNECTIONS_MAX), settings)
     }
 
-    /// One whose database is asked in another way.
+    /// Returns a store whose database is asked in another way.
     pub fn store_with(&self, database: &database::Settings, settings: Settings) -> Arc<Store> {
         let database = Database::open(database).expect("the url is one");
         Arc::new(Store::new(database, Some(Arc::new(self.bucket_client())), settings))
     }
 
-    /// One that was started without a bucket.
+    /// Returns a store that was started without a bucket.
     pub fn store_without_bucket(&self) -> Arc<Store> {
         Arc::new(Store::new(self.database(), None, settings(1)))
     }
@@ -180,12 +181,12 @@ impl World {
         Database::new(&self.database.url, CONNECTIONS_MAX).expect("the url is one")
     }
 
-    /// Of the S3 server itself, past the proxy.
+    /// Returns the address of the S3 server itself, past the proxy.
     pub fn server_address(&self) -> SocketAddr {
         self.server.address
     }
 
-    /// What a process has to be told to find this world.
+    /// Returns the variables by which a process finds this world.
     pub fn variables(&self) -> [(&'static str, String); 7] {
         [
             ("POSTGRES_CONNECTION", self.database.url.clone()),
@@ -209,7 +210,8 @@ impl World {
         bucket.delete_whole(key).await.unwrap();
     }
 
-    /// A process of another database over the same bucket; it looks whose that is before every write.
+    /// Returns the store of a process of another database over the same bucket, which looks whose bucket it is before
+    /// every write.
     pub fn store_of(&self, url: &str, settings: Settings) -> Arc<Store> {
         let looking = bucket::Settings { look_interval: Duration::ZERO, ..self.bucket_settings() };
         let bucket = Bucket::new(&looking).expect("the settings are fine");
@@ -224,20 +226,20 @@ impl World {
         &self.database.url
     }
 
-    /// A dump of this database, restored in another cluster.
+    /// Restores a dump of this database in another cluster.
     pub async fn dump_into(&self, server: &OwnPostgres) -> Backup {
         Backup(server.restored(&self.database).await)
     }
 
     fn bucket_settings(&self) -> bucket::Settings {
         bucket::Settings {
-            endpoint: self.proxy.address().to_string().parse().expect("it is an address"),
+            endpoint: self.proxy.address().to_string().parse().expect("an address"),
             credentials: bucket::Credentials::Keys {
                 access_key: self.server.access_key.clone(),
                 secret_key: self.server.secret_key.clone(),
             },
             ssl: false,
-            bucket: self.bucket_name.parse().expect("it is a name"),
+            bucket: self.bucket_name.parse().expect("a name"),
             addressing: bucket::Addressing::Path,
             writing: bucket::Writing::default(),
             region: self.server.region.clone(),
@@ -258,11 +260,11 @@ impl World {
         lease.expect("nobody else has it")
     }
 
-    /// Returns once replicas have renewed their leases so often.
+    /// Returns once replicas have renewed their leases this many times.
     pub async fn watch_beats(&self, count: usize) {
         let mut seen: Vec<String> = Vec::new();
         while seen.len() <= count {
-            // A statement each, of one connection, and a rest in between that Postgres counts by itself.
+            // Each look is one statement of one connection, with a rest in between that Postgres counts by itself.
             let beat: Option<String> =
                 sqlx::query_scalar("SELECT max(expires_at)::text FROM replicas, (SELECT pg_sleep(0.2)) AS rest")
                     .fetch_one(&self.sql)
@@ -274,7 +276,7 @@ impl World {
         }
     }
 
-    /// Returns once so many statements wait for a lock, and says of which processes.
+    /// Returns once so many statements wait for a lock, with the ids of their processes.
     pub async fn lock_waits(&self, count: usize) -> Vec<i32> {
         let waiting =
             "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
@@ -287,7 +289,7 @@ impl World {
         }
     }
 
-    /// What time does to the lease of a process that died.
+    /// Ends all leases, as time ends that of a process that died.
     pub async fn expire_leases(&self) {
         sqlx::query("UPDATE topics SET lease_expires_at = clock_timestamp() - interval '1 second'")
             .execute(&self.sql)
@@ -295,7 +297,7 @@ impl World {
             .unwrap();
     }
 
-    /// What a service makes of what a dead one left.
+    /// Does what a service does about what a dead one left.
     pub async fn recover(&self, store: &Store) {
         self.expire_leases().await;
         store.sweep().await.unwrap();
@@ -304,7 +306,7 @@ impl World {
         store.sweep().await.unwrap();
     }
 
-    /// The only archive of the usual log.
+    /// Returns the only archive of the usual log.
     pub async fn only_archive(&self, store: &Store) -> Archive {
         let [archive] = store.archives(&self.log()).await.unwrap().try_into().expect("there is one archive");
         archive
@@ -314,13 +316,13 @@ impl World {
         object_key(&self.log(), archive.id)
     }
 
-    /// That nothing lies about that no reader reads: the part of an audit that looks into no object.
+    /// Checks that there is nothing that no reader reads: the part of an audit that looks into no object.
     pub async fn audit_leftovers(&self) {
         audit::leftovers(self).await;
     }
 
-    /// The promises that hold at every quiet moment, checked by other means than the store's, and by the store's.
-    /// Every test ends with it.
+    /// Checks the promises that hold at every quiet moment, by other means than the store's, and by the store's. Every
+    /// test ends with this.
     pub async fn audit(&mut self) {
         audit::audit(self).await;
         self.proxy.heal();
@@ -337,7 +339,7 @@ impl Drop for World {
     }
 }
 
-/// Events with their own times, as they come.
+/// Imports events with their own times, as they come.
 pub async fn import(store: &Store, log: &Log, events: impl IntoIterator<Item = NewEvent>) {
     let mut batch = ImportBatch::default();
     for event in events {
@@ -363,7 +365,7 @@ pub async fn edit(store: &Store, log: &Log, id: &str, patch: &str) -> EditOutcom
 
 pub fn edit_request(patch: &str) -> EditRequest {
     EditRequest {
-        patch: Patch::parse(patch).expect("it is a patch"),
+        patch: Patch::parse(patch).expect("a patch"),
         actor: "operator".into(),
         reason: "asked to".into(),
         ticket: "T-1".into(),
@@ -374,7 +376,7 @@ pub fn everything() -> Query {
     Query { filter: Filter::All, from: 1, skip: 0, limit: i64::MAX }
 }
 
-/// Every event of a log.
+/// Returns every event of a log.
 pub async fn read_all(store: &Store, log: &Log) -> Vec<Event> {
     store.read(log, &everything()).await.unwrap().events
 }

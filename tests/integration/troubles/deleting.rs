@@ -1,4 +1,4 @@
-//! An object that may not be deleted: under a legal hold or retention, or for want of the right.
+//! An object that may not be deleted, under a legal hold or retention, or for want of the right, holds nothing else up.
 
 use coldstream::store::{Leftover, Selection, SweepRequest, TroubleKind};
 use time::Duration;
@@ -12,7 +12,7 @@ async fn locked_scene() -> Scene {
     Scene::over(world).await
 }
 
-/// Restores the victim, whose object cannot be deleted then, and imports what is to be archived beside it.
+/// Restores the victim, whose object cannot be deleted then, and imports events to archive beside it.
 async fn restored(scene: &Scene) {
     let store = scene.store();
     let restored = store.restore(&Selection::Archive(scene.victim.id), 30, |_| {}).await.unwrap();
@@ -20,10 +20,10 @@ async fn restored(scene: &Scene) {
     import(&store, &scene.log, (10..18).map(old_event)).await;
 }
 
-/// The topic is archived, rewritten and restored as ever; by itself nothing asks again soon.
+/// Checks that the topic is archived, rewritten and restored as ever, and that no job asks again soon.
 async fn everything_else_goes_on(scene: &Scene) {
     let (store, log) = (scene.store(), &scene.log);
-    // Two that were hot before are old enough, too.
+    // Two events that were hot before are old enough, too.
     assert_eq!(archive(&store).await, 8);
     edit(&store, log, "event-6", r#"{"name":"new"}"#).await;
     assert_eq!(store.rewrite_due().await.unwrap(), 1);
@@ -34,12 +34,12 @@ async fn everything_else_goes_on(scene: &Scene) {
     scene.world.proxy.take_seen();
     store.sweep_due().await.unwrap();
     let deletes = [Kind::Delete, Kind::DeleteVersion].map(|kind| scene.world.proxy.count(kind));
-    assert_eq!(deletes, [0, 0], "it is asked again rarely");
+    assert_eq!(deletes, [0, 0], "jobs ask again rarely");
     assert_eq!(read_all(&store, log).await.len(), 18);
     assert_eq!(store.event(log, "event-6").await.unwrap().unwrap().payload.as_str(), payload(6, "new"));
 }
 
-/// Once it may be deleted it is, and nothing is left.
+/// Checks that the object is deleted once it may be, and that nothing is left.
 async fn lifted(scene: Scene) {
     let store = scene.store();
     scene.world.expire_leases().await;
@@ -56,7 +56,7 @@ async fn an_orphan_under_legal_hold_keeps_nothing_of_its_topic_from_its_turn() {
     everything_else_goes_on(&scene).await;
     scene.world.expire_leases().await;
     scene.is_named(&scene.store().sweep().await, "asked for");
-    assert_eq!(scene.world.bucket.keys().await.len(), 3, "what cannot be deleted is hidden at least");
+    assert_eq!(scene.world.bucket.keys().await.len(), 3, "the object that cannot be deleted is hidden at least");
     scene.world.bucket.release(&scene.key, &version).await;
     lifted(scene).await;
 }
@@ -71,7 +71,7 @@ async fn an_orphan_that_is_retained_goes_when_its_time_is_over() {
     lifted(scene).await;
 }
 
-/// The right to delete is missing for all, or that to see versions.
+/// The right to delete objects is missing, or the right to see versions is.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_may_not_delete_can_do_all_else() {
     for denied in [&[Kind::Delete, Kind::DeleteVersion][..], &[Kind::ListVersions]] {
@@ -89,19 +89,19 @@ async fn who_may_not_delete_can_do_all_else() {
     }
 }
 
-/// It is in the ledger that the old value is still there, and asked rarely whether it can go.
+/// The ledger says that the old value is still there, and jobs ask rarely whether it can go.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_purge_that_is_refused_is_told_and_asked_again_rarely() {
     let scene = locked_scene().await;
     let (store, log) = (scene.store(), &scene.log);
     let version = scene.world.bucket.hold(&scene.key).await;
     let first = edit(&store, log, "event-1", r#"{"name":"first"}"#).await.edit.unwrap();
-    assert_eq!(store.rewrite_due().await.unwrap(), 0, "what is not purged is not done");
+    assert_eq!(store.rewrite_due().await.unwrap(), 0, "an edit that is not purged is not done");
     scene.has_trouble(TroubleKind::Delete, "purged").await;
     scene.world.proxy.take_seen();
     store.sweep_due().await.unwrap();
     assert_eq!(scene.world.proxy.count(Kind::DeleteVersion), 0);
-    // Edits are folded into the object all the same, and what they supersede goes, if it may.
+    // Edits are folded into the object all the same, and the version that they supersede goes, if it may.
     edit(&store, log, "event-2", r#"{"name":"second"}"#).await;
     store.rewrite_due().await.unwrap();
     let pending: i64 =
@@ -116,7 +116,7 @@ async fn a_purge_that_is_refused_is_told_and_asked_again_rarely() {
     scene.finish().await;
 }
 
-/// Nobody knows whether the object was replaced: its archive waits, and nothing else of the topic.
+/// Nobody knows whether the object was replaced: its archive waits, and nothing else of the topic does.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_intent_that_cannot_be_settled_keeps_nothing_else_of_its_topic() {
     let scene = Scene::new().await;
@@ -139,7 +139,6 @@ async fn an_intent_that_cannot_be_settled_keeps_nothing_else_of_its_topic() {
     scene.finish().await;
 }
 
-/// As an operator sees it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn commands_name_what_they_cannot_delete_and_do_the_rest() {
     let scene = Scene::new().await;

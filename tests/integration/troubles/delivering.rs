@@ -1,4 +1,4 @@
-//! A group that comes to an event which cannot be read: it stands still there, and everybody else goes on.
+//! A group that comes to an event which cannot be read stands still there, and everybody else goes on.
 
 use coldstream::api::proto::PublishEvent;
 use coldstream::store::TroubleKind;
@@ -27,13 +27,13 @@ async fn a_group_stands_still_at_what_cannot_be_read_and_others_go_on() {
     assert!(status.message().contains(&archives[1].to_string()), "{status}");
 
     let mut subscriber = Subscriber::start(&scene.client, Role::of("from the beginning")).await;
-    assert_eq!(subscriber.handled_ids(3).await, ["event-0", "event-1", "event-2"], "what is before it comes");
+    assert_eq!(subscriber.handled_ids(3).await, ["event-0", "event-1", "event-2"], "events before it come");
     // Another tenant's events come all the same.
     scene.publish(vec![PublishEvent { tenant_id: "other".into(), ..event(50) }]).await.unwrap();
     assert_eq!(subscriber.handled_ids(1).await, ["event-50"]);
     scene.world.proxy.take_seen();
     subscriber.quiet().await;
-    assert!(scene.world.proxy.count(Kind::Get) <= 2, "it is not asked for again and again");
+    assert!(scene.world.proxy.count(Kind::Get) <= 2, "the object is asked for rarely");
     let troubles = scene.world.store(crate::support::settings(4)).status().await.unwrap().troubles;
     assert_eq!((troubles.len(), troubles[0].kind), (1, TroubleKind::Read), "{troubles:?}");
     scene.world.proxy.heal();

@@ -1,4 +1,4 @@
-//! An object that may not be read, for good or as long as nobody does something about it.
+//! An object that may not be read, for good or until somebody does something about it, is named, and all else is read.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use futures::FutureExt;
 use super::{DENIED, EVERY, GLACIER, NO_KEY, Scene};
 use crate::support::{Fate, Kind, Program, Service, edit, everything, payload, publish, read_all, young_event};
 
-/// What it is called, what is refused, and how.
+/// A name, the requests that are refused, and how.
 type Refusal = (&'static str, &'static [Kind], u16, &'static str);
 
 const REFUSALS: [Refusal; 6] = [
@@ -49,7 +49,7 @@ async fn an_object_that_is_refused_is_named_and_everything_else_is_read() {
     scene.finish().await;
 }
 
-/// What is refused of every object is an outage, which passes.
+/// A refusal of every object is an outage, which passes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_refused_of_everything_is_no_trouble_of_an_object() {
     let scene = Scene::new().await;
@@ -95,12 +95,12 @@ async fn a_rewrite_of_a_refused_object_waits_and_others_do_not() {
         let pending: Vec<i64> =
             sqlx::query_scalar("SELECT first_position FROM pending_edits").fetch_all(&scene.world.sql).await.unwrap();
         assert_eq!(pending, [2], "the other archive was rewritten");
-        // By itself it is asked for again later; what an operator asks for is done at once.
+        // A job asks for the object again later; what an operator asks for is done at once.
         scene.world.proxy.take_seen();
         assert_eq!(store.rewrite_due().await.unwrap(), 0);
         assert_eq!(scene.world.proxy.take_seen(), []);
         edit(&store, log, "event-7", r#"{"name":"third"}"#).await;
-        assert_eq!(store.rewrite_due().await.unwrap(), 1, "another one's turn comes all the same");
+        assert_eq!(store.rewrite_due().await.unwrap(), 1, "the other archive is rewritten all the same");
         scene.is_named(&store.rewrite().await, "asked for again");
         scene.world.proxy.heal();
         scene.world.expire_leases().await;
@@ -112,7 +112,7 @@ async fn a_rewrite_of_a_refused_object_waits_and_others_do_not() {
     }
 }
 
-/// Time makes it due again.
+/// The trouble is made due again, as time does it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_refused_is_asked_for_again_ever_more_rarely() {
     let scene = Scene::new().await;
@@ -155,7 +155,7 @@ async fn a_restore_takes_what_it_can_and_names_the_rest() {
     scene.finish().await;
 }
 
-/// An object that is damaged, or of another size, is the same to all of them.
+/// A damaged object, or one of another size, is a trouble to every verb, as a refused one is.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_damaged_object_keeps_nothing_else_from_its_turn() {
     let scene = Scene::new().await;
@@ -181,7 +181,7 @@ async fn a_damaged_object_keeps_nothing_else_from_its_turn() {
     scene.finish().await;
 }
 
-/// What clients and operators are told.
+/// Clients and operators are told of the trouble.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refused_object_is_a_problem_of_its_own_and_is_in_the_status() {
     let scene = Scene::new().await;
@@ -203,7 +203,7 @@ async fn a_refused_object_is_a_problem_of_its_own_and_is_in_the_status() {
     let detail = problem["detail"].as_str().unwrap();
     assert!(detail.contains(&scene.key) && detail.contains("InvalidObjectState"), "{detail}");
     assert_eq!(reqwest::get(url("event-6")).await.unwrap().status(), 200);
-    // By the sweep that a service begins with.
+    // The sweep that a service begins with finds the trouble.
     let counted = async {
         let metrics = format!("{}/metrics", service.http);
         let gauge = "coldstream_objects_in_trouble{kind=\"read\"} 1";

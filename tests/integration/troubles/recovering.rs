@@ -1,4 +1,4 @@
-//! A recovery beside objects that are refused or damaged, and a start after it.
+//! A recovery takes over everything but objects that are refused or damaged, and they stop no start after it.
 
 use coldstream::store::TroubleKind;
 
@@ -30,7 +30,8 @@ async fn a_recovery_takes_over_all_but_what_is_refused() {
     }
 }
 
-/// What a damaged object says it holds is given to no other event: once it is whole again, it is taken over.
+/// The positions that a damaged object says it holds are given to no other event: the object is taken over once it is
+/// whole again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_could_not_be_recovered_stops_no_start_and_keeps_its_positions() {
     let mut scene = Scene::new().await;
@@ -64,7 +65,7 @@ async fn what_could_not_be_recovered_stops_no_start_and_keeps_its_positions() {
     scene.finish().await;
 }
 
-/// Of all that is in a bucket whose database is lost, one is refused, and one says nothing of itself.
+/// The database is lost; one object of the bucket is refused, and one says nothing of itself.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_command_names_each_and_can_be_run_again() {
     let mut scene = Scene::new().await;

@@ -1,4 +1,4 @@
-//! The start: what is wrong with one object is no sign that the database is of another time.
+//! A fault of one object is no sign that the database is of another time, and stops no start.
 
 use coldstream::store::TroubleKind;
 use uuid::Uuid;
@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::{EVERY, Scene, batches_of_four};
 use crate::support::{Fate, Kind, Program, Service, World, edit, import, old_event, read_all};
 
-/// Serves what is hot and what is in other archives, and names the object.
+/// Checks that a service serves hot events and those of other archives, and names the object.
 async fn is_served(scene: &Scene, case: &str) {
     let service = Service::start(Program::new(&scene.world, 4)).await;
     for id in ["event-6", "event-9"] {
@@ -44,7 +44,7 @@ async fn a_damaged_object_of_a_known_archive_stops_no_start() {
         is_served(&scene, case).await;
         sqlx::query("DELETE FROM troubles").execute(&scene.world.sql).await.unwrap();
     }
-    // As in a replica of a bucket that is behind.
+    // The object is missing, as in a replica of a bucket that is behind.
     scene.world.bucket.delete(&scene.key).await;
     is_served(&scene, "missing").await;
     scene.world.bucket.put_saying(&scene.key, original, &said).await;
@@ -53,7 +53,7 @@ async fn a_damaged_object_of_a_known_archive_stops_no_start() {
     scene.finish().await;
 }
 
-/// The only archive there is may have been copied, or be damaged: another size tells.
+/// The only archive may have been copied, or be damaged: another size tells.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_copied_bucket_is_told_from_a_damaged_object() {
     let mut world = World::new().await;
@@ -69,7 +69,7 @@ async fn a_copied_bucket_is_told_from_a_damaged_object() {
     world.bucket.put(&key, original[..10].to_vec()).await;
     assert_eq!(Program::new(&world, 4).run(&["archive"]).await.code, Some(0));
 
-    // One that is as long, and is not a copy, is told by a recovery, and stops no start any more.
+    // A recovery tells of an object of the same size that is no copy, and the object stops no start any more.
     let mut flipped = original.clone();
     flipped[original.len() / 2] ^= 1;
     world.bucket.put(&key, flipped).await;
@@ -81,7 +81,7 @@ async fn a_copied_bucket_is_told_from_a_damaged_object() {
     world.audit().await;
 }
 
-/// Nothing is said of an object that the list names.
+/// S3 says nothing of an object that its list names.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_object_whose_head_is_refused_stops_no_start() {
     let scene = Scene::new().await;
@@ -126,7 +126,7 @@ async fn strangers_of_any_name_are_passed_over_and_told() {
     scene.finish().await;
 }
 
-/// A hundred thousand of them, each with the longest name there is: nothing is kept of them.
+/// The list has a hundred thousand strangers, each with the longest name there is: nothing is kept of them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn strangers_by_the_million_take_no_memory() {
     const PAGES: usize = 100;

@@ -1,4 +1,4 @@
-//! Repairers that put a version back and lose their turn, or whose requests get lost.
+//! Repairers that put a version back may lose their lease or their requests: no event is lost.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use futures::future::{FutureExt, join_all};
 use super::repair::repair;
 use crate::support::{Kind, Loss, World, archive, edit, import, old_event, payload, read_all, settings};
 
-/// One archive of four events, whose object has versions from now on.
+/// Returns one archive of four events, whose object has versions from now on.
 async fn archived() -> (World, Arc<Store>, Log, Vec<Event>) {
     let world = World::new().await;
     world.bucket.keep_versions().await;
@@ -42,7 +42,7 @@ async fn a_repairer_that_lost_its_turn_changes_nothing_when_it_wakes() {
     world.audit().await;
 }
 
-/// What is pending goes into the object with it.
+/// The pending edit goes into the object when that is put back.
 #[tokio::test]
 async fn an_edit_that_is_pending_is_rewritten_with_it() {
     let (mut world, store, log, _) = archived().await;
@@ -58,7 +58,7 @@ async fn an_edit_that_is_pending_is_rewritten_with_it() {
     world.audit().await;
 }
 
-/// A later generation that is gone as well holds what an older database has forgotten.
+/// The later generation, which is gone as well, holds what an older database has forgotten.
 #[tokio::test]
 async fn nothing_is_put_back_in_the_place_of_a_later_version() {
     let (mut world, store, log, _) = archived().await;
@@ -107,7 +107,7 @@ async fn lose_each(loss: Loss) {
         world.recover(&next).await;
         assert_eq!(repair(&next).await.left, [], "{case}");
         assert_eq!(read_all(&next, &log).await, before, "{case}");
-        // What was superseded goes with the next rewrite at the latest.
+        // Superseded versions go with the next rewrite at the latest.
         edit(&next, &log, "event-2", &format!(r#"{{"name":"name-{k}"}}"#)).await;
         next.rewrite().await.unwrap();
         world.audit().await;

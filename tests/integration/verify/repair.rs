@@ -1,4 +1,4 @@
-//! What can be repaired without guessing is, and nothing else.
+//! Everything that can be repaired without guessing is, and nothing else.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::support::{
     Fate, Kind, Program, World, archive, edit, import, old_event, publish, read_all, settings, young_event,
 };
 
-/// What somebody does to the catalog by hand, while the object is what it was.
+/// Changes to the catalog by hand, while the object is what it was.
 const DAMAGES: [&str; 16] = [
     "UPDATE archives SET count = count + 1",
     "UPDATE archives SET first_position = first_position + 1",
@@ -35,7 +35,7 @@ pub async fn repair(store: &Store) -> Repaired {
     store.repair(&|_| std::future::ready(()).boxed(), |_| {}).await.unwrap()
 }
 
-/// An archive of four events, of which one has a personal field, and three hot events.
+/// Returns an archive of four events, of which one has a personal field, and three hot events.
 async fn archived() -> (World, Arc<Store>, Log, Vec<Event>) {
     let world = World::new().await;
     let (store, log) = (world.store(settings(4)), world.log());
@@ -91,7 +91,7 @@ async fn what_would_have_to_be_guessed_is_left() {
     assert_ne!(read_all(&store, &log).await, before);
     let mut flipped = rewritten.clone();
     flipped[rewritten.len() / 2] ^= 1;
-    // The first is sound, bears what the object says of itself, and holds what was edited away.
+    // The first object is sound, bears the metadata that it should, and holds what was edited away.
     for bytes in [original, flipped, rewritten[..rewritten.len() - 1].to_vec(), Vec::new()] {
         world.bucket.put(&key, bytes).await;
         let outcome = repair(&store).await;
@@ -100,7 +100,7 @@ async fn what_would_have_to_be_guessed_is_left() {
     }
     world.bucket.put(&key, rewritten).await;
     let outcome = repair(&store).await;
-    assert_eq!((outcome.repaired.len(), outcome.left.len()), (1, 0), "its bytes are the right ones: {outcome:?}");
+    assert_eq!((outcome.repaired.len(), outcome.left.len()), (1, 0), "the bytes are the right ones: {outcome:?}");
 
     for (damage, undo) in [
         (
@@ -122,7 +122,7 @@ async fn a_version_with_the_right_bytes_is_put_back() {
     for is_deleted in [true, false] {
         let (mut world, store, log, before) = archived().await;
         world.bucket.keep_versions().await;
-        // What was there before versions were kept has none to go back to.
+        // An object from before versions were kept has no version to go back to.
         edit(&store, &log, "event-2", r#"{"name":"first"}"#).await;
         store.rewrite().await.unwrap();
         let before = [&read_all(&store, &log).await[..4], &before[4..]].concat();
@@ -135,14 +135,15 @@ async fn a_version_with_the_right_bytes_is_put_back() {
         let outcome = repair(&store).await;
         assert_eq!((outcome.repaired.len(), outcome.left.len()), (1, 0), "{outcome:?}");
         assert_eq!(read_all(&world.store(settings(4)), &log).await, before);
-        // It is an archive as any other.
+        // The archive is as good as any other.
         edit(&store, &log, "event-2", r#"{"name":"second"}"#).await;
         store.rewrite().await.unwrap();
         world.audit().await;
     }
 }
 
-/// The database was restored to an earlier time, and what it knows was not purged: nothing goes back to it.
+/// The database was restored to an earlier time, and the version that it knows was not purged: nothing goes back to
+/// that.
 #[tokio::test]
 async fn an_older_database_puts_no_older_version_back() {
     let (mut world, store, log, _) = archived().await;
@@ -224,7 +225,7 @@ async fn repairs_are_printed_and_what_is_left_fails() {
     world.audit().await;
 }
 
-/// One archive a turn, those first that had theirs the longest ago.
+/// A scrub takes one archive a turn, first those that had theirs the longest ago.
 #[tokio::test]
 async fn a_scrub_goes_through_all_archives() {
     let mut world = World::new().await;
@@ -257,7 +258,7 @@ async fn a_scrub_goes_through_all_archives() {
     world.audit().await;
 }
 
-/// What was not read has not had its turn; what somebody is reading, nobody else reads.
+/// An archive that was not read has not had its turn; nobody reads one that somebody else is reading.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_scrub_that_is_broken_off_has_its_turn_again() {
     let mut world = World::new().await;
@@ -289,7 +290,7 @@ async fn a_scrub_that_is_broken_off_has_its_turn_again() {
     gate.open();
     assert!(scrubbing.await.unwrap());
 
-    // A process died in the middle of the first one, yesterday.
+    // A process died in the middle of the first archive, yesterday.
     for (id, scrubbed, begun) in [(first.id, "8 days", "25 hours"), (second.id, "9 days", "23 hours")] {
         sqlx::query(
             "UPDATE archives SET scrubbed_at = now() - $2::interval, scrub_begun_at = now() - $3::interval WHERE id = $1",

@@ -1,4 +1,5 @@
-//! Publishing: all or nothing, once, to the tenant that is named, and never behind the back of a reader.
+//! A batch is published as a whole or not at all, once, to the tenants that it names, and never behind the back of a
+//! reader.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -12,7 +13,7 @@ fn of(tenant: &str, number: usize) -> PublishEvent {
     PublishEvent { tenant_id: tenant.into(), ..event(number) }
 }
 
-/// What a reader is to see of an event without personal fields.
+/// Returns an event without personal fields as a reader is to see it.
 fn as_read(published: PublishEvent, order_serial: i64, raised_at: i64) -> Event {
     let PublishEvent { id, tenant_id, r#type, stream, reason, options: _, metadata, payload } = published;
     let payload = payload.into_iter().map(|(name, field)| (name, EventPayload { value: field.value, gdpr: None }));
@@ -34,7 +35,7 @@ fn unix_nanos() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as i64
 }
 
-/// Everything that a tenant has.
+/// Returns everything that a tenant has.
 async fn all_of(scene: &Scene, tenant: &str) -> Vec<Event> {
     let (tenant_id, topic) = (tenant.to_owned(), TOPIC.to_owned());
     let request = PaginateEventsRequest { tenant_id, topic, types: Vec::new(), page: 0, per_page: 100 };
@@ -42,7 +43,7 @@ async fn all_of(scene: &Scene, tenant: &str) -> Vec<Event> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_01_three_events_are_published_and_got_one_by_one() {
+async fn three_events_are_published_and_got_one_by_one() {
     let scene = Scene::new().await;
     let begun_at = unix_nanos();
     scene.publish((0..3).map(event).collect()).await.unwrap();
@@ -60,7 +61,7 @@ async fn scenario_01_three_events_are_published_and_got_one_by_one() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_02_one_invalid_event_keeps_its_batch_out() {
+async fn one_invalid_event_keeps_its_batch_out() {
     let scene = Scene::new().await;
     let bad = [
         PublishEvent { r#type: String::new(), ..of("b", 2) },
@@ -71,7 +72,7 @@ async fn scenario_02_one_invalid_event_keeps_its_batch_out() {
     for bad in bad {
         let publishing = scene.publish(vec![of("a", 0), bad, of("", 1)]);
         let refused = tokio::time::timeout(Duration::from_secs(1), publishing).await;
-        is_permanent(refused.expect("it is refused at once"), "event 1");
+        is_permanent(refused.expect("the batch is refused at once"), "event 1");
         for tenant in ["a", "b", ""] {
             is_permanent(scene.last(tenant).await, "unable to find last event");
             assert_eq!(all_of(&scene, tenant).await, []);
@@ -82,7 +83,7 @@ async fn scenario_02_one_invalid_event_keeps_its_batch_out() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_03_each_tenant_sees_its_own_of_a_mixed_batch() {
+async fn each_tenant_sees_its_own_events_of_a_mixed_batch() {
     let scene = Scene::new().await;
     let tenants = ["a", "b", "", "_"];
     let numbers = |tenant: &str| if tenant == "b" { [5, 1, 3] } else { [0, 1, 2] };
@@ -108,7 +109,7 @@ async fn scenario_03_each_tenant_sees_its_own_of_a_mixed_batch() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_04_the_same_batch_again_is_no_second_one() {
+async fn a_batch_that_is_published_again_changes_nothing() {
     let scene = Scene::new().await;
     let batch = || vec![of("a", 0), of("b", 0), of("a", 1), of("b", 1), of("a", 2), of("b", 2)];
     scene.publish(batch()).await.unwrap();
@@ -126,9 +127,9 @@ async fn scenario_04_the_same_batch_again_is_no_second_one() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_05_the_empty_tenant_has_a_place_of_its_own() {
+async fn the_empty_tenant_has_a_place_of_its_own() {
     let scene = Scene::new().await;
-    // One that is called as the objects of the empty one are.
+    // Another tenant has the name that object keys have for the empty one.
     scene.publish(vec![of("", 0), of("", 1), of("", 2), of("_", 3), of("_", 4), of("_", 5)]).await.unwrap();
     let found = everywhere(&scene, 3, async || {
         is_permanent(scene.event("_", "event-0").await, "event-0");
@@ -146,7 +147,7 @@ async fn scenario_05_the_empty_tenant_has_a_place_of_its_own() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_11_an_iteration_skips_nothing_while_eight_publish() {
+async fn an_iteration_skips_nothing_while_eight_publish() {
     const PUBLISHERS: usize = 8;
     const EACH: usize = 12;
     let scene = Scene::new().await;
@@ -160,7 +161,7 @@ async fn scenario_11_an_iteration_skips_nothing_while_eight_publish() {
         while seen.len() < PUBLISHERS * EACH {
             let id = seen.last().map_or("", |event| &event.id).to_owned();
             seen.extend(scene.page_after(&id, &[], (0, 5)).await.unwrap());
-            // Between two pages, and under the feet of the publishers.
+            // The archiver runs between two pages, and under the feet of the publishers.
             scene.archive(10).await;
         }
         seen

@@ -1,5 +1,5 @@
-//! What Postgres alone can answer is answered without S3, and S3 is not even asked: each call, in a log whose archive
-//! reaches over hot events.
+//! Calls that Postgres alone can answer do not even ask S3. Each call is tried in a log whose archive reaches over hot
+//! events.
 
 use coldstream::api::proto::{
     Event, IntroduceGdprOnEventFieldRequest, InvalidateGdprRequest, PublishEvent, RenameEventTypeRequest,
@@ -54,7 +54,7 @@ impl Scene {
         text
     }
 
-    /// The ids on a page over HTTP.
+    /// Returns the ids on a page over HTTP.
     async fn page_ids(&self, query: &str) -> Vec<String> {
         let page: Value = serde_json::from_str(&self.get(&format!("{EVENTS_PATH}?tenant=acme&{query}")).await).unwrap();
         page["events"].as_array().unwrap().iter().map(|event| event["id"].as_str().unwrap().to_owned()).collect()
@@ -82,7 +82,7 @@ async fn events_by_id_and_the_last_ones_are_read_without_s3() {
     assert!(scene.get("/v1/topics/orders/last-event?tenant=acme&type=type-3").await.contains("event-11"));
     assert!(scene.get("/v1/topics").await.contains("orders"));
     scene.asked_nothing();
-    assert_eq!(scene.event(TENANT, "event-4").await.unwrap_err().code(), Code::Unavailable, "it is archived");
+    assert_eq!(scene.event(TENANT, "event-4").await.unwrap_err().code(), Code::Unavailable, "the event is archived");
     scene.world.proxy.heal();
     scene.finish().await;
 }
@@ -126,7 +126,7 @@ async fn pages_of_hot_events_are_read_without_s3() {
 async fn streams_and_snapshots_of_hot_events_are_read_without_s3() {
     let scene = interleaved(World::new().await).await;
     scene.lose_s3();
-    assert!(!scene.is_stream_empty("stream-0").await, "it has hot events, and archived ones before them");
+    assert!(!scene.is_stream_empty("stream-0").await, "a stream of hot and archived events");
     assert!(scene.is_stream_empty("unknown").await, "no archive can have any");
     for _ in 0..2 {
         create(&scene, "stream-0", "event-6", snapshot("snapshot", 0)).await.unwrap();
@@ -150,7 +150,7 @@ async fn streams_and_snapshots_of_hot_events_are_read_without_s3() {
     scene.finish().await;
 }
 
-/// A stream whose events are all archived is one that S3 knows more of.
+/// A stream whose events are all archived costs a look into S3.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whether_an_archived_stream_is_empty_costs_one_read() {
     let scene = Scene::new().await;
@@ -234,7 +234,7 @@ async fn groups_past_the_archives_need_no_s3() {
     }
 }
 
-/// A page, a window or what a group is sent goes as far as it can.
+/// A page, a window and the deliveries to a group go as far as they can.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hot_events_before_an_archive_that_is_away_are_read_and_delivered() {
     let world = World::new().await;

@@ -1,4 +1,4 @@
-//! Events that a client cannot receive, and everything that looks like it and is not.
+//! An event that no client of a group can receive becomes erroneous; an event that only looks like one does not.
 
 use std::time::Duration;
 
@@ -9,11 +9,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::contract::groups::until_handled;
 use crate::grpc::{Scene, TENANT, TOPIC, connect, event, fields};
-use crate::scenarios::groups::until_handled;
 use crate::support::{Program, Role, Subscriber, World};
 
-/// A client takes 4 MiB where nobody says more.
+/// A size that a client does not take by default, which is 4 MiB.
 const TOO_LARGE_BYTES: usize = 5 * 1024 * 1024;
 const LARGE_BYTES: usize = 100 * 1024;
 const ATTEMPTS: usize = 3;
@@ -23,7 +23,7 @@ fn of_bytes(number: usize, bytes: usize) -> PublishEvent {
     PublishEvent { payload: fields([("text", &format!("\"{}\"", "x".repeat(bytes)))]), ..event(number) }
 }
 
-/// Few attempts are made, so that whoever miscounts is seen soon.
+/// Starts a service that makes few attempts, so that a miscount shows soon.
 async fn scene() -> Scene {
     let world = World::new().await;
     let program = Program::new(&world, 1_000_000).set("STREAMS_DELIVERY_ATTEMPTS_MAX", ATTEMPTS);
@@ -34,8 +34,8 @@ async fn small_client(scene: &Scene) -> ServiceClient<Channel> {
     ServiceClient::new(connect(&scene.service).await)
 }
 
-/// Connects again and again, as applications do, until so many events are handled. Gives their ids, and how many
-/// connections could not receive what came.
+/// Connects again and again, as applications do, until so many events are handled. Returns their ids, and the number of
+/// connections that could not receive what came.
 async fn handled_at_last(
     scene: &Scene,
     client: &ServiceClient<Channel>,
@@ -86,7 +86,7 @@ async fn counted(scene: &Scene) -> bool {
 async fn what_no_client_of_a_group_can_receive_is_erroneous_and_the_next_one_flows() {
     for role in [Role::of("group"), Role::parallel("group")] {
         let (scene, parallel) = (scene().await, role.is_parallel);
-        // Of one stream, so that their order is one in parallel mode, too.
+        // The events are of one stream, so that they have one order in parallel mode, too.
         let events = [event(0), of_bytes(1, TOO_LARGE_BYTES), event(2)];
         let of_one_stream = |event: PublishEvent| PublishEvent { stream: "one".into(), ..event };
         scene.publish(events.map(of_one_stream).to_vec()).await.unwrap();
@@ -101,7 +101,7 @@ async fn what_no_client_of_a_group_can_receive_is_erroneous_and_the_next_one_flo
         assert!(listed.len() == 1 && listed[0].0 == "event-1", "{listed:?}");
         assert!(listed[0].1.contains("3 connections in a row"), "{listed:?}");
         assert!(counted(&scene).await);
-        // Sent once more, it is bounded again, though each attempt was the group's last subscriber.
+        // Attempts at the event that is sent once more are bounded again, though each was the group's last subscriber.
         let resend = ResendErroneousEventRequest {
             tenant_id: TENANT.into(),
             topic: TOPIC.into(),
@@ -117,7 +117,7 @@ async fn what_no_client_of_a_group_can_receive_is_erroneous_and_the_next_one_flo
             () = scene.world.until("SELECT EXISTS (SELECT FROM erroneous_events)", PATIENCE) => {}
             _ = handled_at_last(&scene, &small, &role, 1) => panic!("a client received what it cannot receive"),
         }
-        // Who takes more gets it.
+        // A client that takes more gets the event.
         scene.client.clone().resend_erroneous_event(resend).await.unwrap();
         let mut large = Subscriber::start(&scene.client, role.clone()).await;
         assert_eq!(large.handled_ids(1).await, ["event-1"]);
@@ -126,7 +126,7 @@ async fn what_no_client_of_a_group_can_receive_is_erroneous_and_the_next_one_flo
     }
 }
 
-/// A client whose connection can be cut, as that of a process that is killed.
+/// Returns a client whose connection can be cut, as that of a process that is killed.
 async fn cuttable(scene: &Scene) -> (ServiceClient<Channel>, JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (address, service) = (listener.local_addr().unwrap(), scene.service.grpc.replace("http://", ""));
@@ -167,7 +167,7 @@ async fn consumers_that_are_killed_lose_nothing_however_often() {
 async fn consumers_that_leave_lose_nothing_however_often() {
     let scene = scene().await;
     scene.publish(vec![event(0), of_bytes(1, LARGE_BYTES), event(2)]).await.unwrap();
-    // What is small every client can receive.
+    // Every client can receive a small event.
     for _ in 0..2 * ATTEMPTS {
         let mut subscriber = Subscriber::start(&scene.client, Role::of("group")).await;
         is_next(&mut subscriber, "event-0").await;
@@ -176,7 +176,7 @@ async fn consumers_that_leave_lose_nothing_however_often() {
     subscriber.handled_ids(1).await;
     until_handled(&scene, &Role::of("group"), "event-0").await;
     drop(subscriber);
-    // All of a group leave at once: none of them came back for it.
+    // All subscribers of a group leave: none of them comes back for the event.
     let mut group = Vec::new();
     for _ in 0..2 * ATTEMPTS {
         group.push(Subscriber::start(&scene.client, Role::of("group")).await);
@@ -187,7 +187,7 @@ async fn consumers_that_leave_lose_nothing_however_often() {
         assert_eq!(event.id, "event-1");
         drop(group.remove(holder));
     }
-    // Who takes it each time, and is stopped and started, received it: here it is acked in between.
+    // A subscriber that takes the event each time, and is stopped and started, received it: here it answers in between.
     let mut subscriber = Subscriber::start(&scene.client, Role::of("group")).await;
     let large = is_next(&mut subscriber, "event-1").await;
     subscriber.fail(&large, "try again", true);

@@ -1,4 +1,4 @@
-//! Fields that are personal: invalidated and introduced, wherever the events are.
+//! Personal fields are invalidated and introduced wherever the events are.
 
 use coldstream::api::proto::{
     CreateStreamSnapshotRequest, Event, EventGdprValue, IntroduceGdprOnEventFieldRequest, InvalidateGdprRequest,
@@ -10,7 +10,7 @@ use tonic::Status;
 use crate::grpc::{Scene, TENANT, TOPIC, event, everywhere, fields, is_permanent};
 use crate::support::{Kind, Role, Subscriber, archive, edit, edit_request, older_than, unzip};
 
-/// Event 1 has two fields of the person, event 2 has another one's; the rest is as it always is.
+/// Returns an event with two fields of the person besides those that every event has.
 fn personal(number: usize, id: &str, default: &str) -> PublishEvent {
     let mut event = event(number);
     event.payload.extend(fields([("secret", r#""OLD-VALUE""#), ("other", r#""also-OLD-VALUE""#)]));
@@ -38,7 +38,7 @@ async fn introduce(scene: &Scene, event_id: &str, field_name: &str, default: &st
     scene.client.clone().introduce_gdpr_on_event_field(request).await.map(drop)
 }
 
-/// The value of a field as a reader sees it, and its GDPR data.
+/// Returns the value of a field as a reader sees it, and its GDPR data.
 fn field(event: &Event, name: &str) -> (String, Option<EventGdprValue>) {
     let payload = &event.payload[name];
     (payload.value.clone(), payload.gdpr.clone())
@@ -48,14 +48,14 @@ fn gdpr(id: &str, default: &str, is_invalidated: bool) -> Option<EventGdprValue>
     Some(EventGdprValue { id: id.into(), default: default.into(), is_invalidated })
 }
 
-/// Every object's JSON, once the service has rewritten what it has to.
+/// Returns the JSON of every object, once the service has rewritten what it has to.
 async fn objects(scene: &Scene) -> String {
     scene.settled().await;
     scene.world.bucket.versions().await.iter().map(|object| unzip(object)).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_25_a_gdpr_field_without_an_id_is_given_one() {
+async fn a_gdpr_field_without_an_id_is_given_one() {
     let scene = Scene::new().await;
     scene.publish(vec![personal(1, "", "null")]).await.unwrap();
     let seen = everywhere(&scene, 1, async || scene.event(TENANT, "event-1").await.unwrap()).await;
@@ -65,7 +65,7 @@ async fn scenario_25_a_gdpr_field_without_an_id_is_given_one() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_26_what_is_invalidated_is_nowhere_any_more() {
+async fn an_invalidated_value_is_nowhere_any_more() {
     for archived in [0, 2, 3] {
         let scene = Scene::new().await;
         let batch = vec![personal(0, "somebody", "1"), personal(1, "ada", r#""gone""#), personal(2, "ada", "{}")];
@@ -86,24 +86,24 @@ async fn scenario_26_what_is_invalidated_is_nowhere_any_more() {
             }
             assert_eq!(field(&first, "price"), ("64.30".into(), None));
             assert_eq!(neighbours().await, before);
-            // Whoever did not hear that it was published says it again.
+            // A publisher that got no answer publishes the event again.
             scene.publish(vec![personal(1, "ada", r#""gone""#)]).await.unwrap();
             assert_eq!(scene.event(TENANT, "event-1").await.unwrap(), first);
         }
         scene.archive(1).await;
         assert_eq!(neighbours().await, before);
         let objects = objects(&scene).await;
-        assert_eq!(objects.matches("OLD-VALUE").count(), 2, "those of the neighbour, {archived} archived");
+        assert_eq!(objects.matches("OLD-VALUE").count(), 2, "the neighbour's, {archived} archived");
         assert_eq!(objects.matches(r#""is_invalidated":true"#).count(), 4);
         scene.finish().await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_26_what_was_read_ahead_is_invalidated_too() {
+async fn an_event_that_was_read_ahead_is_invalidated_too() {
     let scene = Scene::new().await;
     scene.publish(vec![event(0), personal(1, "ada", "null")]).await.unwrap();
-    // It has one event in hand, and the other one waits for somebody else.
+    // The first subscriber has one event in hand, and the other event waits for somebody else.
     let mut first = Subscriber::start(&scene.client, Role::parallel("group")).await;
     assert_eq!(first.event().await.id, "event-0");
     invalidate(&scene, "ada").await.unwrap();
@@ -114,7 +114,7 @@ async fn scenario_26_what_was_read_ahead_is_invalidated_too() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_26_snapshots_are_invalidated_and_other_logs_are_not() {
+async fn snapshots_are_invalidated_and_other_logs_are_not() {
     let scene = Scene::new().await;
     let elsewhere = PublishEvent { tenant_id: "other".into(), ..personal(1, "ada", "1") };
     scene.publish(vec![personal(1, "ada", "1"), elsewhere]).await.unwrap();
@@ -142,7 +142,7 @@ async fn scenario_26_snapshots_are_invalidated_and_other_logs_are_not() {
     let elsewhere = scene.event("other", "event-1").await.unwrap();
     assert_eq!(field(&elsewhere, "secret"), (r#""OLD-VALUE""#.into(), gdpr("ada", "1", false)));
 
-    // What is published later is another matter, archived or not.
+    // Events that are published later are another matter, archived or not.
     scene.archive(1).await;
     scene.publish(vec![personal(2, "ada", "1")]).await.unwrap();
     for _ in 0..2 {
@@ -156,7 +156,7 @@ async fn scenario_26_snapshots_are_invalidated_and_other_logs_are_not() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_27_introduced_then_invalidated() {
+async fn a_field_that_became_personal_is_invalidated_like_any_other() {
     for (default, expected) in [(r#""x""#, r#""x""#), ("x", r#""x""#), ("1.50", "1.50")] {
         for archived in [false, true] {
             let scene = Scene::new().await;
@@ -174,7 +174,7 @@ async fn scenario_27_introduced_then_invalidated() {
             assert!(!id.is_empty());
             assert_eq!((value.as_str(), data), (r#""OLD-VALUE""#, gdpr(&id, expected, false)));
             introduce(&scene, "event-1", "secret", "again").await.unwrap();
-            assert_eq!(scene.event(TENANT, "event-1").await.unwrap(), introduced, "it is personal already");
+            assert_eq!(scene.event(TENANT, "event-1").await.unwrap(), introduced, "the field is personal already");
 
             invalidate(&scene, &id).await.unwrap();
             let mut invalidated = scene.event(TENANT, "event-1").await.unwrap();
@@ -211,7 +211,7 @@ async fn an_invalidated_field_takes_no_value_and_may_go() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_27_what_cannot_be_introduced_is_said() {
+async fn an_unknown_event_or_field_cannot_become_personal() {
     let scene = Scene::new().await;
     scene.publish(vec![event(1)]).await.unwrap();
     is_permanent(introduce(&scene, "event-9", "name", "1").await, "unable to find event");
@@ -220,7 +220,7 @@ async fn scenario_27_what_cannot_be_introduced_is_said() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_28_an_empty_default_is_an_empty_text() {
+async fn an_empty_default_is_an_empty_text() {
     let scene = Scene::new().await;
     scene.publish(vec![personal(1, "ada", ""), event(2)]).await.unwrap();
     introduce(&scene, "event-2", "name", "").await.unwrap();
@@ -237,10 +237,10 @@ async fn scenario_28_an_empty_default_is_an_empty_text() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_29_what_is_invalidated_while_it_is_archived_never_comes_back() {
+async fn a_value_that_is_invalidated_while_it_is_archived_never_comes_back() {
     let scene = Scene::new().await;
     scene.publish(vec![personal(1, "ada", "1"), event(2)]).await.unwrap();
-    // The bytes are on their way, and wait there.
+    // The bytes of the object are on their way, and wait there.
     let gate = scene.world.proxy.hold_first(Kind::PutPart);
     let store = scene.world.store(older_than(0, 2));
     let archiving = tokio::spawn(async move { store.archive(|_, _| {}).await });

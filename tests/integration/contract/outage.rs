@@ -1,4 +1,4 @@
-//! S3 is away, or says nothing: what is archived is worth another try, what is hot knows nothing of it.
+//! S3 may be away, or say nothing: archived events are worth another try, and hot events do not depend on S3.
 
 use coldstream::api::proto::PublishEvent;
 use tonic::Code;
@@ -6,11 +6,11 @@ use tonic::Code;
 use crate::grpc::{Scene, TENANT, event, ids};
 use crate::support::{Fate, Gate, Kind, Role, Subscriber};
 
-/// What it is called, and what becomes of every request.
+/// A name, and the fate of every request.
 type Away = (&'static str, fn() -> Fate);
 
 const ARCHIVED: usize = 3;
-/// Clients try so often, with 100 ms between.
+/// The number of attempts that clients make, with 100 ms between.
 const ATTEMPTS_OF_CLIENTS: usize = 50;
 
 async fn scene_with_archive() -> Scene {
@@ -20,7 +20,7 @@ async fn scene_with_archive() -> Scene {
     scene
 }
 
-/// Everything that needs no archived event, and asks S3 nothing. No number comes twice.
+/// Checks that everything that needs no archived event works and asks S3 nothing. No number may come twice.
 async fn hot_is_as_ever(scene: &Scene, number: usize) {
     scene.world.proxy.take_seen();
     scene.publish(vec![PublishEvent { stream: "hot".into(), ..event(number) }]).await.unwrap();
@@ -34,7 +34,7 @@ async fn hot_is_as_ever(scene: &Scene, number: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_44_s3_is_away_and_comes_back() {
+async fn only_archived_events_are_unavailable_until_s3_is_back() {
     let scene = scene_with_archive().await;
     let away: [Away; 3] = [
         ("nobody listens", || Fate::LoseRequest),
@@ -72,9 +72,9 @@ async fn scenario_44_s3_is_away_and_comes_back() {
     scene.finish().await;
 }
 
-/// The worst of all: a server that takes the request and says nothing.
+/// A server that takes the request and says nothing is the worst of all.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_44_hot_events_do_not_wait_for_a_reader_that_waits_for_s3() {
+async fn hot_events_do_not_wait_for_a_reader_that_waits_for_s3() {
     let scene = scene_with_archive().await;
     let gate = scene.world.proxy.hold_first(Kind::Get);
     let (mut waiting, mut answered) = (Box::pin(scene.event(TENANT, "event-1")), false);
@@ -82,7 +82,7 @@ async fn scenario_44_hot_events_do_not_wait_for_a_reader_that_waits_for_s3() {
         () = gate.arrival() => {}
         _ = &mut waiting => answered = true,
     }
-    assert!(!answered, "it waits for S3");
+    assert!(!answered, "the reader waits for S3");
     hot_is_as_ever(&scene, 10).await;
     gate.open();
     assert_eq!(waiting.await.unwrap().id, "event-1");
@@ -90,7 +90,7 @@ async fn scenario_44_hot_events_do_not_wait_for_a_reader_that_waits_for_s3() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_44_a_reader_does_not_wait_for_ever() {
+async fn a_reader_does_not_wait_for_s3_for_ever() {
     let scene = scene_with_archive().await;
     let gate = scene.world.proxy.hold_first(Kind::Get);
     let status = scene.event(TENANT, "event-1").await.unwrap_err();
@@ -100,10 +100,10 @@ async fn scenario_44_a_reader_does_not_wait_for_ever() {
     scene.finish().await;
 }
 
-/// What was read ahead is forgotten when nothing is acked for a second; it has to be read again before what a slow
-/// answer of S3 brings then.
+/// Events that were read ahead are forgotten when nothing is acked for a second; they have to be read again before the
+/// events that a slow answer of S3 brings then.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_44_a_slow_consumer_of_a_slow_archive_gets_everything() {
+async fn a_slow_consumer_of_a_slow_archive_gets_everything() {
     let scene = Scene::new().await;
     scene.publish((0..8).map(event).collect()).await.unwrap();
     scene.archive(4).await;

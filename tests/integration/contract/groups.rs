@@ -1,4 +1,4 @@
-//! How far groups got, as clients ask for it.
+//! The progress of groups, as clients ask for it, and topics whose events go once they are consumed.
 
 use std::time::{Duration, Instant};
 
@@ -23,7 +23,7 @@ pub async fn last_handled(scene: &Scene, role: &Role) -> Result<Event, Status> {
     scene.client.clone().get_last_handled_event(request).await.map(|response| response.into_inner())
 }
 
-/// Acks are not answered: returns once the group got so far.
+/// Returns once the group has handled the event, since acks are not answered.
 pub async fn until_handled(scene: &Scene, role: &Role, id: &str) {
     let until = async { while last_handled(scene, role).await.map_or(true, |event| event.id != id) {} };
     tokio::time::timeout(Duration::from_secs(10), until).await.expect("the group does not get so far");
@@ -46,7 +46,7 @@ pub async fn wait(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_10_the_last_handled_event() {
+async fn the_last_handled_event_is_that_of_a_group_in_one_mode() {
     for archived in [0, 2, 3] {
         for role in [Role::of("group"), Role::parallel("group")] {
             let scene = Scene::new().await;
@@ -71,7 +71,7 @@ async fn scenario_10_the_last_handled_event() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_41_waiting_until_a_correlation_is_handled() {
+async fn a_wait_for_a_correlation_ends_once_it_is_handled_or_erroneous() {
     for archived in [0, 2, 4] {
         let scene = Scene::new().await;
         scene.publish((0..4).map(event).collect()).await.unwrap();
@@ -106,7 +106,7 @@ async fn scenario_41_waiting_until_a_correlation_is_handled() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_41_nobody_waits_for_ever() {
+async fn nobody_waits_for_a_correlation_for_ever() {
     let world = World::new().await;
     let program = Program::new(&world, 1_000_000).set("STREAMS_CONSISTENCY_WAIT_SECONDS", 1);
     let scene = Scene::start(world, program).await;
@@ -117,7 +117,7 @@ async fn scenario_41_nobody_waits_for_ever() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_42_events_go_once_they_are_consumed() {
+async fn events_go_once_they_are_consumed() {
     for (key, is_parallel) in [("deleteAfterConsumption", false), ("deleteAfterParallelConsumption", true)] {
         let role = |group: &str| Role { is_parallel, ..Role::of(group) };
         let world = World::new().await;
@@ -140,11 +140,11 @@ async fn scenario_42_events_go_once_they_are_consumed() {
         let left = async { while scene.page(&[], (0, 9)).await.unwrap().len() > 1 {} };
         tokio::time::timeout(Duration::from_secs(10), left).await.expect("consumed events are still there");
         let left = scene.page(&[], (0, 9)).await.unwrap();
-        assert_eq!(ids(&left), ["event-1"], "what is erroneous stays");
-        // Whoever did not hear that they were published says it again.
+        assert_eq!(ids(&left), ["event-1"], "erroneous events stay");
+        // A publisher that got no answer publishes the events again.
         scene.publish((0..4).map(event).collect()).await.unwrap();
         assert_eq!(ids(&scene.page(&[], (0, 9)).await.unwrap()), ["event-1"]);
-        // A group that comes later gets what there is, and the log goes on.
+        // A group that comes later gets the events that are left, and the log goes on.
         scene.publish(vec![event(4), PublishEvent { id: "event-5".into(), ..event(5) }]).await.unwrap();
         let mut late = Subscriber::start(&scene.client, Role::of("late")).await;
         assert_eq!(late.handled_ids(3).await, ["event-1", "event-4", "event-5"]);

@@ -1,4 +1,4 @@
-//! Everything at once, and then the count: every group saw every event once or more, in order.
+//! Every group sees every event once or more, in order, while everything happens at once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -11,12 +11,12 @@ use tokio_util::sync::CancellationToken;
 use crate::grpc::{Scene, event, serial};
 use crate::support::{Program, Role, Service, Subscriber, edit, older_than, retry_number};
 
-/// Seconds; a minute and more by hand.
+/// The variable with the length of the test in seconds; by hand it is a minute and more.
 const LENGTH: &str = "COLDSTREAM_SOAK_SECONDS";
 const LENGTH_DEFAULT: u64 = 4;
 const TENANTS: usize = 3;
 
-/// What a group saw: tenant → positions as they came.
+/// The deliveries to a group: tenant → positions as they came.
 type Seen = BTreeMap<String, Vec<i64>>;
 
 fn length() -> Duration {
@@ -39,8 +39,8 @@ async fn consume(scene: &Scene, role: Role, heads: &CancellationToken, expected:
                 seen.entry(event.tenant_id.clone()).or_default().push(serial(&event));
                 handled += 1;
                 match handled % 50 {
-                    // Now and then a consumer dies with an event in its hands, or asks for it again; once, since who
-                    // asks five times is told to panic.
+                    // A consumer dies with an event in its hands now and then, or asks for it again; it asks once,
+                    // since a consumer that asks five times is told to panic.
                     0 => subscriber = Subscriber::start(&scene.client, role.clone()).await,
                     1 if retry_number(&event) == 0 => subscriber.fail(&event, "again", true),
                     _ if role.is_parallel => subscriber.ack_stream(&event),
@@ -61,7 +61,7 @@ async fn until_whole(seen: &Seen, published: &CancellationToken, expected: &toki
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_43_everything_at_once() {
+async fn groups_get_every_event_while_everything_happens_at_once() {
     let scene = Scene::new().await;
     let (end_at, published, expected) =
         (Instant::now() + length(), CancellationToken::new(), tokio::sync::OnceCell::new());
@@ -77,7 +77,7 @@ async fn scenario_43_everything_at_once() {
             number as i64
         }));
         let count: i64 = each.await.into_iter().sum();
-        expected.set(count).expect("it is set once");
+        expected.set(count).expect("the count is set once");
         published.cancel();
         count
     };
@@ -93,7 +93,7 @@ async fn scenario_43_everything_at_once() {
             }
         }
     };
-    // A replica that comes, takes part, and is killed.
+    // A replica comes, takes part, and is killed.
     let visitor = async {
         while Instant::now() < end_at {
             let service = Service::start(Program::new(&scene.world, 1_000_000)).await;

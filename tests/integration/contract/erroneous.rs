@@ -1,12 +1,12 @@
-//! What groups could not handle.
+//! Events that a group could not handle are listed, and sent again to that group alone.
 
 use coldstream::api::proto::{
     ErroneousEvent, ListErroneousEventsRequest, RenameEventTypeRequest, ResendErroneousEventRequest,
 };
 use tonic::Status;
 
+use crate::contract::groups::until_handled;
 use crate::grpc::{Scene, TENANT, TOPIC, event, is_permanent};
-use crate::scenarios::groups::until_handled;
 use crate::support::{Program, Role, Service, Subscriber, retry_number};
 
 pub async fn erroneous(scene: &Scene, types: &[&str], limit: i64, is_parallel: bool) -> Vec<ErroneousEvent> {
@@ -35,14 +35,14 @@ pub fn listed(erroneous: &[ErroneousEvent]) -> Vec<(&str, &str, &str)> {
     erroneous
         .iter()
         .map(|erroneous| {
-            let id = erroneous.event.as_ref().expect("the event is sent along").id.as_str();
+            let id = erroneous.event.as_ref().expect("an event is sent along").id.as_str();
             (id, erroneous.consumer_group.as_str(), erroneous.error.as_str())
         })
         .collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_35_an_erroneous_event_is_listed_and_sent_again() {
+async fn an_erroneous_event_is_listed_and_sent_again() {
     for archived in [0, 2, 3] {
         for role in [Role::of("group"), Role::parallel("group")] {
             let (scene, parallel) = (Scene::new().await, role.is_parallel);
@@ -94,7 +94,7 @@ async fn scenario_35_an_erroneous_event_is_listed_and_sent_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_35_what_is_sent_again_outlives_a_service() {
+async fn an_event_to_be_sent_again_outlives_a_service() {
     let mut scene = Scene::new().await;
     scene.publish((0..2).map(event).collect()).await.unwrap();
     let role = Role::of("group");

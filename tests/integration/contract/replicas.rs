@@ -1,4 +1,4 @@
-//! Several replicas on one database, and what subscriptions cost.
+//! Several replicas on one database hand their work to each other, and idle subscriptions cost little.
 
 use std::time::{Duration, Instant};
 
@@ -6,13 +6,13 @@ use coldstream::api::proto::service_client::ServiceClient;
 use coldstream::api::proto::{EventOptions, PublishEvent};
 use tonic::transport::Channel;
 
+use crate::contract::groups::until_handled;
 use crate::grpc::{Scene, connect, event, fields};
-use crate::scenarios::groups::until_handled;
 use crate::support::{Program, Role, Service, Subscriber, retry_number};
 
 const MIB: usize = 1024 * 1024;
 
-/// Another replica, and a client of it.
+/// Starts another replica, and returns a client of it, too.
 async fn another(scene: &Scene) -> (Service, ServiceClient<Channel>) {
     let service = Service::start(Program::new(&scene.world, 1_000_000)).await;
     let client = ServiceClient::new(connect(&service).await).max_decoding_message_size(64 * MIB);
@@ -83,7 +83,7 @@ async fn a_paused_replica_that_wakes_after_its_lease_changes_nothing() {
     first.ack(&held);
     while first.event_or_end().await.is_some() {}
     let position = count(&scene, "SELECT position FROM group_progress").await;
-    assert_eq!(position, 0, "the ack of the one that was paused does not count");
+    assert_eq!(position, 0, "the ack at the paused replica does not count");
     second.ack(&again);
     assert_eq!(second.handled_ids(2).await, ["event-1", "event-2"]);
     until_handled(&scene, &role, "event-2").await;
@@ -100,7 +100,7 @@ async fn what_one_replicas_subscribers_refuse_another_replica_gets() {
     scene.publish((0..2).map(event).collect()).await.unwrap();
     let refused = unable.event().await;
     let mut able = Subscriber::start(&its_client, Role::of("group")).await;
-    // So that the first replica knows of the second one's group.
+    // The first replica knows of the second one's group after two beats.
     scene.world.watch_beats(2).await;
     unable.fail(&refused, "no handler", true);
     let event = able.handled().await;
@@ -118,7 +118,7 @@ async fn a_large_broadcast_reaches_the_subscribers_of_every_replica() {
     let client = scene.client.clone();
     let mut near = Subscriber::start(&client, Role::of("near")).await;
     let mut far = Subscriber::start(&its_client, Role::of("far")).await;
-    // Both are heard of, and both listen.
+    // Both subscribers are known of, and both listen, once they have handled an event.
     scene.publish(vec![event(0)]).await.unwrap();
     near.handled_ids(1).await;
     far.handled_ids(1).await;
@@ -148,7 +148,7 @@ async fn idle_subscriptions_cost_no_queries_of_their_own() {
         subscribers.push(subscriber);
     }
     until_handled(&scene, &Role::of("group-99"), "event-0").await;
-    // Statistics are written when a connection rests: those of what came before come with the first beats.
+    // Statistics are written when a connection rests: those of earlier work come with the first beats.
     scene.world.watch_beats(3).await;
     let before = count(&scene, TRANSACTIONS).await;
     scene.world.watch_beats(5).await;

@@ -1,4 +1,4 @@
-//! Three replicas, restarted one after the other, as a deployment does it.
+//! A deployment that restarts three replicas one after the other loses nothing.
 
 use std::error::Error;
 use std::sync::{Arc, Mutex};
@@ -13,7 +13,7 @@ use crate::grpc::{TOPIC, event, serial};
 use crate::support::{Program, Role, Service, Subscriber, World};
 
 const REPLICAS: usize = 3;
-/// That are handled while a replica is away, and before the next one goes.
+/// The number of events that are handled while a replica is away, and again before the next one goes.
 const EVENTS_BETWEEN: usize = 20;
 
 type Clients = Arc<Mutex<Vec<ServiceClient<Channel>>>>;
@@ -28,7 +28,8 @@ fn client(clients: &Clients, number: usize) -> ServiceClient<Channel> {
     clients.lock().unwrap()[number % REPLICAS].clone()
 }
 
-/// One event after the other, at the next replica if one does not take it; until it is told to stop.
+/// Publishes one event after the other until it is told to stop, at the next replica if one does not take it. Returns
+/// their number.
 async fn publish(clients: Clients, stop: watch::Receiver<bool>) -> usize {
     let (mut number, mut replica) = (0, 0);
     while !*stop.borrow() {
@@ -36,7 +37,7 @@ async fn publish(clients: Clients, stop: watch::Receiver<bool>) -> usize {
         match client(&clients, replica).publish(request).await {
             Ok(_) => number += 1,
             Err(status) => {
-                // Where the connection breaks off, the client has a code of its own.
+                // The client has a code of its own for a connection that breaks off.
                 let has_broken_off = status.source().is_some_and(|error| error.is::<tonic::transport::Error>());
                 assert!(has_broken_off || status.code() == Code::Unavailable, "{status}");
                 replica += 1;
@@ -46,7 +47,7 @@ async fn publish(clients: Clients, stop: watch::Receiver<bool>) -> usize {
     number
 }
 
-/// Positions as they come, until all that was published has; at the next replica whenever a stream ends.
+/// Returns positions as they come, until all published ones have; goes to the next replica whenever a stream ends.
 async fn consume(
     clients: Clients,
     handled: watch::Sender<usize>,
@@ -108,7 +109,7 @@ async fn replicas_that_are_restarted_one_after_the_other_lose_nothing() {
     let published = publisher.await.unwrap();
     count.send(Some(published)).unwrap();
     let seen = consumer.await.unwrap();
-    // What was in flight may have come again, in its order.
+    // Events in flight may have come again, in their order.
     let mut reached = 0;
     for position in seen {
         assert!(position <= reached + 1, "{position} came after {reached}");

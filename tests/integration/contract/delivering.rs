@@ -1,4 +1,4 @@
-//! What must not happen between a log and its subscribers, however things meet.
+//! Every event comes in order and in time, whatever coincides between a log and its subscribers.
 
 use std::time::{Duration, Instant};
 
@@ -8,8 +8,8 @@ use coldstream::api::proto::{
 use coldstream::event::Log;
 use coldstream::store::Delivery;
 
+use crate::contract::groups::until_handled;
 use crate::grpc::{Scene, TENANT, TOPIC, event, ids};
-use crate::scenarios::groups::until_handled;
 use crate::support::{
     Fate, Gate, Kind, Program, Role, Subscriber, World, archive, import, old_event, publish, settings, subscribing,
     young_event,
@@ -19,7 +19,7 @@ fn in_stream(number: usize, stream: &str) -> PublishEvent {
     PublishEvent { stream: stream.into(), ..event(number) }
 }
 
-/// What does not hold after so long does not hold.
+/// The longest time that a test waits for something to happen.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn broadcast(number: usize) -> PublishEvent {
@@ -42,7 +42,7 @@ async fn what_is_forgotten_while_more_is_read_is_read_again() {
     let mut subscriber = Subscriber::start(&scene.client, Role::of("group")).await;
     let first = subscriber.event().await;
     gate.arrival().await;
-    // So long that what was read ahead is forgotten.
+    // The events that were read ahead are forgotten after three beats.
     scene.world.watch_beats(3).await;
     gate.open();
     subscriber.ack(&first);
@@ -50,7 +50,7 @@ async fn what_is_forgotten_while_more_is_read_is_read_again() {
     scene.finish().await;
 }
 
-/// Or each of ten thousand topics would cost what all of them cost.
+/// A topic that waits for its turn asks nothing: otherwise each of ten thousand would cost what all of them cost.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_waits_for_a_turn_asks_nothing() {
     const TOPICS: i64 = 300;
@@ -68,18 +68,19 @@ async fn who_waits_for_a_turn_asks_nothing() {
         let next = tokio::time::timeout(PATIENCE, deliveries.next()).await.expect("nothing came");
         let Some(Delivery::Event { log, event, .. }) = next else { panic!("no event: {next:?}") };
         subscription.acked(&log, event.stream, String::new(), false).await;
-        // So slowly that the others wait.
+        // The acks come so slowly that the other topics wait.
         let count = || sqlx::query_scalar::<_, i64>("SELECT count(*) FROM group_progress WHERE position = 1");
         let written_down = async { while count().fetch_one(&world.sql).await.unwrap() < handled {} };
-        tokio::time::timeout(PATIENCE, written_down).await.expect("it is not written down");
+        tokio::time::timeout(PATIENCE, written_down).await.expect("the progress is not written down");
     }
     drop(subscription);
     store.close_subscriptions();
     store.subscriptions_closed().await;
     world.end(store).await;
     let looks = sqlx::query_scalar::<_, i64>(LOOKS).fetch_one(&world.sql).await.unwrap() - before;
-    // To take its progress, read its event, ask whether that was edited, and write down that it was handled; and where that
-    // takes long, a look at everything now and then. When all asked at each turn, it was 13 of each topic and more.
+    // The looks take the topic's progress, read its event, ask whether that was edited, and write down that it was
+    // handled; where that takes long, everything is looked at now and then. When all topics asked at each turn, there
+    // were 13 looks and more a topic.
     assert!((3 * TOPICS..10 * TOPICS).contains(&looks), "{looks} looks at {TOPICS} topics");
     world.audit().await;
 }

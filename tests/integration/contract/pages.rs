@@ -5,7 +5,7 @@ use coldstream::api::proto::Event;
 use crate::grpc::{Scene, event, everywhere, ids, is_permanent, serial};
 
 const EVENTS: usize = 7;
-/// How many of them are archived when half are.
+/// The number of archived events when half are archived.
 const HALF: usize = 4;
 
 async fn scene_with_events() -> Scene {
@@ -14,7 +14,7 @@ async fn scene_with_events() -> Scene {
     scene
 }
 
-/// The ids of events of these types, by their numbers; of any type if there is none.
+/// Returns the ids of the events of these types, or of any type if none is given.
 fn expected(numbers: impl Iterator<Item = usize>, types: &[&str]) -> Vec<String> {
     let of_types = numbers.filter(|number| types.is_empty() || types.contains(&event(*number).r#type.as_str()));
     of_types.map(|number| format!("event-{number}")).collect()
@@ -47,24 +47,24 @@ async fn check_iterations(types: &[&str]) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_12_an_iteration_sees_each_event_once_and_ends() {
+async fn an_iteration_sees_each_event_once_and_ends() {
     check_iterations(&[]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_13_an_iteration_by_types_sees_each_event_once_and_ends() {
+async fn an_iteration_by_types_sees_each_event_once_and_ends() {
     for types in [&["type-1"] as &[&str], &["type-0", "type-1"], &["nothing", "type-0"], &["nothing"]] {
         check_iterations(types).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_14_pages_behind_an_event_wherever_it_is() {
+async fn pages_begin_behind_an_event_wherever_it_is() {
     let scene = scene_with_events().await;
     let pages = everywhere(&scene, EVENTS as i64, async || {
         is_permanent(scene.page_after("nobody", &[], (0, 1)).await, "nobody");
         let mut pages = Vec::new();
-        // The first ones will be archived, the last ones stay hot, the boundary is between.
+        // The first events will be archived, the last ones stay hot, and the boundary is between.
         for number in 0..EVENTS {
             for types in [&[] as &[&str], &["type-0"], &["type-1"]] {
                 for page in 0..3 {
@@ -85,7 +85,7 @@ async fn scenario_14_pages_behind_an_event_wherever_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_15_a_page_across_the_boundary() {
+async fn a_page_across_the_boundary_is_the_same_as_before() {
     let scene = scene_with_events().await;
     let pages = async |half: usize| {
         let mut pages = vec![scene.page(&[], (0, EVENTS as i64)).await.unwrap()];
@@ -103,13 +103,13 @@ async fn scenario_15_a_page_across_the_boundary() {
     assert_eq!(across, hot);
     for page in across {
         let archived = page.iter().filter(|event| serial(event) <= HALF as i64).count();
-        assert!(archived > 0 && archived < page.len(), "it is across: {:?}", ids(&page));
+        assert!(archived > 0 && archived < page.len(), "the page is across: {:?}", ids(&page));
     }
     scene.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_16_an_archive_run_between_two_pages() {
+async fn an_archive_run_between_two_pages_shifts_nothing() {
     let by_number = async |scene: &Scene, _: &[Event], page| scene.page(&[], (page, 2)).await.unwrap();
     check_run_between(0, by_number).await;
     let by_number_behind =
@@ -142,9 +142,9 @@ async fn check_run_between(first: usize, ask: impl AsyncFn(&Scene, &[Event], i64
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_17_past_the_end_and_pages_of_nothing_are_empty() {
+async fn pages_past_the_end_and_pages_of_nothing_are_empty() {
     let scene = Scene::new().await;
-    assert_eq!(scene.page(&[], (0, 10)).await.unwrap(), [], "of a topic that nobody published to");
+    assert_eq!(scene.page(&[], (0, 10)).await.unwrap(), [], "nobody published to the topic");
     scene.publish((0..EVENTS).map(event).collect()).await.unwrap();
     let count = EVENTS as i64;
     everywhere(&scene, count, async || {

@@ -1,4 +1,4 @@
-//! The time between two processes on one address, as a client sees it that would give up if it were refused.
+//! A client that comes between two processes on one address is not refused, since it would give up.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -13,11 +13,11 @@ use tonic::Code;
 use crate::grpc::connect;
 use crate::support::{Kind, Program, Role, Service, Subscriber, World, archive, import, old_event, settings};
 
-/// Less than the second after which a client's system asks again.
+/// Less than the second after which a client's system tries to connect again.
 const QUIET: Duration = Duration::from_millis(300);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_43_who_comes_back_while_a_service_ends_is_neither_refused_nor_accepted() {
+async fn a_client_that_comes_back_while_a_service_ends_is_neither_refused_nor_accepted() {
     let mut world = World::new().await;
     let (store, log) = (world.store(settings(1)), Log::new("", "orders").unwrap());
     import(&store, &log, [old_event(0)]).await;
@@ -44,7 +44,7 @@ async fn scenario_43_who_comes_back_while_a_service_ends_is_neither_refused_nor_
 }
 
 #[tokio::test]
-async fn scenario_43_who_comes_before_a_service_is_ready_is_not_refused() {
+async fn a_client_that_comes_before_a_service_is_ready_is_not_refused() {
     let mut world = World::new().await;
     let silent_postgres = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let free = TcpListener::bind("127.0.0.1:0").await.unwrap();

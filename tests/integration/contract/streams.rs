@@ -1,4 +1,4 @@
-//! Streams as clients loop over them: wherever their events are.
+//! Clients loop over streams wherever their events are.
 
 use coldstream::api::proto::{Event, PaginateStreamAfterEventIdRequest, PaginateStreamRequest, PublishEvent};
 
@@ -8,7 +8,7 @@ use crate::grpc::{Scene, TENANT, TOPIC, event, everywhere, ids};
 
 pub const STREAM: &str = "account-1";
 
-/// How a client asks for a page of the stream.
+/// A client's request for a page of the stream.
 #[derive(Clone, Copy)]
 pub struct Ask<'a> {
     pub after: &'a str,
@@ -26,12 +26,12 @@ pub fn entry(number: usize) -> PublishEvent {
     PublishEvent { stream: STREAM.into(), ..event(number) }
 }
 
-/// The events, and the snapshot that they were read through.
+/// Returns the events, and the snapshot that they were read through.
 pub async fn ask(scene: &Scene, ask: Ask<'_>) -> (Vec<Event>, String) {
     ask_of(scene, STREAM, ask).await.unwrap()
 }
 
-/// The same of another stream.
+/// Asks the same of any stream.
 pub async fn ask_of(scene: &Scene, stream: &str, ask: Ask<'_>) -> Result<(Vec<Event>, String), Status> {
     let Ask { after, page, per_page, deployment_id, snapshot, without } = ask;
     if after.is_empty() {
@@ -63,7 +63,7 @@ pub async fn ask_of(scene: &Scene, stream: &str, ask: Ask<'_>) -> Result<(Vec<Ev
     Ok((response.events, response.snapshot_event_id))
 }
 
-/// As a client goes over a stream: page after page, handing back the snapshot that the page before was read through,
+/// Reads a stream as a client does: page after page, handing back the snapshot that the page before was read through,
 /// until a page is empty.
 pub async fn iterate(scene: &Scene, first: Ask<'_>) -> Vec<Event> {
     let (mut seen, mut through) = (Vec::new(), String::new());
@@ -80,14 +80,14 @@ pub async fn iterate(scene: &Scene, first: Ask<'_>) -> Vec<Event> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_18_whether_a_stream_is_empty() {
+async fn a_stream_is_empty_if_it_has_no_event_anywhere() {
     let scene = Scene::new().await;
-    assert!(scene.is_stream_empty("stream-0").await, "of a topic that nobody published to");
+    assert!(scene.is_stream_empty("stream-0").await, "nobody published to the topic");
     scene.publish((0..5).map(event).collect()).await.unwrap();
     let other = PublishEvent { tenant_id: "other".into(), stream: "of another".into(), ..event(0) };
     let are_empty = everywhere(&scene, 5, async || {
         let mut are_empty = Vec::new();
-        // When half are archived, the third one has no hot event.
+        // The third stream has no hot event when half of the events are archived.
         for stream in ["stream-0", "stream-1", "stream-2", "stream-3", "", "of another"] {
             are_empty.push(scene.is_stream_empty(stream).await);
         }
@@ -100,14 +100,14 @@ async fn scenario_18_whether_a_stream_is_empty() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_19_stream_loops_see_each_event_once_and_end() {
+async fn stream_loops_see_each_event_once_and_end() {
     const ENTRIES: usize = 7;
     let scene = Scene::new().await;
     for number in 0..ENTRIES {
         scene.publish(vec![entry(number), event(100 + number)]).await.unwrap();
     }
     let sizes = [1, 2, ENTRIES as i64, ENTRIES as i64 + 1];
-    // Behind entries, and behind events of other streams.
+    // Pages begin behind entries, and behind events of other streams.
     let behind = |after: &str| match after {
         "" => 0,
         other => other.rsplit_once('-').unwrap().1.parse::<usize>().unwrap() % 100 + 1,
@@ -123,7 +123,7 @@ async fn scenario_19_stream_loops_see_each_event_once_and_end() {
                     answers.push(found);
                 }
             }
-            // Past the end, and pages of nothing.
+            // Pages past the end are empty, and so are pages of nothing.
             for (page, per_page) in [(8, per_page), (i64::MAX, per_page), (0, 0), (0, -1)] {
                 for after in ["", "event-3"] {
                     let (found, through) = ask(&scene, Ask { after, page, per_page, ..FIRST }).await;

@@ -1,12 +1,12 @@
-//! Groups that are gone, for long or for good.
+//! Groups may be gone for long and go on where they were, or be gone for good and cost the others nothing.
 
 use std::time::Duration;
 
 use coldstream::event::{Instant, Log, NewEvent};
 use coldstream::store::Delivery;
 
+use crate::contract::groups::until_handled;
 use crate::grpc::{Scene, event};
-use crate::scenarios::groups::until_handled;
 use crate::support::{
     DAY_NANOS, Role, Subscriber, World, archive, import, now, old_event, publish, settings, subscribing, young_event,
 };
@@ -30,7 +30,7 @@ async fn a_consumer_that_is_a_year_behind_goes_on_where_it_was() {
         assert_eq!(subscriber.handled_ids(2).await.len(), 2);
         until_handled(&scene, &role, "event-1").await;
         drop(subscriber);
-        // What was published in that year is archived as it gets old, but for the last month.
+        // The events of that year are archived as they get old, except those of the last month.
         let events = PER_DAY..PER_DAY * DAYS;
         import(&store, &log, events.map(|number| days_ago(number, (DAYS - number / PER_DAY) as i64))).await;
         assert_eq!(archive(&store).await, 1_000);
@@ -95,7 +95,7 @@ async fn a_thousand_groups_that_are_gone_for_good_cost_the_others_nothing() {
     store.subscriptions_closed().await;
     world.end(store).await;
     let read = sqlx::query_scalar::<_, i64>(READ).fetch_one(&world.sql).await.unwrap() - before;
-    // The group's own rows, some times each. Looking through those that are gone once would be 20,000.
+    // The group's own rows are read some times each. Reading those of the groups that are gone once would be 20,000.
     assert!(read < 100 * TOPICS, "{read} rows were read");
     world.audit().await;
 }

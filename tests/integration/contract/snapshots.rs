@@ -1,4 +1,4 @@
-//! Streams that are read through snapshots.
+//! Streams are read through snapshots, which stand for their first events.
 
 use coldstream::api::proto::{CreateStreamSnapshotRequest, Event, EventMetadata, PublishEvent};
 use tonic::Status;
@@ -27,7 +27,7 @@ pub async fn create(scene: &Scene, stream: &str, last: &str, snapshot: PublishEv
     scene.client.clone().create_stream_snapshot(request).await.map(drop)
 }
 
-/// Eight events of the stream among others, and a snapshot of the first five.
+/// Returns a scene with eight events of the stream among others, and a snapshot of the first five.
 async fn scene_with_snapshot() -> Scene {
     let scene = Scene::new().await;
     for number in 0..8 {
@@ -37,7 +37,7 @@ async fn scene_with_snapshot() -> Scene {
     scene
 }
 
-/// Loops over the stream with pages of all sizes, wherever its events are; gives the loop with the first size.
+/// Loops over the stream with pages of all sizes, wherever its events are; returns the loop with the first size.
 async fn loop_everywhere(first: Ask<'_>) -> Vec<Event> {
     let scene = scene_with_snapshot().await;
     let mut answers = everywhere(&scene, 16, async || {
@@ -54,21 +54,21 @@ async fn loop_everywhere(first: Ask<'_>) -> Vec<Event> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_20_a_stream_is_read_through_its_snapshot() {
+async fn a_stream_is_read_through_its_snapshot() {
     let found = loop_everywhere(FIRST).await;
     assert_eq!(ids(&found), ["snapshot", "event-5", "event-6", "event-7"]);
     // Two events are published at a time, one of them of the stream.
     assert_eq!(
         found.iter().map(serial).collect::<Vec<_>>(),
         [9, 11, 13, 15],
-        "it bears the serial of the last one it stands for"
+        "the snapshot bears the serial of the last event it stands for"
     );
     assert_eq!(found[0].payload["balance"].value, "64.30");
     assert_eq!((found[0].stream.as_str(), found[0].r#type.as_str()), (STREAM, "balance"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_20_every_page_says_the_snapshot() {
+async fn every_page_names_the_snapshot() {
     let scene = scene_with_snapshot().await;
     everywhere(&scene, 16, async || {
         let through = (Vec::new(), "snapshot".to_owned());
@@ -81,7 +81,7 @@ async fn scenario_20_every_page_says_the_snapshot() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_21_a_stream_is_read_without_its_snapshot() {
+async fn a_stream_is_read_without_its_snapshot_on_demand() {
     let found = loop_everywhere(Ask { without: true, ..FIRST }).await;
     assert_eq!(ids(&found), (0..8).map(|number| format!("event-{number}")).collect::<Vec<_>>());
     let found = loop_everywhere(Ask { after: "event-2", without: true, ..FIRST }).await;
@@ -94,7 +94,7 @@ async fn scenario_21_a_stream_is_read_without_its_snapshot() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_22_a_snapshot_of_a_newer_deployment_is_not_used() {
+async fn a_snapshot_of_a_newer_deployment_is_not_used() {
     let scene = scene_with_snapshot().await;
     create(&scene, STREAM, "event-6", snapshot("newer", 5)).await.unwrap();
     let through = async |deployment_id| ask(&scene, Ask { deployment_id, ..FIRST }).await.1;
@@ -105,7 +105,7 @@ async fn scenario_22_a_snapshot_of_a_newer_deployment_is_not_used() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_23_a_snapshot_that_is_made_in_the_middle_shifts_no_page() {
+async fn a_snapshot_that_is_made_in_the_middle_shifts_no_page() {
     let scene = Scene::new().await;
     scene.publish((0..8).map(entry).collect()).await.unwrap();
     let (first, through) = ask(&scene, Ask { per_page: 3, ..FIRST }).await;
@@ -123,7 +123,7 @@ async fn scenario_23_a_snapshot_that_is_made_in_the_middle_shifts_no_page() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_24_pages_behind_a_snapshot_and_behind_what_it_stands_for() {
+async fn pages_behind_a_snapshot_begin_behind_the_events_that_it_stands_for() {
     let behind = |first: usize| (first..8).map(|number| format!("event-{number}")).collect::<Vec<_>>();
     assert_eq!(
         ids(&loop_everywhere(Ask { after: "snapshot", ..FIRST }).await),

@@ -1,12 +1,12 @@
-//! Events as subscribers get them.
+//! Subscribers get their events in order, again when they refuse them, in both modes, with broadcasts and deployments.
 
 use std::time::Duration;
 
 use coldstream::api::proto::{Event, EventMetadata, EventOptions, PublishEvent, subscribe_response};
 use tonic::Code;
 
+use crate::contract::groups::until_handled;
 use crate::grpc::{Scene, TENANT, event, ids, serial};
-use crate::scenarios::groups::until_handled;
 use crate::support::{Role, Subscriber, retry_number};
 
 fn in_stream(number: usize, stream: &str) -> PublishEvent {
@@ -28,7 +28,7 @@ fn is_broadcast(event: &Event) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_31_a_backlog_waits_at_subscribe() {
+async fn the_first_event_of_a_backlog_comes_after_the_answer_to_subscribe() {
     let scene = Scene::new().await;
     scene.publish((0..3).map(event).collect()).await.unwrap();
     for round in 0..60 {
@@ -36,10 +36,10 @@ async fn scenario_31_a_backlog_waits_at_subscribe() {
         let mut subscriber = Subscriber::start(&scene.client, role.clone()).await;
         assert!(subscriber.subscribed_after < Duration::from_secs(1), "{:?}", subscriber.subscribed_after);
         let first = subscriber.event().await;
-        // Measured from when the answer was read, which on a busy machine is a while after it came.
+        // The delay is measured from when the answer was read, which on a busy machine is a while after it came.
         let delay = subscriber.subscribed_at.elapsed();
         assert!(delay > Duration::from_millis(10), "the first event came {delay:?} after the answer");
-        // A client that is not ready yet.
+        // A client that is not ready yet answers so.
         subscriber.fail(&first, "not subscribed", false);
         let again = subscriber.event().await;
         assert_eq!(again, first, "no retry is counted");
@@ -50,7 +50,7 @@ async fn scenario_31_a_backlog_waits_at_subscribe() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_32_a_new_group_starts_at_the_beginning() {
+async fn a_new_group_starts_at_the_beginning() {
     const EVENTS: usize = 40;
     for archived in [0, 25, 40] {
         for role in [Role::of("group"), Role::parallel("group")] {
@@ -73,7 +73,7 @@ async fn scenario_32_a_new_group_starts_at_the_beginning() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_33_each_group_gets_each_event_once() {
+async fn each_group_gets_each_event_once() {
     const EVENTS: usize = 30;
     let scene = Scene::new().await;
     let mut both = Vec::new();
@@ -102,7 +102,7 @@ async fn scenario_33_each_group_gets_each_event_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_33_topics_that_are_made_later_are_included() {
+async fn topics_that_are_made_later_are_included() {
     let scene = Scene::new().await;
     let mut subscriber = Subscriber::start(&scene.client, Role::of("group")).await;
     subscriber.quiet().await;
@@ -114,7 +114,7 @@ async fn scenario_33_topics_that_are_made_later_are_included() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_34_what_is_refused_comes_again() {
+async fn a_refused_event_comes_again_until_it_is_acked() {
     let scene = Scene::new().await;
     scene.publish((0..2).map(event).collect()).await.unwrap();
     let mut subscriber = Subscriber::start(&scene.client, Role::of("group")).await;
@@ -129,7 +129,7 @@ async fn scenario_34_what_is_refused_comes_again() {
         event = other.event() => (event, false),
     };
     assert_eq!((refused.0.id.as_str(), retry_number(&refused.0)), ("event-0", 3));
-    // Whoever refuses now, the other one is asked next.
+    // The other subscriber is asked next, whichever one refuses now.
     refused = match refused.1 {
         true => {
             subscriber.fail(&refused.0, "no handler", true);
@@ -154,7 +154,7 @@ async fn scenario_34_what_is_refused_comes_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_34_when_nobody_can_handle_it_all_are_told() {
+async fn subscribers_are_told_when_none_of_them_can_handle_an_event() {
     let scene = Scene::new().await;
     scene.publish((0..2).map(event).collect()).await.unwrap();
     let mut subscriber = Subscriber::start(&scene.client, Role::of("group")).await;
@@ -171,7 +171,7 @@ async fn scenario_34_when_nobody_can_handle_it_all_are_told() {
             other => panic!("{other:?}"),
         }
     }
-    // As clients do then. How often it was refused is not forgotten.
+    // Clients disconnect then. The number of refusals is not forgotten.
     drop(subscriber);
     let mut subscriber = Subscriber::start(&scene.client, Role::of("group")).await;
     let event = subscriber.event().await;
@@ -185,7 +185,7 @@ async fn scenario_34_when_nobody_can_handle_it_all_are_told() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_36_a_consumer_dies_while_it_handles() {
+async fn the_event_of_a_consumer_that_dies_goes_to_another() {
     let scene = Scene::new().await;
     scene.publish((0..2).map(event).collect()).await.unwrap();
     let mut dying = Subscriber::start(&scene.client, Role::of("group")).await;
@@ -200,7 +200,7 @@ async fn scenario_36_a_consumer_dies_while_it_handles() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_37_streams_run_side_by_side_for_those_who_name_them() {
+async fn streams_run_side_by_side_if_acks_name_them() {
     let scene = Scene::new().await;
     let streams = ["a", "b", "a", "c", "b"];
     scene
@@ -219,14 +219,14 @@ async fn scenario_37_streams_run_side_by_side_for_those_who_name_them() {
     }
     assert_eq!(ids(&waiting), ["event-1", "event-2", "event-3"], "one of each stream");
     subscriber.quiet().await;
-    // The others do not wait for the slowest, and progress does.
+    // The other streams do not wait for the slowest, and progress does.
     subscriber.ack_stream(&waiting[2]);
     subscriber.ack_stream(&waiting[1]);
     until_handled(&scene, &role, "event-0").await;
     subscriber.ack_stream(&waiting[0]);
     until_handled(&scene, &role, "event-3").await;
     assert_eq!(subscriber.event().await.id, "event-4");
-    // What is handled behind the watermark is remembered.
+    // Events that are handled behind the watermark are remembered.
     drop(subscriber);
     let mut subscriber = Subscriber::start(&scene.client, role.clone()).await;
     assert_eq!(subscriber.handled_ids(1).await, ["event-4"]);
@@ -235,7 +235,7 @@ async fn scenario_37_streams_run_side_by_side_for_those_who_name_them() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_37_without_stream_names_one_is_in_flight() {
+async fn a_subscriber_has_one_event_in_flight_if_acks_name_no_stream() {
     let scene = Scene::new().await;
     scene.publish((0..6).map(event).collect()).await.unwrap();
     let mut subscriber = Subscriber::start(&scene.client, Role::parallel("group")).await;
@@ -260,7 +260,7 @@ async fn scenario_37_without_stream_names_one_is_in_flight() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_38_one_group_in_both_modes() {
+async fn a_group_gets_every_event_once_in_each_mode() {
     let scene = Scene::new().await;
     scene.publish((0..3).map(event).collect()).await.unwrap();
     for role in [Role::of("group"), Role::parallel("group")] {
@@ -272,7 +272,7 @@ async fn scenario_38_one_group_in_both_modes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_39_a_broadcast_beside_a_persisted_event() {
+async fn a_broadcast_goes_to_every_subscriber_beside_a_persisted_event() {
     let scene = Scene::new().await;
     scene.publish((0..2).map(event).collect()).await.unwrap();
     let mut acking = Subscriber::start(&scene.as_agent("grpc-node-js/1.9").await, Role::of("js")).await;
@@ -289,7 +289,7 @@ async fn scenario_39_a_broadcast_beside_a_persisted_event() {
         assert!(is_broadcast(&event) && event.id == "broadcast-7" && serial(&event) == 0, "{event:?}");
         assert_eq!((event.tenant_id.as_str(), event.payload.len()), (TENANT, 3));
     }
-    // Two acks that cannot be told from each other: only both of them mean that the event is handled.
+    // The two acks cannot be told from each other: only both of them mean that the event is handled.
     acking.ack(&in_flight);
     acking.quiet().await;
     acking.ack(&in_flight);
@@ -308,7 +308,7 @@ async fn scenario_39_a_broadcast_beside_a_persisted_event() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_40_a_deployment_takes_what_is_not_newer() {
+async fn a_deployment_takes_events_that_are_not_newer() {
     let scene = Scene::new().await;
     let deployments = [0, 4, 5, 6, 5];
     let events = deployments.iter().enumerate().map(|(number, deployment_id)| of_deployment(number, *deployment_id));
@@ -319,7 +319,7 @@ async fn scenario_40_a_deployment_takes_what_is_not_newer() {
         let expected: Vec<String> = (0..taken).map(|number| format!("event-{number}")).collect();
         assert_eq!(subscriber.handled_ids(taken).await, expected, "deployment {deployment_id}");
         subscriber.quiet().await;
-        // A later subscriber that may take it gets what held the others up.
+        // A later subscriber that may take it gets the event that held the others up.
         let mut newer = Subscriber::start(&scene.client, Role { deployment_id: 6, ..role.clone() }).await;
         let mut seen = taken;
         while seen < deployments.len() {

@@ -1,4 +1,4 @@
-//! Large events, and larger pages.
+//! Large events and larger pages are taken and sent up to their limits, and refused beyond.
 
 use coldstream::api::proto::{
     CreateStreamSnapshotRequest, Event, EventOptions, IntroduceGdprOnEventFieldRequest, PublishEvent,
@@ -19,7 +19,7 @@ fn large(number: usize, bytes: usize) -> PublishEvent {
     PublishEvent { payload: fields([("text", &value)]), ..event(number) }
 }
 
-/// The whole event; its value by its length and digest, so that a failure can be read.
+/// Returns the event, and its value by length and digest, so that a failure can be read.
 fn summary(event: Event) -> (Event, usize, Vec<u8>) {
     let value = event.payload["text"].value.as_bytes();
     let (length, digest) = (value.len(), Sha256::digest(value).to_vec());
@@ -36,7 +36,7 @@ fn check(found: &[(Event, usize, Vec<u8>)], published: &[PublishEvent]) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_45_ten_mib_are_published_and_fifty_read_at_once() {
+async fn ten_mib_are_published_and_fifty_read_at_once() {
     let scene = Scene::new().await;
     let published: Vec<PublishEvent> = (0..EVENTS).map(|number| large(number, MIB)).collect();
     for ten in published.chunks(10) {
@@ -52,7 +52,7 @@ async fn scenario_45_ten_mib_are_published_and_fifty_read_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_45_one_event_of_ten_mib() {
+async fn one_event_of_ten_mib_is_published_and_read() {
     let scene = Scene::new().await;
     let events = [large(0, 10 * MIB), large(1, 10 * MIB)];
     for event in &events {
@@ -67,14 +67,14 @@ async fn scenario_45_one_event_of_ten_mib() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_45_what_is_too_large_is_refused_for_good() {
+async fn an_event_that_is_too_large_is_refused_for_good() {
     let scene = Scene::new().await;
     is_permanent(scene.publish(vec![large(0, 17 * MIB)]).await, "at most 16777216 are taken");
     is_permanent(scene.last(TENANT).await, "unable to find last event");
     scene.finish().await;
 }
 
-/// Of so many bytes, as the limit counts them: of its id, type and payload.
+/// Returns an event of this many bytes, as the limit counts them: those of its id, type and payload.
 fn sized(id: &str, bytes: usize) -> PublishEvent {
     let text = "x".repeat(bytes - id.len() - "t".len() - r#"{"text":""}"#.len());
     let payload = fields([("text", &format!("\"{text}\""))]);
@@ -176,7 +176,7 @@ async fn one_event_at_the_limit_goes_everywhere() {
     scene.finish().await;
 }
 
-/// A service that sends at most 32 MiB at once; 40 are asked for.
+/// The service sends at most 32 MiB at once; the test asks for 40.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_page_above_what_is_sent_is_cut_only_where_clients_go_on_behind_its_last_event() {
     const LARGE: usize = 40;

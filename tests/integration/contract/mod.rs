@@ -1,4 +1,4 @@
-//! The scenarios of the gRPC contract, by their numbers.
+//! The gRPC contract, tried end to end: what clients of a service may rely on.
 
 mod absent;
 mod delivering;

@@ -16,7 +16,7 @@ fn types(events: &[Event]) -> Vec<&str> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_30_a_type_is_renamed_across_tenants() {
+async fn a_type_is_renamed_across_tenants() {
     for archived in [0, 3, 4] {
         let scene = Scene::new().await;
         scene.publish((0..4).map(event).collect()).await.unwrap();
@@ -24,7 +24,7 @@ async fn scenario_30_a_type_is_renamed_across_tenants() {
         if archived > 0 {
             scene.archive(archived).await;
         }
-        // Twice the same, and to a name that is there already.
+        // One rename comes twice, and some are to a name that is there already.
         for (old, new) in [("type-1", "odd"), ("type-1", "odd"), ("type-0", "odd"), ("odd", "all")] {
             rename(&scene, old, new).await.unwrap();
             let all = scene.page(&[], (0, 9)).await.unwrap();
@@ -54,7 +54,7 @@ async fn scenario_30_a_type_is_renamed_across_tenants() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scenario_30_a_type_needs_a_name() {
+async fn a_type_needs_a_name() {
     let scene = Scene::new().await;
     is_permanent(rename(&scene, "type-1", "").await, "the type is empty");
     is_permanent(rename(&scene, "", "type-1").await, "the type is empty");
@@ -72,7 +72,7 @@ async fn a_rename_is_about_the_archives_that_there_were() {
     assert_eq!(archive(&store).await, 2);
     store.rename_type(TOPIC, "a", "b").await.unwrap();
     store.rename_type(TOPIC, "c", "a").await.unwrap();
-    // Between the positions of the other archive, which is still to be rewritten.
+    // The new archive is between the positions of the other one, which is still to be rewritten.
     let store = world.store(older_than(0, 1));
     assert_eq!(archive(&store).await, 1);
     let seen: Vec<String> = read_all(&store, &log).await.into_iter().map(|event| event.event_type).collect();
