@@ -5,6 +5,7 @@ use anyhow::bail;
 use crate::command::progress::Progress;
 use crate::command::{report, wiring};
 use crate::config::Config;
+use crate::event::PositionRange;
 use crate::store::{RecoveredLog, Recovery, Superseded, Unrecovered};
 
 /// While another writer has its turn: one that died, until its lease expires.
@@ -30,7 +31,8 @@ pub async fn run(config: &Config) -> anyhow::Result<()> {
         report::say!("{log}: {} of {} positions are gone", report::count(*gone), report::count(*head_position));
     }
     for Superseded { log, first_position, last_position, .. } in &superseded {
-        for (first, last) in store.nowhere(log, (*first_position, *last_position)).await? {
+        for range in store.nowhere(log, PositionRange::closed(*first_position, *last_position)).await?.ranges() {
+            let (first, last) = (range.start, range.last());
             report::say!("{log}: positions {first} to {last} went from an archive into rows, and are lost with them");
         }
     }

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use crate::command::progress::Progress;
 use crate::command::{report, wiring};
 use crate::config::Config;
-use crate::event::Log;
+use crate::event::{Log, PositionRange};
 use crate::store::{Error, Restored, Selection};
 
 /// While another writer has its turn.
@@ -46,7 +46,7 @@ impl Arguments {
         let log = Log::new(tenant, topic.unwrap_or_default())?;
         Ok(match stream {
             Some(stream) => Selection::Stream(log, stream),
-            None => Selection::Range(log, (from.unwrap_or_default(), to.unwrap_or_default())),
+            None => Selection::Range(log, PositionRange::closed(from.unwrap_or_default(), to.unwrap_or_default())),
         })
     }
 }

@@ -93,8 +93,8 @@ impl PositionSet {
         PositionSet(RangeSetBlaze::from_iter([range.start..=range.last()]) - &self.0)
     }
 
-    /// The set cut into pieces of at most so many positions, in rising order.
-    pub fn pieces(&self, positions_max: i64) -> Vec<Vec<PositionRange>> {
+    /// The set cut into sets of at most so many positions, in rising order.
+    pub fn pieces(&self, positions_max: i64) -> Vec<PositionSet> {
         let (mut pieces, mut piece, mut room) = (Vec::new(), Vec::new(), positions_max);
         for PositionRange { mut start, end } in self.ranges() {
             while start < end {
@@ -103,12 +103,14 @@ impl PositionSet {
                 room -= taken.len();
                 start = taken.end;
                 if room == 0 {
-                    pieces.push(std::mem::take(&mut piece));
+                    pieces.push(std::mem::take(&mut piece).into_iter().collect());
                     room = positions_max;
                 }
             }
         }
-        pieces.extend(Some(piece).filter(|piece| !piece.is_empty()));
+        if !piece.is_empty() {
+            pieces.push(piece.into_iter().collect());
+        }
         pieces
     }
 }
@@ -148,7 +150,9 @@ mod tests {
     #[test]
     fn a_set_is_cut_into_pieces() {
         let positions = set(&[(1, 5), (7, 7), (9, 12)]);
-        let pieces = |positions_max| -> Vec<_> { positions.pieces(positions_max).into_iter().map(closed).collect() };
+        let pieces = |positions_max| -> Vec<_> {
+            positions.pieces(positions_max).iter().map(|piece| closed(piece.ranges())).collect()
+        };
         assert_eq!(pieces(10), [[(1, 5), (7, 7), (9, 12)]]);
         assert_eq!(pieces(3), [vec![(1, 3)], vec![(4, 5), (7, 7)], vec![(9, 11)], vec![(12, 12)]]);
         assert!(PositionSet::default().pieces(3).is_empty());

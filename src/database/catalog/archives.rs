@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use crate::database::lookups::sums;
 use crate::database::{Connection, Error};
-use crate::event::Log;
+use crate::event::{Extent, Log, PositionRange};
 
 /// The log and the id of an archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, FromRow)]
@@ -42,6 +42,20 @@ pub struct Archive {
     pub type_counts: Vec<i64>,
 }
 
+impl Archive {
+    pub fn key(&self) -> ArchiveKey {
+        ArchiveKey::new(self.log_id, self.id)
+    }
+
+    pub fn positions(&self) -> PositionRange {
+        PositionRange::closed(self.first_position, self.last_position)
+    }
+
+    pub fn extent(&self) -> Extent {
+        Extent { positions: self.positions(), count: self.count }
+    }
+}
+
 /// How far an archive reaches, and how many of its events match a filter.
 #[derive(Debug, Clone, PartialEq, Eq, FromRow)]
 pub struct ArchiveExtent {
@@ -49,6 +63,12 @@ pub struct ArchiveExtent {
     pub first_position: i64,
     pub last_position: i64,
     pub matching: i64,
+}
+
+impl ArchiveExtent {
+    pub fn positions(&self) -> PositionRange {
+        PositionRange::closed(self.first_position, self.last_position)
+    }
 }
 
 macro_rules! select_archives {
@@ -217,7 +237,7 @@ pub async fn rename(
     log_id: i64,
     old_type: &str,
     new_type: &str,
-) -> Result<Vec<(Uuid, (i64, i64))>, Error> {
+) -> Result<Vec<(Uuid, PositionRange)>, Error> {
     let rows = sqlx::query(
         "UPDATE archives SET types = array_replace(types, $2, $3)
          WHERE log_id = $1 AND $2 = ANY(types)
@@ -230,9 +250,9 @@ pub async fn rename(
     .await?;
     let wrong = sums::wrong(connection, log_id).await?;
     sums::sum_up(connection, log_id, &wrong).await?;
-    let archives = rows
-        .iter()
-        .map(|row| Ok((row.try_get("id")?, (row.try_get("first_position")?, row.try_get("last_position")?))));
+    let archives = rows.iter().map(|row| {
+        Ok((row.try_get("id")?, PositionRange::closed(row.try_get("first_position")?, row.try_get("last_position")?)))
+    });
     archives.collect()
 }
 
@@ -269,14 +289,14 @@ macro_rules! archives_within {
     };
 }
 
-/// Archives that reach into positions `start..end` and hold something that matches, in the order of their first
-/// positions: those that reach across `start`, and the first `limit` of the others. What a stream has in which archive is
+/// Archives that reach into a range of positions and hold something that matches, in the order of their first
+/// positions: those that reach across its start, and the first `limit` of the others. What a stream has in which archive is
 /// said by the lookup pages, see [`super::members_with_stream`].
 pub async fn extents(
     connection: &mut Connection,
     log_id: i64,
     types: Option<&[String]>,
-    (start, end): (i64, i64),
+    range: PositionRange,
     limit: i64,
 ) -> Result<Vec<ArchiveExtent>, Error> {
     let query = match types {
@@ -300,7 +320,7 @@ pub async fn extents(
              ORDER BY first_position, id"
         )),
     };
-    let query = query.bind(log_id).bind(start).bind(end).bind(limit);
+    let query = query.bind(log_id).bind(range.start).bind(range.end).bind(limit);
     let query = if types.is_some() { query.bind(types) } else { query };
     Ok(query.fetch_all(connection).await?)
 }

@@ -3,6 +3,7 @@ use uuid::Uuid;
 
 use crate::database::catalog::archives::{ArchiveKey, archives_across};
 use crate::database::{Connection, Error};
+use crate::event::PositionRange;
 
 /// A member as the catalog knows it.
 #[derive(Debug, Clone, PartialEq, Eq, FromRow)]
@@ -32,6 +33,12 @@ pub struct MemberExtent {
     pub last_position: i64,
     pub count: i64,
     pub matching: i64,
+}
+
+impl MemberExtent {
+    pub fn positions(&self) -> PositionRange {
+        PositionRange::closed(self.first_position, self.last_position)
+    }
 }
 
 /// The members of one generation, in order.
@@ -128,13 +135,13 @@ macro_rules! select_members {
     };
 }
 
-/// Members of these archives that reach into positions `start..end` and hold something that matches.
+/// Members of these archives that reach into a range of positions and hold something that matches.
 pub async fn extents(
     connection: &mut Connection,
     log_id: i64,
     archive_ids: &[Uuid],
     types: Option<&[String]>,
-    (start, end): (i64, i64),
+    range: PositionRange,
 ) -> Result<Vec<MemberExtent>, Error> {
     let query = match types {
         None => sqlx::query_as(select_members!(
@@ -154,7 +161,7 @@ pub async fn extents(
              ) AS counted ON matching > 0"
         )),
     };
-    let query = query.bind(log_id).bind(archive_ids).bind(start).bind(end);
+    let query = query.bind(log_id).bind(archive_ids).bind(range.start).bind(range.end);
     let query = if types.is_some() { query.bind(types) } else { query };
     Ok(query.fetch_all(connection).await?)
 }

@@ -2,6 +2,7 @@ use uuid::Uuid;
 
 use crate::database::log::rows::LogRow;
 use crate::database::{Connection, Error};
+use crate::event::Extent;
 
 /// Where the rows of a transaction come from or go to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,7 +28,7 @@ pub async fn announce(
     direction: Move,
     log_row: &LogRow,
     archive_id: Uuid,
-    (first_position, last_position, count): (i64, i64, i64),
+    Extent { positions, count }: Extent,
 ) -> Result<(), Error> {
     sqlx::query(
         "SELECT pg_logical_emit_message(true, $1, json_build_object(
@@ -39,8 +40,8 @@ pub async fn announce(
     .bind(log_row.log.tenant())
     .bind(log_row.log.topic())
     .bind(archive_id)
-    .bind(first_position)
-    .bind(last_position)
+    .bind(positions.start)
+    .bind(positions.last())
     .bind(count)
     .execute(connection)
     .await?;

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::database::catalog::archives::ArchiveKey;
 use crate::database::{Connection, Error};
-use crate::event::{Change, Edits, Invalid};
+use crate::event::{Change, Edits, Invalid, PositionRange};
 
 /// A line of the ledger: never a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -226,7 +226,7 @@ pub async fn insert(connection: &mut Connection, edit: &Edit) -> Result<(), Erro
 pub async fn insert_pending(
     connection: &mut Connection,
     edit: &Edit,
-    (first_position, last_position): (i64, i64),
+    range: PositionRange,
     change: &Change,
 ) -> Result<(), Error> {
     sqlx::query(
@@ -234,8 +234,8 @@ pub async fn insert_pending(
          VALUES ($1, $2, $3, $4, $5, $6, $7)",
     )
     .bind(edit.log_id)
-    .bind(first_position)
-    .bind(last_position)
+    .bind(range.start)
+    .bind(range.last())
     .bind(edit.sequence)
     .bind(edit.id)
     .bind(edit.archive_id)
@@ -255,11 +255,11 @@ fn pending_from_row(row: &PgRow) -> Result<PendingEdit, Error> {
     })
 }
 
-/// What is pending for positions `start..end`, in the order in which it is to be applied.
+/// What is pending for a range of positions, in the order in which it is to be applied.
 pub async fn pending(
     connection: &mut Connection,
     log_id: i64,
-    (start, end): (i64, i64),
+    range: PositionRange,
 ) -> Result<Vec<PendingEdit>, Error> {
     let rows = sqlx::query(
         "SELECT archive_id, first_position, last_position, sequence, change FROM pending_edits
@@ -267,8 +267,8 @@ pub async fn pending(
          ORDER BY sequence, first_position",
     )
     .bind(log_id)
-    .bind(start)
-    .bind(end)
+    .bind(range.start)
+    .bind(range.end)
     .fetch_all(connection)
     .await?;
     rows.iter().map(pending_from_row).collect()

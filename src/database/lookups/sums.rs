@@ -4,6 +4,7 @@
 use uuid::Uuid;
 
 use crate::database::{Connection, Error};
+use crate::event::PositionRange;
 
 /// What reaches from a position to another one, and how many events it holds, and how many that match.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, sqlx::FromRow)]
@@ -12,6 +13,12 @@ pub struct Sum {
     pub last_position: i64,
     pub count: i64,
     pub matching: i64,
+}
+
+impl Sum {
+    pub fn positions(&self) -> PositionRange {
+        PositionRange::closed(self.first_position, self.last_position)
+    }
 }
 
 /// All archives of a topic, and what they hold of these types or of all, in the order of the first positions: merges, and

@@ -10,8 +10,8 @@ use crate::bucket::{MemberText, ObjectMetadata, Scan, decompress_member};
 use crate::database::catalog::archives::{Archive, ArchiveKey};
 use crate::database::catalog::members::MemberRow;
 use crate::database::lookups::{HashKey, LookupRun};
-use crate::event::PositionRanges;
 use crate::event::{Event, Instant, Log};
+use crate::event::{PositionRange, PositionSet};
 use crate::store::Error;
 use crate::store::archives::background;
 use crate::store::archives::overlay::Overlay;
@@ -21,7 +21,7 @@ pub struct Contents {
     pub etag: String,
     pub digest: Vec<u8>,
     pub members: Vec<MemberRow>,
-    pub positions: PositionRanges,
+    pub positions: PositionSet,
     pub count: i64,
     raised_at: (i64, i64),
     types: Vec<String>,
@@ -38,7 +38,7 @@ impl Contents {
         generation: i64,
         write_id: Uuid,
     ) -> Archive {
-        let (first_position, last_position) = self.positions.span().expect("it has a member, which has an event");
+        let positions = self.positions.span().expect("it has a member, which has an event");
         Archive {
             log_id,
             id,
@@ -46,8 +46,8 @@ impl Contents {
             write_id,
             etag: self.etag.clone(),
             digest: self.digest.clone(),
-            first_position,
-            last_position,
+            first_position: positions.start,
+            last_position: positions.last(),
             count: self.count,
             raised_at_min: self.raised_at.0,
             raised_at_max: self.raised_at.1,
@@ -61,7 +61,7 @@ impl Contents {
     /// Whether it is what it says of itself.
     pub fn is_as_said(&self, metadata: &ObjectMetadata) -> bool {
         let ObjectMetadata { first_position, last_position, count, .. } = *metadata;
-        (self.positions.span(), self.count) == (Some((first_position, last_position)), count)
+        (self.positions.span(), self.count) == (Some(PositionRange::closed(first_position, last_position)), count)
     }
 }
 
@@ -273,7 +273,7 @@ impl Census {
 
 /// What is counted while events go by.
 struct Tally {
-    positions: PositionRanges,
+    positions: PositionSet,
     count: i64,
     raised_at: (i64, i64),
     types: HashMap<String, usize>,
@@ -284,7 +284,7 @@ struct Tally {
 impl Default for Tally {
     fn default() -> Tally {
         Tally {
-            positions: PositionRanges::default(),
+            positions: PositionSet::default(),
             count: 0,
             raised_at: (i64::MAX, i64::MIN),
             types: HashMap::new(),
@@ -295,7 +295,7 @@ impl Default for Tally {
 
 impl Tally {
     fn add(&mut self, position: i64, raised_at: Instant, event_type: &str, member: u16) {
-        self.positions.push(position);
+        self.positions.insert(position);
         self.count += 1;
         let (nanos, member) = (raised_at.unix_nanos(), usize::from(member));
         self.raised_at = (self.raised_at.0.min(nanos), self.raised_at.1.max(nanos));

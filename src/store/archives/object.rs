@@ -12,8 +12,7 @@ use crate::database::catalog::archives::ArchiveKey;
 use crate::database::catalog::intents::{self, Intent, UploadedFacts};
 use crate::database::log::rows::LogRow;
 use crate::database::lookups::{self, LookupRun};
-use crate::event::BorrowedEvent;
-use crate::event::PositionRanges;
+use crate::event::{BorrowedEvent, Extent, PositionSet};
 use crate::store::archives::background;
 use crate::store::archives::contents::{Contents, ContentsReader};
 use crate::store::{Error, Store};
@@ -26,13 +25,13 @@ pub struct Object<'a> {
     pub store: &'a Store,
     pub log_row: LogRow,
     pub intent: Intent,
-    /// The first and the last position that it is to hold, and how many events.
-    pub extent: (i64, i64, i64),
+    /// The events that it is to hold.
+    pub extent: Extent,
 }
 
 /// What went into an object.
 pub struct Export {
-    positions: PositionRanges,
+    positions: PositionSet,
     /// The bytes of each member, and of its JSON.
     members: Vec<(i64, i64)>,
     digest: Vec<u8>,
@@ -43,7 +42,7 @@ pub struct Writer<'a> {
     object: &'a Object<'a>,
     pipeline: Pipeline<'a>,
     writer: ArchiveWriter,
-    positions: PositionRanges,
+    positions: PositionSet,
 }
 
 /// Members on their way into the upload, in order.
@@ -75,12 +74,12 @@ impl Pipeline<'_> {
 
 impl<'a> Object<'a> {
     pub async fn begin(&'a self) -> Result<Writer<'a>, Error> {
-        let Object { store, log_row, intent, extent: (first_position, last_position, count) } = self;
+        let Object { store, log_row, intent, extent: Extent { positions, count } } = self;
         let metadata = ObjectMetadata {
             generation: intent.generation,
             write_id: intent.write_id,
-            first_position: *first_position,
-            last_position: *last_position,
+            first_position: positions.start,
+            last_position: positions.last(),
             count: *count,
         };
         let upload = store.bucket()?.upload(&log_row.log, intent.archive_id, &metadata).await?;
@@ -88,7 +87,7 @@ impl<'a> Object<'a> {
             object: self,
             pipeline: Pipeline { upload, compressing: FuturesOrdered::new(), members: Vec::new() },
             writer: ArchiveWriter::new(log_row.log.clone()),
-            positions: PositionRanges::default(),
+            positions: PositionSet::default(),
         })
     }
 
@@ -166,7 +165,7 @@ impl<'a> Object<'a> {
 
 impl Writer<'_> {
     pub async fn push(&mut self, event: &BorrowedEvent<'_>) -> Result<(), Error> {
-        self.positions.push(event.position);
+        self.positions.insert(event.position);
         match self.writer.push(event) {
             Some(full) => self.pipeline.push(full).await,
             None => Ok(()),

@@ -21,8 +21,8 @@ use crate::database::catalog::members;
 use crate::database::catalog::moves::{self, Move};
 use crate::database::log::{events, rows};
 use crate::database::lookups;
-use crate::event::Event;
-use crate::event::PositionRanges;
+use crate::event::PositionSet;
+use crate::event::{Event, Extent};
 use crate::store::archives::contents::ContentsReader;
 use crate::store::archives::source::Source;
 use crate::store::checking::verify::{Finding, Pacing, Verified};
@@ -126,20 +126,20 @@ impl Store {
     async fn delete_doubled(&self, lease: Lease, archive_id: Uuid) -> Result<(), Error> {
         let Some(source) = self.source(lease, archive_id).await? else { return Ok(()) };
         let Source { log_row, archive, .. } = &source;
-        let (mut positions, mut count) = (PositionRanges::default(), 0);
+        let (mut positions, mut count) = (PositionSet::default(), 0);
         let mut archived = source.events().await?;
         while let Some(events) = archived.next().await? {
             for event in self.hot_among(log_row.id, &events).await? {
-                positions.push(event.position);
+                positions.insert(event.position);
                 count += 1;
             }
         }
         archived.finish().await?;
-        let Some((first, last)) = positions.span() else { return Ok(()) };
+        let Some(span) = positions.span() else { return Ok(()) };
         let mut transaction = self.database.begin_job().await?;
-        let extent = (first, last, count);
+        let extent = Extent { positions: span, count };
         moves::announce(&mut transaction, Move::Archive, log_row, archive_id, extent).await?;
-        let deleted = events::delete_ranges(&mut transaction, log_row.id, positions.ranges()).await?;
+        let deleted = events::delete(&mut transaction, log_row.id, &positions).await?;
         let edit_counter = source.lock(&mut transaction, &lease).await?;
         if deleted as i64 != count || edit_counter != log_row.edit_counter {
             return Err(source.gave_way("events were edited or moved meanwhile"));

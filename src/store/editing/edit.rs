@@ -13,7 +13,7 @@ use crate::database::ledger::introduced;
 use crate::database::log::events;
 use crate::database::log::rows::{self, LogRow};
 use crate::database::{self, Transaction};
-use crate::event::{Change, Event, Invalid, Json, Log, Patch};
+use crate::event::{Change, Event, Invalid, Json, Log, Patch, PositionRange};
 use crate::store::log::read::find::Found;
 use crate::store::{Error, Store};
 
@@ -122,8 +122,7 @@ impl Store {
             Some(archive_id) => {
                 let line = Edit { archive_id: Some(archive_id), ..line };
                 edits::insert(&mut transaction, &line).await?;
-                let span = (old.position, old.position);
-                edits::insert_pending(&mut transaction, &line, span, &change).await?;
+                edits::insert_pending(&mut transaction, &line, PositionRange::one(old.position), &change).await?;
                 if let Change::Introduce { gdpr, .. } = &change {
                     let place = (archive_id, old.position);
                     introduced::insert(&mut transaction, log_row.id, &gdpr.id, place).await?;

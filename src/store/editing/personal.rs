@@ -8,14 +8,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use uuid::Uuid;
 
-use crate::database::catalog::members::{self, MemberExtent};
+use crate::database::catalog::members;
 use crate::database::ledger::edits::{self, Edit, EditKind};
 use crate::database::ledger::introduced;
 use crate::database::log::rows::{self, LogRow};
 use crate::database::log::{events, snapshots};
 use crate::database::lookups;
 use crate::database::{self, Transaction};
-use crate::event::{Change, Event, GdprField, Invalid, Json, Log, pointer_to};
+use crate::event::{Change, Event, GdprField, Invalid, Json, Log, PositionRange, pointer_to};
 use crate::store::editing::edit::{Changed, EDIT_ATTEMPTS, catalog_changed, insert_hot_line, line, moved_all_the_time};
 use crate::store::{ATTEMPTS, Error, Store};
 
@@ -115,17 +115,15 @@ impl Store {
         transaction: &mut Transaction,
         log_row: &LogRow,
         gdpr_id: &str,
-    ) -> Result<BTreeMap<Uuid, Vec<(i64, i64)>>, Error> {
-        let mut spans: BTreeMap<Uuid, Vec<(i64, i64)>> = BTreeMap::new();
+    ) -> Result<BTreeMap<Uuid, Vec<PositionRange>>, Error> {
+        let mut spans: BTreeMap<Uuid, Vec<PositionRange>> = BTreeMap::new();
         let key = self.hash_key(transaction).await?;
         let keys = lookups::members_with_gdpr_id(transaction, log_row.id, key, gdpr_id).await?;
-        for MemberExtent { archive_id, first_position, last_position, .. } in
-            members::by_key(transaction, log_row.id, &keys).await?
-        {
-            spans.entry(archive_id).or_default().push((first_position, last_position));
+        for member in members::by_key(transaction, log_row.id, &keys).await? {
+            spans.entry(member.archive_id).or_default().push(member.positions());
         }
         if let Some((archive_id, position)) = introduced::find(transaction, log_row.id, gdpr_id).await? {
-            spans.entry(archive_id).or_default().push((position, position));
+            spans.entry(archive_id).or_default().push(PositionRange::one(position));
         }
         let done: BTreeSet<Uuid> =
             edits::archives_invalidated(transaction, log_row.id, gdpr_id).await?.into_iter().collect();

@@ -25,7 +25,7 @@ use crate::database::catalog::runs::{self, ArchiveRun};
 use crate::database::catalog::{archives, members};
 use crate::database::log::events::{self, ExportedRow};
 use crate::database::log::rows::{self, LogRow};
-use crate::event::Instant;
+use crate::event::{Extent, Instant, PositionRange};
 use crate::store::archives::contents::Contents;
 use crate::store::archives::lease::another_writer;
 use crate::store::archives::object::{Export, Object};
@@ -56,7 +56,8 @@ pub struct Batch<'a> {
 /// Rows on their way from Postgres to S3.
 struct Piece {
     rows: Vec<ExportedRow>,
-    last_position: i64,
+    /// The position behind its last one.
+    end: i64,
     /// It has as many bytes as it may have, and more may follow.
     is_cut: bool,
 }
@@ -173,7 +174,7 @@ impl Store {
         }
         let limits = (raised_at_max.unix_nanos(), now);
         let batch = events::eligible_batch(&mut transaction, log_row.id, limits, batch_size).await?;
-        let Some((first_position, last_position)) = batch else { return Ok(None) };
+        let Some(positions) = batch else { return Ok(None) };
         // An edit that is under way holds the topic's row: it is counted here, or it sees the intent.
         let Some(edit_counter) = leases::check(&mut transaction, &lease).await? else {
             return Err(Error::GaveWay("another writer has taken over the topic's archives".into()));
@@ -188,7 +189,7 @@ impl Store {
         };
         intents::insert(&mut transaction, &intent, &lease).await?;
         database::commit(transaction).await?;
-        let object = Object { store: self, log_row, intent, extent: (first_position, last_position, batch_size) };
+        let object = Object { store: self, log_row, intent, extent: Extent { positions, count: batch_size } };
         Ok(Some(Batch { object, lease, raised_at_max, now, haste: Haste::Hurried }))
     }
 
@@ -248,9 +249,9 @@ impl<'a> Batch<'a> {
 
     async fn export(&self) -> Result<Export, Error> {
         let mut writer = self.object.begin().await?;
-        let (mut rest, mut breaks) = (self.object.extent.0, Breaks::new(self.haste));
+        let (mut rest, mut breaks) = (self.object.extent.positions.start, Breaks::new(self.haste));
         let mut positions = self.haste.positions_at_once();
-        while let Some(Piece { rows, last_position, is_cut }) = self.piece(rest, positions).await? {
+        while let Some(Piece { rows, end, is_cut }) = self.piece(rest, positions).await? {
             // A statement is not to read many rows that its piece has no room for.
             positions = if is_cut { rows.len() as i64 + 1 } else { self.haste.positions_at_once() };
             for row in rows {
@@ -258,19 +259,22 @@ impl<'a> Batch<'a> {
                 breaks.take().await;
             }
             breaks.take().await;
-            rest = last_position + 1;
+            rest = end;
         }
         writer.finish().await
     }
 
     /// What follows from a position on, read to its end before S3 takes the first of it: no statement waits for S3.
     async fn piece(&self, from: i64, positions: i64) -> Result<Option<Piece>, Error> {
-        let Object { store, log_row, extent: (_, end, _), .. } = &self.object;
+        let Object { store, log_row, extent, .. } = &self.object;
+        let end = extent.positions.end;
         let mut connection = store.database.job_connection().await?;
         // Most of the extent may have been archived before.
-        let Some(first) = events::first(&mut connection, log_row.id, (from, *end)).await? else { return Ok(None) };
-        let mut last_position = (first + positions - 1).min(*end);
-        let (limits, range) = ((self.raised_at_max.unix_nanos(), self.now), (first, last_position));
+        let Some(first) = events::first(&mut connection, log_row.id, PositionRange::new(from, end)).await? else {
+            return Ok(None);
+        };
+        let mut range = PositionRange::new(first, end.min(first + positions));
+        let limits = (self.raised_at_max.unix_nanos(), self.now);
         let mut export = events::export(&mut connection, log_row.id, limits, range, PIECE_BYTES).await?;
         let (mut rows, mut bytes): (Vec<ExportedRow>, i64) = (Vec::new(), 0);
         while let Some(row) = export.next().await? {
@@ -280,9 +284,9 @@ impl<'a> Batch<'a> {
         // So many may be all, or the first ones.
         let is_cut = bytes >= PIECE_BYTES;
         if let Some(last) = rows.last().filter(|_| is_cut) {
-            last_position = last.position()?;
+            range.end = last.position()? + 1;
         }
-        Ok(Some(Piece { rows, last_position, is_cut }))
+        Ok(Some(Piece { rows, end: range.end, is_cut }))
     }
 }
 
@@ -305,13 +309,12 @@ impl Verified<'_> {
         let mut transaction = store.database.begin_job().await?;
         let key = ArchiveKey::new(log_row.id, intent.archive_id);
         let archive = contents.archive(key, intent.generation, intent.write_id);
-        let extent = (archive.first_position, archive.last_position, archive.count);
-        moves::announce(&mut transaction, Move::Archive, &log_row, archive.id, extent).await?;
+        moves::announce(&mut transaction, Move::Archive, &log_row, archive.id, archive.extent()).await?;
         // Rows first, the topic last: publishers wait for the topic, and only for as long as a commit takes.
         let mut breaks = Breaks::new(haste);
         let mut deleted = 0;
-        for ranges in contents.positions.pieces(haste.positions_at_once()) {
-            deleted += events::delete_ranges(&mut transaction, log_row.id, &ranges).await?;
+        for positions in contents.positions.pieces(haste.positions_at_once()) {
+            deleted += events::delete(&mut transaction, log_row.id, &positions).await?;
             breaks.take().await;
         }
         if deleted as i64 != archive.count {

@@ -12,8 +12,7 @@ use crate::database::catalog::archives;
 use crate::database::catalog::members::{self, MemberExtent};
 use crate::database::log::events;
 use crate::database::log::rows::{self, LogRow};
-use crate::event::Log;
-use crate::event::PositionRanges;
+use crate::event::{Log, PositionRange, PositionSet};
 use crate::store::archives::contents::ContentsReader;
 use crate::store::archives::fetch::Interrupted;
 use crate::store::archives::overlay::Overlay;
@@ -40,7 +39,8 @@ impl Store {
         let (Some(first), Some(last)) = (said.first_position, said.last_position) else { return Ok(None) };
         let mut snapshot = self.database.snapshot_for_job().await?;
         let Some(log_row) = rows::find(&mut snapshot, log).await? else { return Ok(None) };
-        let others = archives::extents(&mut snapshot, log_row.id, None, (first, last + 1), i64::MAX).await?;
+        let range = PositionRange::closed(first, last);
+        let others = archives::extents(&mut snapshot, log_row.id, None, range, i64::MAX).await?;
         drop(snapshot);
         let (mut missing, mut present) = (None, Vec::new());
         for other in others.iter().map(|other| other.id).filter(|id| *id != archive_id) {
@@ -54,64 +54,55 @@ impl Store {
         }
         let held = self.positions_in(log, archive_id).await?;
         let snapshot = self.database.snapshot_for_job().await?;
-        let nowhere = self.outside(snapshot, &log_row, &present, (first, last)).await?;
-        Ok(missing.filter(|_| nowhere.iter().any(|(first, last)| held.reach_into(*first, *last))))
+        let nowhere = self.outside(snapshot, &log_row, &present, range).await?;
+        let is_needed = nowhere.ranges().any(|range| held.overlaps(range));
+        Ok(missing.filter(|_| is_needed))
     }
 
-    /// Of the positions from `first` to `last`, those that are neither hot nor in an archive, as ranges from the first
-    /// to the last of each.
-    pub async fn nowhere(&self, log: &Log, (first, last): (i64, i64)) -> Result<Vec<(i64, i64)>, Error> {
+    /// The positions of a range that are neither hot nor in an archive.
+    pub async fn nowhere(&self, log: &Log, range: PositionRange) -> Result<PositionSet, Error> {
         let mut snapshot = self.database.snapshot_for_job().await?;
-        let Some(log_row) = rows::find(&mut snapshot, log).await? else { return Ok(vec![(first, last)]) };
-        let archives = archives::extents(&mut snapshot, log_row.id, None, (first, last + 1), i64::MAX).await?;
+        let Some(log_row) = rows::find(&mut snapshot, log).await? else { return Ok(PositionSet::from_iter([range])) };
+        let archives = archives::extents(&mut snapshot, log_row.id, None, range, i64::MAX).await?;
         let archive_ids: Vec<Uuid> = archives.iter().map(|archive| archive.id).collect();
-        self.outside(snapshot, &log_row, &archive_ids, (first, last)).await
+        self.outside(snapshot, &log_row, &archive_ids, range).await
     }
 
-    /// Those that are neither hot nor in one of these archives.
+    /// The positions of a range that are neither hot nor in one of these archives.
     async fn outside(
         &self,
         mut snapshot: Transaction,
         log_row: &LogRow,
         archive_ids: &[Uuid],
-        (first, last): (i64, i64),
-    ) -> Result<Vec<(i64, i64)>, Error> {
-        let members = members::extents(&mut snapshot, log_row.id, archive_ids, None, (first, last + 1)).await?;
-        let mut taken = events::hot_position_ranges(&mut snapshot, log_row.id).await?;
+        range: PositionRange,
+    ) -> Result<PositionSet, Error> {
+        let members = members::extents(&mut snapshot, log_row.id, archive_ids, None, range).await?;
+        let mut taken = events::hot_positions(&mut snapshot, log_row.id).await?;
         drop(snapshot);
         for member in &members {
             taken.extend(self.positions_of(&log_row.log, member).await?);
         }
-        taken.retain(|(start, end)| *start <= last && *end >= first);
-        taken.sort_unstable();
-        let (mut reached, mut outside) = (first - 1, Vec::new());
-        for (start, end) in taken.into_iter().chain([(last + 1, last + 1)]) {
-            if start > reached + 1 {
-                outside.push((reached + 1, start - 1));
-            }
-            reached = reached.max(end);
-        }
-        Ok(outside)
+        Ok(taken.missing_in(range))
     }
 
-    /// The positions of a member, as ranges; it is read only where it has gaps.
+    /// The positions of a member, which is read only if it has gaps.
     pub(in crate::store) async fn positions_of(
         &self,
         log: &Log,
         member: &MemberExtent,
-    ) -> Result<Vec<(i64, i64)>, Error> {
-        if member.last_position - member.first_position + 1 == member.count {
-            return Ok(vec![(member.first_position, member.last_position)]);
+    ) -> Result<Vec<PositionRange>, Error> {
+        if member.positions().len() == member.count {
+            return Ok(vec![member.positions()]);
         }
         let fetched = self.fetch(log, member).await.map_err(|error| match error {
             Interrupted::Stale(_, error) => error.into(),
             Interrupted::Failed(error) => error,
         })?;
-        Ok(fetched.events().map(|event| (event.position(), event.position())).collect())
+        Ok(fetched.events().map(|event| PositionRange::one(event.position())).collect())
     }
 
     /// The positions of an object, which is read whole.
-    async fn positions_in(&self, log: &Log, archive_id: Uuid) -> Result<PositionRanges, Error> {
+    async fn positions_in(&self, log: &Log, archive_id: Uuid) -> Result<PositionSet, Error> {
         let scan = self.bucket()?.scan(log, archive_id).await?;
         let mut snapshot = self.database.snapshot_for_job().await?;
         let key = self.hash_key(&mut snapshot).await?;

@@ -26,8 +26,8 @@ use crate::database::log::events;
 use crate::database::log::rows::{self, LogRow};
 use crate::database::lookups;
 use crate::database::{self, Transaction};
-use crate::event::PositionRanges;
 use crate::event::{Event, Filter, Invalid, Log};
+use crate::event::{Extent, PositionRange, PositionSet};
 use crate::store::archives::contents::Contents;
 use crate::store::archives::object::{Export, Object};
 use crate::store::archives::source::Source;
@@ -38,8 +38,7 @@ use crate::store::{ATTEMPTS, Error, Store};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Selection {
     Archive(Uuid),
-    /// The first and the last position.
-    Range(Log, (i64, i64)),
+    Range(Log, PositionRange),
     Stream(Log, String),
 }
 
@@ -71,17 +70,17 @@ pub struct Parted<'a> {
 /// Events that are to be taken out of an archive.
 #[derive(Default)]
 struct Picked {
-    positions: PositionRanges,
+    positions: PositionSet,
     count: i64,
-    /// The first and the last position that stay.
-    rest: Option<(i64, i64)>,
+    /// From the first position that stays to the last one.
+    rest: Option<PositionRange>,
 }
 
 impl Selection {
     fn includes(&self, event: &Event) -> bool {
         match self {
             Selection::Archive(_) => true,
-            Selection::Range(_, (first, last)) => (*first..=*last).contains(&event.position),
+            Selection::Range(_, range) => range.contains(event.position),
             Selection::Stream(_, stream) => event.stream == *stream,
         }
     }
@@ -138,24 +137,25 @@ impl Store {
     /// Archives that may hold something of it, and how many of its events are hot.
     async fn find_selection(&self, selection: &Selection) -> Result<(LogRow, Vec<Uuid>, i64), Error> {
         let mut snapshot = self.database.snapshot_for_job().await?;
-        let (log, filter, (start, end)) = match selection {
+        let (log, filter, range) = match selection {
             Selection::Archive(id) => {
                 let log_id = archives::log_of(&mut snapshot, *id).await?;
                 let log_id = log_id.ok_or_else(|| Error::Refused(format!("there is no archive {id}")))?;
                 return Ok((rows::by_id(&mut snapshot, log_id).await?, vec![*id], 0));
             }
-            Selection::Range(_, (first, last)) if first > last => {
-                return Err(Invalid(format!("positions from {first} to {last} are none")).into());
+            Selection::Range(_, range) if range.is_empty() => {
+                return Err(Invalid(format!("positions from {} to {} are none", range.start, range.last())).into());
             }
-            Selection::Range(log, (first, last)) => (log, Filter::All, (*first, last.saturating_add(1))),
-            Selection::Stream(log, stream) => (log, Filter::Stream(stream.clone()), (1, i64::MAX)),
+            Selection::Range(log, range) => (log, Filter::All, *range),
+            Selection::Stream(log, stream) => (log, Filter::Stream(stream.clone()), PositionRange::ALL),
         };
         let log_row = rows::find(&mut snapshot, log).await?;
         let log_row = log_row.ok_or_else(|| Error::Refused(format!("nothing was ever published to {log}")))?;
-        let hot = events::count_between(&mut snapshot, log_row.id, &filter, &[start, end]).await?.iter().sum();
-        let mut archives = archives::extents(&mut snapshot, log_row.id, None, (start, end), i64::MAX).await?;
+        let hot =
+            events::count_between(&mut snapshot, log_row.id, &filter, &[range.start, range.end]).await?.iter().sum();
+        let mut archives = archives::extents(&mut snapshot, log_row.id, None, range, i64::MAX).await?;
         if let Filter::Stream(stream) = &filter {
-            let members = self.members_of_stream(&mut snapshot, log_row.id, stream, (start, end)).await?;
+            let members = self.members_of_stream(&mut snapshot, log_row.id, stream, range).await?;
             archives.retain(|archive| members.iter().any(|member| member.archive_id == archive.id));
         }
         Ok((log_row, archives.into_iter().map(|archive| archive.id).collect(), hot))
@@ -216,8 +216,9 @@ impl Store {
         }
         let rest = match picked.rest {
             None => None,
-            Some((first, last)) => {
-                Some(source.intend(&lease, (first, last, source.archive.count - picked.count)).await?)
+            Some(positions) => {
+                let extent = Extent { positions, count: source.archive.count - picked.count };
+                Some(source.intend(&lease, extent).await?)
             }
         };
         Ok(Some(Restore { source, lease, picked, held_until, rest }))
@@ -231,11 +232,11 @@ impl<'a> Source<'a> {
         while let Some(events) = archived.next().await? {
             for event in &events {
                 if selection.includes(event) {
-                    picked.positions.push(event.position);
+                    picked.positions.insert(event.position);
                     picked.count += 1;
                 } else {
-                    let first = picked.rest.map_or(event.position, |(first, _)| first);
-                    picked.rest = Some((first, event.position));
+                    let first = picked.rest.map_or(event.position, |rest| rest.start);
+                    picked.rest = Some(PositionRange::closed(first, event.position));
                 }
             }
         }
@@ -244,7 +245,7 @@ impl<'a> Source<'a> {
     }
 
     /// Writes down that an archive of what stays is to be written.
-    async fn intend(&self, lease: &Lease, extent: (i64, i64, i64)) -> Result<Object<'a>, Error> {
+    async fn intend(&self, lease: &Lease, extent: Extent) -> Result<Object<'a>, Error> {
         let mut transaction = self.store.database.begin_job().await?;
         let Some(edit_sequence) = leases::check(&mut transaction, lease).await? else {
             return Err(self.gave_way("another writer has taken over its archives"));
@@ -307,10 +308,17 @@ impl Parted<'_> {
         let Restore { source, lease, picked, .. } = &restore;
         let Source { store, log_row, archive, .. } = source;
         let old = ArchiveKey::new(log_row.id, archive.id);
-        let (first, last) = picked.positions.span().expect("something was picked");
+        let positions = picked.positions.span().expect("something was picked");
         store.own().await?;
         let mut transaction = store.database.begin_job().await?;
-        moves::announce(&mut transaction, Move::Restore, log_row, archive.id, (first, last, picked.count)).await?;
+        moves::announce(
+            &mut transaction,
+            Move::Restore,
+            log_row,
+            archive.id,
+            Extent { positions, count: picked.count },
+        )
+        .await?;
         // Rows first, the topic last: publishers wait for the topic, and only for as long as a commit takes.
         restore.insert_rows(&mut transaction).await?;
         members::delete(&mut transaction, old, archive.generation).await?;
@@ -350,8 +358,8 @@ impl Parted<'_> {
         database::commit(transaction).await?;
         metrics::counter!("coldstream_events_restored_total").increment(picked.count as u64);
         tracing::info!(
-            log = %log_row.log, archive_id = %archive.id, events = picked.count, first_position = first,
-            last_position = last, "restored"
+            log = %log_row.log, archive_id = %archive.id, events = picked.count, first_position = positions.start,
+            last_position = positions.last(), "restored"
         );
         Ok(picked.count)
     }

@@ -11,7 +11,7 @@ use crate::database::log::rows::{self, LogRow};
 use crate::database::lookups;
 use crate::database::{self, Transaction};
 use crate::event::Event;
-use crate::event::PositionRanges;
+use crate::event::PositionSet;
 use crate::store::archives::contents::{Contents, ContentsReader};
 use crate::store::archives::lease::another_writer;
 use crate::store::archives::overlay::Overlay;
@@ -81,7 +81,7 @@ impl TakeOver<'_> {
         &self,
         transaction: &mut Transaction,
         scan: Scan,
-        mut hot: Option<&mut PositionRanges>,
+        mut hot: Option<&mut PositionSet>,
     ) -> Result<Contents, Error> {
         let ArchiveKey { log_id, archive_id } = self.key();
         let edits = edits::pending_of_archive(transaction, log_id, archive_id).await?;
@@ -115,7 +115,7 @@ impl TakeOver<'_> {
 
     /// An archive that is not in the catalog. What of it is hot, too, leaves.
     async fn adopt(&self, transaction: &mut Transaction, scan: Scan) -> Result<Taken, Error> {
-        let mut hot = PositionRanges::default();
+        let mut hot = PositionSet::default();
         let contents = self.read(transaction, scan, Some(&mut hot)).await?;
         let superseded = self.superseded(transaction, &contents.positions).await?;
         for old in &superseded {
@@ -126,7 +126,7 @@ impl TakeOver<'_> {
         }
         let archive = contents.archive(self.key(), self.metadata.generation, self.metadata.write_id);
         // Rows first, the topic last: in the order in which an archive run takes them.
-        let left = events::delete_ranges(transaction, self.log_row.id, hot.ranges()).await? as i64;
+        let left = events::delete(transaction, self.log_row.id, &hot).await? as i64;
         intents::delete_of_archive(transaction, self.key()).await?;
         archives::insert(transaction, &archive).await?;
         members::insert(transaction, self.key(), archive.generation, &contents.members).await?;
@@ -149,16 +149,12 @@ impl TakeOver<'_> {
 
     /// Archives of the catalog that this one has come in place of: each is older, reaches into its positions, and has no
     /// object any more, as a restore leaves it. What was pending for it then is in what came afterwards.
-    async fn superseded(
-        &self,
-        transaction: &mut Transaction,
-        positions: &PositionRanges,
-    ) -> Result<Vec<Archive>, Error> {
+    async fn superseded(&self, transaction: &mut Transaction, positions: &PositionSet) -> Result<Vec<Archive>, Error> {
         let ArchiveKey { log_id, archive_id } = self.key();
         let log = &self.log_row.log;
         let mut superseded = Vec::new();
         for other in self.others(transaction, positions).await? {
-            let Some(position) = positions.first_of(other.first_position, other.last_position) else { continue };
+            let Some(position) = positions.first_in(other.positions()) else { continue };
             if !self.store.is_missing(log, other.id).await? {
                 continue;
             }
@@ -181,11 +177,11 @@ impl TakeOver<'_> {
     async fn others(
         &self,
         transaction: &mut Transaction,
-        positions: &PositionRanges,
+        positions: &PositionSet,
     ) -> Result<Vec<ArchiveExtent>, Error> {
         let ArchiveKey { log_id, archive_id } = self.key();
-        let Some((first, last)) = positions.span() else { return Ok(Vec::new()) };
-        let mut others = archives::extents(transaction, log_id, None, (first, last + 1), i64::MAX).await?;
+        let Some(span) = positions.span() else { return Ok(Vec::new()) };
+        let mut others = archives::extents(transaction, log_id, None, span, i64::MAX).await?;
         others.retain(|other| other.id != archive_id);
         Ok(others)
     }
@@ -196,7 +192,7 @@ impl TakeOver<'_> {
         &self,
         transaction: &mut Transaction,
         events: &[Event],
-        hot: &mut PositionRanges,
+        hot: &mut PositionSet,
     ) -> Result<(), Error> {
         let positions: Vec<i64> = events.iter().map(|event| event.position).collect();
         let ids: Vec<&str> = events.iter().map(|event| event.id.as_str()).collect();
@@ -213,7 +209,7 @@ impl TakeOver<'_> {
                 Ok(_) => return Err(self.conflict(row.position, "a hot event that is another one has that, too")),
                 Err(_) => return Err(self.conflict(row.position, "a hot event there has the id of one of its events")),
             }
-            hot.push(row.position);
+            hot.insert(row.position);
         }
         Ok(())
     }
@@ -227,16 +223,16 @@ impl TakeOver<'_> {
     async fn held_elsewhere(
         &self,
         transaction: &mut Transaction,
-        positions: &PositionRanges,
+        positions: &PositionSet,
     ) -> Result<Option<i64>, Error> {
         let others: Vec<Uuid> = self.others(transaction, positions).await?.iter().map(|other| other.id).collect();
-        let Some((first, last)) = positions.span().filter(|_| !others.is_empty()) else { return Ok(None) };
-        for member in members::extents(transaction, self.log_row.id, &others, None, (first, last + 1)).await? {
-            if !positions.reach_into(member.first_position, member.last_position) {
+        let Some(span) = positions.span().filter(|_| !others.is_empty()) else { return Ok(None) };
+        for member in members::extents(transaction, self.log_row.id, &others, None, span).await? {
+            if !positions.overlaps(member.positions()) {
                 continue;
             }
             let held = self.store.positions_of(&self.log_row.log, &member).await?;
-            let both = held.into_iter().find_map(|(first, last)| positions.first_of(first, last));
+            let both = held.into_iter().find_map(|range| positions.first_in(range));
             if both.is_some() {
                 return Ok(both);
             }

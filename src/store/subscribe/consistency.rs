@@ -11,7 +11,7 @@ use crate::database::catalog::archives;
 use crate::database::groups::erroneous;
 use crate::database::groups::progress::{self, Group};
 use crate::database::log::{events, rows};
-use crate::event::{Event, Filter, Log};
+use crate::event::{Event, Filter, Log, PositionRange};
 use crate::store::{Error, Query, Store};
 
 /// What other replicas write down is looked at so often while somebody waits.
@@ -90,7 +90,7 @@ impl Store {
             handled = handled.min(progress::handled_position(&mut snapshot, group, log_row.id).await?);
             passed.extend(erroneous::unsettled(&mut snapshot, group, log_row.id).await?);
         }
-        let range = (handled + 1, log_row.head_position + 1);
+        let range = PositionRange::closed(handled + 1, log_row.head_position);
         let archives = archives::extents(&mut snapshot, log_row.id, None, range, i64::MAX).await?;
         drop(snapshot);
         let mut positions = Vec::new();

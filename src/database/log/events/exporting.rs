@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 
 use super::copying::SIGNATURE;
 use crate::database::{Connection, Error};
-use crate::event::{BorrowedEvent, BorrowedMetadata, Instant};
+use crate::event::{BorrowedEvent, BorrowedMetadata, Instant, PositionRange};
 
 /// Position, and then the columns of an event.
 const COLUMNS: usize = 12;
@@ -43,7 +43,7 @@ pub async fn export(
     connection: &mut Connection,
     log_id: i64,
     (raised_at_max, now): (i64, OffsetDateTime),
-    (first_position, last_position): (i64, i64),
+    range: PositionRange,
     bytes_max: i64,
 ) -> Result<Export<'_>, Error> {
     // COPY takes no parameters.
@@ -58,7 +58,7 @@ pub async fn export(
             ", sum(octet_length(payload) + coalesce(octet_length(gdpr), 0))
                        OVER (ORDER BY position ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS bytes_before
                  FROM events
-                 WHERE log_id = {log_id} AND position BETWEEN {first_position} AND {last_position}
+                 WHERE log_id = {log_id} AND position >= {start} AND position < {end}
                    AND raised_at <= {raised_at_max}
                    AND (held_until IS NULL OR held_until <= to_timestamp(0) + interval '1 microsecond' * {now_micros})
              ) AS piece
@@ -66,8 +66,8 @@ pub async fn export(
              ORDER BY position) TO STDOUT (FORMAT binary)"
         ),
         log_id = log_id,
-        first_position = first_position,
-        last_position = last_position,
+        start = range.start,
+        end = range.end,
         raised_at_max = raised_at_max,
         now_micros = now_micros,
         bytes_max = bytes_max,

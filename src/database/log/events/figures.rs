@@ -1,10 +1,11 @@
 //! What is known of the hot events as a whole.
 
 use crate::database::{Connection, Error};
+use crate::event::{PositionRange, PositionSet};
 
-/// The positions of hot events, as ranges from the first to the last of each.
-pub async fn hot_position_ranges(connection: &mut Connection, log_id: i64) -> Result<Vec<(i64, i64)>, Error> {
-    Ok(sqlx::query_as(
+/// The positions of all hot events.
+pub async fn hot_positions(connection: &mut Connection, log_id: i64) -> Result<PositionSet, Error> {
+    let ranges: Vec<(i64, i64)> = sqlx::query_as(
         "SELECT min(position), max(position)
          FROM (
              SELECT position, position - row_number() OVER (ORDER BY position) AS range
@@ -16,7 +17,8 @@ pub async fn hot_position_ranges(connection: &mut Connection, log_id: i64) -> Re
     )
     .bind(log_id)
     .fetch_all(connection)
-    .await?)
+    .await?;
+    Ok(ranges.into_iter().map(|(first, last)| PositionRange::closed(first, last)).collect())
 }
 
 /// Bytes on disk of the table of hot events, its indexes and long values.

@@ -4,11 +4,12 @@ use sqlx::Row;
 use time::OffsetDateTime;
 
 use crate::database::{Connection, Error, Transaction};
+use crate::event::{PositionRange, PositionSet};
 
 /// In one statement.
 const POSITIONS_AT_ONCE: usize = 10_000;
 
-/// The positions that a batch reaches from and to: the first `batch_size` old ones in order of position that nothing
+/// The range of a batch: the first `batch_size` old ones in order of position that nothing
 /// holds at this moment. `None` if there are fewer.
 ///
 /// Whether there are enough is counted by age, which is cheap where most events are young. Mostly the oldest ones are the
@@ -20,7 +21,7 @@ pub async fn eligible_batch(
     log_id: i64,
     (raised_at_max, now): (i64, OffsetDateTime),
     batch_size: i64,
-) -> Result<Option<(i64, i64)>, Error> {
+) -> Result<Option<PositionRange>, Error> {
     sqlx::raw_sql("SET LOCAL enable_sort = off").execute(&mut **transaction).await?;
     let oldest = sqlx::query(
         "SELECT min(position) AS first_position, max(position) AS last_position,
@@ -52,7 +53,7 @@ pub async fn eligible_batch(
         return Ok(None);
     }
     if oldest.try_get("are_first")? {
-        return Ok(Some((oldest.try_get("first_position")?, oldest.try_get("last_position")?)));
+        return Ok(Some(PositionRange::closed(oldest.try_get("first_position")?, oldest.try_get("last_position")?)));
     }
     let row = sqlx::query(
         "SELECT min(position) AS first_position, max(position) AS last_position FROM (
@@ -69,22 +70,23 @@ pub async fn eligible_batch(
     .fetch_one(&mut **transaction)
     .await?;
     let range: (Option<i64>, Option<i64>) = (row.try_get("first_position")?, row.try_get("last_position")?);
-    Ok(range.0.zip(range.1))
+    Ok(range.0.zip(range.1).map(|(first, last)| PositionRange::closed(first, last)))
 }
 
-/// Deletes the hot events at these positions, each range from its first to its last, and says how many there were.
-pub async fn delete_ranges(connection: &mut Connection, log_id: i64, ranges: &[(i64, i64)]) -> Result<u64, Error> {
-    if let [(first, last)] = ranges {
-        let deleted = sqlx::query("DELETE FROM events WHERE log_id = $1 AND position BETWEEN $2 AND $3")
+/// Deletes the hot events at these positions, and returns how many there were.
+pub async fn delete(connection: &mut Connection, log_id: i64, positions: &PositionSet) -> Result<u64, Error> {
+    let mut ranges = positions.ranges();
+    if let (Some(PositionRange { start, end }), None) = (ranges.next(), ranges.next()) {
+        let deleted = sqlx::query("DELETE FROM events WHERE log_id = $1 AND position >= $2 AND position < $3")
             .bind(log_id)
-            .bind(first)
-            .bind(last)
+            .bind(start)
+            .bind(end)
             .execute(connection)
             .await?;
         return Ok(deleted.rows_affected());
     }
     // A join with many ranges can become a scan of the table for each of them.
-    let positions: Vec<i64> = ranges.iter().flat_map(|(first, last)| *first..=*last).collect();
+    let positions: Vec<i64> = positions.ranges().flat_map(|range| range.start..range.end).collect();
     let mut count = 0;
     for positions in positions.chunks(POSITIONS_AT_ONCE) {
         let deleted = sqlx::query("DELETE FROM events WHERE log_id = $1 AND position = ANY($2)")

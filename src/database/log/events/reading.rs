@@ -7,7 +7,7 @@ use sqlx::{Postgres, Row};
 
 use super::from_row;
 use crate::database::{Connection, Error};
-use crate::event::{Event, Filter};
+use crate::event::{Event, Filter, PositionRange};
 
 macro_rules! select_events_within {
     ($where:literal) => {
@@ -41,13 +41,13 @@ macro_rules! select_bytes_within {
     };
 }
 
-/// Hot events at positions `start..end` that match, in order of position, after `skip` of them; at most `limit`, and
+/// Hot events in a range that match, in order of position, after `skip` of them; at most `limit`, and
 /// none behind the one whose payload reaches `bytes_max`.
 pub async fn range(
     connection: &mut Connection,
     log_id: i64,
     filter: &Filter,
-    (start, end): (i64, i64),
+    range: PositionRange,
     (skip, limit): (i64, i64),
     bytes_max: i64,
 ) -> Result<Vec<Event>, Error> {
@@ -56,7 +56,7 @@ pub async fn range(
         Filter::Types(_) => sqlx::query(select_events_within!("AND type = ANY($7)")),
         Filter::Stream(_) => sqlx::query(select_events_within!("AND stream = $7")),
     };
-    let query = query.bind(log_id).bind(start).bind(end).bind(skip).bind(limit).bind(bytes_max);
+    let query = query.bind(log_id).bind(range.start).bind(range.end).bind(skip).bind(limit).bind(bytes_max);
     // One by one: rows and what is made of them are not in memory at once.
     let rows = bind_filter(query, filter).fetch(connection).map_err(Error::from);
     rows.and_then(async |row| from_row(&row)).try_collect().await
@@ -117,42 +117,47 @@ pub async fn last(connection: &mut Connection, log_id: i64, filter: &Filter) -> 
     row.as_ref().map(from_row).transpose()
 }
 
-/// The lowest of the positions `first..=last` at which there is a hot event.
-pub async fn first(connection: &mut Connection, log_id: i64, (first, last): (i64, i64)) -> Result<Option<i64>, Error> {
+/// The lowest position of a range at which there is a hot event.
+pub async fn first(connection: &mut Connection, log_id: i64, range: PositionRange) -> Result<Option<i64>, Error> {
     // Where the planner expects one row, min() may read all of them.
     Ok(sqlx::query_scalar(
-        "SELECT position FROM events WHERE log_id = $1 AND position BETWEEN $2 AND $3 ORDER BY position LIMIT 1",
+        "SELECT position FROM events WHERE log_id = $1 AND position >= $2 AND position < $3 ORDER BY position LIMIT 1",
     )
     .bind(log_id)
-    .bind(first)
-    .bind(last)
+    .bind(range.start)
+    .bind(range.end)
     .fetch_optional(connection)
     .await?)
 }
 
-/// The first position of each of these ranges, which are from the first to the last, at which there is no hot event;
-/// the one behind the range if there is none. Looks at the hot events that a range begins with, and at no others.
-pub async fn first_not_hot(connection: &mut Connection, log_id: i64, ranges: &[(i64, i64)]) -> Result<Vec<i64>, Error> {
-    let (firsts, lasts): (Vec<i64>, Vec<i64>) = ranges.iter().copied().unzip();
+/// The first position of each of these ranges at which there is no hot event; the end of the range if there is none. Looks at the hot events that a range begins with, and at no others.
+pub async fn first_not_hot(
+    connection: &mut Connection,
+    log_id: i64,
+    ranges: &[PositionRange],
+) -> Result<Vec<i64>, Error> {
+    let (starts, ends): (Vec<i64>, Vec<i64>) = ranges.iter().map(|range| (range.start, range.end)).unzip();
     Ok(sqlx::query_scalar(
         "SELECT coalesce(
-             (SELECT first + number - 1
+             (SELECT start_position + number - 1
               FROM (
                   SELECT position, row_number() OVER (ORDER BY position) AS number
                   FROM events
-                  WHERE log_id = $1 AND position BETWEEN first AND last
+                  WHERE log_id = $1 AND position >= start_position AND position < end_position
               ) AS hot
-              WHERE position <> first + number - 1
+              WHERE position <> start_position + number - 1
               ORDER BY number
               LIMIT 1),
-             first + (SELECT count(*) FROM events WHERE log_id = $1 AND position BETWEEN first AND last)
+             start_position + (
+                 SELECT count(*) FROM events WHERE log_id = $1 AND position >= start_position AND position < end_position
+             )
          )
-         FROM unnest($2::bigint[], $3::bigint[]) WITH ORDINALITY AS range (first, last, ordinal)
+         FROM unnest($2::bigint[], $3::bigint[]) WITH ORDINALITY AS wanted (start_position, end_position, ordinal)
          ORDER BY ordinal",
     )
     .bind(log_id)
-    .bind(firsts)
-    .bind(lasts)
+    .bind(starts)
+    .bind(ends)
     .fetch_all(connection)
     .await?)
 }
@@ -171,7 +176,7 @@ pub async fn range_bytes(
     connection: &mut Connection,
     log_id: i64,
     filter: &Filter,
-    (start, end): (i64, i64),
+    range: PositionRange,
     (skip, limit): (i64, i64),
 ) -> Result<i64, Error> {
     let query = match filter {
@@ -179,7 +184,7 @@ pub async fn range_bytes(
         Filter::Types(_) => sqlx::query(select_bytes_within!("AND type = ANY($6)")),
         Filter::Stream(_) => sqlx::query(select_bytes_within!("AND stream = $6")),
     };
-    let query = query.bind(log_id).bind(start).bind(end).bind(skip).bind(limit);
+    let query = query.bind(log_id).bind(range.start).bind(range.end).bind(skip).bind(limit);
     Ok(bind_filter(query, filter).fetch_one(connection).await?.try_get(0)?)
 }
 

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use crate::database::catalog::archives::Archive;
 use crate::event::Event;
-use crate::event::PositionRanges;
+use crate::event::PositionSet;
 
 /// The contents that were found in an object.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Held {
-    pub positions: PositionRanges,
+    pub positions: PositionSet,
     count: i64,
     raised_at: Option<(i64, i64)>,
     types: BTreeMap<String, i64>,
@@ -19,7 +19,7 @@ pub struct Held {
 
 impl Held {
     pub fn add(&mut self, event: &Event) {
-        self.positions.push(event.position);
+        self.positions.insert(event.position);
         self.count += 1;
         let nanos = event.raised_at.unix_nanos();
         let (min, max) = self.raised_at.unwrap_or((nanos, nanos));

@@ -22,8 +22,8 @@ use crate::database::log::events;
 use crate::database::log::rows::{self, LogRow};
 use crate::database::lookups::sums;
 use crate::database::lookups::{self, LookupRun};
-use crate::event::Log;
-use crate::event::PositionRanges;
+use crate::event::PositionSet;
+use crate::event::{Log, PositionRange};
 use crate::store::archives::overlay::Overlay;
 use crate::store::archives::source::read_member;
 use crate::store::{ATTEMPTS, Error, Store};
@@ -55,7 +55,7 @@ pub struct Verified {
 /// What became of an object that was to be read.
 pub enum Seen {
     /// The positions that it holds, and what is wrong.
-    Read(PositionRanges, Vec<String>),
+    Read(PositionSet, Vec<String>),
     Unreadable(String),
     /// The archive is in the catalog no more.
     Gone,
@@ -155,19 +155,18 @@ impl Store {
         let mut snapshot = self.database.snapshot_for_job().await?;
         let log_row = rows::by_id(&mut snapshot, log_id).await?;
         let archives = archives::of_log(&mut snapshot, log_row.id).await?;
-        let hot = events::hot_position_ranges(&mut snapshot, log_row.id).await?;
+        let hot = events::hot_positions(&mut snapshot, log_row.id).await?;
         let merges = sums::wrong(&mut snapshot, log_row.id).await?;
         drop(snapshot);
         let finding = |archive_id, what| Finding { log: log_row.log.clone(), archive_id, what };
         let mut verified = Verified::default();
-        let mut places: Vec<(i64, i64, Place)> =
-            hot.into_iter().map(|(first, last)| (first, last, Place::Hot)).collect();
+        let mut places: Vec<(PositionRange, Place)> = hot.ranges().map(|range| (range, Place::Hot)).collect();
         let (mut all_are_read, mut some_are_gone) = (true, false);
         for archive in &archives {
             let found = match self.verify_archive(&log_row, archive.id, pace).await? {
                 Seen::Read(positions, found) => {
                     let place = Place::Archive(archive.id);
-                    places.extend(positions.ranges().iter().map(|(first, last)| (*first, *last, place)));
+                    places.extend(positions.ranges().map(|range| (range, place)));
                     found
                 }
                 Seen::Unreadable(what) => {
@@ -247,7 +246,7 @@ impl Store {
         log_row: &LogRow,
         archive_id: Uuid,
         pace: Pacing<'_>,
-    ) -> Result<(PositionRanges, Vec<String>), Unread> {
+    ) -> Result<(PositionSet, Vec<String>), Unread> {
         let mut snapshot = self.database.snapshot_for_job().await?;
         let archive = archives::find(&mut snapshot, log_row.id, archive_id).await?.ok_or(Unread::Gone)?;
         let members =
@@ -335,30 +334,32 @@ fn wrong_sums(log_row: &LogRow, archives: &[Archive]) -> Vec<String> {
 /// something that is hot as well.
 fn wrong_places(
     log_row: &LogRow,
-    mut places: Vec<(i64, i64, Place)>,
+    mut places: Vec<(PositionRange, Place)>,
     all_are_read: bool,
 ) -> (Vec<String>, BTreeSet<Uuid>) {
     places.sort_unstable();
-    let (mut reached, mut missing, mut found) = (0, 0, Vec::new());
+    // The first position that nothing was found at or behind.
+    let (mut next, mut missing, mut found) = (1, 0, Vec::new());
     let (mut last_place, mut doubled) = (Place::Hot, BTreeSet::new());
-    for (first, last, place) in places {
-        if first <= reached {
-            found.push(format!("positions {first} to {} are in two places: {last_place}, {place}", last.min(reached)));
+    for (range, place) in places {
+        if range.start < next {
+            let last = range.last().min(next - 1);
+            found.push(format!("positions {} to {last} are in two places: {last_place}, {place}", range.start));
             match (last_place, place) {
                 (Place::Hot, Place::Archive(id)) | (Place::Archive(id), Place::Hot) => drop(doubled.insert(id)),
                 _ => {}
             }
         }
-        let gap = first - reached - 1;
-        if gap > 0 && all_are_read && log_row.deleted_count == 0 {
-            found.push(format!("positions {} to {} are nowhere", reached + 1, first - 1));
+        let gap = PositionRange::new(next, range.start);
+        if !gap.is_empty() && all_are_read && log_row.deleted_count == 0 {
+            found.push(format!("positions {} to {} are nowhere", gap.start, gap.last()));
         }
-        missing += gap.max(0);
-        if last > reached {
-            (reached, last_place) = (last, place);
+        missing += gap.len();
+        if range.end > next {
+            (next, last_place) = (range.end, place);
         }
     }
-    missing += log_row.head_position - reached;
+    missing += log_row.head_position + 1 - next;
     if all_are_read && missing != log_row.deleted_count {
         found.push(format!("{missing} positions are nowhere, and {} events were deleted", log_row.deleted_count));
     }

@@ -10,7 +10,7 @@ use crate::database::ledger::edits;
 use crate::database::log::events;
 use crate::database::log::rows::{self, LogRow};
 use crate::database::lookups;
-use crate::event::{Event, Log};
+use crate::event::{Event, Log, PositionRange};
 use crate::store::archives::fetch::Interrupted;
 use crate::store::archives::overlay::Overlays;
 use crate::store::{Error, Store};
@@ -44,7 +44,7 @@ impl Store {
         }
         let members = match log_row.archived_count {
             0 => Vec::new(),
-            _ => self.members_of_stream(&mut snapshot, log_row.id, stream, (1, log_row.head_position + 1)).await?,
+            _ => self.members_of_stream(&mut snapshot, log_row.id, stream, PositionRange::ALL).await?,
         };
         drop(snapshot);
         for extent in &members {
@@ -75,8 +75,7 @@ impl Store {
                 lookups::members_with_ids(&mut snapshot, log_row.id, key, &missing, &[]).await.map_err(Error::from)?;
             members = members::by_key(&mut snapshot, log_row.id, &keys).await.map_err(Error::from)?;
             for member in &members {
-                let range = (member.first_position, member.last_position + 1);
-                edits.extend(edits::pending(&mut snapshot, log_row.id, range).await.map_err(Error::from)?);
+                edits.extend(edits::pending(&mut snapshot, log_row.id, member.positions()).await.map_err(Error::from)?);
             }
         }
         drop(snapshot);

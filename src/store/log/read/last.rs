@@ -5,7 +5,7 @@ use crate::database::catalog::archives;
 use crate::database::catalog::members::{self, MemberExtent};
 use crate::database::ledger::edits;
 use crate::database::log::{events, rows};
-use crate::event::{Event, Filter, Log};
+use crate::event::{Event, Filter, Log, PositionRange};
 use crate::store::archives::fetch::Interrupted;
 use crate::store::archives::overlay::Overlays;
 use crate::store::{Error, Store};
@@ -29,7 +29,7 @@ impl Store {
         }
         let wanted = (!types.is_empty()).then_some(types);
         let from = archives::last_from(&mut snapshot, log_row.id, wanted).await.map_err(Error::from)?;
-        let range = (from.unwrap_or_default().max(after + 1), log_row.head_position + 1);
+        let range = PositionRange::closed(from.unwrap_or_default().max(after + 1), log_row.head_position);
         let archives = archives::extents(&mut snapshot, log_row.id, wanted, range, i64::MAX).await;
         let archives = archives.map_err(Error::from)?;
         let ids: Vec<Uuid> = archives.iter().map(|archive| archive.id).collect();

@@ -21,7 +21,7 @@ use crate::bucket::Member;
 use crate::database::Transaction;
 use crate::database::catalog::members::{self, MemberExtent};
 use crate::database::log::rows::{self, LogRow};
-use crate::event::{Event, Filter, Log};
+use crate::event::{Event, Filter, Log, PositionRange};
 use crate::store::archives::fetch::Interrupted;
 use crate::store::log::read::memory::{Held, SMALL_BYTES};
 use crate::store::log::read::plan::Segment;
@@ -190,7 +190,7 @@ impl Store {
     async fn anchor(&self, snapshot: &mut Transaction, log_id: i64, query: &Query) -> Result<i64, Error> {
         let mut anchor = query.from;
         if let Filter::Stream(stream) = &query.filter {
-            let mut members = self.members_of_stream(snapshot, log_id, stream, (1, i64::MAX)).await?;
+            let mut members = self.members_of_stream(snapshot, log_id, stream, PositionRange::ALL).await?;
             members.sort_by_key(|member| std::cmp::Reverse(member.last_position));
             for member in members.iter().filter(|member| member.first_position < query.from) {
                 anchor = if member.last_position >= anchor { anchor.min(member.first_position) } else { anchor };

@@ -4,25 +4,27 @@
 //! one member, or the hot rows between two; members whose ranges overlap share one. Since the catalog counts what
 //! matches in each member, whole segments are skipped without reading them: a deep page costs no more than the first.
 
+use crate::event::PositionRange;
+
 /// Something that reaches over a range of positions and holds so many events that match.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Extent {
+pub struct Reach {
     pub first_position: i64,
     pub last_position: i64,
     pub matching: i64,
 }
 
-impl Extent {
-    pub fn over((first_position, last_position): (i64, i64), matching: i64) -> Extent {
-        Extent { first_position, last_position, matching }
+impl Reach {
+    pub fn over(positions: PositionRange, matching: i64) -> Reach {
+        Reach { first_position: positions.start, last_position: positions.last(), matching }
     }
 
     /// The part of it that can be archived at `start..end`, where `archived_from` is its first position there that is
     /// not hot. Its count is that of the whole, or 0, which says nothing, where the whole begins before `start`.
-    pub fn within(self, (start, end): (i64, i64), archived_from: i64) -> Option<Extent> {
+    pub fn within(self, PositionRange { start, end }: PositionRange, archived_from: i64) -> Option<Reach> {
         let matching = if self.first_position < start { 0 } else { self.matching };
         let is_any = archived_from <= self.last_position && archived_from < end;
-        is_any.then_some(Extent { first_position: archived_from, matching, ..self })
+        is_any.then_some(Reach { first_position: archived_from, matching, ..self })
     }
 }
 
@@ -44,9 +46,15 @@ pub struct Seek {
     pub skip: i64,
 }
 
+impl Seek {
+    pub fn range(&self) -> PositionRange {
+        PositionRange::new(self.start, self.end)
+    }
+}
+
 /// Cuts positions `start..end` into segments. The extents come in the order of their first positions; one that begins
 /// before `start` makes its segment begin there.
-pub fn segments(extents: &[Extent], start: i64, end: i64) -> Vec<Segment> {
+pub fn segments(extents: &[Reach], start: i64, end: i64) -> Vec<Segment> {
     let mut segments: Vec<Segment> = Vec::new();
     let mut reached = start;
     for (index, extent) in extents.iter().enumerate() {
@@ -72,25 +80,25 @@ pub fn segments(extents: &[Extent], start: i64, end: i64) -> Vec<Segment> {
 }
 
 /// How many archived events that match are certain to be in these segments.
-pub fn archived(segments: &[Segment], extents: &[Extent]) -> i64 {
+pub fn archived(segments: &[Segment], extents: &[Reach]) -> i64 {
     let begins_at = segments.first().map_or(0, |first| first.start);
     let is_whole = |segment: &&Segment| is_whole(segment, extents, begins_at);
     segments.iter().filter(is_whole).map(|segment| matching(segment, extents)).sum()
 }
 
-fn matching(segment: &Segment, extents: &[Extent]) -> i64 {
+fn matching(segment: &Segment, extents: &[Reach]) -> i64 {
     segment.extents.iter().map(|extent| extents[*extent].matching).sum()
 }
 
 /// An extent that begins before the first segment does is counted with events that are not wanted.
-fn is_whole(segment: &Segment, extents: &[Extent], begins_at: i64) -> bool {
+fn is_whole(segment: &Segment, extents: &[Reach], begins_at: i64) -> bool {
     segment.extents.iter().all(|extent| extents[*extent].first_position >= begins_at)
 }
 
 /// Passes over whole segments while `skip` allows, and goes on until `limit` events that match are certain. `hot` says
 /// how many hot rows match in each segment; where it is not known, `None`, nothing can be passed over, and nothing hot
 /// is relied upon.
-pub fn seek(segments: &[Segment], extents: &[Extent], hot: Option<&[i64]>, skip: i64, limit: i64) -> Seek {
+pub fn seek(segments: &[Segment], extents: &[Reach], hot: Option<&[i64]>, skip: i64, limit: i64) -> Seek {
     let matching = |index: usize| matching(&segments[index], extents) + hot.map_or(0, |hot| hot[index]);
     let begins_at = segments.first().map_or(0, |first| first.start);
     let is_whole = |index: usize| is_whole(&segments[index], extents, begins_at);
@@ -112,7 +120,7 @@ pub fn seek(segments: &[Segment], extents: &[Extent], hot: Option<&[i64]>, skip:
 
 /// Drops the segments behind the one with which `wanted` events that match are certain: `hot` holds the positions of
 /// hot rows that match, which rise. So what rows alone can answer needs no archive.
-pub fn end_with(segments: &mut Vec<Segment>, extents: &[Extent], hot: &[i64], wanted: i64) {
+pub fn end_with(segments: &mut Vec<Segment>, extents: &[Reach], hot: &[i64], wanted: i64) {
     let begins_at = segments.first().map_or(0, |first| first.start);
     let (mut certain, before) = (0, |end: i64| hot.partition_point(|position| *position < end) as i64);
     let needed = segments.iter().position(|segment| {
@@ -130,7 +138,7 @@ mod tests {
 
     #[test]
     fn members_and_gaps_alternate() {
-        let extent = |first_position, last_position| Extent { first_position, last_position, matching: 1 };
+        let extent = |first_position, last_position| Reach { first_position, last_position, matching: 1 };
         let found = segments(&[extent(3, 5), extent(5, 9), extent(10, 12), extent(20, 25)], 4, 31);
         let shape: Vec<_> = found.iter().map(|segment| (segment.start, segment.end, segment.extents.clone())).collect();
         assert_eq!(
@@ -157,7 +165,7 @@ mod tests {
                 let held: Vec<i64> =
                     positions.iter().copied().filter(|at| log[*at as usize - 1].0 == Some(archive)).collect();
                 for member in held.chunks(3) {
-                    extents.push(Extent {
+                    extents.push(Reach {
                         first_position: member[0],
                         last_position: member[member.len() - 1],
                         matching: member.iter().filter(|at| matching(at)).count() as i64,
@@ -183,7 +191,7 @@ mod tests {
             prop_assert_eq!(&read, &expected);
 
             let from = 1 + skip.min(log.len() as i64 - 1);
-            let later: Vec<Extent> = extents.iter().copied().filter(|extent| extent.last_position >= from).collect();
+            let later: Vec<Reach> = extents.iter().copied().filter(|extent| extent.last_position >= from).collect();
             let unskipped = seek(&super::segments(&later, from, end), &later, None, 0, limit);
             let read: Vec<i64> =
                 (unskipped.start..unskipped.end).filter(matching).take(limit as usize).collect();
@@ -191,7 +199,7 @@ mod tests {
             prop_assert_eq!(&read, &first);
 
             let is_hot = |at: &i64| log[*at as usize - 1].0.is_none();
-            let mut archived: Vec<Extent> = later.iter().filter_map(|extent| {
+            let mut archived: Vec<Reach> = later.iter().filter_map(|extent| {
                 let begins = extent.first_position.max(from);
                 extent.within((from, end), (begins..=extent.last_position).find(|at| !is_hot(at)).unwrap_or(end))
             }).collect();

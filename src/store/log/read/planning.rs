@@ -13,9 +13,9 @@ use crate::database::log::events;
 use crate::database::log::rows::LogRow;
 use crate::database::lookups;
 use crate::database::lookups::sums;
-use crate::event::{Event, Filter};
+use crate::event::{Event, Filter, PositionRange};
 use crate::store::archives::overlay::Overlays;
-use crate::store::log::read::plan::{self, Extent, Seek, Segment};
+use crate::store::log::read::plan::{self, Reach, Seek, Segment};
 use crate::store::log::read::{Query, is_range};
 use crate::store::{Error, Store};
 
@@ -50,9 +50,9 @@ impl Plan {
     /// The bytes that the page has, about: its hot rows, and its share of the members.
     pub fn page_bytes(&self) -> i64 {
         let shares = self.members.iter().map(|member| {
-            let reach = member.last_position + 1 - member.first_position;
-            let wanted = self.end.min(member.last_position + 1) - self.start.max(member.first_position);
-            let share = member.matching as f64 / member.count as f64 * wanted as f64 / reach as f64;
+            let wanted = member.positions().within(PositionRange::new(self.start, self.end)).len();
+            let share = wanted as f64 / member.positions().len() as f64;
+            let share = member.matching as f64 / member.count as f64 * share;
             (member.json_bytes as f64 * share) as i64
         });
         self.hot_bytes + shares.sum::<i64>()
@@ -89,7 +89,7 @@ impl Store {
         let hot_skip = if segments.first().is_some_and(|first| first.extents.is_empty()) { skip } else { 0 };
         let skip = skip - hot_skip;
         let hot_limit = limit.saturating_add(skip);
-        let (range, counts) = ((start, end), (hot_skip, hot_limit));
+        let (range, counts) = (PositionRange::new(start, end), (hot_skip, hot_limit));
         let hot = events::range(snapshot, log_row.id, filter, range, counts, hot_bytes_max).await?;
         let found_bytes: i64 = hot.iter().map(|event| event.payload.byte_len() as i64).sum();
         let is_hot_cut = found_bytes >= hot_bytes_max;
@@ -110,7 +110,7 @@ impl Store {
             (segments.first().map_or(end, |first| first.start), end.min(segments.last().map_or(end, |last| last.end)));
         let edits = match members.is_empty() {
             true => Vec::new(),
-            false => edits::pending(snapshot, log_row.id, (start, end)).await?,
+            false => edits::pending(snapshot, log_row.id, PositionRange::new(start, end)).await?,
         };
         let overlays = Overlays::new(edits);
         Ok(Plan { log_row, segments, members, hot, start, end, overlays, skip, is_hot_cut, hot_bytes })
@@ -132,7 +132,7 @@ impl Store {
             Filter::All => None,
             Filter::Types(types) => Some(types.as_slice()),
             Filter::Stream(stream) => {
-                let members = self.members_of_stream(snapshot, log_id, stream, (*from, end)).await?;
+                let members = self.members_of_stream(snapshot, log_id, stream, everything.range()).await?;
                 return self.cut(snapshot, log_id, query, members, everything).await;
             }
         };
@@ -142,11 +142,10 @@ impl Store {
         };
         let mut archives_max = ARCHIVES_AT_ONCE;
         let (archives, extents, segments) = loop {
-            let archives = archives::extents(snapshot, log_id, types, (start, end), archives_max).await?;
-            let extents: Vec<Extent> = archives
-                .iter()
-                .map(|archive| Extent::over((archive.first_position, archive.last_position), archive.matching))
-                .collect();
+            let archives =
+                archives::extents(snapshot, log_id, types, PositionRange::new(start, end), archives_max).await?;
+            let extents: Vec<Reach> =
+                archives.iter().map(|archive| Reach::over(archive.positions(), archive.matching)).collect();
             let mut segments = plan::segments(&extents, start, end);
             let Some(last) = archives.last().filter(|_| archives.len() as i64 >= archives_max) else {
                 break (archives, extents, segments);
@@ -161,10 +160,10 @@ impl Store {
         let needed = seek(snapshot, log_id, query, (&segments, &extents), skip).await?;
         let ids: Vec<Uuid> = archives
             .iter()
-            .filter(|archive| archive.first_position < needed.end && archive.last_position >= needed.start)
+            .filter(|archive| archive.positions().overlaps(needed.range()))
             .map(|archive| archive.id)
             .collect();
-        let members = members::extents(snapshot, log_id, &ids, types, (needed.start, needed.end)).await?;
+        let members = members::extents(snapshot, log_id, &ids, types, needed.range()).await?;
         self.cut(snapshot, log_id, query, members, needed).await
     }
 
@@ -177,10 +176,8 @@ impl Store {
         members: Vec<MemberExtent>,
         Seek { start, end, skip }: Seek,
     ) -> Result<(Vec<Segment>, Vec<MemberExtent>, i64), Error> {
-        let extents: Vec<Extent> = members
-            .iter()
-            .map(|member| Extent::over((member.first_position, member.last_position), member.matching))
-            .collect();
+        let extents: Vec<Reach> =
+            members.iter().map(|member| Reach::over(member.positions(), member.matching)).collect();
         let mut segments = plan::segments(&extents, start, end);
         let needed = seek(snapshot, log_id, query, (&segments, &extents), skip).await?;
         segments.retain(|segment| segment.start >= needed.start && segment.end <= needed.end);
@@ -192,13 +189,13 @@ impl Store {
         snapshot: &mut Transaction,
         log_id: i64,
         stream: &str,
-        (start, end): (i64, i64),
+        range: PositionRange,
     ) -> Result<Vec<MemberExtent>, Error> {
         let key = self.hash_key(snapshot).await?;
         let counts = lookups::members_with_stream(snapshot, log_id, key, stream).await?;
         let keys: Vec<(Uuid, i32)> = counts.keys().copied().collect();
         let mut members = members::by_key(snapshot, log_id, &keys).await?;
-        members.retain(|member| member.last_position >= start && member.first_position < end);
+        members.retain(|member| member.positions().overlaps(range));
         for member in &mut members {
             member.matching = counts.get(&(member.archive_id, member.member)).copied().unwrap_or_default();
         }
@@ -219,10 +216,10 @@ async fn pass_over(
         return Ok(everything);
     }
     let Seek { start, end, skip } = everything;
-    let extents: Vec<Extent> = sums
+    let extents: Vec<Reach> = sums
         .into_iter()
-        .filter(|sum| sum.matching > 0 && sum.last_position >= start && sum.first_position < end)
-        .map(|sum| Extent::over((sum.first_position, sum.last_position), sum.matching))
+        .filter(|sum| sum.matching > 0 && sum.positions().overlaps(everything.range()))
+        .map(|sum| Reach::over(sum.positions(), sum.matching))
         .collect();
     let segments = plan::segments(&extents, start, end);
     seek(snapshot, log_row.id, query, (&segments, &extents), skip).await
@@ -233,7 +230,7 @@ async fn seek(
     snapshot: &mut Transaction,
     log_id: i64,
     query: &Query,
-    (segments, extents): (&[Segment], &[Extent]),
+    (segments, extents): (&[Segment], &[Reach]),
     skip: i64,
 ) -> Result<Seek, Error> {
     let hot = hot_counts(snapshot, log_id, &query.filter, segments, skip).await?;
@@ -267,26 +264,24 @@ async fn without_hot(
 ) -> Result<(Vec<Segment>, Vec<MemberExtent>), Error> {
     let (start, end) = (segments.first().map_or(0, |first| first.start), segments.last().map_or(0, |last| last.end));
     let needed: BTreeSet<usize> = segments.iter().flat_map(|segment| segment.extents.iter().copied()).collect();
-    let ranges: Vec<(i64, i64)> = needed
-        .iter()
-        .map(|index| (members[*index].first_position.max(start), members[*index].last_position.min(end - 1)))
-        .collect();
-    let is_mixed = |(first, last): &(i64, i64)| hot.iter().any(|event| (*first..=*last).contains(&event.position));
+    let range = PositionRange::new(start, end);
+    let ranges: Vec<PositionRange> = needed.iter().map(|index| members[*index].positions().within(range)).collect();
+    let is_mixed = |range: &PositionRange| hot.iter().any(|event| range.contains(event.position));
     let archived_from = match ranges.iter().any(is_mixed) {
         true => events::first_not_hot(snapshot, log_id, &ranges).await?,
-        false => ranges.iter().map(|(first, _)| *first).collect(),
+        false => ranges.iter().map(|range| range.start).collect(),
     };
-    let mut found: Vec<(Extent, MemberExtent)> = needed
+    let mut found: Vec<(Reach, MemberExtent)> = needed
         .into_iter()
         .zip(archived_from)
         .filter_map(|(index, archived_from)| {
             let member = &members[index];
-            let extent = Extent::over((member.first_position, member.last_position), member.matching);
-            Some((extent.within((start, end), archived_from)?, member.clone()))
+            let extent = Reach::over(member.positions(), member.matching);
+            Some((extent.within(range, archived_from)?, member.clone()))
         })
         .collect();
     found.sort_by_key(|(extent, _)| extent.first_position);
-    let (extents, mut members): (Vec<Extent>, Vec<MemberExtent>) = found.into_iter().unzip();
+    let (extents, mut members): (Vec<Reach>, Vec<MemberExtent>) = found.into_iter().unzip();
     segments = plan::segments(&extents, start, end);
     let hot: Vec<i64> = hot.iter().map(|event| event.position).collect();
     plan::end_with(&mut segments, &extents, &hot, wanted);

@@ -7,7 +7,7 @@ use crate::database;
 use crate::database::groups::progress::{self, Group, Turn};
 use crate::database::groups::{erroneous, replicas};
 use crate::database::log::{consumed, events, rows};
-use crate::event::{Event, Filter, Log};
+use crate::event::{Event, Filter, Log, PositionRange};
 use crate::store::log::read::Reader;
 use crate::store::subscribe::replica::Session;
 use crate::store::subscribe::window::Window;
@@ -143,7 +143,7 @@ impl Store {
     ) -> Result<Option<Event>, Error> {
         let _permit = self.subscriptions.write_permit().await;
         let mut transaction = self.database.snapshot().await?;
-        let range = (position, position + 1);
+        let range = PositionRange::one(position);
         let found = events::range(&mut transaction, turn.log_id, &Filter::All, range, (0, 1), i64::MAX);
         Ok(found.await?.pop())
     }
