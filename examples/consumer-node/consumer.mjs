@@ -17,7 +17,7 @@ const client = new Service(address, grpc.credentials.createInsecure(), {
 
 async function handle(event) {
   const payload = Object.fromEntries(Object.entries(event.payload).map(([field, { value }]) => [field, value]));
-  console.log(event.topic, event.id, event.type, payload);
+  console.log(event.topic, event.id, event.type, JSON.stringify(payload));
 }
 
 function subscribe() {
