@@ -9,6 +9,7 @@ mod damage;
 mod demands;
 mod doors;
 mod edit;
+mod examples;
 mod faults;
 mod grpc;
 mod http;
