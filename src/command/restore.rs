@@ -66,7 +66,7 @@ pub async fn run(config: &Config, arguments: Arguments) -> anyhow::Result<()> {
             .await;
         match outcome {
             Ok(restored) => break restored.hot - before.events,
-            Err(Error::GaveWay(why)) => tracing::info!(why, "waiting"),
+            Err(Error::GaveWay(why)) => tracing::info!(%why, "waiting"),
             Err(error) if before.events + now.events > 0 => {
                 let done = report::count(before.events + now.events);
                 return Err(error).context(format!("{done} events were restored, and not the rest"));

@@ -76,7 +76,7 @@ pub async fn migrated(config: &Config) -> anyhow::Result<Database> {
     let settings = database::Settings { direct_url, ..settings.with_patience(config.postgres_timeout) };
     let database = Database::open(&settings)?;
     database.migrate().await.with_context(|| format!("{name} cannot be used"))?;
-    drop(database.snapshot().await.with_context(|| format!("{CONNECTION} cannot be used"))?);
+    drop(database.view().await.with_context(|| format!("{CONNECTION} cannot be used"))?);
     Ok(database)
 }
 

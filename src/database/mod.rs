@@ -1,6 +1,6 @@
 //! All SQL. What is asked, in the words of the product; why it is asked, the callers know.
 //!
-//! Statements run in a transaction that the caller opens: a [`Database::snapshot`] to read one moment, a
+//! Statements run in a transaction that the caller opens: a [`Database::view`] to read one moment, a
 //! [`Database::begin`] to change something; those for which each one is a transaction by itself, on a
 //! [`Database::connection`]. If the process dies, Postgres rolls back what was not committed.
 
@@ -32,7 +32,7 @@ pub use errors::{CommitError, Error};
 use connection::Limit;
 use connections::{Connections, Era, Opening};
 use errors::ends_session;
-use session::{BEGIN, SNAPSHOT, Session};
+use session::{BEGIN, Session, VIEW};
 
 /// An export holds one while it needs others for a moment, and so does a renewal of its lease.
 const JOBS_CONNECTIONS_MIN: u32 = 4;
@@ -151,13 +151,13 @@ impl Database {
     }
 
     /// One moment of everything, for reading.
-    pub async fn snapshot(&self) -> Result<Transaction, Error> {
-        begun(&self.callers, SNAPSHOT, Limit::within(self.patience)).await
+    pub async fn view(&self) -> Result<Transaction, Error> {
+        begun(&self.callers, VIEW, Limit::within(self.patience)).await
     }
 
     /// One moment of everything, for background jobs.
-    pub async fn snapshot_for_job(&self) -> Result<Transaction, Error> {
-        begun(&self.jobs, SNAPSHOT, Limit::Each(self.jobs_patience)).await
+    pub async fn view_for_job(&self) -> Result<Transaction, Error> {
+        begun(&self.jobs, VIEW, Limit::Each(self.jobs_patience)).await
     }
 
     pub async fn begin(&self) -> Result<Transaction, Error> {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 
 pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
-pub(super) const SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+pub(super) const VIEW: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 /// All of our statements are short, whatever the planner thinks of tables that it has no statistics of: compiling one
 /// takes a hundred times as long as carrying it out. It is set behind a pooler, too, where it harms nobody.
 const NO_JIT: &str = "SET jit = off";
@@ -81,9 +81,9 @@ mod tests {
     fn a_pooler_is_told_nothing_that_outlives_a_transaction() {
         let session = Session { patience: Some(Duration::from_secs(10)), is_pooled: true };
         assert_eq!(session.set_up(Some(17_00_00)).as_str(), NO_JIT);
-        let begin = session.begin(SNAPSHOT, Some(16_00_09));
+        let begin = session.begin(VIEW, Some(16_00_09));
         let begin: Vec<&str> = begin.as_str().split("; ").collect();
-        assert_eq!(begin[0], SNAPSHOT);
+        assert_eq!(begin[0], VIEW);
         assert!(begin[1..].iter().all(|statement| statement.starts_with("SET LOCAL ")), "{begin:?}");
         assert!(begin.contains(&"SET LOCAL statement_timeout = 12000"), "{begin:?}");
         assert!(!begin.concat().contains("transaction_timeout = 0"), "version 16 does not know it: {begin:?}");

@@ -2,11 +2,12 @@
 //!
 //! The promise: every acknowledged event is readable at every instant, in a hot row or in exactly one live archive,
 //! and an acknowledged edit is what every later read shows. One Postgres transaction is the only commit point of every
-//! step; what lies in the bucket without one is an orphan that an intent knows of. `docs/design.md` draws the steps.
+//! step; what lies in the bucket without one is an orphan that an intent knows of. `docs/protocols.md` draws the steps.
 
 mod archives;
 mod checking;
 mod editing;
+mod error;
 mod log;
 mod moving;
 mod recovering;
@@ -20,8 +21,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, OnceCell};
 
-use crate::bucket::{self, Bucket};
-use crate::database::{self, CommitError, Connection, Database};
+use crate::bucket::Bucket;
+use crate::database::{Connection, Database};
 use crate::event::{Eligibility, Event, Invalid, NewEvent};
 
 pub use crate::database::catalog::archives::Archive;
@@ -37,6 +38,7 @@ pub use checking::leftovers::{Leftover, SweepRequest};
 pub use checking::repair::Repaired;
 pub use checking::verify::{Finding, Pacing};
 pub use editing::edit::{EditOutcome, EditRequest};
+pub use error::{Error, GaveWay};
 pub use log::import::{ImportBatch, ImportConflict, ImportCounts};
 pub use log::publish::{Conflicts, Published};
 pub use log::read::memory::Held;
@@ -79,89 +81,6 @@ pub struct ReadingSettings {
     pub bytes_max: u64,
     /// How long a page waits for that memory, at most.
     pub wait: Duration,
-}
-
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error(transparent)]
-    Invalid(#[from] Invalid),
-    /// The same id was published with other content.
-    #[error("the event {id:?} was published before with other content")]
-    Conflict { id: String },
-    /// Postgres or S3 is away or busy: the same call can succeed later.
-    #[error("{0}")]
-    Unavailable(String),
-    /// What is stored is not what was stored.
-    #[error("{0}")]
-    Damaged(String),
-    /// S3 refuses one object and gives others: to ask again is no use before somebody has done something about it.
-    #[error("{0}")]
-    ObjectRefused(String),
-    /// The event is archived, and this process was started without a bucket.
-    #[error(
-        "the event is archived, and no bucket is configured: set S3_ENDPOINT, S3_BUCKET, S3_ACCESS_KEY and S3_SECRET_KEY"
-    )]
-    NoBucket,
-    /// Somebody else is at work on the same archives, or changed the events meanwhile: nothing happened.
-    #[error("{0}")]
-    GaveWay(String),
-    #[error("{0}")]
-    Refused(String),
-    #[error("the page has about {bytes} bytes, at most {bytes_max} are sent: ask for fewer events at once")]
-    TooLarge { bytes: i64, bytes_max: i64 },
-}
-
-impl Error {
-    /// Whether something is away that is needed for this, and perhaps not for everything.
-    fn is_away(&self) -> bool {
-        matches!(self, Error::Unavailable(_) | Error::NoBucket)
-    }
-
-    /// Whether something is wrong with one object, and what is about others can go on.
-    pub fn is_of_one_object(&self) -> bool {
-        matches!(self, Error::Damaged(_) | Error::ObjectRefused(_))
-    }
-}
-
-impl From<database::Error> for Error {
-    fn from(error: database::Error) -> Error {
-        match error {
-            database::Error::Unavailable(_) | database::Error::ReadOnly => Error::Unavailable(error.to_string()),
-            database::Error::GaveWay(_) => Error::GaveWay(error.to_string()),
-            database::Error::Damaged(_) => Error::Damaged(error.to_string()),
-            database::Error::Refused(_) | database::Error::Migrate(_) | database::Error::Unusable(_) => {
-                Error::Refused(error.to_string())
-            }
-        }
-    }
-}
-
-impl From<bucket::Error> for Error {
-    fn from(error: bucket::Error) -> Error {
-        match error {
-            bucket::Error::Unavailable { .. } | bucket::Error::Unknown { .. } | bucket::Error::NoCredentials { .. } => {
-                Error::Unavailable(error.to_string())
-            }
-            bucket::Error::NotFound { .. } | bucket::Error::Changed { .. } | bucket::Error::Damaged { .. } => {
-                Error::Damaged(error.to_string())
-            }
-            bucket::Error::ObjectRefused { .. } => Error::ObjectRefused(error.to_string()),
-            // Credentials that have expired, or may do too little: an operator mends that, and callers try again.
-            bucket::Error::Refused { status: 401 | 403, .. } => Error::Unavailable(error.to_string()),
-            bucket::Error::Refused { .. } | bucket::Error::Fenced { .. } | bucket::Error::ReadOnly { .. } => {
-                Error::Refused(error.to_string())
-            }
-        }
-    }
-}
-
-impl From<CommitError> for Error {
-    fn from(error: CommitError) -> Error {
-        match error {
-            CommitError::Refused(error) => error.into(),
-            CommitError::Unknown(_) => Error::Unavailable(error.to_string()),
-        }
-    }
 }
 
 /// How often a call is tried again that another one got in the way of.

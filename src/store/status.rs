@@ -64,24 +64,24 @@ impl Store {
 
     /// The status with as many topics as fit a screen.
     pub async fn status(&self) -> Result<Status, Error> {
-        let snapshot = self.database.snapshot().await?;
-        self.status_of(snapshot, TOPICS_SHOWN).await
+        let view = self.database.view().await?;
+        self.status_of(view, TOPICS_SHOWN).await
     }
 
     /// The status with every topic, however long that takes.
     pub async fn status_of_all(&self) -> Result<Status, Error> {
-        let snapshot = self.database.snapshot_for_job().await?;
-        self.status_of(snapshot, i64::MAX).await
+        let view = self.database.view_for_job().await?;
+        self.status_of(view, i64::MAX).await
     }
 
-    async fn status_of(&self, mut snapshot: Transaction, topics_max: i64) -> Result<Status, Error> {
-        let topics = overview::largest(&mut snapshot, topics_max).await?;
-        let totals = overview::totals(&mut snapshot).await?;
-        let table_bytes = events::table_bytes(&mut snapshot).await?;
-        let last_run = runs::last(&mut snapshot).await?;
-        let troubles = troubles::all(&mut snapshot, TROUBLES_MAX).await?;
-        let trouble_count = troubles::counts(&mut snapshot).await?.iter().map(|(_, count)| count).sum();
-        drop(snapshot);
+    async fn status_of(&self, mut view: Transaction, topics_max: i64) -> Result<Status, Error> {
+        let topics = overview::largest(&mut view, topics_max).await?;
+        let totals = overview::totals(&mut view).await?;
+        let table_bytes = events::table_bytes(&mut view).await?;
+        let last_run = runs::last(&mut view).await?;
+        let troubles = troubles::all(&mut view, TROUBLES_MAX).await?;
+        let trouble_count = troubles::counts(&mut view).await?.iter().map(|(_, count)| count).sum();
+        drop(view);
         let topics = topics.into_iter().map(TopicStatus::from).collect();
         let remainders = self.remainders().await?;
         Ok(Status { totals, topics, remainders, table_bytes, last_run, troubles, trouble_count })
@@ -89,24 +89,24 @@ impl Store {
 
     /// So many topics behind the one with this id.
     pub async fn topics(&self, after_log_id: i64, limit: i64) -> Result<TopicsPage, Error> {
-        let mut snapshot = self.database.snapshot().await?;
-        let mut found = overview::after(&mut snapshot, after_log_id, limit + 1).await?;
+        let mut view = self.database.view().await?;
+        let mut found = overview::after(&mut view, after_log_id, limit + 1).await?;
         let has_more = found.len() as i64 > limit;
         found.truncate(limit as usize);
-        let table_bytes = events::table_bytes(&mut snapshot).await?;
+        let table_bytes = events::table_bytes(&mut view).await?;
         Ok(TopicsPage { topics: found.into_iter().map(TopicStatus::from).collect(), has_more, table_bytes })
     }
 
     /// The archives of a log, in the order of their first positions.
     pub async fn archives(&self, log: &Log) -> Result<Vec<Archive>, Error> {
-        let mut snapshot = self.database.snapshot().await?;
-        let Some(log_row) = rows::find(&mut snapshot, log).await? else { return Ok(Vec::new()) };
-        Ok(archives::of_log(&mut snapshot, log_row.id).await?)
+        let mut view = self.database.view().await?;
+        let Some(log_row) = rows::find(&mut view, log).await? else { return Ok(Vec::new()) };
+        Ok(archives::of_log(&mut view, log_row.id).await?)
     }
 
     /// Whether there are archived events at all, or is something left of them: then a bucket is needed.
     pub async fn has_archives(&self) -> Result<bool, Error> {
-        let mut snapshot = self.database.snapshot().await?;
-        Ok(archives::has_any(&mut snapshot).await? || intents::has_unfinished(&mut snapshot).await?)
+        let mut view = self.database.view().await?;
+        Ok(archives::has_any(&mut view).await? || intents::has_unfinished(&mut view).await?)
     }
 }

@@ -88,7 +88,7 @@ struct Answers {
 
 impl Answers {
     async fn asked(world: &World, key: HashKey, ids: &[String]) -> Answers {
-        let mut snapshot = world.database().snapshot().await.unwrap();
+        let mut snapshot = world.database().view().await.unwrap();
         let mut answers = Answers::default();
         answers.all.extend(lookups::members_with_ids(&mut snapshot, TOPIC, key, ids, &[]).await.unwrap());
         for id in ids.iter().step_by(ASKED_ALONE) {

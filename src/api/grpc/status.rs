@@ -9,9 +9,10 @@ pub fn status(error: store::Error) -> Status {
         store::Error::Unavailable(_) | store::Error::NoBucket | store::Error::GaveWay(_) => {
             Status::unavailable(error.to_string())
         }
-        store::Error::Invalid(_) | store::Error::Conflict { .. } | store::Error::TooLarge { .. } => {
-            Status::unknown(error.to_string())
-        }
+        store::Error::Invalid(_)
+        | store::Error::Conflict { .. }
+        | store::Error::TooLarge { .. }
+        | store::Error::NotFound(_) => Status::unknown(error.to_string()),
         store::Error::Damaged(_) => {
             tracing::error!(%error, "what is stored is damaged");
             Status::unknown(error.to_string())

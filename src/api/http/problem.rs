@@ -66,6 +66,7 @@ impl From<store::Error> for Problem {
     fn from(error: store::Error) -> Problem {
         match error {
             store::Error::Invalid(error) => Problem::invalid(error),
+            store::Error::NotFound(_) => Problem::not_found(error),
             store::Error::Conflict { .. } => {
                 Problem::new(StatusCode::CONFLICT, "conflict", "The id was published before with other content", error)
             }

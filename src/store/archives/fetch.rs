@@ -1,6 +1,6 @@
-//! Fetching one member of an archive for a reader, as the reader's snapshot knew it.
+//! Fetching one member of an archive for a reader, as the reader's view knew it.
 //!
-//! An object that was replaced since is noticed by its ETag, and the read begins anew with a new snapshot.
+//! An object that was replaced since is noticed by its ETag, and the read begins anew with a new view.
 
 use std::sync::Arc;
 
@@ -8,15 +8,22 @@ use futures::future::BoxFuture;
 use uuid::Uuid;
 
 use crate::bucket::{self, Member, MemberAddress};
+use crate::database;
 use crate::database::catalog::members::MemberExtent;
 use crate::event::Log;
 use crate::store::{ATTEMPTS, Error, Store};
 
 /// Why a read has to begin anew.
 pub enum Interrupted {
-    /// The object is not the one that the snapshot knew.
+    /// The object is not the one that the view knew.
     Stale(Uuid, bucket::Error),
     Failed(Error),
+}
+
+impl From<database::Error> for Interrupted {
+    fn from(error: database::Error) -> Interrupted {
+        Interrupted::Failed(error.into())
+    }
 }
 
 impl From<Error> for Interrupted {
@@ -26,7 +33,7 @@ impl From<Error> for Interrupted {
 }
 
 impl Store {
-    /// Begins a read anew while objects are not the ones that its snapshot knew: until the catalog and the object
+    /// Begins a read anew while objects are not the ones that its view knew: until the catalog and the object
     /// agree, or with the error that named the object.
     pub(in crate::store) async fn while_stale<'a, T>(
         &'a self,
@@ -49,7 +56,7 @@ impl Store {
         }
     }
 
-    /// One member, as the snapshot knew it.
+    /// One member, as the view knew it.
     pub(in crate::store) async fn fetch(&self, log: &Log, member: &MemberExtent) -> Result<Arc<Member>, Interrupted> {
         let MemberExtent {
             archive_id,

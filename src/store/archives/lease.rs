@@ -11,11 +11,7 @@ use uuid::Uuid;
 
 use crate::database;
 use crate::database::catalog::leases::{self, Lease};
-use crate::store::{Error, Store};
-
-pub fn another_writer() -> Error {
-    Error::GaveWay("another writer is at work on the topic's archives".into())
-}
+use crate::store::{Error, GaveWay, Store};
 
 impl Store {
     /// Calls `work` with the lease on a topic, and renews it meanwhile. `None` if another writer has it.
@@ -52,7 +48,7 @@ impl Store {
     async fn while_held<T>(&self, lease: &Lease, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         tokio::select! {
             outcome = work => outcome,
-            () = self.until_lost(lease) => Err(another_writer()),
+            () = self.until_lost(lease) => Err(GaveWay::LeaseLost.into()),
         }
     }
 

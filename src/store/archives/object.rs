@@ -15,7 +15,7 @@ use crate::database::lookups::{self, LookupRun};
 use crate::event::{BorrowedEvent, Extent, PositionSet};
 use crate::store::archives::background;
 use crate::store::archives::contents::{Contents, ContentsReader};
-use crate::store::{Error, Store};
+use crate::store::{Error, GaveWay, Store};
 
 /// Members that are compressed at once, or wait for it.
 const COMPRESSIONS_MAX: usize = 4;
@@ -143,7 +143,7 @@ impl<'a> Object<'a> {
     async fn save_lookups(&self, run: i32, lookups: LookupRun) -> Result<(), Error> {
         let mut transaction = self.store.database.begin_job().await?;
         if !intents::hold(&mut transaction, &self.intent).await? {
-            return Err(self.settled_by_another());
+            return Err(GaveWay::IntentSettled.into());
         }
         lookups::insert_run(&mut transaction, ArchiveKey::new(self.log_row.id, self.intent.archive_id), run, lookups)
             .await?;
@@ -153,13 +153,9 @@ impl<'a> Object<'a> {
     async fn record_uploaded(&self, facts: &UploadedFacts) -> Result<(), Error> {
         let mut transaction = self.store.database.begin_job().await?;
         if !intents::complete(&mut transaction, &self.intent, facts).await? {
-            return Err(self.settled_by_another());
+            return Err(GaveWay::IntentSettled.into());
         }
         Ok(database::commit(transaction).await?)
-    }
-
-    fn settled_by_another(&self) -> Error {
-        Error::GaveWay(format!("{}: the intent was settled by another writer", self.log_row.log))
     }
 }
 
@@ -176,7 +172,7 @@ impl Writer<'_> {
     pub async fn finish(self) -> Result<Export, Error> {
         let Writer { object, mut pipeline, writer, positions } = self;
         let Some(last) = writer.finish() else {
-            return Err(Error::GaveWay(format!("{}: the batch is gone", object.log_row.log)));
+            return Err(GaveWay::Moved(format!("the batch of {}", object.log_row.log)).into());
         };
         pipeline.push(last).await?;
         while !pipeline.compressing.is_empty() {

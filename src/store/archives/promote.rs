@@ -10,7 +10,7 @@ use crate::database::catalog::members;
 use crate::database::ledger::edits;
 use crate::database::log::rows::{self, LogRow};
 use crate::event::Log;
-use crate::store::{Error, Store};
+use crate::store::{Error, GaveWay, Store};
 use uuid::Uuid;
 
 impl Store {
@@ -34,7 +34,7 @@ impl Store {
         let written = (intent.write_id, etag, digest.as_slice());
         let bytes = (*json_bytes, *object_bytes);
         if !archives::promote(&mut transaction, key, archive.generation, written, bytes).await? {
-            return Err(Error::GaveWay(format!("archive {} has another generation already", archive.id)));
+            return Err(GaveWay::Moved(format!("archive {}", archive.id)).into());
         }
         members::delete(&mut transaction, key, archive.generation).await?;
         edits::settle(&mut transaction, log_row.id, archive.id, intent.edit_sequence).await?;
@@ -47,13 +47,13 @@ impl Store {
         Ok(())
     }
 
-    /// A reader found another object than its snapshot knew. True if the read may succeed when it is tried again.
+    /// A reader found another object than its view knew. True if the read may succeed when it is tried again.
     pub(in crate::store) async fn settle_stale(&self, log: &Log, archive_id: Uuid) -> Result<bool, Error> {
-        let mut snapshot = self.database.snapshot().await?;
-        let Some(log_row) = rows::find(&mut snapshot, log).await? else { return Ok(true) };
-        let archive = archives::find(&mut snapshot, log_row.id, archive_id).await?;
-        let intent = intents::of_archive(&mut snapshot, log_row.id, archive_id).await?;
-        drop(snapshot);
+        let mut view = self.database.view().await?;
+        let Some(log_row) = rows::find(&mut view, log).await? else { return Ok(true) };
+        let archive = archives::find(&mut view, log_row.id, archive_id).await?;
+        let intent = intents::of_archive(&mut view, log_row.id, archive_id).await?;
+        drop(view);
         let Some(archive) = archive else { return Ok(true) };
         let head = match self.bucket()?.head(log, archive_id).await {
             Err(bucket::Error::NotFound { .. }) => return Ok(false),
@@ -67,15 +67,15 @@ impl Store {
                 self.promote(&log_row, &archive, &intent, &head.etag).await?;
                 Ok(true)
             }
-            // Promoted by somebody since the snapshot, or damaged: the next look tells.
+            // Promoted by somebody since the view, or damaged: the next look tells.
             _ => Ok(head.said.write_id != Some(archive.write_id)
                 && self.generation(&log_row, archive_id).await? > archive.generation),
         }
     }
 
     async fn generation(&self, log_row: &LogRow, archive_id: Uuid) -> Result<i64, Error> {
-        let mut snapshot = self.database.snapshot().await?;
-        let archive = archives::find(&mut snapshot, log_row.id, archive_id).await?;
+        let mut view = self.database.view().await?;
+        let archive = archives::find(&mut view, log_row.id, archive_id).await?;
         Ok(archive.map_or(0, |archive| archive.generation))
     }
 }

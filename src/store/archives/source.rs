@@ -12,7 +12,7 @@ use crate::database::log::rows::{self, LogRow};
 use crate::event::{Event, Log};
 use crate::store::archives::background;
 use crate::store::archives::overlay::Overlay;
-use crate::store::{Error, Store};
+use crate::store::{Error, GaveWay, Store};
 
 /// An archive as one moment saw it.
 pub struct Source<'a> {
@@ -34,12 +34,12 @@ pub struct Events<'a> {
 impl Store {
     /// `None` if it is in the catalog no more.
     pub(in crate::store) async fn source(&self, lease: Lease, archive_id: Uuid) -> Result<Option<Source<'_>>, Error> {
-        let mut snapshot = self.database.snapshot_for_job().await?;
-        let log_row = rows::by_id(&mut snapshot, lease.log_id).await?;
-        let Some(archive) = archives::find(&mut snapshot, log_row.id, archive_id).await? else { return Ok(None) };
+        let mut view = self.database.view_for_job().await?;
+        let log_row = rows::by_id(&mut view, lease.log_id).await?;
+        let Some(archive) = archives::find(&mut view, log_row.id, archive_id).await? else { return Ok(None) };
         let members =
-            members::of_archive(&mut snapshot, ArchiveKey::new(log_row.id, archive_id), archive.generation).await?;
-        let edits = edits::pending_of_archive(&mut snapshot, log_row.id, archive_id).await?;
+            members::of_archive(&mut view, ArchiveKey::new(log_row.id, archive_id), archive.generation).await?;
+        let edits = edits::pending_of_archive(&mut view, log_row.id, archive_id).await?;
         Ok(Some(Source { store: self, log_row, archive, members, edits }))
     }
 }
@@ -61,16 +61,16 @@ impl Source<'_> {
     /// laid over the archive since it was looked at.
     pub async fn lock(&self, transaction: &mut Transaction, lease: &Lease) -> Result<i64, Error> {
         let Some(edit_counter) = leases::check(transaction, lease).await? else {
-            return Err(self.gave_way("another writer has taken over its archives"));
+            return Err(GaveWay::LeaseLost.into());
         };
         if edits::pending_of_archive(transaction, self.log_row.id, self.archive.id).await? != self.edits {
-            return Err(self.gave_way("events were edited meanwhile"));
+            return Err(GaveWay::Edited.into());
         }
         Ok(edit_counter)
     }
 
-    pub fn gave_way(&self, why: &str) -> Error {
-        Error::GaveWay(format!("{}: {why}", self.log_row.log))
+    pub fn is_moved(&self) -> Error {
+        GaveWay::Moved(format!("archive {}", self.archive.id)).into()
     }
 }
 

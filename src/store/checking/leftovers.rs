@@ -118,9 +118,9 @@ impl Store {
     /// Under the lease of its topic: whoever takes it over meanwhile has that, too, and what was taken over since it was
     /// listed is known by then. False where that is so, or it may be needed.
     async fn delete_unknown(&self, key: &str, archive_id: Uuid, said: &Said) -> Result<bool, Error> {
-        let mut snapshot = self.database.snapshot_for_job().await?;
-        let topics = rows::all(&mut snapshot).await?;
-        drop(snapshot);
+        let mut view = self.database.view_for_job().await?;
+        let topics = rows::all(&mut view).await?;
+        drop(view);
         let kept = |why: String| {
             tracing::warn!(object = key, why, "an unknown object was not deleted");
             Ok(false)
@@ -177,15 +177,15 @@ impl Store {
     /// Those of these keys that are of archives which the catalog or an intent knows.
     async fn known_keys(&self, keys: impl Iterator<Item = &str>) -> Result<HashSet<String>, Error> {
         let ids: Vec<Uuid> = keys.filter_map(archive_in_key).collect();
-        let mut snapshot = self.database.snapshot_for_job().await?;
-        let known = archives::known(&mut snapshot, &ids).await?;
+        let mut view = self.database.view_for_job().await?;
+        let known = archives::known(&mut view, &ids).await?;
         Ok(known.into_iter().map(|(log, id)| object_key(&log, id)).collect())
     }
 
     async fn has_intent(&self, key: &str) -> Result<bool, Error> {
         let Some(id) = archive_in_key(key) else { return Ok(false) };
-        let mut snapshot = self.database.snapshot_for_job().await?;
-        Ok(intents::is_intended(&mut snapshot, id).await?)
+        let mut view = self.database.view_for_job().await?;
+        Ok(intents::is_intended(&mut view, id).await?)
     }
 }
 

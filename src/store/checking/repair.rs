@@ -142,7 +142,7 @@ impl Store {
         let deleted = events::delete(&mut transaction, log_row.id, &positions).await?;
         let edit_counter = source.lock(&mut transaction, &lease).await?;
         if deleted as i64 != count || edit_counter != log_row.edit_counter {
-            return Err(source.gave_way("events were edited or moved meanwhile"));
+            return Err(source.is_moved());
         }
         database::commit(transaction).await?;
         tracing::warn!(log = %log_row.log, archive_id = %archive.id, events = count, "rows of archived events were deleted");
@@ -152,8 +152,8 @@ impl Store {
     /// Those of these events, which lie in their order, that are in rows just as they are here.
     async fn hot_among(&self, log_id: i64, events: &[Event]) -> Result<Vec<Event>, Error> {
         let ids: Vec<String> = events.iter().map(|event| event.id.clone()).collect();
-        let mut snapshot = self.database.snapshot_for_job().await?;
-        let mut hot = events::by_ids(&mut snapshot, log_id, &ids).await?;
+        let mut view = self.database.view_for_job().await?;
+        let mut hot = events::by_ids(&mut view, log_id, &ids).await?;
         hot.retain(|event| {
             events
                 .binary_search_by_key(&event.position, |event| event.position)
@@ -197,7 +197,7 @@ impl Source<'_> {
         members::insert(&mut transaction, key, archive.generation, &contents.members).await?;
         self.lock(&mut transaction, lease).await?;
         if !archives::correct(&mut transaction, &corrected).await? {
-            return Err(self.gave_way("the archive is another one by now"));
+            return Err(self.is_moved());
         }
         rows::recount_archived(&mut transaction, log_row.id).await?;
         database::commit(transaction).await?;

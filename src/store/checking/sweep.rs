@@ -47,8 +47,8 @@ impl Store {
 
     /// Whether there is something left to settle, rewrite or purge: for now it may be another writer's.
     pub async fn has_unfinished(&self) -> Result<bool, Error> {
-        let mut snapshot = self.database.begin_job().await?;
-        Ok(intents::has_unfinished(&mut snapshot).await?)
+        let mut view = self.database.begin_job().await?;
+        Ok(intents::has_unfinished(&mut view).await?)
     }
 
     async fn purge_leftovers(&self, retry: Retry, failures: &mut Failures) -> Result<(), Error> {

@@ -15,7 +15,7 @@ use crate::database::log::rows::{self, LogRow};
 use crate::database::{self, Transaction};
 use crate::event::{Change, Event, Invalid, Json, Log, Patch, PositionRange};
 use crate::store::log::read::find::Found;
-use crate::store::{Error, Store};
+use crate::store::{Error, GaveWay, Store};
 
 /// How often a change is tried that others of the same event come before.
 pub const EDIT_ATTEMPTS: usize = 100;
@@ -136,8 +136,8 @@ impl Store {
 
     /// A line of the ledger; `None` if there is no edit of this id.
     pub async fn edit_by_id(&self, id: Uuid) -> Result<Option<Edit>, Error> {
-        let mut snapshot = self.database.snapshot().await?;
-        Ok(edits::find(&mut snapshot, id).await?)
+        let mut view = self.database.view().await?;
+        Ok(edits::find(&mut view, id).await?)
     }
 }
 
@@ -174,7 +174,7 @@ pub async fn insert_hot_line(transaction: &mut Transaction, line: Edit) -> Resul
 
 /// What was looked for in rows was in an archive then.
 pub fn catalog_changed(log: &Log) -> Error {
-    Error::GaveWay(format!("{log}: events were restored, or their archives repaired, meanwhile"))
+    GaveWay::Moved(format!("an event of {log}")).into()
 }
 
 pub fn moved_all_the_time(log: &Log, what: &str) -> Error {

@@ -21,9 +21,9 @@ impl Store {
         if old_type == new_type {
             return Ok(());
         }
-        let mut snapshot = self.database.snapshot().await?;
-        let topics = rows::named(&mut snapshot, topic).await?;
-        drop(snapshot);
+        let mut view = self.database.view().await?;
+        let topics = rows::named(&mut view, topic).await?;
+        drop(view);
         for topic in topics {
             self.rename_in(&topic, old_type, new_type).await?;
         }

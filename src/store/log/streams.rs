@@ -76,7 +76,7 @@ impl Store {
         if let Some(event) = self.event(log, id).await? {
             return Ok(Some(event.position));
         }
-        let mut reading = self.database.snapshot().await?;
+        let mut reading = self.database.view().await?;
         let Some(log_row) = rows::find(&mut reading, log).await? else { return Ok(None) };
         Ok(snapshots::find(&mut reading, log_row.id, id).await?.map(|snapshot| snapshot.position))
     }
@@ -109,7 +109,7 @@ impl Store {
 
     /// None that stands for less than what is asked for.
     async fn choose_snapshot(&self, log: &Log, query: &StreamQuery) -> Result<Option<Event>, Error> {
-        let mut reading = self.database.snapshot().await?;
+        let mut reading = self.database.view().await?;
         let Some(log_row) = rows::find(&mut reading, log).await? else { return Ok(None) };
         let snapshot = match &query.snapshot {
             SnapshotChoice::None => None,

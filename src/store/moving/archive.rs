@@ -27,13 +27,12 @@ use crate::database::log::events::{self, ExportedRow};
 use crate::database::log::rows::{self, LogRow};
 use crate::event::{Extent, Instant, PositionRange};
 use crate::store::archives::contents::Contents;
-use crate::store::archives::lease::another_writer;
 use crate::store::archives::object::{Export, Object};
 use crate::store::moving::breaks::{Breaks, Haste};
-use crate::store::{Error, Store};
+use crate::store::{Error, GaveWay, Store};
 
 /// That one statement exports or deletes. Whatever the planner thinks of the table, it cannot read and sort more than that;
-/// and no snapshot is held for long, behind which dead rows would add up, those of the topic first.
+/// and no view is held for long, behind which dead rows would add up, those of the topic first.
 const POSITIONS_AT_ONCE: i64 = 4_000;
 /// In memory at once, beside one event that is larger.
 const PIECE_BYTES: i64 = 1024 * 1024;
@@ -125,9 +124,9 @@ impl Store {
 
     async fn topics_to_archive(&self) -> Result<Vec<LogRow>, Error> {
         let excluded: &BTreeSet<String> = &self.settings.eligibility.excluded_topics;
-        let mut snapshot = self.database.begin_job().await?;
+        let mut view = self.database.begin_job().await?;
         let hot_count_min = self.settings.eligibility.batch_size as i64;
-        let mut topics = rows::with_hot_events(&mut snapshot, hot_count_min).await?;
+        let mut topics = rows::with_hot_events(&mut view, hot_count_min).await?;
         topics.retain(|log_row| !excluded.contains(log_row.log.topic()));
         Ok(topics)
     }
@@ -156,7 +155,7 @@ impl Store {
             }
             merged
         });
-        held.await?.ok_or_else(another_writer)
+        held.await?.ok_or(GaveWay::LeaseHeld.into())
     }
 
     /// Chooses the oldest eligible events, and writes down what is to become of them. `None` if there are too few.
@@ -177,7 +176,7 @@ impl Store {
         let Some(positions) = batch else { return Ok(None) };
         // An edit that is under way holds the topic's row: it is counted here, or it sees the intent.
         let Some(edit_counter) = leases::check(&mut transaction, &lease).await? else {
-            return Err(Error::GaveWay("another writer has taken over the topic's archives".into()));
+            return Err(GaveWay::LeaseLost.into());
         };
         let intent = Intent {
             log_id: log_row.id,
@@ -303,7 +302,6 @@ impl Verified<'_> {
     pub async fn commit(self) -> Result<i64, Error> {
         let Verified { batch, contents } = self;
         let Batch { object: Object { store, log_row, intent, .. }, lease, haste, .. } = batch;
-        let gave_way = |why: &str| Error::GaveWay(format!("{}: {why}", log_row.log));
         // Rows are not to leave for an object that another owner may delete.
         store.own().await?;
         let mut transaction = store.database.begin_job().await?;
@@ -318,19 +316,19 @@ impl Verified<'_> {
             breaks.take().await;
         }
         if deleted as i64 != archive.count {
-            return Err(gave_way("some of the exported events are not hot any more"));
+            return Err(GaveWay::Moved(format!("an event of {}", log_row.log)).into());
         }
         archives::insert(&mut transaction, &archive).await?;
         members::insert(&mut transaction, key, archive.generation, &contents.members).await?;
         match leases::check(&mut transaction, &lease).await? {
-            None => return Err(gave_way("another writer has taken over the topic's archives")),
+            None => return Err(GaveWay::LeaseLost.into()),
             Some(edit_counter) if edit_counter != intent.edit_sequence => {
-                return Err(gave_way("events were edited while they were exported"));
+                return Err(GaveWay::Edited.into());
             }
             Some(_) => {}
         }
         if !intents::delete(&mut transaction, &intent).await? {
-            return Err(gave_way("the intent was settled by another writer"));
+            return Err(GaveWay::IntentSettled.into());
         }
         let added = (archive.count, archive.json_bytes, archive.object_bytes);
         rows::add_archived(&mut transaction, log_row.id, archive.last_position, added).await?;

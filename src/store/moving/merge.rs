@@ -8,8 +8,7 @@ use crate::database;
 use crate::database::catalog::leases::{self, Lease};
 use crate::database::lookups::merges::{self, Merge};
 use crate::database::lookups::sums;
-use crate::store::archives::lease::another_writer;
-use crate::store::{Error, Store};
+use crate::store::{Error, GaveWay, Store};
 
 impl Store {
     /// Merges what there is to merge.
@@ -21,8 +20,8 @@ impl Store {
     }
 
     async fn due_merge(&self, lease: Lease) -> Result<Option<Merge>, Error> {
-        let mut snapshot = self.database.snapshot_for_job().await?;
-        Ok(merges::due(&mut snapshot, lease.log_id).await?)
+        let mut view = self.database.view_for_job().await?;
+        Ok(merges::due(&mut view, lease.log_id).await?)
     }
 
     async fn merge(&self, lease: Lease, merge: &Merge) -> Result<(), Error> {
@@ -30,7 +29,7 @@ impl Store {
         let (id, archives) = merges::merge(&mut transaction, merge).await?;
         // The topic last: publishers wait for it, and only for as long as a commit takes.
         if leases::check(&mut transaction, &lease).await?.is_none() {
-            return Err(another_writer());
+            return Err(GaveWay::LeaseHeld.into());
         }
         sums::sum_up(&mut transaction, lease.log_id, &[id]).await?;
         database::commit(transaction).await?;
@@ -41,14 +40,14 @@ impl Store {
     /// Once in a process: merges that a process before it left, or a recovery, or a version that knew none.
     pub(in crate::store) async fn catch_up_on_merges(&self) -> Result<(), Error> {
         let caught_up = self.merges_caught_up.get_or_try_init(async || {
-            let mut snapshot = self.database.snapshot_for_job().await?;
-            let log_ids = merges::logs_with_due(&mut snapshot).await?;
-            drop(snapshot);
+            let mut view = self.database.view_for_job().await?;
+            let log_ids = merges::logs_with_due(&mut view).await?;
+            drop(view);
             let mut failure = None;
             for log_id in log_ids {
                 match self.with_lease(log_id, async |lease| self.merge_lookups(lease).await).await {
                     Ok(Some(())) => {}
-                    Ok(None) => failure = Some(another_writer()),
+                    Ok(None) => failure = Some(GaveWay::LeaseHeld.into()),
                     Err(error) => {
                         tracing::warn!(%error, log_id, "lookups were not merged");
                         failure = Some(error);

@@ -37,11 +37,11 @@ impl Store {
         said: &Said,
     ) -> Result<Option<Uuid>, Error> {
         let (Some(first), Some(last)) = (said.first_position, said.last_position) else { return Ok(None) };
-        let mut snapshot = self.database.snapshot_for_job().await?;
-        let Some(log_row) = rows::find(&mut snapshot, log).await? else { return Ok(None) };
+        let mut view = self.database.view_for_job().await?;
+        let Some(log_row) = rows::find(&mut view, log).await? else { return Ok(None) };
         let range = PositionRange::closed(first, last);
-        let others = archives::extents(&mut snapshot, log_row.id, None, range, i64::MAX).await?;
-        drop(snapshot);
+        let others = archives::extents(&mut view, log_row.id, None, range, i64::MAX).await?;
+        drop(view);
         let (mut missing, mut present) = (None, Vec::new());
         for other in others.iter().map(|other| other.id).filter(|id| *id != archive_id) {
             match self.is_missing(log, other).await? {
@@ -53,32 +53,32 @@ impl Store {
             return Ok(None);
         }
         let held = self.positions_in(log, archive_id).await?;
-        let snapshot = self.database.snapshot_for_job().await?;
-        let nowhere = self.outside(snapshot, &log_row, &present, range).await?;
+        let view = self.database.view_for_job().await?;
+        let nowhere = self.outside(view, &log_row, &present, range).await?;
         let is_needed = nowhere.ranges().any(|range| held.overlaps(range));
         Ok(missing.filter(|_| is_needed))
     }
 
     /// The positions of a range that are neither hot nor in an archive.
     pub async fn nowhere(&self, log: &Log, range: PositionRange) -> Result<PositionSet, Error> {
-        let mut snapshot = self.database.snapshot_for_job().await?;
-        let Some(log_row) = rows::find(&mut snapshot, log).await? else { return Ok(PositionSet::from_iter([range])) };
-        let archives = archives::extents(&mut snapshot, log_row.id, None, range, i64::MAX).await?;
+        let mut view = self.database.view_for_job().await?;
+        let Some(log_row) = rows::find(&mut view, log).await? else { return Ok(PositionSet::from_iter([range])) };
+        let archives = archives::extents(&mut view, log_row.id, None, range, i64::MAX).await?;
         let archive_ids: Vec<Uuid> = archives.iter().map(|archive| archive.id).collect();
-        self.outside(snapshot, &log_row, &archive_ids, range).await
+        self.outside(view, &log_row, &archive_ids, range).await
     }
 
     /// The positions of a range that are neither hot nor in one of these archives.
     async fn outside(
         &self,
-        mut snapshot: Transaction,
+        mut view: Transaction,
         log_row: &LogRow,
         archive_ids: &[Uuid],
         range: PositionRange,
     ) -> Result<PositionSet, Error> {
-        let members = members::extents(&mut snapshot, log_row.id, archive_ids, None, range).await?;
-        let mut taken = events::hot_positions(&mut snapshot, log_row.id).await?;
-        drop(snapshot);
+        let members = members::extents(&mut view, log_row.id, archive_ids, None, range).await?;
+        let mut taken = events::hot_positions(&mut view, log_row.id).await?;
+        drop(view);
         for member in &members {
             taken.extend(self.positions_of(&log_row.log, member).await?);
         }
@@ -104,9 +104,9 @@ impl Store {
     /// The positions of an object, which is read whole.
     async fn positions_in(&self, log: &Log, archive_id: Uuid) -> Result<PositionSet, Error> {
         let scan = self.bucket()?.scan(log, archive_id).await?;
-        let mut snapshot = self.database.snapshot_for_job().await?;
-        let key = self.hash_key(&mut snapshot).await?;
-        drop(snapshot);
+        let mut view = self.database.view_for_job().await?;
+        let key = self.hash_key(&mut view).await?;
+        drop(view);
         let mut reader = ContentsReader::new(scan, log.clone(), key, Overlay::default());
         while reader.pass().await? {
             reader.take_runs();

@@ -41,17 +41,17 @@ impl Store {
         let excluded: Vec<String> = eligibility.excluded_topics.iter().cloned().collect();
         let (mut counted, mut after, mut breaks) = (Remainders::default(), 0, Breaks::new(haste));
         loop {
-            let mut snapshot = self.database.begin_job().await?;
-            let some = overview::remainders_after(&mut snapshot, (after, TOPICS_AT_ONCE), old, &excluded).await?;
+            let mut view = self.database.begin_job().await?;
+            let some = overview::remainders_after(&mut view, (after, TOPICS_AT_ONCE), old, &excluded).await?;
             counted.topics += some.topics;
             counted.events += some.events;
             let Some(last_log_id) = some.last_log_id else {
-                let hot_events = overview::totals(&mut snapshot).await?.hot_events;
+                let hot_events = overview::totals(&mut view).await?.hot_events;
                 let share = counted.events as f64 / hot_events.max(1) as f64;
-                counted.bytes = (events::table_bytes(&mut snapshot).await? as f64 * share) as i64;
+                counted.bytes = (events::table_bytes(&mut view).await? as f64 * share) as i64;
                 return Ok(counted);
             };
-            drop(snapshot);
+            drop(view);
             after = last_log_id;
             breaks.take().await;
         }

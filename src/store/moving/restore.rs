@@ -32,7 +32,7 @@ use crate::store::archives::contents::Contents;
 use crate::store::archives::object::{Export, Object};
 use crate::store::archives::source::Source;
 use crate::store::archives::troubles::{Failures, Retry};
-use crate::store::{ATTEMPTS, Error, Store};
+use crate::store::{ATTEMPTS, Error, GaveWay, Store};
 
 /// What is to be put back.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -129,19 +129,19 @@ impl Store {
         }
         let restored = failures.outcome(restored)?;
         if restored.events + restored.hot == 0 {
-            return Err(Error::Refused("there are no such events".into()));
+            return Err(Error::NotFound("there are no such events".into()));
         }
         Ok(restored)
     }
 
     /// Archives that may hold something of it, and how many of its events are hot.
     async fn find_selection(&self, selection: &Selection) -> Result<(LogRow, Vec<Uuid>, i64), Error> {
-        let mut snapshot = self.database.snapshot_for_job().await?;
+        let mut view = self.database.view_for_job().await?;
         let (log, filter, range) = match selection {
             Selection::Archive(id) => {
-                let log_id = archives::log_of(&mut snapshot, *id).await?;
-                let log_id = log_id.ok_or_else(|| Error::Refused(format!("there is no archive {id}")))?;
-                return Ok((rows::by_id(&mut snapshot, log_id).await?, vec![*id], 0));
+                let log_id = archives::log_of(&mut view, *id).await?;
+                let log_id = log_id.ok_or_else(|| Error::NotFound(format!("there is no archive {id}")))?;
+                return Ok((rows::by_id(&mut view, log_id).await?, vec![*id], 0));
             }
             Selection::Range(_, range) if range.is_empty() => {
                 return Err(Invalid(format!("positions from {} to {} are none", range.start, range.last())).into());
@@ -149,13 +149,12 @@ impl Store {
             Selection::Range(log, range) => (log, Filter::All, *range),
             Selection::Stream(log, stream) => (log, Filter::Stream(stream.clone()), PositionRange::ALL),
         };
-        let log_row = rows::find(&mut snapshot, log).await?;
-        let log_row = log_row.ok_or_else(|| Error::Refused(format!("nothing was ever published to {log}")))?;
-        let hot =
-            events::count_between(&mut snapshot, log_row.id, &filter, &[range.start, range.end]).await?.iter().sum();
-        let mut archives = archives::extents(&mut snapshot, log_row.id, None, range, i64::MAX).await?;
+        let log_row = rows::find(&mut view, log).await?;
+        let log_row = log_row.ok_or_else(|| Error::NotFound(format!("nothing was ever published to {log}")))?;
+        let hot = events::count_between(&mut view, log_row.id, &filter, &[range.start, range.end]).await?.iter().sum();
+        let mut archives = archives::extents(&mut view, log_row.id, None, range, i64::MAX).await?;
         if let Filter::Stream(stream) = &filter {
-            let members = self.members_of_stream(&mut snapshot, log_row.id, stream, range).await?;
+            let members = self.members_of_stream(&mut view, log_row.id, stream, range).await?;
             archives.retain(|archive| members.iter().any(|member| member.archive_id == archive.id));
         }
         Ok((log_row, archives.into_iter().map(|archive| archive.id).collect(), hot))
@@ -182,7 +181,7 @@ impl Store {
                 }
             }
         });
-        held.await?.ok_or_else(|| Error::GaveWay(format!("{}: another writer is at work on its archives", log_row.log)))
+        Ok(held.await?.ok_or(GaveWay::LeaseHeld)?)
     }
 
     async fn try_restore(
@@ -248,7 +247,7 @@ impl<'a> Source<'a> {
     async fn intend(&self, lease: &Lease, extent: Extent) -> Result<Object<'a>, Error> {
         let mut transaction = self.store.database.begin_job().await?;
         let Some(edit_sequence) = leases::check(&mut transaction, lease).await? else {
-            return Err(self.gave_way("another writer has taken over its archives"));
+            return Err(GaveWay::LeaseLost.into());
         };
         let intent = Intent {
             log_id: self.log_row.id,
@@ -336,12 +335,12 @@ impl Parted<'_> {
         }
         let edit_sequence = source.lock(&mut transaction, lease).await?;
         if !archives::delete(&mut transaction, archive).await? {
-            return Err(source.gave_way("the archive is another one by now"));
+            return Err(source.is_moved());
         }
         if let Some(intent) = &taken_over
             && !intents::delete(&mut transaction, intent).await?
         {
-            return Err(source.gave_way("the intent was settled by another writer"));
+            return Err(GaveWay::IntentSettled.into());
         }
         edits::settle(&mut transaction, log_row.id, archive.id, edit_sequence).await?;
         let orphan = Intent {

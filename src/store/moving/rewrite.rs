@@ -25,7 +25,7 @@ use crate::event::{Event, Log};
 use crate::store::archives::background;
 use crate::store::archives::overlay::Overlay;
 use crate::store::archives::troubles::{Failures, Retry};
-use crate::store::{Error, Store};
+use crate::store::{Error, GaveWay, Store};
 
 /// A rewrite whose intent is written.
 pub struct Rewrite<'a> {
@@ -238,7 +238,7 @@ impl<'a> Rewrite<'a> {
         if !intents::complete(&mut transaction, &self.intent, &facts).await?
             || leases::check(&mut transaction, &self.lease).await?.is_none()
         {
-            return Err(Error::GaveWay("another writer has taken over the topic's archives".into()));
+            return Err(GaveWay::LeaseLost.into());
         }
         Ok(database::commit(transaction).await?)
     }

@@ -13,7 +13,7 @@ use crate::database::ledger::edits;
 use crate::database::log::rows::{self, LogRow};
 use crate::database::lookups;
 use crate::store::archives::troubles::Retry;
-use crate::store::{Error, Store};
+use crate::store::{Error, GaveWay, Store};
 
 /// Whatever is wrong with an object, its intent waits for it.
 const KINDS: [TroubleKind; 2] = [TroubleKind::Read, TroubleKind::Delete];
@@ -36,7 +36,7 @@ impl Store {
     pub(in crate::store) async fn settle(&self, lease: Lease, retry: Retry) -> Result<(usize, Option<Error>), Error> {
         let mut transaction = self.database.begin_job().await?;
         if leases::check(&mut transaction, &lease).await?.is_none() {
-            return Err(Error::GaveWay("another writer has taken over the topic's archives".into()));
+            return Err(GaveWay::LeaseLost.into());
         }
         let log_row = rows::by_id(&mut transaction, lease.log_id).await?;
         let mut intents = intents::of_log(&mut transaction, log_row.id).await?;

@@ -128,16 +128,15 @@ impl Store {
     /// Whether a recovery has said of an object that it cannot be taken over.
     async fn is_told(&self, log_row: Option<&LogRow>, listed: &ListedArchive) -> Result<bool, Error> {
         let Some(log_row) = log_row else { return Ok(false) };
-        let mut snapshot = self.database.snapshot_for_job().await?;
-        Ok(troubles::has_any(&mut snapshot, ArchiveKey::new(log_row.id, listed.archive_id), TroubleKind::Recover)
-            .await?)
+        let mut view = self.database.view_for_job().await?;
+        Ok(troubles::has_any(&mut view, ArchiveKey::new(log_row.id, listed.archive_id), TroubleKind::Recover).await?)
     }
 
     /// Whether it is as long as the object that the catalog knows, as a copy of it is.
     async fn is_as_long_as_known(&self, log_row: Option<&LogRow>, listed: &ListedArchive) -> Result<bool, Error> {
         let Some(log_row) = log_row else { return Ok(false) };
-        let mut snapshot = self.database.snapshot_for_job().await?;
-        let archive = archives::find(&mut snapshot, log_row.id, listed.archive_id).await?;
+        let mut view = self.database.view_for_job().await?;
+        let archive = archives::find(&mut view, log_row.id, listed.archive_id).await?;
         Ok(archive.is_some_and(|archive| archive.object_bytes == listed.bytes))
     }
 
@@ -160,8 +159,8 @@ impl Store {
 
     /// Topics by where their archives are.
     pub(in crate::store) async fn topics_by_folder(&self) -> Result<HashMap<String, LogRow>, Error> {
-        let mut snapshot = self.database.snapshot_for_job().await?;
-        let topics = rows::all(&mut snapshot).await?;
+        let mut view = self.database.view_for_job().await?;
+        let topics = rows::all(&mut view).await?;
         Ok(topics.into_iter().map(|log_row| (object_folder(&log_row.log), log_row)).collect())
     }
 
@@ -226,9 +225,9 @@ impl Store {
 
     /// By key.
     pub(in crate::store) async fn known_objects(&self) -> Result<HashMap<String, Vec<KnownObject>>, Error> {
-        let mut snapshot = self.database.snapshot_for_job().await?;
+        let mut view = self.database.view_for_job().await?;
         let mut by_key: HashMap<String, Vec<KnownObject>> = HashMap::new();
-        for known in recovery::known_objects(&mut snapshot).await? {
+        for known in recovery::known_objects(&mut view).await? {
             by_key.entry(object_key(&known.log, known.archive_id)).or_default().push(known);
         }
         Ok(by_key)

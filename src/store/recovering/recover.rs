@@ -14,10 +14,9 @@ use crate::database;
 use crate::database::catalog::archives::Archive;
 use crate::database::log::rows::{self, LogRow};
 use crate::event::Log;
-use crate::store::archives::lease::another_writer;
 use crate::store::recovering::reconcile::{Doubtful, Standing};
 use crate::store::recovering::take_over::{TakeOver, Taken};
-use crate::store::{Error, Store};
+use crate::store::{Error, GaveWay, Store};
 
 /// What a run has done, and what it could not do.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -73,7 +72,7 @@ impl Store {
         for (listed, standing) in doubtful {
             let outcome = match standing {
                 Standing::Known | Standing::Intended => continue,
-                _ if put_off.contains(&listed.folder) => Err(another_writer()),
+                _ if put_off.contains(&listed.folder) => Err(GaveWay::LeaseHeld.into()),
                 _ => self.recover_object(&listed).await,
             };
             match outcome {
@@ -92,7 +91,7 @@ impl Store {
                     recovery.unrecovered.push(Unrecovered { object: listed.key, why });
                 }
                 Err(Error::GaveWay(why)) => {
-                    tracing::info!(object = listed.key, why, "recovering is put off");
+                    tracing::info!(object = listed.key, %why, "recovering is put off");
                     recovery.put_off += 1;
                     put_off.insert(listed.folder);
                 }
@@ -121,7 +120,7 @@ impl Store {
             TakeOver { store: self, log_row: &log_row, listed, metadata: &metadata, lease }.run(scan).await
         };
         let taken = self.with_lease(log_row.id, taking).await?;
-        Ok(taken.ok_or_else(another_writer)?.map(|taken| (log, taken)))
+        Ok(taken.ok_or(GaveWay::LeaseHeld)?.map(|taken| (log, taken)))
     }
 
     pub(super) async fn topic(&self, log: &Log) -> Result<LogRow, Error> {
@@ -129,7 +128,7 @@ impl Store {
         rows::make(&mut transaction, log).await?;
         let log_row = rows::find(&mut transaction, log).await?;
         database::commit(transaction).await?;
-        log_row.ok_or_else(|| Error::GaveWay(format!("{log} is gone")))
+        log_row.ok_or_else(|| GaveWay::Moved(format!("the log {log}")).into())
     }
 
     /// Archives of the catalog whose objects are not there.
@@ -159,8 +158,8 @@ impl Store {
     }
 
     async fn gaps(&self) -> Result<Vec<RecoveredLog>, Error> {
-        let mut snapshot = self.database.begin_job().await?;
-        let topics = rows::all(&mut snapshot).await?;
+        let mut view = self.database.begin_job().await?;
+        let topics = rows::all(&mut view).await?;
         let gaps = topics.into_iter().filter(|log_row| log_row.deleted_count > 0).map(|log_row| {
             let LogRow { log, head_position, deleted_count: gone, .. } = log_row;
             RecoveredLog { log, head_position, gone }

@@ -13,10 +13,9 @@ use crate::database::{self, Transaction};
 use crate::event::Event;
 use crate::event::PositionSet;
 use crate::store::archives::contents::{Contents, ContentsReader};
-use crate::store::archives::lease::another_writer;
 use crate::store::archives::overlay::Overlay;
 use crate::store::recovering::reconcile::{Standing, standing};
-use crate::store::{Error, Store};
+use crate::store::{Error, GaveWay, Store};
 
 /// One object on its way into the catalog.
 pub struct TakeOver<'a> {
@@ -44,7 +43,7 @@ impl TakeOver<'_> {
         // It may have been deleted or replaced while another one had the lease, and still be read to its end.
         let etag = scan.etag().to_owned();
         if self.store.bucket()?.head_of(&self.listed.key).await?.etag != etag {
-            return Err(Error::GaveWay(format!("the object {} was replaced", self.listed.key)));
+            return Err(GaveWay::Moved(format!("the object {}", self.listed.key)).into());
         }
         let mut transaction = self.store.database.begin_job().await?;
         let ArchiveKey { log_id, archive_id } = self.key();
@@ -109,7 +108,7 @@ impl TakeOver<'_> {
     async fn check_lease(&self, transaction: &mut Transaction) -> Result<(), Error> {
         match leases::check(transaction, &self.lease).await? {
             Some(_) => Ok(()),
-            None => Err(another_writer()),
+            None => Err(GaveWay::LeaseHeld.into()),
         }
     }
 
@@ -274,7 +273,7 @@ impl TakeOver<'_> {
     async fn known(&self, transaction: &mut Transaction) -> Result<Archive, Error> {
         let ArchiveKey { log_id, archive_id } = self.key();
         let archive = archives::find(transaction, log_id, archive_id).await?;
-        archive.ok_or_else(|| Error::GaveWay(format!("archive {archive_id} is in the catalog no more")))
+        archive.ok_or_else(|| GaveWay::Moved(format!("archive {archive_id}")).into())
     }
 }
 

@@ -42,15 +42,15 @@ impl Store {
         let events: Vec<(Log, Event)> = checked.collect::<Result<_, Invalid>>()?;
         let laid: Vec<Laid> = events.iter().map(|(log, event)| laid(log, event)).collect();
         let text = serde_json::to_string(&laid).expect("texts, numbers and raw JSON always serialize");
-        let session = self.subscriptions.session();
+        let replica = self.subscriptions.replica();
         let (id, process_id) = (Uuid::now_v7(), self.subscriptions.process_id);
-        let replica_id = session.as_ref().map_or(process_id, |session| session.id);
+        let replica_id = replica.as_ref().map_or(process_id, |replica| replica.id);
         let word = Word::Broadcast { process_id, id }.to_string();
         let mut transaction = self.database.begin().await?;
         notices::insert_broadcast(&mut transaction, replica_id, (id, &text), &word).await?;
         database::commit(transaction).await?;
-        if let Some(session) = session {
-            events.into_iter().for_each(|(log, event)| session.broadcast(&log, &Arc::new(event)));
+        if let Some(replica) = replica {
+            events.into_iter().for_each(|(log, event)| replica.broadcast(&log, &Arc::new(event)));
         }
         Ok(())
     }
@@ -58,14 +58,14 @@ impl Store {
     /// To the subscribers of this process alone.
     pub fn broadcast_here(&self, log: &Log, event: NewEvent) {
         let now = Instant::from_unix_nanos(OffsetDateTime::now_utc().unix_timestamp_nanos() as i64);
-        if let Some(session) = self.subscriptions.session() {
-            session.broadcast(log, &Arc::new(event.at(0, now)));
+        if let Some(replica) = self.subscriptions.replica() {
+            replica.broadcast(log, &Arc::new(event.at(0, now)));
         }
     }
 
     /// One of another replica. Nothing if it is too old.
     pub(super) async fn fetch_broadcast(&self, id: Uuid) -> Result<Vec<(Log, Event)>, Error> {
-        let mut transaction = self.database.snapshot().await?;
+        let mut transaction = self.database.view().await?;
         let Some(text) = notices::broadcast(&mut transaction, id).await? else { return Ok(Vec::new()) };
         drop(transaction);
         let laid: Vec<Laid> = serde_json::from_str(&text).map_err(|error| Error::Damaged(error.to_string()))?;

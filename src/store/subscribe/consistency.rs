@@ -20,10 +20,10 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 impl Store {
     /// The event up to which the group has handled everything.
     pub async fn last_handled(&self, log: &Log, group: &Group) -> Result<Option<Event>, Error> {
-        let mut snapshot = self.database.snapshot().await?;
-        let Some(log_row) = rows::find(&mut snapshot, log).await? else { return Ok(None) };
-        let position = progress::handled_position(&mut snapshot, group, log_row.id).await?;
-        drop(snapshot);
+        let mut view = self.database.view().await?;
+        let Some(log_row) = rows::find(&mut view, log).await? else { return Ok(None) };
+        let position = progress::handled_position(&mut view, group, log_row.id).await?;
+        drop(view);
         if position == 0 { Ok(None) } else { self.event_at(log, position).await }
     }
 
@@ -70,9 +70,9 @@ impl Store {
     }
 
     async fn hot_positions(&self, log: &Log, correlation_id: &str) -> Result<Vec<i64>, Error> {
-        let mut snapshot = self.database.snapshot().await?;
-        let Some(log_row) = rows::find(&mut snapshot, log).await? else { return Ok(Vec::new()) };
-        Ok(events::positions_of_correlation(&mut snapshot, log_row.id, correlation_id).await?)
+        let mut view = self.database.view().await?;
+        let Some(log_row) = rows::find(&mut view, log).await? else { return Ok(Vec::new()) };
+        Ok(events::positions_of_correlation(&mut view, log_row.id, correlation_id).await?)
     }
 
     /// Those that a group may still have to handle: it has passed them without, or it has not come so far. Most groups
@@ -83,16 +83,16 @@ impl Store {
         correlation_id: &str,
         groups: &[Group],
     ) -> Result<Vec<i64>, Error> {
-        let mut snapshot = self.database.snapshot().await?;
-        let Some(log_row) = rows::find(&mut snapshot, log).await? else { return Ok(Vec::new()) };
+        let mut view = self.database.view().await?;
+        let Some(log_row) = rows::find(&mut view, log).await? else { return Ok(Vec::new()) };
         let (mut handled, mut passed) = (log_row.head_position, BTreeSet::new());
         for group in groups {
-            handled = handled.min(progress::handled_position(&mut snapshot, group, log_row.id).await?);
-            passed.extend(erroneous::unsettled(&mut snapshot, group, log_row.id).await?);
+            handled = handled.min(progress::handled_position(&mut view, group, log_row.id).await?);
+            passed.extend(erroneous::unsettled(&mut view, group, log_row.id).await?);
         }
         let range = PositionRange::closed(handled + 1, log_row.head_position);
-        let archives = archives::extents(&mut snapshot, log_row.id, None, range, i64::MAX).await?;
-        drop(snapshot);
+        let archives = archives::extents(&mut view, log_row.id, None, range, i64::MAX).await?;
+        drop(view);
         let mut positions = Vec::new();
         for position in passed.range(..=handled) {
             let event = self.event_at(log, *position).await?;
@@ -119,11 +119,11 @@ impl Store {
         positions: &[i64],
         groups: &[Group],
     ) -> Result<Option<Result<(), String>>, Error> {
-        let mut snapshot = self.database.snapshot().await?;
-        let Some(log_row) = rows::find(&mut snapshot, log).await? else { return Ok(Some(Ok(()))) };
+        let mut view = self.database.view().await?;
+        let Some(log_row) = rows::find(&mut view, log).await? else { return Ok(Some(Ok(()))) };
         let mut is_waiting = false;
         for group in groups {
-            let (waits, error) = progress::unhandled(&mut snapshot, group, log_row.id, positions).await?;
+            let (waits, error) = progress::unhandled(&mut view, group, log_row.id, positions).await?;
             if let Some(error) = error {
                 return Ok(Some(Err(format!("{:?} could not handle an event: {error}", group.name))));
             }

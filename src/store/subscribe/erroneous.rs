@@ -35,7 +35,7 @@ impl Store {
         let (mut found, mut bytes): (Vec<ErroneousEvent>, i64) = (Vec::new(), 0);
         let (mut position, mut group_name) = (0, String::new());
         loop {
-            let mut snapshot = self.database.snapshot().await?;
+            let mut snapshot = self.database.view().await?;
             let Some(log_row) = rows::find(&mut snapshot, log).await? else { return Ok(found) };
             let behind = (position, group_name.as_str());
             let rows = erroneous::after(&mut snapshot, log_row.id, is_parallel, behind, limit as i64).await?;
@@ -69,8 +69,8 @@ impl Store {
         }
         notices::notify(&mut transaction, &[Word::Resent(found.log_row.id).to_string()]).await?;
         database::commit(transaction).await?;
-        if let Some(session) = self.subscriptions.session() {
-            session.wake(found.log_row.id, Some(log), Cause::Resent);
+        if let Some(replica) = self.subscriptions.replica() {
+            replica.wake(found.log_row.id, Some(log), Cause::Resent);
         }
         Ok(())
     }

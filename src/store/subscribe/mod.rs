@@ -1,7 +1,7 @@
 //! Subscribing: events are delivered to groups, each in order and at least once.
 //!
 //! A group's progress in a log is a row. At any time one live replica owns it, and only the owner's epoch may write it.
-//! What was in flight when a process died is delivered again, by whoever takes the row over. `docs/design.md` says
+//! What was in flight when a process died is delivered again, by whoever takes the row over. `docs/decisions/0018-one-owner-of-a-progress.md` says
 //! why it is built so.
 
 mod acks;
@@ -33,7 +33,7 @@ use crate::event::Log;
 use crate::store::log::read::Turns;
 use crate::store::subscribe::courier::Ack;
 use crate::store::subscribe::notices::{LOG_IDS_MAX, Word};
-use crate::store::subscribe::replica::{Cause, Session};
+use crate::store::subscribe::replica::{Cause, Replica};
 use crate::store::subscribe::subscriber::Subscriber;
 use crate::store::{Error, Store};
 
@@ -74,7 +74,7 @@ pub struct SubscribingSettings {
 /// What this process knows of subscriptions.
 pub struct Subscriptions {
     current: Mutex<Current>,
-    sessions: TaskTracker,
+    replicas: TaskTracker,
     numbers: AtomicU64,
     process_id: Uuid,
     reads: Turns,
@@ -89,13 +89,13 @@ pub struct Subscriptions {
 
 #[derive(Default)]
 struct Current {
-    session: Option<Arc<Session>>,
+    replica: Option<Arc<Replica>>,
     is_closed: bool,
 }
 
 /// A connection's place in its group; it is left when this is dropped.
 pub struct Subscription {
-    session: Arc<Session>,
+    replica: Arc<Replica>,
     subscriber: Arc<Subscriber>,
 }
 
@@ -103,7 +103,7 @@ impl Subscriptions {
     pub(super) fn new() -> Subscriptions {
         Subscriptions {
             current: Mutex::default(),
-            sessions: TaskTracker::new(),
+            replicas: TaskTracker::new(),
             numbers: AtomicU64::new(1),
             process_id: Uuid::now_v7(),
             reads: Turns::new(READS_MAX, ARCHIVED_READS_MAX),
@@ -114,8 +114,8 @@ impl Subscriptions {
         }
     }
 
-    fn session(&self) -> Option<Arc<Session>> {
-        self.current.lock().session.clone()
+    fn replica(&self) -> Option<Arc<Replica>> {
+        self.current.lock().replica.clone()
     }
 
     async fn write_permit(&self) -> SemaphorePermit<'_> {
@@ -127,9 +127,9 @@ impl Subscriptions {
         if topics.is_empty() {
             return;
         }
-        if let Some(session) = self.session() {
+        if let Some(replica) = self.replica() {
             for log_row in topics {
-                session.wake(log_row.id, Some(&log_row.log), Cause::Published);
+                replica.wake(log_row.id, Some(&log_row.log), Cause::Published);
             }
         }
         let mut untold = self.untold.lock();
@@ -153,7 +153,7 @@ impl Subscriptions {
         let untold: Vec<i64> = untold.into_iter().collect();
         let words = untold.chunks(LOG_IDS_MAX).map(|log_ids| Word::Published(log_ids.to_vec()).to_string());
         let words: Vec<String> = words.collect();
-        let own_replica_id = self.session().map_or(Uuid::nil(), |session| session.id);
+        let own_replica_id = self.replica().map_or(Uuid::nil(), |replica| replica.id);
         let mut connection = database.connection().await?;
         let has_others = match groups::notices::notify_others(&mut connection, own_replica_id, &words).await {
             Ok(has_others) => has_others,
@@ -181,34 +181,34 @@ impl Store {
         if current.is_closed {
             return Err(Error::Unavailable("the service is about to end".into()));
         }
-        let is_live = |session: &Arc<Session>| !session.ending.is_cancelled() && !session.lost.is_cancelled();
-        let session = match current.session.clone().filter(is_live) {
-            Some(session) => session,
+        let is_live = |replica: &Arc<Replica>| !replica.ending.is_cancelled() && !replica.lost.is_cancelled();
+        let replica = match current.replica.clone().filter(is_live) {
+            Some(replica) => replica,
             None => {
-                let session = Session::new(Arc::clone(self));
-                self.subscriptions.sessions.spawn(replica::tend::run(Arc::clone(&session)));
-                current.session = Some(Arc::clone(&session));
-                session
+                let replica = Replica::new(Arc::clone(self));
+                self.subscriptions.replicas.spawn(replica::tend::run(Arc::clone(&replica)));
+                current.replica = Some(Arc::clone(&replica));
+                replica
             }
         };
-        session.join(Arc::clone(&subscriber));
-        Ok((Subscription { session, subscriber }, deliveries))
+        replica.join(Arc::clone(&subscriber));
+        Ok((Subscription { replica, subscriber }, deliveries))
     }
 
     /// Ends every subscription, and takes no more.
     pub fn close_subscriptions(&self) {
         let mut current = self.subscriptions.current.lock();
         current.is_closed = true;
-        if let Some(session) = current.session.take() {
-            session.close_subscribers();
-            session.ending.cancel();
+        if let Some(replica) = current.replica.take() {
+            replica.close_subscribers();
+            replica.ending.cancel();
         }
     }
 
     /// Returns once everything that was owned is released.
     pub async fn subscriptions_closed(&self) {
-        self.subscriptions.sessions.close();
-        self.subscriptions.sessions.wait().await;
+        self.subscriptions.replicas.close();
+        self.subscriptions.replicas.wait().await;
     }
 
     /// Another way to learn that progress was written down.
@@ -218,9 +218,9 @@ impl Store {
 
     /// Another way to learn that something was published.
     pub async fn look_at(self: &Arc<Self>, log: &Log) -> Result<(), Error> {
-        let mut snapshot = self.database.snapshot().await?;
-        if let (Some(log_row), Some(session)) = (rows::find(&mut snapshot, log).await?, self.subscriptions.session()) {
-            session.wake(log_row.id, Some(log), Cause::Any);
+        let mut view = self.database.view().await?;
+        if let (Some(log_row), Some(replica)) = (rows::find(&mut view, log).await?, self.subscriptions.replica()) {
+            replica.wake(log_row.id, Some(log), Cause::Any);
         }
         Ok(())
     }
@@ -239,7 +239,7 @@ impl Subscription {
 
     /// What the client says of an event of this log: `error` is empty if it was handled.
     pub async fn acked(&self, log: &Log, stream: String, error: String, retry: bool) {
-        let Some(inbox) = self.session.inbox(&self.subscriber.group, log) else {
+        let Some(inbox) = self.replica.inbox(&self.subscriber.group, log) else {
             return self.subscriber.acked_nothing(log, &stream);
         };
         let ack = Ack { subscriber: Arc::clone(&self.subscriber), stream, error, retry };
@@ -253,12 +253,12 @@ impl Subscription {
 impl Drop for Subscription {
     fn drop(&mut self) {
         self.subscriber.close();
-        let subscriptions = &self.session.store.subscriptions;
+        let subscriptions = &self.replica.store.subscriptions;
         let mut current = subscriptions.current.lock();
-        if self.session.leave(&self.subscriber) {
-            self.session.ending.cancel();
-            if current.session.as_ref().is_some_and(|session| Arc::ptr_eq(session, &self.session)) {
-                current.session = None;
+        if self.replica.leave(&self.subscriber) {
+            self.replica.ending.cancel();
+            if current.replica.as_ref().is_some_and(|replica| Arc::ptr_eq(replica, &self.replica)) {
+                current.replica = None;
             }
         }
     }

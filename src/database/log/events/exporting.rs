@@ -15,7 +15,7 @@ use crate::event::{BorrowedEvent, BorrowedMetadata, Instant, PositionRange};
 /// Position, and then the columns of an event.
 const COLUMNS: usize = 12;
 
-/// The old events at positions `first..=last` that nothing holds at this moment, in order of position, out of one snapshot:
+/// The old events at positions `first..=last` that nothing holds at this moment, in order of position, out of one view:
 /// all, or the first of them, which have as many bytes as are wanted.
 /// A connection on which it is not followed to its end cannot be used again.
 pub struct Export<'c> {

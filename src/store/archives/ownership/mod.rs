@@ -29,7 +29,7 @@ use crate::bucket::{Abilities, Bucket, Claim, Marked, Marker, archive_in_key};
 use crate::database;
 use crate::database::catalog::claims::{self, Identity};
 use crate::database::catalog::recovery;
-use crate::store::{ATTEMPTS, Error, Store};
+use crate::store::{ATTEMPTS, Error, GaveWay, Store};
 
 pub use owner::Owner;
 
@@ -111,7 +111,7 @@ impl Store {
                 return Ok(epoch);
             }
         }
-        Err(Error::GaveWay("others claim the bucket at the same time".into()))
+        Err(GaveWay::BucketClaimed.into())
     }
 
     /// Proves that this process may write to the bucket, which costs a request if it was not proved not long ago. Where
@@ -251,7 +251,7 @@ impl Store {
             }
             look = self.look().await?;
         }
-        Err(Error::GaveWay("others claim the bucket at the same time".into()))
+        Err(GaveWay::BucketClaimed.into())
     }
 
     /// Makes the bucket this database's, and gives the epoch of it. `None` if somebody else was faster.
@@ -309,7 +309,7 @@ impl Store {
                 return Ok(Claim { epoch, token, cluster: cluster.map(|id| id.to_string()), database, instance });
             }
         }
-        Err(Error::GaveWay("others of this database claim the bucket at the same time".into()))
+        Err(GaveWay::BucketClaimed.into())
     }
 
     /// None of them can be completed by the owner before any more.

@@ -1,7 +1,7 @@
 //! Verifying that every object holds what the catalog says, and that the catalog agrees with itself.
 //!
 //! Objects are read whole, one after the other, a member at a time: memory does not grow with them. The service may go
-//! on meanwhile: what moves is looked at where one snapshot of its log saw it, since no archive ever loses a position;
+//! on meanwhile: what moves is looked at where one view of its log saw it, since no archive ever loses a position;
 //! one that was restored is gone, and then its log is looked at anew.
 
 mod held;
@@ -126,8 +126,8 @@ impl Store {
     }
 
     pub(in crate::store) async fn log_ids(&self) -> Result<Vec<i64>, Error> {
-        let mut snapshot = self.database.snapshot_for_job().await?;
-        Ok(rows::all(&mut snapshot).await?.into_iter().map(|log_row| log_row.id).collect())
+        let mut view = self.database.view_for_job().await?;
+        Ok(rows::all(&mut view).await?.into_iter().map(|log_row| log_row.id).collect())
     }
 
     pub(in crate::store) async fn verify_topic(
@@ -152,12 +152,12 @@ impl Store {
         pace: Pacing<'_>,
         mut progress: impl FnMut(i64),
     ) -> Result<(Verified, bool), Error> {
-        let mut snapshot = self.database.snapshot_for_job().await?;
-        let log_row = rows::by_id(&mut snapshot, log_id).await?;
-        let archives = archives::of_log(&mut snapshot, log_row.id).await?;
-        let hot = events::hot_positions(&mut snapshot, log_row.id).await?;
-        let merges = sums::wrong(&mut snapshot, log_row.id).await?;
-        drop(snapshot);
+        let mut view = self.database.view_for_job().await?;
+        let log_row = rows::by_id(&mut view, log_id).await?;
+        let archives = archives::of_log(&mut view, log_row.id).await?;
+        let hot = events::hot_positions(&mut view, log_row.id).await?;
+        let merges = sums::wrong(&mut view, log_row.id).await?;
+        drop(view);
         let finding = |archive_id, what| Finding { log: log_row.log.clone(), archive_id, what };
         let mut verified = Verified::default();
         let mut places: Vec<(PositionRange, Place)> = hot.ranges().map(|range| (range, Place::Hot)).collect();
@@ -237,8 +237,8 @@ impl Store {
     }
 
     async fn has_archive(&self, log_row: &LogRow, archive_id: Uuid) -> Result<bool, Error> {
-        let mut snapshot = self.database.snapshot_for_job().await?;
-        Ok(archives::find(&mut snapshot, log_row.id, archive_id).await?.is_some())
+        let mut view = self.database.view_for_job().await?;
+        Ok(archives::find(&mut view, log_row.id, archive_id).await?.is_some())
     }
 
     async fn try_verify(
@@ -247,15 +247,15 @@ impl Store {
         archive_id: Uuid,
         pace: Pacing<'_>,
     ) -> Result<(PositionSet, Vec<String>), Unread> {
-        let mut snapshot = self.database.snapshot_for_job().await?;
-        let archive = archives::find(&mut snapshot, log_row.id, archive_id).await?.ok_or(Unread::Gone)?;
+        let mut view = self.database.view_for_job().await?;
+        let archive = archives::find(&mut view, log_row.id, archive_id).await?.ok_or(Unread::Gone)?;
         let members =
-            members::of_archive(&mut snapshot, ArchiveKey::new(log_row.id, archive_id), archive.generation).await?;
-        let edits = edits::pending_of_archive(&mut snapshot, log_row.id, archive_id).await?;
+            members::of_archive(&mut view, ArchiveKey::new(log_row.id, archive_id), archive.generation).await?;
+        let edits = edits::pending_of_archive(&mut view, log_row.id, archive_id).await?;
         // A rewrite has put them into the object, and lookup pages stay as they are.
-        let introduced = introduced::of_archive(&mut snapshot, ArchiveKey::new(log_row.id, archive_id)).await?;
-        let key = self.hash_key(&mut snapshot).await?;
-        drop(snapshot);
+        let introduced = introduced::of_archive(&mut view, ArchiveKey::new(log_row.id, archive_id)).await?;
+        let key = self.hash_key(&mut view).await?;
+        drop(view);
         let mut scan = self.bucket()?.scan(&log_row.log, archive_id).await?;
         if scan.etag() != archive.etag {
             return Err(Unread::Stale("the object is not the one that the catalog knows".into()));
@@ -294,8 +294,8 @@ impl Store {
     }
 
     async fn leads_to(&self, key: ArchiveKey, run: &LookupRun) -> Result<bool, Error> {
-        let mut snapshot = self.database.snapshot_for_job().await?;
-        Ok(lookups::leads_to(&mut snapshot, key, run).await?)
+        let mut view = self.database.view_for_job().await?;
+        Ok(lookups::leads_to(&mut view, key, run).await?)
     }
 }
 

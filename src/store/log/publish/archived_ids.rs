@@ -116,8 +116,8 @@ impl ArchivedIds {
 
     /// Reads the pages of lookups that are not in the filters yet.
     async fn fill(&self, database: &Database, log_id: i64, filters: &Mutex<Filters>) -> Result<(), Error> {
-        let mut snapshot = database.snapshot_for_job().await?;
-        let log_row = rows::by_id(&mut snapshot, log_id).await?;
+        let mut view = database.view_for_job().await?;
+        let log_row = rows::by_id(&mut view, log_id).await?;
         let known: Vec<Uuid> = {
             let mut filters = locked(filters);
             if !filters.holds_for(&log_row) {
@@ -126,12 +126,12 @@ impl ArchivedIds {
             filters.lookup_ids.iter().copied().collect()
         };
         let ids_max = usize::try_from(log_row.archived_count).unwrap_or(usize::MAX);
-        let lookups = lookups::live(&mut snapshot, log_id, &known).await?;
+        let lookups = lookups::live(&mut view, log_id, &known).await?;
         for (lookup_id, archive_ids) in &lookups {
             let is_new = archive_ids.iter().any(|archive_id| !locked(filters).archive_ids.contains(archive_id));
             if is_new {
                 let insert = |fingerprints: &[u64]| locked(filters).insert(fingerprints, ids_max);
-                lookups::fingerprints(&mut snapshot, log_id, *lookup_id, insert).await?;
+                lookups::fingerprints(&mut view, log_id, *lookup_id, insert).await?;
             }
         }
         let mut filters = locked(filters);

@@ -35,18 +35,18 @@ impl Store {
     }
 
     async fn try_is_stream_empty(&self, log: &Log, stream: &str) -> Result<bool, Interrupted> {
-        let mut snapshot = self.database.snapshot().await.map_err(Error::from)?;
-        let Some(log_row) = rows::find(&mut snapshot, log).await.map_err(Error::from)? else {
+        let mut view = self.database.view().await?;
+        let Some(log_row) = rows::find(&mut view, log).await? else {
             return Ok(true);
         };
-        if events::has_any(&mut snapshot, log_row.id, stream).await.map_err(Error::from)? {
+        if events::has_any(&mut view, log_row.id, stream).await? {
             return Ok(false);
         }
         let members = match log_row.archived_count {
             0 => Vec::new(),
-            _ => self.members_of_stream(&mut snapshot, log_row.id, stream, PositionRange::ALL).await?,
+            _ => self.members_of_stream(&mut view, log_row.id, stream, PositionRange::ALL).await?,
         };
-        drop(snapshot);
+        drop(view);
         for extent in &members {
             if self.fetch(log, extent).await?.events().any(|event| event.stream() == stream) {
                 return Ok(false);
@@ -61,24 +61,23 @@ impl Store {
     }
 
     async fn try_find(&self, log: &Log, ids: &[String]) -> Result<Vec<Found>, Interrupted> {
-        let mut snapshot = self.database.snapshot().await.map_err(Error::from)?;
-        let Some(log_row) = rows::find(&mut snapshot, log).await.map_err(Error::from)? else {
+        let mut view = self.database.view().await?;
+        let Some(log_row) = rows::find(&mut view, log).await? else {
             return Ok(Vec::new());
         };
-        let hot = events::by_ids(&mut snapshot, log_row.id, ids).await.map_err(Error::from)?;
+        let hot = events::by_ids(&mut view, log_row.id, ids).await?;
         let known: HashSet<&str> = hot.iter().map(|event| event.id.as_str()).collect();
         let missing: Vec<String> = ids.iter().filter(|id| !known.contains(id.as_str())).cloned().collect();
         let (mut members, mut edits) = (Vec::new(), Vec::new());
         if !missing.is_empty() && log_row.archived_count > 0 {
-            let key = self.hash_key(&mut snapshot).await?;
-            let keys =
-                lookups::members_with_ids(&mut snapshot, log_row.id, key, &missing, &[]).await.map_err(Error::from)?;
-            members = members::by_key(&mut snapshot, log_row.id, &keys).await.map_err(Error::from)?;
+            let key = self.hash_key(&mut view).await?;
+            let keys = lookups::members_with_ids(&mut view, log_row.id, key, &missing, &[]).await?;
+            members = members::by_key(&mut view, log_row.id, &keys).await?;
             for member in &members {
-                edits.extend(edits::pending(&mut snapshot, log_row.id, member.positions()).await.map_err(Error::from)?);
+                edits.extend(edits::pending(&mut view, log_row.id, member.positions()).await?);
             }
         }
-        drop(snapshot);
+        drop(view);
         let overlays = Overlays::new(edits);
         let missing: HashSet<&str> = missing.iter().map(String::as_str).collect();
         let mut found: Vec<Found> = hot

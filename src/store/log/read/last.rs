@@ -18,25 +18,23 @@ impl Store {
 
     async fn try_last_event(&self, log: &Log, types: &[String]) -> Result<Option<Event>, Interrupted> {
         let filter = Filter::types(types.to_vec());
-        let mut snapshot = self.database.snapshot().await.map_err(Error::from)?;
-        let Some(log_row) = rows::find(&mut snapshot, log).await.map_err(Error::from)? else {
+        let mut view = self.database.view().await?;
+        let Some(log_row) = rows::find(&mut view, log).await? else {
             return Ok(None);
         };
-        let hot = events::last(&mut snapshot, log_row.id, &filter).await.map_err(Error::from)?;
+        let hot = events::last(&mut view, log_row.id, &filter).await?;
         let after = hot.as_ref().map_or(0, |event| event.position);
         if log_row.archived_count == 0 || after == log_row.head_position {
             return Ok(hot);
         }
         let wanted = (!types.is_empty()).then_some(types);
-        let from = archives::last_from(&mut snapshot, log_row.id, wanted).await.map_err(Error::from)?;
+        let from = archives::last_from(&mut view, log_row.id, wanted).await?;
         let range = PositionRange::closed(from.unwrap_or_default().max(after + 1), log_row.head_position);
-        let archives = archives::extents(&mut snapshot, log_row.id, wanted, range, i64::MAX).await;
-        let archives = archives.map_err(Error::from)?;
+        let archives = archives::extents(&mut view, log_row.id, wanted, range, i64::MAX).await?;
         let ids: Vec<Uuid> = archives.iter().map(|archive| archive.id).collect();
-        let mut members =
-            members::extents(&mut snapshot, log_row.id, &ids, wanted, range).await.map_err(Error::from)?;
-        let edits = edits::pending(&mut snapshot, log_row.id, range).await.map_err(Error::from)?;
-        drop(snapshot);
+        let mut members = members::extents(&mut view, log_row.id, &ids, wanted, range).await?;
+        let edits = edits::pending(&mut view, log_row.id, range).await?;
+        drop(view);
         members.sort_by_key(|member| std::cmp::Reverse(member.last_position));
         self.last_of(log, members, &filter, &Overlays::new(edits), hot).await
     }

@@ -1,6 +1,6 @@
 //! Reading part of a log, wherever its events are.
 //!
-//! One repeatable-read snapshot gives the catalog and the hot rows; members are fetched after it is closed, so that no
+//! One repeatable-read view gives the catalog and the hot rows; members are fetched after it is closed, so that no
 //! connection waits for S3. An object that was replaced meanwhile is noticed by its ETag, and the read begins anew.
 
 pub mod find;
@@ -133,15 +133,15 @@ impl Store {
         let mut held = if let Reader::Caller = reader { None } else { Some(Held::default()) };
         loop {
             let turn = OptionFuture::from(turns.map(Turns::for_rows)).await;
-            let mut snapshot = self.database.snapshot().await.map_err(Error::from)?;
-            let Some(log_row) = rows::find(&mut snapshot, log).await.map_err(Error::from)? else {
+            let mut view = self.database.view().await?;
+            let Some(log_row) = rows::find(&mut view, log).await? else {
                 let nothing = Page { events: Vec::new(), head_position: 0, edit_counter: 0, is_cut: false };
                 return Ok((nothing, Held::default()));
             };
             let (head_position, edit_counter) = (log_row.head_position, log_row.edit_counter);
             let hot_bytes_max = if held.is_some() { size.bytes_max() } else { size.bytes_max().min(SMALL_BYTES) };
-            let plan = self.plan(&mut snapshot, log_row, query, hot_bytes_max).await?;
-            drop(snapshot);
+            let plan = self.plan(&mut view, log_row, query, hot_bytes_max).await?;
+            drop(view);
             drop(turn);
             let held = match held.take() {
                 Some(held) => held,
@@ -167,15 +167,15 @@ impl Store {
         if query.skip == 0 || query.from == 1 && query.filter != Filter::All {
             return Ok(query);
         }
-        let mut snapshot = self.database.snapshot().await?;
-        let Some(log_row) = rows::find(&mut snapshot, log).await? else {
+        let mut view = self.database.view().await?;
+        let Some(log_row) = rows::find(&mut view, log).await? else {
             return Ok(Query { limit: 0, ..query });
         };
         if is_range(&log_row, &query.filter) {
             return Ok(Query { from: query.from.saturating_add(query.skip), skip: 0, ..query });
         }
-        let anchor = self.anchor(&mut snapshot, log_row.id, &query).await?;
-        drop(snapshot);
+        let anchor = self.anchor(&mut view, log_row.id, &query).await?;
+        drop(view);
         if anchor == query.from {
             return Ok(query);
         }
@@ -187,17 +187,17 @@ impl Store {
     }
 
     /// The position, no higher than where a query begins, that no member reaches across that may hold what matches.
-    async fn anchor(&self, snapshot: &mut Transaction, log_id: i64, query: &Query) -> Result<i64, Error> {
+    async fn anchor(&self, view: &mut Transaction, log_id: i64, query: &Query) -> Result<i64, Error> {
         let mut anchor = query.from;
         if let Filter::Stream(stream) = &query.filter {
-            let mut members = self.members_of_stream(snapshot, log_id, stream, PositionRange::ALL).await?;
+            let mut members = self.members_of_stream(view, log_id, stream, PositionRange::ALL).await?;
             members.sort_by_key(|member| std::cmp::Reverse(member.last_position));
             for member in members.iter().filter(|member| member.first_position < query.from) {
                 anchor = if member.last_position >= anchor { anchor.min(member.first_position) } else { anchor };
             }
             return Ok(anchor);
         }
-        while let Some(lower) = members::lowest_across(snapshot, log_id, anchor).await? {
+        while let Some(lower) = members::lowest_across(view, log_id, anchor).await? {
             anchor = lower;
         }
         Ok(anchor)

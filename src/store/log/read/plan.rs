@@ -1,4 +1,4 @@
-//! Which hot rows and which members answer a read. Computed from one snapshot, no IO.
+//! Which hot rows and which members answer a read. Computed from one view, no IO.
 //!
 //! The positions of a log are cut into segments, such that every member lies in one segment whole. Mostly a segment is
 //! one member, or the hot rows between two; members whose ranges overlap share one. Since the catalog counts what
@@ -201,7 +201,7 @@ mod tests {
             let is_hot = |at: &i64| log[*at as usize - 1].0.is_none();
             let mut archived: Vec<Reach> = later.iter().filter_map(|extent| {
                 let begins = extent.first_position.max(from);
-                extent.within((from, end), (begins..=extent.last_position).find(|at| !is_hot(at)).unwrap_or(end))
+                extent.within(PositionRange::new(from, end), (begins..=extent.last_position).find(|at| !is_hot(at)).unwrap_or(end))
             }).collect();
             archived.sort_by_key(|extent| extent.first_position);
             let hot: Vec<i64> = (from..end).filter(|at| is_hot(at) && matching(at)).take(limit as usize).collect();

@@ -1,4 +1,4 @@
-//! What one snapshot says of a read: which hot rows and which members have what is asked for. Passes over what it can
+//! What one view says of a read: which hot rows and which members have what is asked for. Passes over what it can
 //! count, by many archives at a time, by archive and by member.
 
 use std::collections::BTreeSet;
@@ -26,7 +26,7 @@ const ARCHIVES_MORE: i64 = 8;
 const MEMBERS_AHEAD: usize = 8;
 const AHEAD_BYTES: i64 = 8 * 1024 * 1024;
 
-/// What one snapshot says of a read.
+/// What one view says of a read.
 pub struct Plan {
     pub log_row: LogRow,
     pub segments: Vec<Segment>,
@@ -68,7 +68,7 @@ impl Plan {
 impl Store {
     pub(in crate::store) async fn plan(
         &self,
-        snapshot: &mut Transaction,
+        view: &mut Transaction,
         log_row: LogRow,
         query: &Query,
         hot_bytes_max: i64,
@@ -81,7 +81,7 @@ impl Store {
         let (mut segments, members, skip) = if *from > log_row.archived_to {
             (plan::segments(&[], *from, end), Vec::new(), *skip)
         } else {
-            self.plan_archived(snapshot, &log_row, query, end).await?
+            self.plan_archived(view, &log_row, query, end).await?
         };
         let (start, end) =
             (segments.first().map_or(end, |first| first.start), segments.last().map_or(end, |last| last.end));
@@ -90,13 +90,13 @@ impl Store {
         let skip = skip - hot_skip;
         let hot_limit = limit.saturating_add(skip);
         let (range, counts) = (PositionRange::new(start, end), (hot_skip, hot_limit));
-        let hot = events::range(snapshot, log_row.id, filter, range, counts, hot_bytes_max).await?;
+        let hot = events::range(view, log_row.id, filter, range, counts, hot_bytes_max).await?;
         let found_bytes: i64 = hot.iter().map(|event| event.payload.byte_len() as i64).sum();
         let is_hot_cut = found_bytes >= hot_bytes_max;
         let (hot_bytes, end) = match hot.last() {
             // Nothing is known of what follows hot rows that were cut.
             Some(last) if is_hot_cut => {
-                let all = events::range_bytes(snapshot, log_row.id, filter, range, counts).await?;
+                let all = events::range_bytes(view, log_row.id, filter, range, counts).await?;
                 (all, last.position + 1)
             }
             _ => (found_bytes, end),
@@ -104,13 +104,13 @@ impl Store {
         segments.retain(|segment| segment.start < end);
         let (segments, members) = match members.is_empty() {
             true => (segments, members),
-            false => without_hot(snapshot, log_row.id, (segments, members), &hot, hot_limit).await?,
+            false => without_hot(view, log_row.id, (segments, members), &hot, hot_limit).await?,
         };
         let (start, end) =
             (segments.first().map_or(end, |first| first.start), end.min(segments.last().map_or(end, |last| last.end)));
         let edits = match members.is_empty() {
             true => Vec::new(),
-            false => edits::pending(snapshot, log_row.id, PositionRange::new(start, end)).await?,
+            false => edits::pending(view, log_row.id, PositionRange::new(start, end)).await?,
         };
         let overlays = Overlays::new(edits);
         Ok(Plan { log_row, segments, members, hot, start, end, overlays, skip, is_hot_cut, hot_bytes })
@@ -120,7 +120,7 @@ impl Store {
     /// passed over goes by many archives at a time before that.
     async fn plan_archived(
         &self,
-        snapshot: &mut Transaction,
+        view: &mut Transaction,
         log_row: &LogRow,
         query: &Query,
         end: i64,
@@ -132,18 +132,17 @@ impl Store {
             Filter::All => None,
             Filter::Types(types) => Some(types.as_slice()),
             Filter::Stream(stream) => {
-                let members = self.members_of_stream(snapshot, log_id, stream, everything.range()).await?;
-                return self.cut(snapshot, log_id, query, members, everything).await;
+                let members = self.members_of_stream(view, log_id, stream, everything.range()).await?;
+                return self.cut(view, log_id, query, members, everything).await;
             }
         };
         let Seek { start, end, skip } = match *skip {
             0 => everything,
-            _ => pass_over(snapshot, log_row, query, types, everything).await?,
+            _ => pass_over(view, log_row, query, types, everything).await?,
         };
         let mut archives_max = ARCHIVES_AT_ONCE;
         let (archives, extents, segments) = loop {
-            let archives =
-                archives::extents(snapshot, log_id, types, PositionRange::new(start, end), archives_max).await?;
+            let archives = archives::extents(view, log_id, types, PositionRange::new(start, end), archives_max).await?;
             let extents: Vec<Reach> =
                 archives.iter().map(|archive| Reach::over(archive.positions(), archive.matching)).collect();
             let mut segments = plan::segments(&extents, start, end);
@@ -157,20 +156,20 @@ impl Store {
             }
             archives_max *= ARCHIVES_MORE;
         };
-        let needed = seek(snapshot, log_id, query, (&segments, &extents), skip).await?;
+        let needed = seek(view, log_id, query, (&segments, &extents), skip).await?;
         let ids: Vec<Uuid> = archives
             .iter()
             .filter(|archive| archive.positions().overlaps(needed.range()))
             .map(|archive| archive.id)
             .collect();
-        let members = members::extents(snapshot, log_id, &ids, types, needed.range()).await?;
-        self.cut(snapshot, log_id, query, members, needed).await
+        let members = members::extents(view, log_id, &ids, types, needed.range()).await?;
+        self.cut(view, log_id, query, members, needed).await
     }
 
     /// The segments that are needed of a range, with their members.
     async fn cut(
         &self,
-        snapshot: &mut Transaction,
+        view: &mut Transaction,
         log_id: i64,
         query: &Query,
         members: Vec<MemberExtent>,
@@ -179,22 +178,22 @@ impl Store {
         let extents: Vec<Reach> =
             members.iter().map(|member| Reach::over(member.positions(), member.matching)).collect();
         let mut segments = plan::segments(&extents, start, end);
-        let needed = seek(snapshot, log_id, query, (&segments, &extents), skip).await?;
+        let needed = seek(view, log_id, query, (&segments, &extents), skip).await?;
         segments.retain(|segment| segment.start >= needed.start && segment.end <= needed.end);
         Ok((segments, members, needed.skip))
     }
 
     pub(in crate::store) async fn members_of_stream(
         &self,
-        snapshot: &mut Transaction,
+        view: &mut Transaction,
         log_id: i64,
         stream: &str,
         range: PositionRange,
     ) -> Result<Vec<MemberExtent>, Error> {
-        let key = self.hash_key(snapshot).await?;
-        let counts = lookups::members_with_stream(snapshot, log_id, key, stream).await?;
+        let key = self.hash_key(view).await?;
+        let counts = lookups::members_with_stream(view, log_id, key, stream).await?;
         let keys: Vec<(Uuid, i32)> = counts.keys().copied().collect();
-        let mut members = members::by_key(snapshot, log_id, &keys).await?;
+        let mut members = members::by_key(view, log_id, &keys).await?;
         members.retain(|member| member.positions().overlaps(range));
         for member in &mut members {
             member.matching = counts.get(&(member.archive_id, member.member)).copied().unwrap_or_default();
@@ -205,13 +204,13 @@ impl Store {
 
 /// Up to where sums of many archives lead; nowhere, if they are not of all archives.
 async fn pass_over(
-    snapshot: &mut Transaction,
+    view: &mut Transaction,
     log_row: &LogRow,
     query: &Query,
     types: Option<&[String]>,
     everything: Seek,
 ) -> Result<Seek, Error> {
-    let sums = sums::all(snapshot, log_row.id, types).await?;
+    let sums = sums::all(view, log_row.id, types).await?;
     if sums.iter().map(|sum| sum.count).sum::<i64>() != log_row.archived_count {
         return Ok(everything);
     }
@@ -222,24 +221,24 @@ async fn pass_over(
         .map(|sum| Reach::over(sum.positions(), sum.matching))
         .collect();
     let segments = plan::segments(&extents, start, end);
-    seek(snapshot, log_row.id, query, (&segments, &extents), skip).await
+    seek(view, log_row.id, query, (&segments, &extents), skip).await
 }
 
 /// Where to begin and how far to go, with the hot rows counted.
 async fn seek(
-    snapshot: &mut Transaction,
+    view: &mut Transaction,
     log_id: i64,
     query: &Query,
     (segments, extents): (&[Segment], &[Reach]),
     skip: i64,
 ) -> Result<Seek, Error> {
-    let hot = hot_counts(snapshot, log_id, &query.filter, segments, skip).await?;
+    let hot = hot_counts(view, log_id, &query.filter, segments, skip).await?;
     Ok(plan::seek(segments, extents, hot.as_deref(), skip, query.limit))
 }
 
 /// How many hot rows match in each segment; not asked where nothing is to be passed over.
 async fn hot_counts(
-    snapshot: &mut Transaction,
+    view: &mut Transaction,
     log_id: i64,
     filter: &Filter,
     segments: &[Segment],
@@ -250,13 +249,13 @@ async fn hot_counts(
     }
     let mut boundaries: Vec<i64> = segments.iter().map(|segment| segment.start).collect();
     boundaries.extend(segments.last().map(|last| last.end));
-    Ok(Some(events::count_between(snapshot, log_id, filter, &boundaries).await?))
+    Ok(Some(events::count_between(view, log_id, filter, &boundaries).await?))
 }
 
 /// The segments that are needed once hot rows are known, with their members and no others: archives reach over hot rows
 /// where old and young events came in any order, and where some were restored.
 async fn without_hot(
-    snapshot: &mut Transaction,
+    view: &mut Transaction,
     log_id: i64,
     (mut segments, members): (Vec<Segment>, Vec<MemberExtent>),
     hot: &[Event],
@@ -268,7 +267,7 @@ async fn without_hot(
     let ranges: Vec<PositionRange> = needed.iter().map(|index| members[*index].positions().within(range)).collect();
     let is_mixed = |range: &PositionRange| hot.iter().any(|event| range.contains(event.position));
     let archived_from = match ranges.iter().any(is_mixed) {
-        true => events::first_not_hot(snapshot, log_id, &ranges).await?,
+        true => events::first_not_hot(view, log_id, &ranges).await?,
         false => ranges.iter().map(|range| range.start).collect(),
     };
     let mut found: Vec<(Reach, MemberExtent)> = needed

@@ -17,7 +17,7 @@ const SMALL_WINDOW_BYTES: i64 = 256 * 1024;
 
 impl Store {
     /// Everything that matches from a position on, up to the end as it is when it is reached, and at most
-    /// `query.limit`. Holds no snapshot between windows: a slow reader does not keep Postgres from cleaning up. Waits for no
+    /// `query.limit`. Holds no view between windows: a slow reader does not keep Postgres from cleaning up. Waits for no
     /// memory: windows are smaller where there is none.
     pub fn replay(
         self: &Arc<Self>,

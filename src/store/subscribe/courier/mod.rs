@@ -23,7 +23,7 @@ use crate::event::Log;
 use crate::store::Held;
 use crate::store::subscribe::acks::{self, Meaning};
 use crate::store::subscribe::courier::record::Outcomes;
-use crate::store::subscribe::replica::{Session, Wake};
+use crate::store::subscribe::replica::{Replica, Wake};
 use crate::store::subscribe::subscriber::{Room, Subscriber};
 use crate::store::subscribe::window::{Item, Window};
 
@@ -63,7 +63,7 @@ pub enum End {
 }
 
 pub struct Courier {
-    pub session: Arc<Session>,
+    pub replica: Arc<Replica>,
     pub turn: Turn,
     pub log: Log,
     pub window: Window,
@@ -101,13 +101,13 @@ pub struct Courier {
 
 impl Courier {
     pub fn new(
-        session: Arc<Session>,
+        replica: Arc<Replica>,
         (turn, log): (Turn, Log),
         (progress, refusal): (&Progress, Refusal),
         (subscribers, inbox, wake): (watch::Receiver<Vec<Arc<Subscriber>>>, mpsc::Receiver<Ack>, Arc<Wake>),
     ) -> Courier {
         Courier {
-            session,
+            replica,
             window: Window::new(turn.group.is_parallel, progress),
             turn,
             log,
@@ -143,7 +143,7 @@ impl Courier {
                     |subscriber: &&Arc<Subscriber>| !self.window.in_flight_on(subscriber.number).is_empty();
                 subscribers.iter().filter(has_in_flight).for_each(|subscriber| subscriber.close());
             }
-            if self.session.rest(&self.turn, end) {
+            if self.replica.rest(&self.turn, end) {
                 return self.count_last_acks().await;
             }
         }
@@ -186,7 +186,7 @@ impl Courier {
                 self.is_edit_counter_fresh = false;
             }
             self.read_ahead(&subscribers);
-            if !self.session.is_live() {
+            if !self.replica.is_live() {
                 return End::Lost;
             }
             if let Err(error) = self.offer_all(&subscribers).await {
@@ -264,7 +264,7 @@ impl Courier {
         if rounds == PANIC_ROUNDS {
             let reason = format!("no subscriber of the group could handle an event of {}: {error}", self.log);
             metrics::counter!("coldstream_panics_total").increment(1);
-            self.session.panic(&self.turn.group, &self.log, &reason);
+            self.replica.panic(&self.turn.group, &self.log, &reason);
         }
     }
 
@@ -275,8 +275,8 @@ impl Courier {
         if outcomes.positions().any(|position| is_resent(self.window.get(position))) {
             self.wake.resends.store(true, Ordering::Release);
         }
-        let store = Arc::clone(&self.session.store);
-        let Some(edit_counter) = store.write_down(&self.session, &self.turn, &mut self.window, outcomes).await else {
+        let store = Arc::clone(&self.replica.store);
+        let Some(edit_counter) = store.write_down(&self.replica, &self.turn, &mut self.window, outcomes).await else {
             return false;
         };
         self.heard_of_edits(edit_counter);
@@ -301,7 +301,7 @@ impl Courier {
             return None;
         }
         let (position, wait) = self.hand_over.take()?;
-        if !self.session.store.others_subscribe(self.session.id, &self.turn.group).await {
+        if !self.replica.store.others_subscribe(self.replica.id, &self.turn.group).await {
             return None;
         }
         let item = self.window.get(position)?;
@@ -315,7 +315,7 @@ impl Courier {
         let ready_at = subscribers.iter().map(|subscriber| subscriber.ready_at);
         let timers = self.window.next_at().into_iter().chain(ready_at).chain(self.retries_at()).chain(self.held_until);
         let timer = timers.filter(|at| *at > now).chain(trim_at).min();
-        let Courier { reading, inbox, wake, lines, session, subscribers: group, .. } = self;
+        let Courier { reading, inbox, wake, lines, replica, subscribers: group, .. } = self;
         let alarm = async {
             match timer {
                 Some(at) => tokio::time::sleep_until(at).await,
@@ -353,7 +353,7 @@ impl Courier {
             (number, room) = room => {
                 self.lines.insert(number, future::ready(room).boxed());
             }
-            () = session.lost.cancelled() => {}
+            () = replica.lost.cancelled() => {}
         }
         None
     }

@@ -74,7 +74,7 @@ impl Courier {
             return Ok(Offer::Busy(able.into_iter().cloned().collect()));
         };
         if !self.is_edit_counter_fresh {
-            let edit_counter = self.session.store.edit_counter(&self.turn).await?;
+            let edit_counter = self.replica.store.edit_counter(&self.turn).await?;
             self.heard_of_edits(edit_counter);
         }
         let Some(item) = self.window.get(position) else { return Ok(Offer::Later) };
@@ -83,7 +83,7 @@ impl Courier {
             None => {
                 // Others may have been edited before this one is read.
                 self.is_edit_counter_fresh = false;
-                let Some(event) = self.session.store.hot_event_at(&self.turn, position).await? else {
+                let Some(event) = self.replica.store.hot_event_at(&self.turn, position).await? else {
                     // Nobody waits for room behind a read from S3.
                     drop(room);
                     self.read_for_next_turn(position).await?;
@@ -93,7 +93,7 @@ impl Courier {
             }
         };
         let Some(item) = self.window.get(position) else { return Ok(Offer::Later) };
-        if !self.session.is_live() {
+        if !self.replica.is_live() {
             item.event = Some(event);
             return Ok(Offer::Later);
         }
@@ -109,7 +109,7 @@ impl Courier {
 
     async fn read_for_next_turn(&mut self, position: i64) -> Result<(), Error> {
         self.lines.clear();
-        match self.session.store.event_at(&self.log, position).await {
+        match self.replica.store.event_at(&self.log, position).await {
             // Whatever can be sent beside it is.
             Err(error) if error.is_of_one_object() => {
                 self.tell_unreadable(&error);

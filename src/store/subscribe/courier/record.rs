@@ -9,7 +9,7 @@ use crate::database::groups::{erroneous, replicas};
 use crate::database::log::{consumed, events, rows};
 use crate::event::{Event, Filter, Log, PositionRange};
 use crate::store::log::read::Reader;
-use crate::store::subscribe::replica::Session;
+use crate::store::subscribe::replica::Replica;
 use crate::store::subscribe::window::Window;
 use crate::store::{Error, PageSize, Query, Store};
 
@@ -49,7 +49,7 @@ impl Store {
     /// somebody else has taken the progress.
     pub(in crate::store::subscribe) async fn write_down(
         &self,
-        session: &Session,
+        replica: &Replica,
         turn: &Turn,
         window: &mut Window,
         outcomes: Outcomes,
@@ -72,7 +72,7 @@ impl Store {
                     self.subscriptions.progressed.notify_waiters();
                     return edit_counter;
                 }
-                Err(error) if session.is_live() => {
+                Err(error) if replica.is_live() => {
                     tracing::warn!(%error, group = turn.group.name, "progress was not written down and will be");
                     tokio::time::sleep(RETRY_INTERVAL).await;
                 }
@@ -131,7 +131,7 @@ impl Store {
     /// How often a log was edited.
     pub(in crate::store::subscribe) async fn edit_counter(&self, turn: &Turn) -> Result<i64, Error> {
         let _permit = self.subscriptions.write_permit().await;
-        let mut transaction = self.database.snapshot().await?;
+        let mut transaction = self.database.view().await?;
         Ok(rows::edit_counter(&mut transaction, turn.log_id).await?)
     }
 
@@ -142,7 +142,7 @@ impl Store {
         position: i64,
     ) -> Result<Option<Event>, Error> {
         let _permit = self.subscriptions.write_permit().await;
-        let mut transaction = self.database.snapshot().await?;
+        let mut transaction = self.database.view().await?;
         let range = PositionRange::one(position);
         let found = events::range(&mut transaction, turn.log_id, &Filter::All, range, (0, 1), i64::MAX);
         Ok(found.await?.pop())
@@ -160,7 +160,7 @@ impl Store {
     /// Where there is something that is to be sent to the group once more, with its retry numbers.
     pub(in crate::store::subscribe) async fn resends(&self, turn: &Turn) -> Result<Vec<(i64, i64)>, Error> {
         let _permit = self.subscriptions.reads.for_rows().await;
-        let mut transaction = self.database.snapshot().await?;
+        let mut transaction = self.database.view().await?;
         Ok(erroneous::resends(&mut transaction, &turn.group, turn.log_id, RESENDS_MAX).await?)
     }
 

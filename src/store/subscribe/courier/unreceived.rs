@@ -106,7 +106,7 @@ impl Courier {
     /// Says what is wrong with the event, once it was tried often enough.
     fn unreceived(&mut self, position: i64, subscriber: &Subscriber) -> Option<String> {
         let receipt = subscriber.receipts.of((self.turn.log_id, position), Instant::now());
-        let attempts_max = self.session.store.settings.subscribing.delivery_attempts_max;
+        let attempts_max = self.replica.store.settings.subscribing.delivery_attempts_max;
         let item = self.window.get(position)?;
         match receipt {
             Receipt::Received => item.resets = 0,

@@ -28,7 +28,7 @@ use crate::store::subscribe::subscriber::Subscriber;
 /// Acks that a courier has not looked at. Clients give an ack up that is not taken at once, and then hang: there is room for whatever may be in flight.
 const INBOX_ACKS_MAX: usize = 4_096;
 
-pub struct Session {
+pub struct Replica {
     pub id: Uuid,
     pub store: Arc<Store>,
     state: Mutex<State>,
@@ -127,9 +127,9 @@ fn is_covered(subscribers: &watch::Sender<Vec<Arc<Subscriber>>>, log: &Log) -> b
     subscribers.borrow().iter().any(|subscriber| subscriber.covers(log))
 }
 
-impl Session {
-    pub fn new(store: Arc<Store>) -> Arc<Session> {
-        Arc::new(Session {
+impl Replica {
+    pub fn new(store: Arc<Store>) -> Arc<Replica> {
+        Arc::new(Replica {
             id: Uuid::now_v7(),
             store,
             state: Mutex::default(),

@@ -1,4 +1,4 @@
-//! What a session does by itself: renewing its lease, listening, taking and releasing.
+//! What a replica does by itself: renewing its lease, listening, taking and releasing.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::database::groups::progress::{self, Group};
 use crate::database::groups::{notices, replicas};
 use crate::database::{self, Transaction};
 use crate::store::subscribe::notices::Word;
-use crate::store::subscribe::replica::{Cause, Errands, Session};
+use crate::store::subscribe::replica::{Cause, Errands, Replica};
 use crate::store::{Error, Store};
 
 /// A replica that has not been heard of for so long is dead: its work moves to another in less than 5 s.
@@ -27,34 +27,34 @@ const BEAT_PATIENCE: Duration = Duration::from_millis(1_500);
 const LAST_ACKS_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// From the first subscriber to the last one.
-pub async fn run(session: Arc<Session>) {
+pub async fn run(replica: Arc<Replica>) {
     let lives = async {
-        tokio::join!(session.beats(), session.listens());
+        tokio::join!(replica.beats(), replica.listens());
     };
     let left = async {
-        session.ending.cancelled().await;
-        session.couriers.close();
+        replica.ending.cancelled().await;
+        replica.couriers.close();
         // What was acked is still written down.
-        let _ = tokio::time::timeout(LAST_ACKS_TIMEOUT, session.couriers.wait()).await;
+        let _ = tokio::time::timeout(LAST_ACKS_TIMEOUT, replica.couriers.wait()).await;
     };
     let ends = async {
         tokio::select! {
             () = lives => {}
             () = left => {}
             // Without a lease there is nothing to write.
-            () = session.lost.cancelled() => {}
+            () = replica.lost.cancelled() => {}
         }
     };
     // An errand is done whole: what couriers leave behind after the last one is for the burial.
-    tokio::join!(ends, session.does_errands());
-    session.lost.cancel();
-    session.close_subscribers();
-    if let Err(error) = session.store.bury(session.id, &session.errands()).await {
+    tokio::join!(ends, replica.does_errands());
+    replica.lost.cancel();
+    replica.close_subscribers();
+    if let Err(error) = replica.store.bury(replica.id, &replica.errands()).await {
         tracing::debug!(%error, "the replica's lease was not released and will expire");
     }
 }
 
-impl Session {
+impl Replica {
     /// Returns when the lease is lost.
     async fn beats(&self) {
         let mut is_registered = false;
@@ -140,9 +140,9 @@ impl Session {
             Some(Word::Resent(log_id)) => self.wake(log_id, None, Cause::Resent),
             Some(Word::Released) => self.look_everywhere(false),
             Some(Word::Broadcast { process_id, id }) if process_id != self.store.subscriptions.process_id => {
-                let session = Arc::clone(self);
+                let replica = Arc::clone(self);
                 tokio::spawn(async move {
-                    if let Err(error) = session.pass_on(id).await {
+                    if let Err(error) = replica.pass_on(id).await {
                         tracing::warn!(%error, "a broadcast of another replica is lost");
                     }
                 });
@@ -159,7 +159,7 @@ impl Session {
         Ok(())
     }
 
-    /// Until the session ends.
+    /// Until the replica ends.
     async fn does_errands(self: &Arc<Self>) {
         let mut look_again: BTreeSet<Instant> = BTreeSet::new();
         loop {
@@ -227,13 +227,13 @@ impl Session {
 
 impl Store {
     /// Renews the lease, or begins it. False if it is lost.
-    async fn beat(&self, session: &Session, is_registered: bool) -> Result<bool, Error> {
-        let names = session.group_names();
+    async fn beat(&self, replica: &Replica, is_registered: bool) -> Result<bool, Error> {
+        let names = replica.group_names();
         let mut transaction = self.database.begin_beat(BEAT_PATIENCE).await?;
         let is_held = match is_registered {
-            true => replicas::renew(&mut transaction, session.id, &names, LEASE_TERM).await?,
+            true => replicas::renew(&mut transaction, replica.id, &names, LEASE_TERM).await?,
             false => {
-                replicas::insert(&mut transaction, session.id, &names, LEASE_TERM).await?;
+                replicas::insert(&mut transaction, replica.id, &names, LEASE_TERM).await?;
                 true
             }
         };
