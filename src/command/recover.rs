@@ -43,6 +43,6 @@ pub async fn run(config: &Config) -> anyhow::Result<()> {
     report::say!("recovered {} events in {} objects in {seconds:.1} s", report::count(events), report::count(archives));
     match unrecovered.len() {
         0 => Ok(()),
-        count => bail!("{count} objects were not recovered"),
+        count => bail!("{} objects were not recovered", report::count(count as i64)),
     }
 }

@@ -37,14 +37,14 @@ pub async fn run(config: &Config, arguments: Arguments) -> anyhow::Result<()> {
     };
     let mut refused = 0;
     let tell = |leftover| {
-        refused += usize::from(matches!(leftover, Leftover::Refused { .. }));
+        refused += i64::from(matches!(leftover, Leftover::Refused { .. }));
         report::say!("{}", line(&leftover));
     };
     let settled = store.sweep_bucket(request, tell).await?;
-    report::say!("settled {settled} intents of writers that died");
+    report::say!("settled {} intents of writers that died", report::count(settled as i64));
     match refused {
         0 => Ok(()),
-        count => bail!("{count} objects were refused"),
+        count => bail!("{} objects were refused", report::count(count)),
     }
 }
 

@@ -47,7 +47,7 @@ pub async fn run(config: &Config, arguments: Arguments) -> anyhow::Result<()> {
     report::say!("verified {} archived events in {seconds:.1} s", report::count(events));
     match left.len() {
         0 => Ok(()),
-        count => bail!("{count} findings"),
+        count => bail!("{} findings", report::count(count as i64)),
     }
 }
 

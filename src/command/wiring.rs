@@ -5,6 +5,7 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 
 use crate::bucket::{self, Bucket};
+use crate::command::report;
 use crate::config::Config;
 use crate::database::{self, Address, Database};
 use crate::store::{Error, Owner, Store, Unreconciled};
@@ -146,7 +147,7 @@ async fn reconcile(store: &Store, config: &Config) -> anyhow::Result<()> {
     if let Some(key) = archives.first() {
         let found = format!(
             "the database is older than the bucket {name}: {} archives there are not as it knows them, such as {key}",
-            archives.len()
+            report::count(archives.len() as i64)
         );
         if !config.start_unreconciled {
             bail!(

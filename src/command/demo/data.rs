@@ -7,7 +7,7 @@ use anyhow::Context;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
-use crate::command::import;
+use crate::command::{import, report};
 use crate::event::{Instant, Log};
 
 /// Beside the repository, or beside the working directory.
@@ -34,7 +34,8 @@ pub fn find(wanted: Option<PathBuf>, folder: &Path) -> anyhow::Result<(Data, Log
             None => Data {
                 path: make(&folder.join("made.ndjson.gz"))?,
                 description: format!(
-                    "{LOAN_APPLICATIONS} is not there: made {MADE_EVENTS} events instead; --data FILE imports others"
+                    "{LOAN_APPLICATIONS} is not there: made {} events instead; --data FILE imports others",
+                    report::count(MADE_EVENTS as i64)
                 ),
             },
         },
