@@ -7,10 +7,11 @@ use crate::command::{report, wiring};
 use crate::config::Config;
 use crate::store::{RecoveredLog, Recovery, Superseded, Unrecovered};
 
-/// While another writer has its turn: one that died, until its lease expires.
+/// The delay between two attempts while another writer has the lease; a writer that died has it until it expires.
 const LOOK_AGAIN_DELAY: Duration = Duration::from_secs(1);
 
-/// Prints what cannot be recovered, a line each; any of it is a failure.
+/// Prints a line for everything that is lost or cannot be recovered. Only an object that cannot be recovered is a
+/// failure.
 pub async fn run(config: &Config) -> anyhow::Result<()> {
     let store = wiring::connect_to_bucket(config).await?;
     let mut progress = Progress::start("recovering");
