@@ -4,8 +4,8 @@
 //! process does, and the threads of test harnesses and runtimes end early. So one thread, the keeper, starts them all,
 //! and lives as long as the process.
 //!
-//! If this process dies, by SIGKILL even, the kernel signals each child. Elsewhere than on Linux there is no such
-//! signal: a child then outlives a parent that had no time to stop it.
+//! If this process dies, by SIGKILL even, the kernel signals each child. Systems other than Linux have no such
+//! signal: a child there outlives a parent that had no time to stop it.
 
 use std::io;
 use std::os::unix::process::CommandExt;

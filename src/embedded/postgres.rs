@@ -3,8 +3,8 @@
 //! Promises that only this user (and root) can open the socket, that the handle is returned once the server accepts
 //! connections, and that starting again on the same folder serves the same data.
 //!
-//! If the process dies in the middle of the first start, what remains is a half-made `data.partial`, which the next
-//! start clears. If it dies later, the server shuts down at once (see `keeper`), and the next start waits for it to be
+//! If the process dies in the middle of the first start, a half-made `data.partial` remains, which the next start
+//! clears. If it dies later, the server shuts down at once (see `keeper`), and the next start waits for it to be
 //! gone and recovers from its log.
 
 use std::os::unix::ffi::OsStrExt;

@@ -50,7 +50,7 @@ const PUBLISHED_BYTES_MAX: usize = 16 * 1024 * 1024;
 const SENT_BYTES_MAX: usize = 256 * 1024 * 1024;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How many clients may connect, how the server notices that one is gone, and whether it speaks TLS.
+/// The number of clients that may connect, the pings by which the server notices that one is gone, and its TLS.
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub connections_max: usize,
