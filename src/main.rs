@@ -1,4 +1,4 @@
-//! Signals, and the exit code.
+//! The process: its signals and its exit code.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -21,14 +21,14 @@ async fn run() -> ExitCode {
     match command_line.run(shutdown).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // Whoever does not read it may still ask for the exit code.
+            // The exit code tells of the failure even where nobody reads the line.
             let _ = writeln!(std::io::stderr(), "coldstream: {error:#}");
             ExitCode::FAILURE
         }
     }
 }
 
-/// The first signal asks for an orderly end; a second one does not wait for it.
+/// Asks for an orderly end at the first signal, and exits at the second one without waiting for it.
 async fn on_signal(shutdown: CancellationToken) {
     let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
     else {

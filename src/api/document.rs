@@ -1,4 +1,4 @@
-//! Events as JSON documents: what the HTTP API gives and takes, and what an import reads.
+//! Events as JSON documents, which the HTTP API gives and takes, and an import reads.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ use crate::event::{
 /// An event at its place in a log.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct EventDocument<'a> {
-    /// Its place in the log: from 1, without gaps, in the order in which events became visible.
+    /// The event's place in the log: from 1, without gaps, in the order in which events became visible.
     position: i64,
     id: &'a str,
     tenant_id: &'a str,
@@ -28,10 +28,10 @@ pub struct EventDocument<'a> {
     reason: &'a str,
     #[serde(skip_serializing_if = "MetadataDocument::is_default")]
     metadata: MetadataDocument,
-    /// A JSON object; its values are given as they were published, to the letter.
+    /// A JSON object, whose values are given to the letter as they were published.
     #[schema(value_type = Object)]
     payload: &'a RawValue,
-    /// Which fields of the payload are personal: field → its data.
+    /// The personal fields of the payload: field → its data.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     gdpr: BTreeMap<&'a str, GdprDocument<'a>>,
 }
@@ -39,7 +39,7 @@ pub struct EventDocument<'a> {
 #[derive(Debug, Serialize, ToSchema)]
 struct GdprDocument<'a> {
     id: &'a str,
-    /// What the field shows once it is invalidated.
+    /// The value that the field shows once it is invalidated.
     #[schema(value_type = Value)]
     default: &'a RawValue,
     is_invalidated: bool,
@@ -62,7 +62,7 @@ pub struct MetadataDocument {
     deployment_id: i64,
 }
 
-/// JSON has one kind of number: `2.0` is a whole one.
+/// Reads a whole number. JSON has one kind of number, so that `2.0` is a whole one.
 fn whole_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
     let number = serde_json::Number::deserialize(deserializer)?;
     let whole =
@@ -70,24 +70,24 @@ fn whole_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Er
     number.as_i64().or(whole).ok_or_else(|| D::Error::custom(format!("{number} is no whole number of 64 bits")))
 }
 
-/// Up to this, 2^53, each whole number is a floating point number.
+/// 2^53: up to it, floating point numbers hold every whole number.
 const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
 
 /// An event that is to be published. Its texts, its payload without white space, and the names, ids and defaults of its
-/// personal fields have at most `EVENT_BYTES_MAX` bytes together, 16 MiB where nothing else is set.
+/// personal fields have at most `EVENT_BYTES_MAX` bytes together, 16 MiB unless it is set.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(remote = "Self", deny_unknown_fields)]
 pub struct NewEventDocument {
-    /// Unique in its log. Publishing the same event again changes nothing. Generated where there is none, and then
-    /// publishing again publishes another event. At most 255 bytes in UTF-8.
+    /// The event's id, unique in its log. Publishing the same event again changes nothing. An event without an id gets
+    /// one, so that publishing it again publishes another event. At most 255 bytes in UTF-8.
     #[serde(default)]
     #[schema(max_length = 255, pattern = r"^[^\x00]*$")]
     id: String,
-    /// The events of one entity inside a topic. At most 1,020 bytes in UTF-8.
+    /// The name of the event's stream: the events of one entity inside a topic. At most 1,020 bytes in UTF-8.
     #[serde(default)]
     #[schema(max_length = 1020, pattern = r"^[^\x00]*$")]
     stream: String,
-    /// At most 1,020 bytes in UTF-8.
+    /// The name of the event's type. At most 1,020 bytes in UTF-8.
     #[schema(min_length = 1, max_length = 1020, pattern = r"^[^\x00]*$")]
     r#type: String,
     #[serde(default)]
@@ -105,23 +105,24 @@ pub struct NewEventDocument {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(remote = "Self", deny_unknown_fields)]
 pub struct NewGdprDocument {
-    /// One id may stand for many fields and events. Generated where there is none. At most 255 bytes in UTF-8.
+    /// The GDPR id, which may stand for many fields and events. A field without one gets one. At most 255 bytes in
+    /// UTF-8.
     #[serde(default)]
     #[schema(max_length = 255, pattern = r"^[^\x00]*$")]
     id: String,
     #[schema(value_type = Value)]
     default: Box<RawValue>,
-    /// Only an import may say so of an event that comes from elsewhere.
+    /// Whether the field was invalidated before. Only an import may say so, of an event that comes from elsewhere.
     #[serde(default)]
     #[schema(ignore)]
     is_invalidated: bool,
 }
 
-/// A line of an import: an event with its log and its time. What the HTTP API gives can be imported.
+/// A line of an import: an event with its log and its time. Every event that the HTTP API gives can be imported.
 #[derive(Debug, Deserialize)]
 #[serde(remote = "Self", deny_unknown_fields)]
 pub struct ImportLine {
-    /// Events get new positions, in the order in which they come.
+    /// The position is not read: events get new positions, in the order in which they come.
     #[serde(default, rename = "position")]
     _position: Option<i64>,
     id: String,
@@ -237,7 +238,7 @@ impl ImportLine {
         }
         let payload = payload_of(&payload)?;
         let mut gdpr = gdpr_of(gdpr)?;
-        // An edit may have erased the field that they were about.
+        // An edit may have erased a field that GDPR data are about.
         gdpr.retain(|name, _| payload.members().iter().any(|member| member.key().is_ok_and(|key| key == *name)));
         let event = NewEvent {
             id,

@@ -1,8 +1,8 @@
-//! The way in from the network. A connection holds a place, and there are so many places and no more: a client that
-//! comes when all are taken waits until one is free, and is not refused. A client that says nothing, or stops in the
-//! middle of something, is let go, so that a place is never held for nothing.
+//! The way in from the network. Each connection holds a place, and the number of places is fixed: a client that comes
+//! when all are taken waits until one is free, and is not refused. A client that says nothing, or stops in the middle
+//! of a request or of an answer, is let go, so that no place is held for nothing.
 //!
-//! A process without free file descriptors accepts nobody for a moment, and serves whoever is there.
+//! A process without free file descriptors accepts no connection for a moment, and serves those that it has.
 
 mod pace;
 mod visitor;
@@ -19,7 +19,7 @@ use tokio::time::Instant;
 pub use pace::{Late, Paced};
 pub use visitor::{Patience, Visitor};
 
-/// The pause between two attempts to accept somebody while the process cannot.
+/// The pause between two attempts to accept a connection while the process cannot.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// The interval between two lines of the log that say the same.
 const REPEAT_INTERVAL: Duration = Duration::from_secs(60);
@@ -30,13 +30,13 @@ pub struct Door {
     listener: TcpListener,
     places: Arc<Semaphore>,
     patience: Patience,
-    /// Changes when somebody waits for a place.
+    /// A signal that changes when a client waits for a place.
     crowded: watch::Sender<()>,
-    /// When the log last said what is wrong.
+    /// The time at which the door last wrote to the log.
     said_at: Option<Instant>,
 }
 
-/// One of the places of a door, until it is dropped.
+/// A place of a door, which is free again once this is dropped.
 pub struct Place {
     open: metrics::Gauge,
     _permit: OwnedSemaphorePermit,
@@ -48,23 +48,23 @@ impl Door {
         Door { name, listener, places, patience, crowded: watch::Sender::new(()), said_at: None }
     }
 
-    /// Changes when somebody waits for a place from now on.
+    /// Returns a signal that changes when a client waits for a place from now on.
     pub fn crowded(&self) -> watch::Receiver<()> {
         self.crowded.subscribe()
     }
 
-    /// The next one who has come, and has a place.
+    /// Returns the next client that has come and has a place.
     pub async fn next(&mut self) -> Visitor {
         let stream = self.accept().await;
         let place = self.place().await;
-        // Answers are written whole: nothing is to be waited for.
+        // Answers are written whole: the system has no further bytes to wait for.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "a connection that has ended already");
         }
         Visitor::new(stream, place, self.patience)
     }
 
-    /// Everyone who comes.
+    /// Returns all clients that come, as a stream.
     pub fn visitors(self) -> impl Stream<Item = io::Result<Visitor>> {
         futures::stream::unfold(self, |mut door| async move { Some((Ok(door.next().await), door)) })
     }
@@ -88,7 +88,7 @@ impl Door {
             Ok(permit) => permit,
             Err(_) => {
                 metrics::counter!("coldstream_connections_waited_total", "door" => self.name).increment(1);
-                self.say(|door| tracing::warn!(door, "as many are connected as may be: others wait"));
+                self.say(|door| tracing::warn!(door, "as many clients are connected as may be: others wait"));
                 self.crowded.send_replace(());
                 places.acquire_owned().await.expect("it is never closed")
             }
@@ -112,7 +112,7 @@ impl Drop for Place {
     }
 }
 
-/// Whether the error is about the connection that was to be accepted: the next one may be well.
+/// Whether the error is about the connection that was to be accepted, so that the next one may be fine.
 fn is_of_the_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)

@@ -1,5 +1,5 @@
-//! Memory that was taken for a page is given back once the last byte of it is sent, or nobody wants it any more: a slow
-//! client keeps what it has not read.
+//! The memory of pages that are on their way. It is given back once the last byte of the page is sent, or its client is
+//! gone: a slow client keeps the memory of the bytes that it has not read.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ impl AsRef<[u8]> for HeldBytes {
     }
 }
 
-/// The same bytes, and what is held until they are dropped.
+/// Returns the same bytes, which hold the memory until they are dropped.
 pub fn hold(bytes: Bytes, held: Arc<Held>) -> Bytes {
     Bytes::from_owner(HeldBytes { bytes, _held: held })
 }
@@ -53,7 +53,7 @@ impl HttpBody for HeldBody {
     }
 }
 
-/// Moves what a handler has put beside its answer into the body.
+/// Moves the memory that a handler has put beside its answer into the body of the answer.
 pub async fn hold_body(mut response: Response) -> Response {
     match response.extensions_mut().remove::<Arc<Held>>() {
         Some(held) => response.map(|body| Body::new(HeldBody { body, held })),

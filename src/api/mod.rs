@@ -1,4 +1,5 @@
-//! The ways in: parse, one call of the store, convert. What goes wrong becomes a status in one place for each protocol.
+//! The ways into the service. Each of them parses a request, calls the store, and converts the answer. Each protocol
+//! has one place where errors become statuses.
 
 mod document;
 mod door;

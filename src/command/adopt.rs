@@ -4,7 +4,7 @@ use crate::command::{report, wiring};
 use crate::config::Config;
 use crate::store::Owner;
 
-/// Says what it is about to do, and does it if that is wanted.
+/// Says what it is about to do, and does it once that is confirmed.
 pub async fn run(config: &Config, is_sure: bool) -> anyhow::Result<()> {
     let store = wiring::connect_to_bucket(config).await?;
     let name = &config.bucket()?.bucket;

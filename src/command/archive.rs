@@ -6,7 +6,7 @@ use crate::command::progress::Progress;
 use crate::command::{report, wiring};
 use crate::config::Config;
 
-/// While another writer has its turn.
+/// The delay between two attempts while another writer is at work.
 const LOOK_AGAIN_DELAY: Duration = Duration::from_millis(500);
 
 pub async fn run(config: &Config) -> anyhow::Result<()> {
@@ -23,7 +23,7 @@ pub async fn run(config: &Config) -> anyhow::Result<()> {
         let swept = store.sweep().await;
         let archived = store.archive(|_, archived| progress.set((events + archived.events) as u64)).await;
         let rewritten = store.rewrite().await;
-        // An error that lasts keeps neither the rest from its turn nor this command from ending.
+        // A lasting error keeps neither the other steps from their turn nor this command from ending.
         let archived = archived?;
         events += archived.events;
         archives += archived.archives;

@@ -1,12 +1,12 @@
-//! File descriptors: a connection takes one, and so does all else that a process has to do.
+//! File descriptors: a connection takes one, and so do all other tasks of a process.
 
 use std::io;
 
-/// All descriptors are divided into so many parts. The connections to one port may take one part: two parts are left
-/// for Postgres, S3 and files.
+/// The number of parts that all descriptors are divided into. The connections to one port may take one part: two parts
+/// are left for Postgres, S3 and files.
 const PARTS: u64 = 4;
 
-/// As many connections as were asked for, or as the system's limit leaves room for.
+/// Returns the number of connections that were asked for, or the lower one that the system's limit leaves room for.
 pub fn within_limit(variable: &str, connections_max: usize) -> usize {
     let limit = match raised_limit() {
         Ok(limit) => limit,
@@ -22,8 +22,8 @@ pub fn within_limit(variable: &str, connections_max: usize) -> usize {
     room.min(connections_max)
 }
 
-/// The process may raise its limit up to what the system allows, which is often a thousand times more. It was kept low
-/// for programs that use `select`.
+/// Raises the limit of the process to what the system allows, which is often a thousand times more, and returns it. The
+/// limit was kept low for programs that use `select`.
 fn raised_limit() -> io::Result<u64> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the structure outlives the call, which fills it.

@@ -15,7 +15,7 @@ use crate::store::{Conflicts, ImportBatch, Store};
 
 use objects::{Objects, Place};
 
-/// The most batches that wait to be inserted, beside the one that is made.
+/// The most batches that wait to be inserted, beside the one that is being made.
 const BATCHES_AHEAD: usize = 1;
 /// The most conflicts that are named in the log; further ones are only counted.
 const NAMED_CONFLICTS_MAX: u64 = 10;
@@ -55,7 +55,7 @@ pub async fn run(config: &Config, file: &Path, conflicts: Conflicts) -> anyhow::
     Ok(())
 }
 
-/// Reads, parses and checks on another thread, a little ahead of what is inserted.
+/// Imports a file. Another thread reads, parses and checks, a little ahead of the inserts.
 pub async fn import(
     store: &Store,
     file: &Path,
@@ -72,8 +72,8 @@ pub async fn import(
             part.places.push(place);
             Ok(!part.batch.is_full() || sender.blocking_send(std::mem::take(&mut part)).is_ok())
         });
-        // What came before a bad line is imported all the same: running it again skips that. Nobody takes it where
-        // importing has failed, which is what is told then.
+        // The events before a bad line are imported all the same: a second run skips them. If importing has failed,
+        // nobody takes them, and that failure is reported.
         let _ = sender.blocking_send(part);
         read
     });
@@ -112,8 +112,8 @@ fn name_of(file: &Path) -> String {
     name.display().to_string()
 }
 
-/// Calls `take` with every event of a file until it wants no more, and says how many blank lines there were. Errors,
-/// its own as well, say in which line.
+/// Calls `take` with every event of a file until `take` wants no more, and returns the number of blank lines. Errors,
+/// those of `take` included, name the line.
 pub fn each_event(
     file: &Path,
     mut take: impl FnMut(Place, Log, NewEvent) -> anyhow::Result<bool>,

@@ -1,8 +1,9 @@
-//! The port that clients of gRPC come to, from the start of a process to its very end.
+//! The port that clients of gRPC connect to, from the start of a process to its very end.
 //!
-//! Some subscribers that are refused once give up for good a second later; one that gets no answer is waited for by its
-//! own system, which asks again after a second, longer each time. So nobody is refused while there is a process: who
-//! comes before it serves waits in the system's queue, and who comes when it is about to end finds the next one.
+//! Some subscribers that are refused once give up for good a second later. If a subscriber gets no answer, its own
+//! system asks again after a second, and later after longer each time. So no client is refused while there is a
+//! process: a client that comes before the process serves waits in the system's queue, and a client that comes when the
+//! process is about to end finds the next one.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -10,7 +11,7 @@ use std::net::{SocketAddr, TcpListener};
 use anyhow::Context;
 
 pub struct Listener {
-    /// Another handle of it is with the server, which drops its own as soon as it accepts no more.
+    /// The socket, of which the server has another handle, and drops it as soon as it accepts no more connections.
     socket: TcpListener,
 }
 
@@ -28,13 +29,14 @@ impl Listener {
         tokio::net::TcpListener::from_std(self.socket.try_clone()?)
     }
 
-    /// From now on nobody who wants to connect is answered, until this is dropped. What is connected stays so.
+    /// Leaves new connections without an answer until the listener is dropped. Open connections stay open.
     ///
-    /// The system passes over packets that may have come through a router, which are all but those of a sender that
-    /// gives its packets the longest life there is. A filter would leave nobody out, and needs privileges on some systems.
+    /// The system then ignores packets that may have come through a router, which are all packets but those of a sender
+    /// that gives them the longest life there is. A filter would make no such exception, and needs privileges on some
+    /// systems.
     #[cfg(target_os = "linux")]
     pub fn stop_answering(&self) -> io::Result<()> {
-        // A socket of IPv6 may be one of IPv4, too.
+        // A socket of IPv6 may be a socket of IPv4, too.
         if self.address()?.is_ipv6() {
             self.set_option(libc::IPPROTO_IPV6, libc::IPV6_MINHOPCOUNT, 255)?;
         }
@@ -51,7 +53,8 @@ impl Listener {
         if outcome == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
-    /// Elsewhere they wait in the system's queue until the process has ended, and are refused then.
+    /// Does nothing where the system is not Linux: new connections wait in its queue until the process has ended, and
+    /// are refused then.
     #[cfg(not(target_os = "linux"))]
     pub fn stop_answering(&self) -> io::Result<()> {
         Ok(())

@@ -1,7 +1,7 @@
-//! The log goes to the standard error; what a command was asked for goes to the standard output.
+//! The log goes to the standard error; the answer of a command goes to the standard output.
 //!
-//! Nobody waits for the log: a thread of its own writes it, and what it cannot write (nobody reads, the disk is full) is lost,
-//! and counted. A process that is killed may lose the last lines.
+//! Nothing waits for the log: a thread of its own writes it, and lines that it cannot write (nobody reads, the disk is
+//! full) are lost, and counted. A process that is killed may lose the last lines.
 
 use std::io::IsTerminal;
 
@@ -15,11 +15,12 @@ use crate::config::LogFormat;
 /// The most lines that wait to be written. Further lines are lost.
 const LINES_MAX: usize = 10_000;
 
-/// The thread that writes, and what it lost.
+/// The thread that writes, and the number of the lines that it lost.
 static WRITER: Mutex<Option<(WorkerGuard, ErrorCounter)>> = Mutex::new(None);
 
 pub fn start(level: &str, format: LogFormat) -> anyhow::Result<()> {
-    // The embedded S3 server writes whole requests into its spans, and what it does not know is no error of ours.
+    // The embedded S3 server writes whole requests into its spans, and a request that it does not know is no error of
+    // ours.
     let filter = EnvFilter::try_new(format!("{level},s3s=off,s3s_fs=off,sqlx::postgres::notice=warn"))
         .with_context(|| format!("LOG_LEVEL {level:?} is none of error, warn, info, debug, trace"))?;
     let lossy = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(LINES_MAX);
@@ -33,13 +34,13 @@ pub fn start(level: &str, format: LogFormat) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// How many lines were lost, so that nobody will read them.
+/// Returns the number of lines that were lost.
 pub fn lost_lines() -> usize {
     let writer = WRITER.lock();
     writer.as_ref().map_or(0, |(_, lost)| lost.dropped_lines())
 }
 
-/// Writes what waits to be written, for about a second at most. Nothing is logged behind it.
+/// Writes the lines that wait, for about a second at most. Nothing is logged afterwards.
 pub fn finish() {
     drop(WRITER.lock().take());
 }

@@ -1,4 +1,4 @@
-//! The command line: one file a verb. Everything is wired together in here, and nothing else is decided.
+//! The command line: one file for each verb. Everything is wired together here, and nothing else is decided.
 
 mod adopt;
 mod archive;
@@ -48,13 +48,14 @@ enum Verb {
     Migrate,
     /// Import events, and exit
     ///
-    /// JSON objects, a line each or not, or one array of them: id, tenant_id, topic, stream, type, raised_at, payload.
-    /// Ids and times are kept. What is there already is skipped and counted, so an import that was cut off is simply run
-    /// again. Another event under a known id ends it, with its line.
+    /// The file has JSON objects, a line each or not, or one array of them: id, tenant_id, topic, stream, type,
+    /// raised_at, payload. Ids and times are kept. Events that are there already are skipped and counted, so that you
+    /// simply run an import again that was cut off. Another event under a known id ends the import, and its line is
+    /// named.
     Import {
         /// A file of UTF-8 text, as it is or compressed with gzip or zstd; - is the standard input
         file: PathBuf,
-        /// Skip and count events whose ids others have that are not the same
+        /// Skip and count events whose id another, different event has
         #[arg(long)]
         skip_conflicts: bool,
     },
@@ -62,8 +63,8 @@ enum Verb {
     Archive,
     /// Put archived events back into Postgres, and exit
     ///
-    /// Of an archive all events, of a topic those of a range or of a stream. They are not archived again before the
-    /// hold is over. Whatever moves, every read gives the same answer.
+    /// Restores all events of an archive, or the events of a range or of a stream of a topic. They are not archived
+    /// again before the hold is over. Every read gives the same answer, wherever the events are.
     Restore(restore::Arguments),
     /// Show what there is, in Postgres and in the bucket
     ///
@@ -71,33 +72,33 @@ enum Verb {
     Status(status::Arguments),
     /// Read every object and compare it with the catalog, and the catalog with itself
     ///
-    /// Prints what is wrong, a line each, and fails if there is anything. The service may run meanwhile.
+    /// Prints a line for each finding, and fails if there is one. The service may run meanwhile.
     Verify(verify::Arguments),
     /// Make the database know its bucket again: an empty one, or one that was restored to an earlier time
     ///
-    /// Stop the service first. Prints what cannot be recovered, a line each, and fails if there is anything; running it
-    /// again goes on where it ended.
+    /// Stop the service first. Prints a line for each object that cannot be recovered, and fails if there is one. Run
+    /// it again to go on where it ended.
     Recover,
     /// Make the bucket this database's, and keep the one that owned it from writing
     ///
-    /// Use it once a database was moved, upgraded with pg_upgrade, or restored from a backup, and is the right one from now
-    /// on. Says who owns the bucket, and asks.
+    /// Use it once a database was moved, upgraded with pg_upgrade, or restored from a backup, and is the right one from
+    /// now on. It says who owns the bucket, and asks.
     Adopt {
         /// Do not ask
         #[arg(long)]
         yes: bool,
     },
-    /// Delete what dead writers left in the bucket, and say what else is there that nobody needs
+    /// Delete what dead writers left in the bucket, and list other objects that nobody needs
     ///
-    /// Unfinished uploads of ours older than a day are aborted. Unknown objects of ours are listed, and what is not
-    /// ours is left alone.
+    /// Unfinished uploads of ours older than a day are aborted. Unknown objects of ours are listed, and objects that
+    /// are not ours are left alone.
     Sweep(sweep::Arguments),
     /// Show the whole product on real events, with a Postgres and an S3 server of its own in a temporary folder
     Demo {
         /// Exit at the end instead of leaving the service running
         #[arg(long)]
         once: bool,
-        /// Events to import instead of the loan applications
+        /// Import the events of this file instead of the loan applications
         #[arg(long, value_name = "FILE")]
         data: Option<PathBuf>,
     },
@@ -141,7 +142,7 @@ fn configured() -> anyhow::Result<Config> {
     Ok(config)
 }
 
-/// Work that can be broken off at any moment.
+/// Runs work that can be broken off at any moment, until it ends or `shutdown` is cancelled.
 async fn until(shutdown: CancellationToken, work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     shutdown.run_until_cancelled(work).await.unwrap_or_else(|| Err(anyhow::anyhow!("interrupted")))
 }

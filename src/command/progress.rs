@@ -3,10 +3,10 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// Between two lines where there is no terminal.
+/// The time between two lines of the log where there is no terminal.
 const LOG_EVERY: Duration = Duration::from_secs(5);
 
-/// How far long work is: a line that changes on a terminal, lines of the log elsewhere.
+/// The progress of long work: a line that changes on a terminal, lines of the log elsewhere.
 pub struct Progress {
     what: &'static str,
     bar: Option<ProgressBar>,
@@ -37,7 +37,7 @@ impl Progress {
         }
     }
 
-    /// How long it took, in seconds.
+    /// Removes the line, and returns the seconds that the work took.
     pub fn finish(self) -> f64 {
         if let Some(bar) = self.bar {
             bar.finish_and_clear();

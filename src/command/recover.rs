@@ -8,10 +8,11 @@ use crate::config::Config;
 use crate::event::PositionRange;
 use crate::store::{RecoveredLog, Recovery, Superseded, Unrecovered};
 
-/// While another writer has its turn: one that died, until its lease expires.
+/// The delay between two attempts while another writer has the lease; a writer that died has it until it expires.
 const LOOK_AGAIN_DELAY: Duration = Duration::from_secs(1);
 
-/// Prints what cannot be recovered, a line each; any of it is a failure.
+/// Prints a line for everything that is lost or cannot be recovered. Only an object that cannot be recovered is a
+/// failure.
 pub async fn run(config: &Config) -> anyhow::Result<()> {
     let store = wiring::connect_to_bucket(config).await?;
     let mut progress = Progress::start("recovering");
@@ -45,6 +46,6 @@ pub async fn run(config: &Config) -> anyhow::Result<()> {
     report::say!("recovered {} events in {} objects in {seconds:.1} s", report::count(events), report::count(archives));
     match unrecovered.len() {
         0 => Ok(()),
-        count => bail!("{count} objects were not recovered"),
+        count => bail!("{} objects were not recovered", report::count(count as i64)),
     }
 }

@@ -1,7 +1,9 @@
-//! The lines that a command says, and numbers for people.
+//! The lines that a command prints, and numbers for people.
 
-/// A line on the standard output. A reader that has closed it (`| head`) wants no more: the work and the exit code stay
-/// the same.
+use indicatif::HumanCount;
+
+/// Prints a line on the standard output. A reader that has closed it (`| head`) wants no more lines: the work and the
+/// exit code stay the same.
 macro_rules! say {
     ($($text:tt)*) => {{
         use std::io::Write;
@@ -11,20 +13,13 @@ macro_rules! say {
 
 pub(super) use say;
 
-/// With a space between thousands: `262 200`.
+/// A count with commas between thousands: `262,200`.
 pub fn count(number: i64) -> String {
-    let digits = number.unsigned_abs().to_string();
-    let mut out = String::from(if number < 0 { "-" } else { "" });
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            out.push(' ');
-        }
-        out.push(digit);
-    }
-    out
+    let sign = if number < 0 { "-" } else { "" };
+    format!("{sign}{}", HumanCount(number.unsigned_abs()))
 }
 
-/// In powers of 1,000.
+/// A size in the largest unit that it fills; units are powers of 1,000.
 pub fn bytes(number: i64) -> String {
     let (unit, divisor) = match number {
         1_000_000_000.. => ("GB", 1e9),
@@ -43,8 +38,8 @@ mod tests {
     fn numbers_are_grouped() {
         assert_eq!(count(0), "0");
         assert_eq!(count(999), "999");
-        assert_eq!(count(262_200), "262 200");
-        assert_eq!(count(-1_000), "-1 000");
+        assert_eq!(count(262_200), "262,200");
+        assert_eq!(count(-1_000), "-1,000");
         assert_eq!(bytes(999), "999 B");
         assert_eq!(bytes(66_240), "66.2 kB");
         assert_eq!(bytes(84_000_000), "84.0 MB");

@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::event::{Log, PositionRange};
 use crate::store::{Error, Restored, Selection};
 
-/// While another writer has its turn.
+/// The delay between two attempts while another writer is at work.
 const LOOK_AGAIN_DELAY: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Args)]
@@ -20,7 +20,7 @@ pub struct Arguments {
     archive: Option<Uuid>,
     #[arg(long)]
     topic: Option<String>,
-    /// Of the topic; without it, the global one
+    /// The tenant of the topic; the global tenant if it is not given
     #[arg(long, requires = "topic", default_value = "")]
     tenant: String,
     /// The events of this stream
@@ -29,10 +29,10 @@ pub struct Arguments {
     /// The events from this position
     #[arg(long, value_name = "POSITION", requires_all = ["topic", "to"])]
     from: Option<i64>,
-    /// to this one
+    /// The events up to this position
     #[arg(long, value_name = "POSITION", requires = "from")]
     to: Option<i64>,
-    /// Days for which they are not archived again
+    /// The days for which the events are not archived again
     #[arg(long, value_name = "DAYS", default_value_t = 30)]
     hold_days: u32,
 }

@@ -15,12 +15,13 @@ use crate::config::{self, Config};
 use crate::jobs;
 use crate::store::Store;
 
-/// For clients to come back in once their subscriptions have ended: who finds no process any more is refused.
+/// The time in which clients can come back once their subscriptions have ended: a client that finds no process any more
+/// is refused.
 const SILENCE: Duration = Duration::from_millis(100);
-/// Between two attempts to compare the database with a bucket that is away.
+/// The time between two attempts to compare the database with a bucket that is away.
 const RECONCILE_INTERVAL: Duration = Duration::from_secs(1);
 const METRICS_UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
-/// The memory that a load took is the system's again so long after it.
+/// The time after which memory that a load took is given back to the system.
 const MEMORY_INTERVAL: Duration = Duration::from_secs(10);
 
 pub async fn run(config: &Config, shutdown: CancellationToken) -> anyhow::Result<()> {
@@ -31,7 +32,7 @@ pub async fn run(config: &Config, shutdown: CancellationToken) -> anyhow::Result
     let serving = serve(config, listeners, Arc::clone(&store), shutdown.clone(), said);
     let reconciling = async {
         if !is_reconciled {
-            tracing::warn!("the bucket is away: whether the database knows what is in it is asked until it is back");
+            tracing::warn!("the bucket is away: the database is compared with it once it is back");
             shutdown.run_until_cancelled(reconciled(config, &store)).await.transpose()?;
         }
         Ok(())
@@ -39,19 +40,19 @@ pub async fn run(config: &Config, shutdown: CancellationToken) -> anyhow::Result
     tokio::try_join!(serving, reconciling).map(|((), ())| ())
 }
 
-/// Returns once the bucket has told that the database knows what is in it; else the service has to end.
+/// Returns once the database is known to know what is in the bucket. An error has to end the service.
 async fn reconciled(config: &Config, store: &Store) -> anyhow::Result<()> {
     loop {
         match wiring::is_reconciled(store, config).await {
             Ok(true) => return Ok(()),
-            // By now it may be Postgres that is away.
+            // Postgres may be away by now.
             Err(error) if !wiring::is_away(&error) => return Err(error),
             Ok(false) | Err(_) => tokio::time::sleep(RECONCILE_INTERVAL).await,
         }
     }
 }
 
-/// Bound before a store is opened: clients that come meanwhile wait.
+/// The ports of the service, which are bound before a store is opened: clients that come meanwhile wait.
 pub struct Listeners {
     http: TcpListener,
     grpc: Listener,
@@ -65,13 +66,13 @@ impl Listeners {
     }
 }
 
-/// Where the service can be reached.
+/// The addresses at which the service can be reached.
 pub struct Addresses {
     pub http: SocketAddr,
     pub grpc: SocketAddr,
 }
 
-/// Serves until `shutdown` is cancelled. `ready` is called once the service can be reached.
+/// Serves until `shutdown` is cancelled, and calls `ready` once the service can be reached.
 pub async fn serve(
     config: &Config,
     Listeners { http, grpc: listener }: Listeners,
@@ -93,7 +94,7 @@ pub async fn serve(
         loop {
             tokio::time::sleep(MEMORY_INTERVAL).await;
             keeper.forget_old_members().await;
-            // On a thread of its own: it looks at everything that is free.
+            // The call runs on a thread of its own, since it looks at all free memory.
             let _ = tokio::task::spawn_blocking(memory::return_free_memory).await;
         }
     }));
@@ -105,11 +106,11 @@ pub async fn serve(
         scrub_bytes_per_second: config.scrub_bytes_per_second,
     };
     let jobs = store.has_bucket().then(|| jobs::start(&store, &ticks, &shutdown));
-    // Subscriptions have no end of their own, and what is served waits for it.
+    // Subscriptions do not end by themselves, and the server waits for its last call to end.
     let leaving = async {
         shutdown.cancelled().await;
         if let Err(error) = listener.stop_answering() {
-            tracing::warn!(%error, "who comes before the next process will be refused");
+            tracing::warn!(%error, "clients that come before the next process will be refused");
         }
         store.close_subscriptions();
     };
@@ -128,7 +129,7 @@ pub async fn serve(
         tokio::time::sleep(SILENCE).await;
         Ok(())
     };
-    // Others may go on where this stopped, however long a caller takes.
+    // Leases are released at once, so that other processes may go on here, however long a caller takes.
     let working = async {
         if let Some(jobs) = jobs {
             jobs.wait().await;
@@ -149,7 +150,7 @@ pub async fn serve(
     tokio::select! {
         outcome = work => outcome,
         () = given_up => {
-            tracing::warn!("what was still under way was given up");
+            tracing::warn!("work that was still in flight was given up");
             Ok(())
         }
     }

@@ -7,7 +7,7 @@ use crate::store::{ArchiveRun, Owner, Remainders, Status, Store, TopicStatus, Tr
 
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// Show every topic, and not only those with most events in Postgres
+    /// Show every topic, and not only the topics with most events in Postgres
     #[arg(long)]
     all: bool,
 }
@@ -22,7 +22,7 @@ pub async fn run(config: &Config, Arguments { all }: Arguments) -> anyhow::Resul
     Ok(())
 }
 
-/// Says who owns it. A bucket that is away keeps nobody from the rest.
+/// Says who owns the bucket. A bucket that is away does not keep the rest of the status from being shown.
 async fn bucket(store: &Store) -> String {
     let whose = match store.bucket_owner().await {
         Ok(Owner::Ours | Owner::Challenged) => "owned by this database".to_owned(),
@@ -42,7 +42,8 @@ async fn bucket(store: &Store) -> String {
     format!("bucket: {whose}{only}")
 }
 
-/// A table of topics, all of them together, what is not archived for being too little, and the last run.
+/// Returns a table of topics, the totals of all topics, the old events that are too few to be archived, the last
+/// archive run, and the objects in trouble.
 pub fn text(status: &Status, batch_size: u64) -> String {
     let Status { totals, topics, remainders, table_bytes, last_run, troubles, trouble_count } = status;
     let mut out = table(topics);
@@ -80,7 +81,7 @@ fn table(topics: &[TopicStatus]) -> String {
     out
 }
 
-/// A line each, and how many more there are.
+/// Returns a line for each object in trouble, and the number of those that are not shown.
 fn objects_in_trouble(troubles: &[Trouble], count: i64) -> String {
     if count == 0 {
         return String::new();

@@ -9,22 +9,22 @@ use crate::store::{Leftover, SweepRequest};
 
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// Only say what there is
+    /// Only list what there is
     #[arg(long)]
     dry_run: bool,
-    /// Leave unknown objects alone that are younger
+    /// Leave unknown objects alone that are younger than this
     #[arg(long, value_name = "DAYS", default_value_t = 30)]
     older_than_days: u32,
-    /// Delete objects of ours that neither the catalog nor an intent knows. After the database was put back to an
-    /// earlier time these may be archives that it does not know yet
+    /// Delete objects of ours that neither the catalog nor an intent knows. If the database was put back to an earlier
+    /// time, these may be archives that it does not know yet
     #[arg(long)]
     delete_unknown: bool,
 }
 
-/// Nobody uploads for so long.
+/// The age at which an upload is aborted: no upload takes that long.
 const UPLOAD_AGE: Duration = Duration::days(1);
 
-/// Prints what there is, a line each.
+/// Prints a line for each leftover.
 pub async fn run(config: &Config, arguments: Arguments) -> anyhow::Result<()> {
     let Arguments { dry_run, older_than_days, delete_unknown } = arguments;
     let intent = if dry_run { Intent::Read } else { Intent::Write };
@@ -37,14 +37,14 @@ pub async fn run(config: &Config, arguments: Arguments) -> anyhow::Result<()> {
     };
     let mut refused = 0;
     let tell = |leftover| {
-        refused += usize::from(matches!(leftover, Leftover::Refused { .. }));
+        refused += i64::from(matches!(leftover, Leftover::Refused { .. }));
         report::say!("{}", line(&leftover));
     };
     let settled = store.sweep_bucket(request, tell).await?;
-    report::say!("settled {settled} intents of writers that died");
+    report::say!("settled {} intents of writers that died", report::count(settled as i64));
     match refused {
         0 => Ok(()),
-        count => bail!("{count} objects were refused"),
+        count => bail!("{} objects were refused", report::count(count)),
     }
 }
 
@@ -56,7 +56,7 @@ fn line(leftover: &Leftover) -> String {
         Leftover::Upload { key, is_aborted: true } => format!("unfinished upload, aborted: {key}"),
         Leftover::Probe { key, is_deleted: false } => format!("left by a probe: {key}"),
         Leftover::Probe { key, is_deleted: true } => format!("left by a probe, deleted: {key}"),
-        // Any name may be among them, and any character in it.
+        // The name of a stranger may have any character.
         Leftover::Stranger { key } => format!("not ours: {}", key.escape_debug()),
         Leftover::Refused { key, why } => format!("refused: {key}: {why}"),
     }

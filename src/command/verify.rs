@@ -13,12 +13,12 @@ pub struct Arguments {
     /// Repair what can be repaired without guessing; the rest is still a failure
     #[arg(long)]
     repair: bool,
-    /// Read no faster
+    /// Read at most this many bytes a second
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     bytes_per_second: u64,
 }
 
-/// Prints what is wrong, a line each; any of it is a failure.
+/// Prints a line for each finding. A finding that was not repaired is a failure.
 pub async fn run(config: &Config, arguments: Arguments) -> anyhow::Result<()> {
     let Arguments { repair, bytes_per_second } = arguments;
     let store = wiring::connect(config).await?;
@@ -47,7 +47,7 @@ pub async fn run(config: &Config, arguments: Arguments) -> anyhow::Result<()> {
     report::say!("verified {} archived events in {seconds:.1} s", report::count(events));
     match left.len() {
         0 => Ok(()),
-        count => bail!("{count} findings"),
+        count => bail!("{} findings", report::count(count as i64)),
     }
 }
 

@@ -1,10 +1,11 @@
-//! From settings to a store that is ready to work.
+//! Makes a store that is ready to work from settings.
 
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
 
 use crate::bucket::{self, Bucket};
+use crate::command::report;
 use crate::config::Config;
 use crate::database::{self, Address, Database};
 use crate::store::{Error, Owner, Store, Unreconciled};
@@ -19,11 +20,11 @@ pub enum Intent {
     Write,
 }
 
-/// A store that may be worked with: as [`connect`] gives it, and its database knows what is in the bucket.
+/// Connects as [`connect`] does, and refuses a database that does not know what is in the bucket.
 pub async fn open_store(config: &Config) -> anyhow::Result<Arc<Store>> {
     let store = connect(config).await?;
     if store.has_bucket() && !is_reconciled(&store, config).await? {
-        tracing::warn!("the bucket is away: whether the database knows what is in it is not known");
+        tracing::warn!("the bucket is away: the database was not compared with it");
     }
     Ok(store)
 }
@@ -41,13 +42,13 @@ pub async fn connect(config: &Config) -> anyhow::Result<Arc<Store>> {
     with_bucket(config, database, settings, has_archives).await
 }
 
-/// For what is about the bucket, whatever the database says. One that is missing is not made.
+/// Connects for work on the bucket, whether or not the database needs one. A missing bucket is not made.
 pub async fn connect_to_bucket(config: &Config) -> anyhow::Result<Arc<Store>> {
     let settings = config.bucket().context("a bucket is needed")?;
     with_bucket(config, migrated(config).await?, settings, true).await
 }
 
-/// Opens a bucket that the database need not know, and refuses one that it may not use like that.
+/// Connects as [`connect_to_bucket`] does, and refuses a bucket that may not be used with this intent.
 pub async fn connect_to_own_bucket(config: &Config, intent: Intent) -> anyhow::Result<Arc<Store>> {
     let store = connect_to_bucket(config).await?;
     check_owner(&store, intent).await?;
@@ -91,10 +92,10 @@ async fn with_bucket(
     Ok(Arc::new(Store::new(database, Some(bucket), config.store.clone())))
 }
 
-/// Proves that the bucket can be used. One that was used before and is away now keeps nobody from their hot events.
+/// Proves that the bucket can be used. A bucket that was used before and is away now keeps nobody from the hot events.
 async fn open_bucket(bucket: &Bucket, settings: &bucket::Settings, has_archives: bool) -> anyhow::Result<()> {
     let bucket::Settings { endpoint, bucket: name, .. } = settings;
-    // An empty bucket in the place of one that is missing would hide that it is the wrong one.
+    // An empty bucket in the place of a missing one would hide that its name is wrong.
     let opened = if has_archives || settings.is_read_only { bucket.open().await } else { bucket.ensure().await };
     match opened {
         Ok(()) => Ok(()),
@@ -114,8 +115,9 @@ async fn open_bucket(bucket: &Bucket, settings: &bucket::Settings, has_archives:
     }
 }
 
-/// False if the bucket is away, and was used before: nobody is kept from their hot events, so ask again. Refuses what
-/// must not be served: a bucket that is another deployment's, and a database that is older than its bucket.
+/// Compares the database with its bucket. Returns false if the bucket was used before and is away: hot events can be
+/// served, and the caller asks again later. Refuses what must not be served: a bucket that is another deployment's, and
+/// a database that is older than its bucket.
 pub async fn is_reconciled(store: &Store, config: &Config) -> anyhow::Result<bool> {
     match reconcile(store, config).await {
         Ok(()) => Ok(true),
@@ -128,14 +130,14 @@ pub fn is_away(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(Error::Unavailable(_)))
 }
 
-/// A bucket that is nobody's is this database's from now on.
+/// Refuses what must not be served, and marks a bucket without an owner as this database's.
 async fn reconcile(store: &Store, config: &Config) -> anyhow::Result<()> {
     let name = config.bucket()?.bucket.as_str();
     let intent = if store.is_read_only() { Intent::Read } else { Intent::Write };
     let owner = store.bucket_owner().await?;
     refuse_another(store, owner, intent)?;
     if intent == Intent::Read {
-        // The copy gives positions of its own, and never archives them: it may be older than the bucket.
+        // A copy gives positions of its own, and never archives them, so that it may be older than the bucket.
         tracing::info!("S3_READ_ONLY is true: archives are read, and nothing is written to the bucket");
         return Ok(());
     }
@@ -146,7 +148,7 @@ async fn reconcile(store: &Store, config: &Config) -> anyhow::Result<()> {
     if let Some(key) = archives.first() {
         let found = format!(
             "the database is older than the bucket {name}: {} archives there are not as it knows them, such as {key}",
-            archives.len()
+            report::count(archives.len() as i64)
         );
         if !config.start_unreconciled {
             bail!(
@@ -163,7 +165,7 @@ async fn reconcile(store: &Store, config: &Config) -> anyhow::Result<()> {
             Err(error) => tracing::warn!(%error, "the bucket could not be marked as this database's"),
         }
     }
-    // One that has to wait whether somebody answers is probed when that is over.
+    // A bucket is not probed while its owner has time to answer, but when that time is over.
     if matches!(owner, Owner::Nobody | Owner::Ours) {
         store.probe_bucket().await;
     }

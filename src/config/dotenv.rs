@@ -10,7 +10,8 @@ use std::path::Path;
 
 use crate::config::Error;
 
-/// Reads nothing if there is no file. An error names the line, and never shows it: it may hold a secret.
+/// Reads the file; a missing file sets nothing. An error names the line and never shows it, since the line may hold a
+/// secret.
 pub(super) fn read(path: &Path) -> Result<BTreeMap<String, String>, Error> {
     let file = path.display();
     let text = match std::fs::read_to_string(path) {
@@ -33,7 +34,7 @@ fn parse(text: &str) -> Result<BTreeMap<String, String>, (usize, String)> {
         let (name, value) = line.split_once('=').ok_or_else(|| wrong("NAME=VALUE is needed".into()))?;
         let name = name.trim();
         if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
-            return Err(wrong("what is in front of = is no name of a variable".into()));
+            return Err(wrong("the text in front of = is no name of a variable".into()));
         }
         let value = unquoted(value.trim()).ok_or_else(|| {
             wrong(format!("{name} has a # behind white space: a comment has a line of its own, a value has quotes"))

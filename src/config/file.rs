@@ -9,7 +9,7 @@ use crate::config::Error;
 use crate::event::read_from_objects;
 use crate::store;
 
-/// `CONFIG_FILE`.
+/// The contents of `CONFIG_FILE`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(remote = "Self", rename_all = "camelCase", deny_unknown_fields, default)]
 struct ConfigFile {
@@ -25,7 +25,8 @@ struct PartialPersistence {
 
 read_from_objects!(ConfigFile, PartialPersistence);
 
-/// Topics whose events are deleted once they are consumed, and by whom. They are never archived.
+/// Returns the groups that have to handle an event before it is deleted, by topic. Events of these topics are never
+/// archived.
 pub(super) fn required_groups(path: Option<&Path>) -> Result<store::RequiredGroups, Error> {
     let Some(path) = path else { return Ok(store::RequiredGroups::default()) };
     let wrong = |why: &dyn std::fmt::Display| Error(format!("CONFIG_FILE {}: {why}", path.display()));

@@ -1,5 +1,5 @@
-//! The only reader of the environment. Everything that can be set has its name, its default and its check in here; the
-//! table of the README is this file in prose.
+//! The only reader of the environment. Everything that can be set has its name, its default and its check in this
+//! module; the table of the README is the module in prose.
 
 mod dotenv;
 mod file;
@@ -26,12 +26,12 @@ use crate::store;
 pub use s3::LOOK_INTERVAL;
 pub use variables::LogFormat;
 
-/// Why the process cannot start: one line that names the variable.
+/// The reason why the process cannot start: one line that names the variable.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Error(String);
 
-/// Each room's settings.
+/// The settings of each room.
 #[derive(Debug, Clone)]
 pub struct Config {
     pub postgres_connection: String,
@@ -42,26 +42,26 @@ pub struct Config {
     pub grpc_addr: SocketAddr,
     pub http: api::HttpSettings,
     pub grpc: api::GrpcSettings,
-    /// The process gives up what is still under way so long after it was asked to end.
+    /// The time that work in flight has to end once the process was asked to end.
     pub shutdown_timeout: Duration,
     pub log_level: String,
     pub log_format: LogFormat,
     /// Whether old events are archived: not where the bucket is only read.
     pub archive: bool,
     pub archive_interval: Duration,
-    /// Whether a database that does not know all that is in its bucket is served all the same.
+    /// Whether a database that does not know all archives of its bucket is served all the same.
     pub start_unreconciled: bool,
-    /// 0 for no scrubs at all.
+    /// The bytes that scrubs may read a second; 0 for no scrubs at all.
     pub scrub_bytes_per_second: u64,
     pub store: store::Settings,
     /// The settings of the bucket; `Err` says what is missing, for a command that needs a bucket.
     bucket: Result<bucket::Settings, String>,
-    /// Oddities of the settings that stop nobody, to be logged.
+    /// Oddities of the settings that do not keep the process from starting, to be logged.
     pub warnings: Vec<String>,
 }
 
 impl Config {
-    /// Reads `.env` in the working directory, where variables that are set already win, and then the environment.
+    /// Reads `.env` in the working directory, and the environment, whose variables win.
     pub fn from_environment() -> Result<Config, Error> {
         let known = names::known();
         let mut variables = dotenv::read(Path::new(".env"))?;
@@ -69,7 +69,7 @@ impl Config {
         let unread: Vec<String> =
             unread.map(|name| format!("{name} is in .env and is not read: set it in the environment")).collect();
         for (name, value) in std::env::vars_os() {
-            // Whatever is not in Unicode is somebody else's, unless it bears a name of ours.
+            // A variable that is not in Unicode is another program's, unless it bears a name of ours.
             match (name.into_string(), value.into_string()) {
                 (Ok(name), Ok(value)) => drop(variables.insert(name, value)),
                 (Ok(name), Err(_)) if known.contains(&name) => return Err(Error(format!("{name} is not in UTF-8"))),
@@ -81,7 +81,7 @@ impl Config {
         Ok(config)
     }
 
-    /// An empty value is as good as none, and white space around one means nothing.
+    /// Reads variables. An empty value is as good as none, and white space around a value means nothing.
     pub fn from_variables(variables: impl IntoIterator<Item = (String, String)>) -> Result<Config, Error> {
         let known = names::known();
         let (mut set, mut warnings) = (BTreeMap::new(), Vec::new());
@@ -151,13 +151,14 @@ impl Config {
         })
     }
 
-    /// The bucket, or which variables are missing for one.
+    /// Returns the settings of the bucket, or an error that names the missing variable.
     pub fn bucket(&self) -> Result<&bucket::Settings, Error> {
         self.bucket.as_ref().map_err(|missing| Error(missing.clone()))
     }
 }
 
-/// A value as it was meant. One that is read from a file, or made by a program, often has a line break behind it.
+/// Trims a value, since one from a file or from a program often has a line break behind it, and refuses a line break
+/// within it.
 fn one_line(name: &str, value: &str) -> Result<String, Error> {
     let value = value.trim();
     if value.contains(char::is_control) {

@@ -1,4 +1,4 @@
-//! The names of the variables, and those that look like one and are none.
+//! The names of the variables, and names that look like one of them and are none.
 
 use serde::de::value::Error as Unread;
 use serde::de::{Deserialize, Deserializer, Error as _, Visitor};
@@ -6,25 +6,25 @@ use serde::de::{Deserialize, Deserializer, Error as _, Visitor};
 use crate::config::secrets::{SECRETS, file_variable};
 use crate::config::variables::Variables;
 
-/// Letters that two names may differ in for one to be taken for the other.
+/// The most letters in which a name may differ from a variable's and still be taken for it.
 const DISTANCE_MAX: usize = 2;
 
-/// Every variable that is read.
+/// Returns the name of every variable that is read.
 pub(super) fn known() -> Vec<String> {
     let mut fields: &[&str] = &[];
-    // Nothing is read: serde is only asked for the names of the fields.
+    // The error is dropped: serde is only asked for the names of the fields.
     drop(Variables::deserialize(Fields(&mut fields)));
     fields.iter().map(|field| field.to_uppercase()).chain(SECRETS.map(file_variable)).collect()
 }
 
-/// The warning about a name that is none of ours and looks as if it had been meant to be.
+/// Returns the warning about a name that is none of ours and looks like a misspelling of one.
 pub(super) fn suspicion(name: &str, known: &[String]) -> Option<String> {
     let distance = |one: &String| strsim::levenshtein(one, &name.to_uppercase());
     let nearest = known.iter().min_by_key(|one| distance(one)).filter(|one| distance(one) <= DISTANCE_MAX)?;
     Some(format!("{name} is no variable of Coldstream and is not read: {nearest} is one"))
 }
 
-/// Libraries read such variables of the process, which a file of ours is no part of.
+/// Whether libraries read the variable. They read the environment of the process, and not our `.env`.
 pub(super) fn is_read_by_libraries(name: &str) -> bool {
     let name = name.to_uppercase();
     name.starts_with("AWS_") || name.starts_with("SSL_CERT_") || name.ends_with("_PROXY")

@@ -12,7 +12,7 @@ use crate::config::variables::{Sse, Variables};
 /// The longest time between two looks of a writer at the marker of its bucket.
 pub const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The inner `Err` says what is missing.
+/// Returns the settings of the bucket. The inner `Err` names the missing variable.
 pub(super) fn bucket_settings(variables: &Variables) -> Result<Result<bucket::Settings, String>, Error> {
     let endpoint = variables.s3_endpoint.as_deref().map(|value| checked("S3_ENDPOINT", value)).transpose()?;
     let bucket = variables.s3_bucket.as_deref().map(|value| checked("S3_BUCKET", value)).transpose()?;
@@ -76,10 +76,11 @@ fn writing(variables: &Variables) -> Result<Writing, Error> {
     Ok(Writing { encryption, storage_class, checksum: variables.s3_checksum })
 }
 
-/// Archives are read back as soon as they are written, and whenever somebody asks.
+/// Checks that objects of the class can be read at once: archives are read back as soon as they are written, and
+/// whenever a client asks for their events.
 fn check_storage_class(class: &str) -> Result<(), Error> {
     let why = match class {
-        "GLACIER" | "DEEP_ARCHIVE" => "what is in this class cannot be read at once",
+        "GLACIER" | "DEEP_ARCHIVE" => "objects of this class cannot be read at once",
         _ if class.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_') => {
             return Ok(());
         }
@@ -94,7 +95,7 @@ fn checked<T: FromStr<Err: Display>>(name: &str, value: &str) -> Result<T, Error
     value.parse().map_err(|why| Error(format!("{name} cannot be{shown}: {why}")))
 }
 
-/// It is part of what is signed, between slashes.
+/// Checks the region, which stands between slashes in the text that is signed.
 fn check_region(region: &str) -> Result<(), Error> {
     if region.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)) {
         return Ok(());

@@ -11,19 +11,19 @@ use crate::bucket::{Addressing, Checksum};
 use crate::config::Error;
 use crate::config::secrets::SECRETS;
 
-/// A year: what is longer cannot be meant, and far beyond it clocks overflow.
+/// A year: a longer time cannot be meant, and far beyond it clocks overflow.
 const SECONDS_MAX: u64 = 366 * 24 * 60 * 60;
-/// An hour: jobs wait for some times as long, and Postgres counts milliseconds in 31 bits.
+/// An hour: jobs wait many times as long, and Postgres counts milliseconds in 31 bits.
 const WAIT_SECONDS_MAX: u64 = 60 * 60;
 /// The most connections to Postgres, and the most requests to S3, at once.
 const AT_ONCE_MAX: u64 = 10_000;
 const ATTEMPTS_MAX: u64 = 1_000_000;
 const CALLERS_MAX: u64 = 1_000_000;
 const BYTES_MAX: u64 = 1 << 50;
-/// A page with the largest event that can be published needs as much, twice.
+/// The memory that a page with the largest event that can be published needs, twice.
 const READ_BYTES_MIN: u64 = 64 * 1024 * 1024;
 const DAYS_MAX: u64 = 1_000_000;
-/// 16 MiB: what the gRPC contract takes, and clients send at most.
+/// 16 MiB: the most that the gRPC contract takes and that clients send.
 const EVENT_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// The most that a statement's LIMIT takes.
 const EVENTS_MAX: u64 = i32::MAX as u64;
@@ -111,7 +111,7 @@ pub(super) struct Variables {
 
 impl Variables {
     pub(super) fn read(set: &BTreeMap<String, String>) -> Result<Variables, Error> {
-        // One by one first: not every message of a wrong value says whose it is.
+        // Each variable is read by itself first, since not every message about a wrong value names the variable.
         for (name, value) in set.iter().filter(|(name, _)| !SECRETS.contains(&name.as_str())) {
             if let Err(error) = envy::from_iter::<_, Variables>([(name.clone(), value.clone())]) {
                 let example =
@@ -180,7 +180,7 @@ mod defaults {
     pub fn http_timeout_seconds() -> u64 {
         30
     }
-    /// The published clients ping as often.
+    /// The published clients ping at the same interval.
     pub fn grpc_keepalive_seconds() -> u64 {
         40
     }
@@ -206,7 +206,7 @@ mod defaults {
     pub fn streams_archive_lease_seconds() -> u64 {
         60
     }
-    /// 86 GB a day.
+    /// This is 86 GB a day.
     pub fn streams_scrub_bytes_per_second() -> u64 {
         1_000_000
     }
@@ -219,7 +219,7 @@ mod defaults {
     pub fn event_bytes_max() -> u64 {
         super::EVENT_BYTES_MAX
     }
-    /// One page of the most that is sent needs so much.
+    /// The largest page that is sent needs this much memory.
     pub fn streams_read_bytes_max() -> u64 {
         512 * 1024 * 1024
     }
@@ -232,7 +232,7 @@ mod defaults {
     pub fn s3_region() -> String {
         "us-east-1".into()
     }
-    /// Every server takes it.
+    /// Every server takes addresses by path.
     pub fn s3_addressing() -> Addressing {
         Addressing::Path
     }
@@ -242,7 +242,7 @@ mod defaults {
     pub fn s3_reads_max() -> usize {
         32
     }
-    /// The wait is longer than a look is good for and a request takes at most.
+    /// The wait is longer than a look at the marker is good for, and longer than any request takes.
     pub fn s3_takeover_seconds() -> u64 {
         30
     }

@@ -1,7 +1,7 @@
 //! The folders of an embedded Postgres, the account it runs as, and its first data.
 //!
-//! Promises a data folder that is whole or absent: it is made as `data.partial` and renamed. Dying in the middle leaves
-//! the partial one, which the next start clears.
+//! Promises a data folder that is whole or absent: it is made as `data.partial` and renamed. If the process dies in the
+//! middle, `data.partial` is left, and the next start clears it.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
@@ -12,16 +12,16 @@ use std::process::Command;
 use super::programs::Programs;
 use super::{Durability, Error};
 
-/// The only role there is, and so the superuser.
+/// The only role of the server, and so its superuser.
 pub(super) const USER: &str = "coldstream";
 
-/// Part of the name of the socket; nothing listens on it.
+/// The port in the name of the socket; nothing listens on it.
 pub(super) const PORT: u16 = 5432;
 
-/// Systems allow 104 (macOS) or 108 bytes (Linux), a final zero included.
+/// The most bytes of a socket's path. Systems allow 104 (macOS) or 108 bytes (Linux), a final zero included.
 const SOCKET_PATH_BYTES_MAX: usize = 99;
 
-/// The folders of one server, and the account it runs as where that is not ours.
+/// The folders of one server, and the account that it runs as if that is not ours.
 #[derive(Debug, Clone)]
 pub(super) struct Home {
     folder: PathBuf,
@@ -68,7 +68,7 @@ impl Home {
         if self.data.exists() {
             return Ok(());
         }
-        // The same order of text under both, by code point; plain C knows the case of ASCII letters only.
+        // Text has the same order under both locales, by code point; plain C knows the case of ASCII letters only.
         let Err(failure) = self.initialise_as("C.UTF-8", programs, durability) else {
             return Ok(());
         };
@@ -94,15 +94,15 @@ impl Home {
             return Err(Error::Failed { program: "initdb", output: one_line(&output.stderr) });
         }
         fs::rename(&partial, &self.data).map_err(Error::io("rename", &partial))?;
-        // Postgres forces to the disk what is in its folder, and not the names of the folders that lead there.
+        // Postgres forces the contents of its folder to the disk, and not the names of the folders that lead there.
         let mut leading = [&self.root, &self.folder].into_iter().filter(|_| durability == Durability::Full);
         leading.try_for_each(|path| {
             File::open(path).and_then(|folder| folder.sync_all()).map_err(Error::io("force to the disk", path))
         })
     }
 
-    /// A command that runs as the server's account, knows nothing of our environment (PGDATA and the like), and may
-    /// enter where it starts.
+    /// Makes a command that runs as the server's account, knows nothing of our environment (PGDATA and the like), and
+    /// may enter the folder that it starts in.
     pub(super) fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
         command.env_clear().env("PATH", "/usr/bin:/bin").env("LC_ALL", "C").current_dir(&self.root);
@@ -122,7 +122,7 @@ struct Account {
 }
 
 impl Account {
-    /// The account to run the server as where we are root, which it refuses.
+    /// Returns the account to run the server as if we are root, since Postgres refuses to run as root.
     fn needed() -> Result<Option<Self>, Error> {
         // SAFETY: geteuid always succeeds and touches no memory of ours.
         if unsafe { libc::geteuid() } != 0 {
@@ -133,7 +133,7 @@ impl Account {
         ["postgres", "nobody"].iter().find_map(|name| Self::named(name, &users)).map(Some).ok_or(Error::NoAccount)
     }
 
-    /// The account of this name in the text of a passwd file: `name:password:user id:group id:…`.
+    /// Returns the account of this name in the text of a passwd file: `name:password:user id:group id:…`.
     fn named(name: &str, users: &str) -> Option<Self> {
         let mut fields = users
             .lines()
@@ -143,7 +143,8 @@ impl Account {
         Some(Self { user_id: fields.next()?.parse().ok()?, group_id: fields.next()?.parse().ok()? })
     }
 
-    /// Groups are left out of account: a folder that is open to one of them only counts as closed.
+    /// Checks that the account may enter the folder. Groups are left out of consideration: a folder that is open to a
+    /// group only counts as closed.
     fn check_can_reach(self, folder: &Path) -> Result<(), Error> {
         for path in folder.ancestors() {
             let metadata = fs::metadata(path).map_err(Error::io("read", path))?;
@@ -164,7 +165,7 @@ fn check_socket_path(folder: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// What a program said, fit for the line of an error.
+/// Returns the output of a program in one line, for an error.
 pub(super) fn one_line(said: &[u8]) -> String {
     String::from_utf8_lossy(said).trim().replace('\n', " | ")
 }

@@ -4,8 +4,8 @@
 //! process does, and the threads of test harnesses and runtimes end early. So one thread, the keeper, starts them all,
 //! and lives as long as the process.
 //!
-//! If this process dies, by SIGKILL even, the kernel signals each child. Elsewhere than on Linux there is no such
-//! signal: a child then outlives a parent that had no time to stop it.
+//! If this process dies, by SIGKILL even, the kernel signals each child. Systems other than Linux have no such
+//! signal: a child there outlives a parent that had no time to stop it.
 
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -15,10 +15,10 @@ use std::thread;
 
 use parking_lot::Mutex;
 
-/// A command to start, and where to say how that went.
+/// A command to start, and the channel for the result.
 type Order = (Command, Sender<io::Result<Child>>);
 
-/// The way to the keeper, once there is one.
+/// The channel to the keeper, once there is one.
 static KEEPER: Mutex<Option<Sender<Order>>> = Mutex::new(None);
 
 /// Starts `command` so that it is killed when this process ends.
@@ -51,11 +51,11 @@ fn order(order: Order) -> io::Result<()> {
     if sent { Ok(()) } else { Err(io::Error::other("the keeper thread is gone")) }
 }
 
-/// Never ends, as the sender is static: the end of this thread would be the end of every child.
+/// Starts the commands. The thread never ends, as the sender is static: its end would be the end of every child.
 fn keep(orders: &Receiver<Order>) {
     for (mut command, answer) in orders {
         let child = command.spawn();
-        // Whoever asked is waiting for the answer without a limit, so it is always received.
+        // The caller waits for the answer without a limit, so that it is always received.
         let _ = answer.send(child);
     }
 }
@@ -69,7 +69,7 @@ fn die_with_parent(command: &mut Command, signal: libc::c_int) {
         if asked == -1 {
             return Err(io::Error::last_os_error());
         }
-        // The parent may have died before the signal was asked for; nothing would ever send it then.
+        // The parent may have died before the signal was asked for, so that nothing would ever send it.
         if u32::try_from(parent_now) != Ok(parent) {
             return Err(io::Error::from_raw_os_error(libc::ESRCH));
         }

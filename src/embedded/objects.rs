@@ -1,12 +1,12 @@
-//! s3s-fs, made to keep what it acknowledges and to say what it has.
+//! s3s-fs, made to keep the writes that it acknowledges and to list all uploads that it has.
 //!
 //! s3s-fs keeps an object as a file, its metadata and its ETag in files beside the buckets, and each file is written
-//! aside and renamed. This adds what the rest of Coldstream counts on: an acknowledged write is on the disk, GET
+//! aside and renamed. This module adds what the rest of Coldstream counts on: an acknowledged write is on the disk, GET
 //! honours If-Match, unfinished uploads are listed, a bucket has to exist, and a deleted object leaves no metadata.
 //!
 //! If the process dies in the middle of a PUT, the object may be there without its new metadata, as the PUT was not
-//! acknowledged; in the middle of a multipart upload, its parts are left, and the next start removes them: whoever was
-//! uploading is gone too.
+//! acknowledged; in the middle of a multipart upload, its parts are left, and the next start removes them: the uploader
+//! is gone too.
 
 use std::fs::File;
 use std::io;
@@ -22,9 +22,9 @@ use s3s_fs::FileSystem;
 
 use super::{Durability, Error, uploads};
 
-/// What a file name may have on the file systems in use.
+/// The most bytes of a file name on the file systems in use.
 const FILE_NAME_BYTES_MAX: usize = 255;
-/// Of an object, that are sent at once.
+/// The bytes of an object that are sent at once.
 const PIECE_BYTES: usize = 256 * 1024;
 
 /// The objects under one folder.
@@ -43,8 +43,8 @@ impl Objects {
         Ok(Self { files, folder: folder.to_owned(), durability })
     }
 
-    /// Refuses what s3s-fs would make a folder for, or fail on halfway: a missing bucket, and a key whose encoded name
-    /// is no file name.
+    /// Refuses a missing bucket, for which s3s-fs would make a folder, and a key whose encoded name is too long for a
+    /// file, on which s3s-fs would fail halfway.
     fn check(&self, bucket: &str, key: &str) -> S3Result<()> {
         if !self.folder.join(bucket).is_dir() {
             return Err(s3_error!(NoSuchBucket));
@@ -60,8 +60,8 @@ impl Objects {
         Ok(())
     }
 
-    /// Returns once the object, what is known of it, and the names of all that, gone or there, would survive the loss
-    /// of power.
+    /// Returns once the object, the files about it, and the names of all of them, whether they are there or gone, would
+    /// survive the loss of power.
     async fn settle(&self, bucket: &str, key: &str) -> S3Result<()> {
         if self.durability == Durability::None {
             return Ok(());
@@ -74,7 +74,7 @@ impl Objects {
         settled.map_err(io::Error::other).flatten().map_err(|error| s3_error!(error, InternalError))
     }
 
-    /// Removes what s3s-fs leaves of a deleted object: its metadata holds names.
+    /// Removes the files that s3s-fs leaves of a deleted object: its metadata holds names.
     async fn forget(&self, bucket: &str, key: &str) -> S3Result<()> {
         for suffix in SIDECARS {
             let removed = tokio::fs::remove_file(self.folder.join(sidecar(bucket, key, suffix))).await;
@@ -84,10 +84,10 @@ impl Objects {
     }
 }
 
-/// The files s3s-fs keeps about an object, by the end of their names.
+/// The files that s3s-fs keeps about an object, by the end of their names.
 const SIDECARS: [&str; 2] = [".metadata.json", ".internal.json"];
 
-/// The name s3s-fs gives a file about an object.
+/// Returns the name that s3s-fs gives a file about an object.
 fn sidecar(bucket: &str, key: &str, suffix: &str) -> String {
     format!(".bucket-{}.object-{}{suffix}", URL_SAFE_NO_PAD.encode(bucket), URL_SAFE_NO_PAD.encode(key))
 }
@@ -100,7 +100,8 @@ fn if_missing(error: io::Error) -> io::Result<()> {
     if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
 }
 
-/// s3s-fs gives pieces of 4 KiB, each of which would be sent, and wake who reads it, by itself.
+/// Joins the pieces of an object, since s3s-fs gives pieces of 4 KiB, each of which would be sent, and wake its reader,
+/// by itself.
 fn in_large_pieces(mut output: dto::GetObjectOutput) -> dto::GetObjectOutput {
     let length = output.content_length.and_then(|length| usize::try_from(length).ok()).unwrap_or_default();
     output.body = output.body.map(|body| {
@@ -192,7 +193,7 @@ impl S3 for Objects {
         Ok(response)
     }
 
-    /// All of them on one page: they are as many as there are uploads under way.
+    /// Lists all uploads on one page: they are only as many as are under way.
     async fn list_multipart_uploads(
         &self,
         request: S3Request<dto::ListMultipartUploadsInput>,

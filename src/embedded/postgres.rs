@@ -3,8 +3,8 @@
 //! Promises that only this user (and root) can open the socket, that the handle is returned once the server accepts
 //! connections, and that starting again on the same folder serves the same data.
 //!
-//! If the process dies in the middle of the first start, what remains is a half-made `data.partial`, which the next
-//! start clears. If it dies later, the server shuts down at once (see `keeper`), and the next start waits for it to be
+//! If the process dies in the middle of the first start, a half-made `data.partial` remains, which the next start
+//! clears. If it dies later, the server shuts down at once (see `keeper`), and the next start waits for it to be
 //! gone and recovers from its log.
 
 use std::os::unix::ffi::OsStrExt;
@@ -30,15 +30,15 @@ pub struct Postgres {
 impl Postgres {
     /// Starts a server that keeps everything in `folder/postgres`, and returns when it accepts connections.
     ///
-    /// `folder` exists and belongs to the caller; for root, it is opened (mode `x11`) to the account the server runs
-    /// as. Where no server programs are installed, they are fetched into the folder, which takes some 10 seconds and 80
-    /// MB.
+    /// `folder` exists and belongs to the caller; for root, it is opened (mode `x11`) to the account that the server
+    /// runs as. If no server programs are installed, they are fetched into the folder, which takes some 10 seconds and
+    /// 80 MB.
     pub async fn start(folder: &Path, durability: Durability) -> Result<Self, Error> {
         Self::start_with(folder, durability, programs::usual_folders()).await
     }
 
-    /// Like `start`, with settings (`name=value`) that win over the usual ones, and with the programs of a folder, whatever
-    /// their version.
+    /// Starts like `start`, with settings (`name=value`) that win over the usual ones, and with the programs of a
+    /// folder, whatever their version.
     pub async fn start_otherwise(
         folder: &Path,
         durability: Durability,
@@ -53,7 +53,7 @@ impl Postgres {
         Self::start_chosen(folder, durability, settings, choose).await
     }
 
-    /// Like `start`, looking for installed programs in `program_folders` only.
+    /// Starts like `start`, and looks for installed programs in `program_folders` only.
     pub(super) async fn start_with(
         folder: &Path,
         durability: Durability,
@@ -63,7 +63,7 @@ impl Postgres {
         Self::start_chosen(folder, durability, Vec::new(), choose).await
     }
 
-    /// Starts with the programs that are chosen once there is a folder that they may be fetched into.
+    /// Starts a server with the programs that are chosen once there is a folder that they may be fetched into.
     async fn start_chosen(
         folder: &Path,
         durability: Durability,
@@ -83,7 +83,7 @@ impl Postgres {
         .await
     }
 
-    /// A url that sqlx connects with, for a database of this name.
+    /// Returns a URL with which sqlx connects to the database of this name.
     pub fn connection(&self, database: &str) -> String {
         let database = percent_encode(database.as_bytes(), NON_ALPHANUMERIC);
         let socket = percent_encode(self.home.socket.as_os_str().as_bytes(), NON_ALPHANUMERIC);
@@ -91,12 +91,12 @@ impl Postgres {
         format!("postgres://{USER}@localhost:{PORT}/{database}?host={socket}")
     }
 
-    /// The folder of the socket: what `psql --host` takes.
+    /// Returns the folder of the socket, which `psql --host` takes.
     pub fn socket_folder(&self) -> &Path {
         &self.home.socket
     }
 
-    /// The folder of the server programs; most installations have `psql` and `pg_dump` there too.
+    /// Returns the folder of the server programs; most installations have `psql` and `pg_dump` there too.
     pub fn programs(&self) -> &Path {
         &self.programs.folder
     }
@@ -116,8 +116,8 @@ impl Postgres {
     }
 }
 
-/// Runs what waits for processes away from the runtime's threads. If the caller is dropped, the work goes on, and its
-/// result is dropped.
+/// Runs work that waits for processes away from the runtime's threads. If the caller is dropped, the work goes on, and
+/// its result is dropped.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,

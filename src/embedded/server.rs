@@ -19,8 +19,8 @@ const PREDECESSOR_WAIT: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(5);
 const LOG_TAIL_BYTES: u64 = 2000;
 
-/// Ever less gentle ways of ending a server, and the seconds each is given: after its work is on the disk, at once,
-/// without a say.
+/// The signals that end a server, ever less gentle, and the seconds that each is given: the server ends after its work
+/// is on the disk, at once, or without a say.
 const STOPS: [(libc::c_int, u64); 3] = [(libc::SIGINT, 30), (libc::SIGQUIT, 10), (libc::SIGKILL, 10)];
 
 #[derive(Debug)]
@@ -89,7 +89,7 @@ impl Server {
         }
     }
 
-    /// Where its state cannot be asked, the process is not our child any more.
+    /// Whether the process is gone. A process whose state cannot be asked is not our child any more.
     fn is_gone(&mut self) -> bool {
         !matches!(self.process.try_wait(), Ok(None))
     }
@@ -101,7 +101,7 @@ impl Drop for Server {
     }
 }
 
-/// What differs from the defaults of Postgres, as `name=value`.
+/// Returns the settings that differ from the defaults of Postgres, as `name=value`.
 fn usual_settings(durability: Durability) -> Vec<String> {
     let durable = match durability {
         Durability::Full => "on",
@@ -116,16 +116,17 @@ fn usual_settings(durability: Durability) -> Vec<String> {
         "timezone=UTC",
         "log_timezone=UTC",
         "log_checkpoints=off",
-        // Errors of statements reach whoever sent them, and may quote values: the log is for what the server says of
-        // itself.
+        // Errors of statements reach the client that sent them, and may quote values: the log is for what the server
+        // says of itself.
         "log_min_messages=log",
         "log_min_error_statement=panic",
     ];
     durable.into_iter().chain(fixed.map(str::to_owned)).chain([format!("port={PORT}")]).collect()
 }
 
-/// Lets the server of a parent that was killed a moment ago finish, as it would refuse a second one beside it. What is
-/// alive after the wait is a stranger with a reused id, or a server that the new one will name in its log.
+/// Lets the server of a parent that was killed a moment ago finish, as it would refuse a second server beside it. A
+/// process that is alive after the wait is a stranger with a reused id, or a server that the new one will name in its
+/// log.
 fn await_predecessor(home: &Home) {
     let predecessor = pid_file_lines(home).and_then(|lines| lines.first()?.parse().ok());
     let limit = Instant::now() + PREDECESSOR_WAIT;
@@ -134,8 +135,8 @@ fn await_predecessor(home: &Home) {
     }
 }
 
-/// The eighth line of postmaster.pid is the server's word on itself, which pg_ctl waits for too; the first tells whose
-/// word it is.
+/// Whether the server says that it is ready. The eighth line of postmaster.pid is its word, for which pg_ctl waits too;
+/// the first line tells which process has written it.
 fn is_ready(home: &Home, process: u32) -> bool {
     pid_file_lines(home).is_some_and(|lines| {
         lines.first().is_some_and(|line| line.parse() == Ok(process))
@@ -148,7 +149,7 @@ fn pid_file_lines(home: &Home) -> Option<Vec<String>> {
     Some(text.lines().map(|line| line.trim().to_owned()).collect())
 }
 
-/// The end of what the server has logged since `log_start`.
+/// Returns the end of what the server has logged since `log_start`.
 fn log_tail(home: &Home, log_start: u64) -> String {
     let read = || -> io::Result<Vec<u8>> {
         let mut log = File::open(&home.log)?;
@@ -165,7 +166,7 @@ fn is_alive(process: u32) -> bool {
     send(process, 0) || io::Error::last_os_error().raw_os_error() == Some(libc::EPERM)
 }
 
-/// Whether the signal could be sent; signal 0 only asks.
+/// Sends a signal, and returns whether it could be sent. Signal 0 only asks whether the process is there.
 fn send(process: u32, signal: libc::c_int) -> bool {
     let process = libc::pid_t::try_from(process).ok().filter(|process| *process > 0);
     // SAFETY: kill touches no memory of ours. Zero and below, which would mean whole groups, are filtered out.

@@ -1,4 +1,4 @@
-//! Against the real servers. Run as root and as a normal user, they cover both ways of starting Postgres.
+//! Tests against the real servers. Run as root and as a normal user, they cover both ways of starting Postgres.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -22,7 +22,7 @@ async fn run(postgres: &Postgres, sql: &'static str) {
     sqlx::raw_sql(sql).execute(&mut connection).await.unwrap();
 }
 
-/// The processes that work in this data folder: the server, and every process it started.
+/// Returns the processes that work in this data folder: the server, and every process that it started.
 fn processes_in(folder: &Path) -> Vec<String> {
     let data = folder.canonicalize().unwrap().join("postgres/data");
     let processes = fs::read_dir("/proc").unwrap().flatten();
@@ -79,12 +79,12 @@ async fn postgres_names_the_folder_that_keeps_it_out() {
     fs::create_dir(&folder).unwrap();
     fs::set_permissions(private.path(), fs::Permissions::from_mode(0o700)).unwrap();
     let started = Postgres::start(&folder, Durability::None).await;
-    // As root we become a user who may not pass, as anybody else we own the folder.
+    // Root becomes a user that may not pass, and any other user owns the folder.
     let is_root = fs::metadata("/proc/self").unwrap().uid() == 0;
     assert_eq!(matches!(&started, Err(Error::Closed { path }) if path == private.path()), is_root, "{started:?}");
 }
 
-/// What the test below runs as a process of its own, and kills.
+/// Serves until it is killed. The test below runs it as a process of its own.
 async fn be_killed(folder: &Path) {
     let postgres = Postgres::start(folder, Durability::Full).await.unwrap();
     run(&postgres, "CREATE TABLE kept (number BIGINT); INSERT INTO kept VALUES (7)").await;
@@ -104,11 +104,12 @@ async fn postgres_dies_with_its_parent_and_recovers() {
     let mut parent = keeper::spawn(parent).unwrap();
     let said = BufReader::new(parent.stdout.take().unwrap()).lines();
     assert!(said.map_while(Result::ok).any(|line| line.ends_with("ready")));
-    // The server and at least its checkpointer, writer and the connection in the middle of a long query.
+    // These are the server and at least its checkpointer, its writer and the connection in the middle of a long query.
     assert!(processes_in(folder.path()).len() > 4);
 
     parent.kill().unwrap();
-    // At once, so that it meets the server in the middle of shutting down; one that stayed would keep it from starting.
+    // The next server starts at once, to meet the first one in the middle of shutting down; if the first stayed, the
+    // next could not start.
     let postgres = Postgres::start(folder.path(), Durability::Full).await.unwrap();
     assert_eq!(number(&postgres, "SELECT number FROM kept").await, 7);
     postgres.stop().await;
@@ -121,7 +122,7 @@ fn children_outlive_the_thread_that_asked_for_them() {
     let mut sleep = Command::new("sleep");
     sleep.arg("0.3");
     let mut child = thread::spawn(move || keeper::spawn(sleep).unwrap()).join().unwrap();
-    // It ends by itself, and not by a signal.
+    // The child ends by itself, and not by a signal.
     assert!(child.wait().unwrap().success());
 }
 
@@ -137,11 +138,11 @@ async fn postgres_fetches_its_programs_where_none_are_installed() {
 
 const KEYS: (&str, &str) = ("coldstream", "not a secret");
 
-/// A server and a bucket on it.
+/// Starts a server and makes a bucket on it.
 async fn bucket(folder: &Path, durability: Durability) -> (S3Server, Box<s3::Bucket>) {
     let server = S3Server::start(folder, KEYS.0, KEYS.1, durability).await.unwrap();
     let bucket = client(&server, KEYS.1);
-    // What rust-s3 sends for create() may carry a location that servers refuse: a PUT of the bucket itself does.
+    // The request of rust-s3's create() may carry a location that servers refuse: a PUT of the bucket itself will do.
     let made = bucket.put_object("/", b"").await.unwrap();
     assert_eq!(made.status_code(), 200);
     (server, bucket)

@@ -1,8 +1,8 @@
-//! What s3s-fs keeps of multipart uploads that are under way, which it cannot list itself.
+//! The files that s3s-fs keeps of multipart uploads under way, which it cannot list itself.
 //!
-//! Files beside the buckets: `.upload-{id}.json`, `.upload_id-{id}.part-{number}`, and the metadata meant for the
-//! object, whose name bears bucket and key. If the process dies in the middle of an upload they are left, and `forget`
-//! removes them.
+//! The files lie beside the buckets: `.upload-{id}.json`, `.upload_id-{id}.part-{number}`, and the metadata meant for
+//! the object, whose name bears bucket and key. If the process dies in the middle of an upload, its files are left, and
+//! `forget` removes them.
 
 use std::fs;
 use std::io;
@@ -12,7 +12,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use s3s::dto::{MultipartUpload, StorageClass};
 
-/// The uploads to keys of this bucket that start with `prefix`, in the order of S3: by key, then by id.
+/// Returns the uploads to keys of this bucket that start with `prefix`, in the order of S3: by key, then by id.
 pub(super) async fn list(folder: &Path, bucket: &str, prefix: &str) -> io::Result<Vec<MultipartUpload>> {
     let mut uploads = Vec::new();
     let mut entries = tokio::fs::read_dir(folder).await?;
@@ -21,7 +21,7 @@ pub(super) async fn list(folder: &Path, bucket: &str, prefix: &str) -> io::Resul
         let Some((_, key, upload_id)) = upload.filter(|(of, key, _)| of == bucket && key.starts_with(prefix)) else {
             continue;
         };
-        // Completed or aborted since the folder was read, if its file is gone.
+        // An upload whose file is gone was completed or aborted since the folder was read.
         let Ok(initiated_at) = entry.metadata().await.and_then(|metadata| metadata.modified()) else { continue };
         uploads.push(MultipartUpload {
             key: Some(key),
@@ -49,7 +49,7 @@ pub(super) fn forget(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// From the name of the file that holds an upload's metadata: bucket, key and upload id.
+/// Returns bucket, key and upload id from the name of the file that holds an upload's metadata.
 fn upload_of(file_name: &str) -> Option<(String, String, String)> {
     let decode = |text: &str| String::from_utf8(URL_SAFE_NO_PAD.decode(text).ok()?).ok();
     let (bucket, rest) = file_name.strip_prefix(".bucket-")?.split_once(".object-")?;

@@ -1,5 +1,5 @@
-//! What happens by itself: archiving, rewriting, sweeping, scrubbing. A job knows when to tick, not what a tick does. If the
-//! process dies in the middle of a tick, the next one, of this or another replica, makes up for it.
+//! The jobs that run by themselves: archiving, rewriting, sweeping, scrubbing. A job knows when to tick, not what a
+//! tick does. If the process dies in the middle of a tick, the next tick, in this process or another, makes up for it.
 
 mod pace;
 
@@ -15,31 +15,31 @@ use crate::store::{Error, Store};
 
 pub use pace::Pace;
 
-/// Of the interval, so that replicas do not tick together.
+/// The part of the interval by which a pause varies, so that processes do not tick together.
 const JITTER: f64 = 0.2;
-/// After a failure, and twice as long after each further one, up to the interval.
+/// The backoff after a failure. It doubles with each further failure, up to the interval.
 const BACK_OFF_MIN: Duration = Duration::from_secs(1);
-/// Whoever ticks once a day still notices within minutes that something is back.
+/// The longest backoff: a job that ticks once a day still notices within minutes that a server is back.
 const BACK_OFF_MAX: Duration = Duration::from_secs(5 * 60);
 
-/// Days go by before what is too little to be archived is another number.
+/// The time between two counts of the events that are too few to be archived. Their number takes days to change.
 const REMAINDERS_INTERVAL: Duration = Duration::from_secs(10 * 60);
 
-/// What happens how often.
+/// The jobs that run, and how often they do.
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub archives: bool,
-    /// Between two ticks of a job.
+    /// The time between two ticks of a job.
     pub interval: Duration,
     /// The pause between two looks at the bucket's marker.
     pub look_interval: Duration,
-    /// 0 for no scrubs at all.
+    /// The bytes that scrubs may read a second; 0 for no scrubs at all.
     pub scrub_bytes_per_second: u64,
 }
 
-/// Starts the jobs of a process that has a bucket: edits of archived events are rewritten whether or not it archives
-/// more; where the bucket is only read, archives are verified and that is all. They end when `shutdown` is cancelled,
-/// between two steps or inside one, which is then as good as dead.
+/// Starts the jobs of a process that has a bucket. Edits of archived events are rewritten whether or not the process
+/// archives more; where the bucket is only read, archives are verified and that is all. The jobs end when `shutdown` is
+/// cancelled, between two steps or inside one, which ends as if the process had died.
 pub fn start(store: &Arc<Store>, settings: &Settings, shutdown: &CancellationToken) -> TaskTracker {
     let Settings { interval, scrub_bytes_per_second, .. } = *settings;
     let jobs = TaskTracker::new();
@@ -95,8 +95,8 @@ fn start_writers(jobs: &TaskTracker, store: &Arc<Store>, settings: &Settings, sh
     }));
 }
 
-/// Ticks at once, and then after every interval or wake-up. After a failure nobody is woken up before its time: what is
-/// away is not asked more often because there is more to ask of it.
+/// Ticks at once, and then after every interval or wake-up. No wake-up shortens the backoff after a failure: a server
+/// that is away is not asked more often because there is more to ask of it.
 async fn run<W, T>(
     name: &'static str,
     interval: Duration,

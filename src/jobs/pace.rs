@@ -4,7 +4,7 @@ use std::time::Duration;
 use futures::future::{BoxFuture, FutureExt};
 use tokio::time::Instant;
 
-/// Keeps work that reads a lot to so many bytes a second on average.
+/// A limit of bytes a second, on average, for work that reads a lot.
 pub struct Pace {
     bytes_per_second: u64,
     started: Instant,
@@ -12,12 +12,12 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// 0 is as fast as it goes.
+    /// Makes a limit; 0 stands for no limit.
     pub fn new(bytes_per_second: u64) -> Pace {
         Pace { bytes_per_second, started: Instant::now(), bytes: AtomicU64::new(0) }
     }
 
-    /// Waits until so many bytes more may have been read.
+    /// Waits until the limit allows for `bytes` more bytes.
     pub fn spend(&self, bytes: i64) -> BoxFuture<'static, ()> {
         if self.bytes_per_second == 0 {
             return std::future::ready(()).boxed();

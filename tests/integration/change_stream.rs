@@ -1,5 +1,6 @@
 //! Readers of the database's change stream can tell events that move from events that end.
 
+use coldstream::event::PositionRange;
 use coldstream::store::Selection;
 use serde_json::{Value, json};
 use sqlx::PgPool;
@@ -70,7 +71,7 @@ async fn what_moves_is_announced_before_its_rows() {
     };
     let moved = Change { messages: message("coldstream.archive", 1, 4), rows: "DDDD".into() };
     assert_eq!(changes(&world.sql, &slot).await, [moved]);
-    store.restore(&Selection::Range(log.clone(), (2, 3)), 1, |_| {}).await.unwrap();
+    store.restore(&Selection::Range(log.clone(), PositionRange::closed(2, 3)), 1, |_| {}).await.unwrap();
     let moved = Change { messages: message("coldstream.restore", 2, 3), rows: "II".into() };
     assert_eq!(changes(&world.sql, &slot).await, [moved]);
     sqlx::query("DELETE FROM events WHERE position = 2").execute(&world.sql).await.unwrap();

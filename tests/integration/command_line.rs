@@ -237,15 +237,15 @@ async fn the_status_counts_what_is_where() {
     let empty = program.run(&["status"]).await.succeeded();
     assert!(empty.contains("last archive run: none yet"), "{empty}");
     import(&world.store(settings(1)), &world.log(), (0..1_234).map(old_event)).await;
-    assert!(program.run(&["archive"]).await.succeeded().starts_with("archived 1 000 events in 1 objects"));
+    assert!(program.run(&["archive"]).await.succeeded().starts_with("archived 1,000 events in 1 objects"));
     let Ended { output, errors, code } = program.run(&["status"]).await;
     assert!(code == Some(0) && errors.iter().all(|line| line.contains(" INFO ")), "{errors:?}");
     let row = output.lines().find(|line| line.starts_with("acme")).unwrap();
     let cells: Vec<&str> = row.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect();
-    assert_eq!((&cells[..4], cells[5]), (&["acme", "orders", "1 234", "234"][..], "1 000"), "{output}");
+    assert_eq!((&cells[..4], cells[5]), (&["acme", "orders", "1,234", "234"][..], "1,000"), "{output}");
     let oldest = old_event(1_000).raised_at.unwrap().to_rfc3339();
     assert_eq!(cells.last(), Some(&oldest.as_str()));
-    assert!(output.contains("1 000 events in 1 objects") && output.contains("succeeded"), "{output}");
+    assert!(output.contains("1,000 events in 1 objects") && output.contains("succeeded"), "{output}");
     world.audit().await;
 }
 

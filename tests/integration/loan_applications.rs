@@ -98,8 +98,8 @@ async fn every_loan_application_comes_back_by_every_way() {
     let program = Program::new(&world, 100_000).unset("STREAMS_ARCHIVE_SIZE");
     let file = loan_applications(&program);
     let import = ["import", file.to_str().unwrap()];
-    assert!(program.run(&import).await.succeeded().starts_with("imported 262 200 events"));
-    assert!(program.run(&["archive"]).await.succeeded().starts_with("archived 200 000 events in 2 objects"));
+    assert!(program.run(&import).await.succeeded().starts_with("imported 262,200 events"));
+    assert!(program.run(&["archive"]).await.succeeded().starts_with("archived 200,000 events in 2 objects"));
     check_places(&world, &program).await;
 
     let log = Log { source: source(&file), service: Service::start(program).await, http: Client::new() };
@@ -115,7 +115,7 @@ async fn every_loan_application_comes_back_by_every_way() {
     let program = Program::new(&world, 100_000);
     let said = program.run(&["recover"]).await.succeeded();
     println!("{said}");
-    assert!(said.starts_with("recovered 200 000 events in 2 objects"), "{said}");
+    assert!(said.starts_with("recovered 200,000 events in 2 objects"), "{said}");
     source.truncate(ARCHIVED);
     let log = Log { source, service: Service::start(program).await, http };
     check_reads(&log).await;

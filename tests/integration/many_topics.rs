@@ -44,15 +44,15 @@ async fn old_events_that_are_too_few_for_a_batch_are_told() {
 
     let program = Program::new(&world, BATCH);
     let said = program.run(&["status"]).await.succeeded();
-    let expected = "not archived: 9 997 old events in 2 000 topics, about ";
+    let expected = "not archived: 9,997 old events in 2,000 topics, about ";
     assert!(said.contains(expected) && said.contains("are fewer than STREAMS_ARCHIVE_SIZE (10) each"), "{said}");
     assert!(
-        said.contains("all topics: 2 000 with 10 010 events, 10 000 of them in Postgres and 10 archived"),
+        said.contains("all topics: 2,000 with 10,010 events, 10,000 of them in Postgres and 10 archived"),
         "{said}"
     );
     let shown = |said: &str| said.lines().filter(|line| line.starts_with("tenant-")).count();
     assert_eq!(shown(&said), 40, "{said}");
-    assert!(said.contains("… and 1 960 more topics, which --all shows"), "{said}");
+    assert!(said.contains("… and 1,960 more topics, which --all shows"), "{said}");
     assert!(said.lines().nth(1).unwrap().starts_with("tenant-8 "), "the largest is the first: {said}");
     assert_eq!(shown(&program.run(&["status", "--all"]).await.succeeded()), TENANTS as usize);
 

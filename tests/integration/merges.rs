@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use coldstream::database::catalog::archives::ArchiveKey;
 use coldstream::database::catalog::members::{self, MemberRow};
 use coldstream::database::commit;
 use coldstream::database::lookups::merges;
 use coldstream::database::lookups::{self, HashKey, LookupRun};
-use coldstream::event::{Event, Filter, Gdpr, GdprField, Json, Log, NewEvent};
+use coldstream::event::{Event, Filter, Gdpr, GdprField, Json, Log, NewEvent, PositionRange};
 use coldstream::store::{Error, Query, Selection, Store};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -72,7 +73,7 @@ async fn insert_archive(world: &World, id: Uuid, members: u16) {
     };
     let rows: Vec<MemberRow> = (0..i32::from(members)).map(member).collect();
     let mut transaction = world.database().begin_job().await.unwrap();
-    members::insert(&mut transaction, (TOPIC, id), 1, &rows).await.unwrap();
+    members::insert(&mut transaction, ArchiveKey::new(TOPIC, id), 1, &rows).await.unwrap();
     commit(transaction).await.unwrap();
 }
 
@@ -145,7 +146,7 @@ async fn merged_answers_are_those_of_all_archives() {
                     expected.gdpr_ids.get_mut(&person).unwrap().push(place);
                     ids.push(id);
                 }
-                lookups::insert_run(&mut transaction, (TOPIC, archive_id), run, lookups).await.unwrap();
+                lookups::insert_run(&mut transaction, ArchiveKey::new(TOPIC, archive_id), run, lookups).await.unwrap();
             }
             archives.push((archive_id, members));
         }
@@ -162,7 +163,7 @@ async fn merged_answers_are_those_of_all_archives() {
         loop {
             let (gone, _) = archives.swap_remove(random.random_range(0..archives.len()));
             let mut transaction = world.database().begin_job().await.unwrap();
-            lookups::delete(&mut transaction, (TOPIC, gone)).await.unwrap();
+            lookups::delete(&mut transaction, ArchiveKey::new(TOPIC, gone)).await.unwrap();
             commit(transaction).await.unwrap();
             expected.forget(gone);
             assert_eq!(Answers::asked(&world, key, &ids).await, expected, "seed {seed}, merge {merges}");
@@ -175,7 +176,7 @@ async fn merged_answers_are_those_of_all_archives() {
         assert!(merges >= 9, "seed {seed}: {merges}");
         for (archive_id, _) in archives {
             let mut transaction = world.database().begin_job().await.unwrap();
-            lookups::delete(&mut transaction, (TOPIC, archive_id)).await.unwrap();
+            lookups::delete(&mut transaction, ArchiveKey::new(TOPIC, archive_id)).await.unwrap();
             commit(transaction).await.unwrap();
         }
         for statement in ["DELETE FROM archives", "DELETE FROM members"] {
@@ -273,7 +274,7 @@ async fn the_archives_of_a_merge_may_change_and_leave() {
     // One archive is restored as a whole, another one in part: the rest of that is an archive of its own.
     let archives = store.archives(&log).await.unwrap();
     store.restore(&Selection::Archive(archives[2].id), 0, |_| {}).await.unwrap();
-    store.restore(&Selection::Range(log.clone(), (8, 8)), 0, |_| {}).await.unwrap();
+    store.restore(&Selection::Range(log.clone(), PositionRange::closed(8, 8)), 0, |_| {}).await.unwrap();
     assert_eq!(lookups(&world).await, [(0, 1), (0, 1), (0, 1), (1, 8)]);
     assert_eq!(summed_up(&world).await, [0; 0]);
     check(&world, &log).await;
@@ -308,7 +309,7 @@ async fn the_archives_of_a_merge_may_change_and_leave() {
     check_pages(&store, &log, &events).await;
     assert_eq!(store.repair(&pace, |_| {}).await.unwrap().repaired.len(), 10);
 
-    let whole = Selection::Range(log.clone(), (1, 24));
+    let whole = Selection::Range(log.clone(), PositionRange::closed(1, 24));
     store.restore(&whole, 30, |_| {}).await.unwrap();
     assert_eq!(lookups(&world).await, []);
     world.audit().await;

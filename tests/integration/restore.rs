@@ -4,7 +4,7 @@ mod steps;
 
 use std::sync::Arc;
 
-use coldstream::event::{Eligibility, Event, Filter, Log, NewEvent};
+use coldstream::event::{Eligibility, Event, Filter, Log, NewEvent, PositionRange};
 use coldstream::store::{Error, Query, Restored, Selection, Settings, Store};
 
 use crate::support::{
@@ -88,7 +88,7 @@ async fn an_archive_goes_back_whole() {
 async fn what_is_held_is_not_archived_before_the_hold_is_over() {
     let (mut world, store, log) = archived().await;
     let before = read_all(&store, &log).await;
-    restore(&store, Selection::Range(log.clone(), (4, 13))).await;
+    restore(&store, Selection::Range(log.clone(), PositionRange::closed(4, 13))).await;
     assert_eq!(archive(&store).await, 0, "five are old enough, and ten are held");
     import(&store, &log, (25..30).map(old_event)).await;
     assert_eq!(archive(&store).await, 10, "the events behind them go");
@@ -100,7 +100,7 @@ async fn what_is_held_is_not_archived_before_the_hold_is_over() {
     assert!(hot_positions(&world).await.is_empty());
     assert_eq!(read_all(&store, &log).await[..25], before);
     // Events without a hold go with the next pass.
-    let selection = Selection::Range(log.clone(), (4, 13));
+    let selection = Selection::Range(log.clone(), PositionRange::closed(4, 13));
     assert_eq!(store.restore(&selection, 0, |_| {}).await.unwrap().events, 10);
     assert_eq!(archive(&store).await, 10);
     world.audit().await;
@@ -119,7 +119,7 @@ async fn a_range_is_taken_out_of_the_archives_that_hold_it() {
         }
         let before = seen(&store, &log).await;
         let mut told = Vec::new();
-        let selection = Selection::Range(log.clone(), (8, 22));
+        let selection = Selection::Range(log.clone(), PositionRange::closed(8, 22));
         let restored = store.restore(&selection, HOLD_DAYS, |restored| told.push(restored.events)).await.unwrap();
         assert_eq!(restored, Restored { archives: 2, events: 13, hot: 2 });
         assert_eq!(told, [3, 13]);
@@ -180,7 +180,7 @@ async fn personal_fields_stay_within_reach() {
     let (mut world, store, log) = archived().await;
     store.introduce_gdpr(&log, "event-3", "name", coldstream::event::Json::text("gone")).await.unwrap();
     store.introduce_gdpr(&log, "event-4", "name", coldstream::event::Json::text("gone")).await.unwrap();
-    restore(&store, Selection::Range(log.clone(), (4, 4))).await;
+    restore(&store, Selection::Range(log.clone(), PositionRange::closed(4, 4))).await;
     for number in [3, 4] {
         let event = store.event(&log, &format!("event-{number}")).await.unwrap().unwrap();
         store.invalidate_gdpr(&log, &event.gdpr["name"].id).await.unwrap();
@@ -200,8 +200,8 @@ async fn what_cannot_be_restored_is_said() {
     let nowhere = Log::new("acme", "nowhere").unwrap();
     for (selection, expected) in [
         (Selection::Archive(uuid::Uuid::nil()), "there is no archive 00000000"),
-        (Selection::Range(log.clone(), (26, 99)), "there are no such events"),
-        (Selection::Range(log.clone(), (9, 8)), "positions from 9 to 8 are none"),
+        (Selection::Range(log.clone(), PositionRange::closed(26, 99)), "there are no such events"),
+        (Selection::Range(log.clone(), PositionRange::closed(9, 8)), "positions from 9 to 8 are none"),
         (Selection::Stream(log.clone(), "stream-9".into()), "there are no such events"),
         (Selection::Stream(nowhere, "stream-1".into()), "nothing was ever published"),
     ] {
@@ -211,7 +211,10 @@ async fn what_cannot_be_restored_is_said() {
     let excluded_topics = [log.topic().to_owned()].into();
     let eligibility = Eligibility { excluded_topics, ..settings(10).eligibility };
     let excluding = world.store(Settings { eligibility, ..settings(10) });
-    let error = excluding.restore(&Selection::Range(log.clone(), (1, 9)), HOLD_DAYS, |_| {}).await.unwrap_err();
+    let error = excluding
+        .restore(&Selection::Range(log.clone(), PositionRange::closed(1, 9)), HOLD_DAYS, |_| {})
+        .await
+        .unwrap_err();
     assert!(matches!(&error, Error::Refused(why) if why.contains("once they are consumed")), "{error}");
 
     let [archive, _] = store.archives(&log).await.unwrap().try_into().unwrap();

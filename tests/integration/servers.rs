@@ -9,7 +9,7 @@ use std::net::Ipv6Addr;
 use std::sync::Arc;
 
 use coldstream::database::Database;
-use coldstream::event::{Event, Filter, Log, NewEvent};
+use coldstream::event::{Event, Filter, Log, NewEvent, PositionRange};
 use coldstream::store::{Query, Selection, Store};
 use sqlx::{Connection, PgConnection};
 
@@ -63,7 +63,7 @@ async fn everything_works(mut world: World) {
     store.rewrite().await.unwrap();
     let edited = seen(&store, &log).await;
     assert!(edited != before && edited[0].len() == EVENTS);
-    store.restore(&Selection::Range(log.clone(), (5, 20)), 0, |_| {}).await.unwrap();
+    store.restore(&Selection::Range(log.clone(), PositionRange::closed(5, 20)), 0, |_| {}).await.unwrap();
     assert_eq!(seen(&store, &log).await, edited);
     assert!(archive(&store).await >= 16);
     assert_eq!(seen(&store, &log).await, edited);

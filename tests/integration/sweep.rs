@@ -1,5 +1,6 @@
 //! A sweep deletes what nobody needs, tells what nobody knows, and leaves what is not ours.
 
+use coldstream::event::PositionRange;
 use coldstream::store::{Leftover, Selection, Store, SweepRequest};
 use time::Duration;
 use uuid::Uuid;
@@ -140,7 +141,7 @@ async fn an_object_that_may_be_all_that_is_left_stays() {
     import(&store, &log, (0..8).map(old_event)).await;
     assert_eq!(archive(&store).await, 8);
     let backup = world.backup().await;
-    store.restore(&Selection::Range(log.clone(), (3, 4)), 0, |_| {}).await.unwrap();
+    store.restore(&Selection::Range(log.clone(), PositionRange::closed(3, 4)), 0, |_| {}).await.unwrap();
     let key = world.key(&world.only_archive(&store).await);
     world.restore(&backup).await;
     let store = world.store(settings(8));

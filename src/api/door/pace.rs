@@ -1,4 +1,4 @@
-//! The body of a request, which has to come.
+//! The body of a request, which has a deadline and a least pace.
 
 use std::error::Error;
 use std::pin::Pin;
@@ -11,7 +11,8 @@ use tokio::time::Instant;
 
 use crate::api::door::visitor::Wait;
 
-/// A client that sends fewer, for longer than it is waited for, keeps a place for nothing.
+/// The least bytes a second of a body. A client that sends fewer, for longer than its deadline, keeps a place for
+/// nothing.
 const BYTES_PER_SECOND_MIN: f64 = 4096.0;
 
 type BoxError = Box<dyn Error + Send + Sync>;
@@ -21,7 +22,7 @@ type BoxError = Box<dyn Error + Send + Sync>;
 #[error("the body did not come in time")]
 pub struct Late;
 
-/// A body that may be silent for so long, and that comes with 4 KiB a second at least.
+/// A body that may be silent for `limit` at most, and has to come with 4 KiB a second at least.
 pub struct Paced<B> {
     body: B,
     limit: Duration,

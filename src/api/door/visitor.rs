@@ -1,4 +1,4 @@
-//! One connection, its place, and how long it may keep the service waiting.
+//! One connection, its place, and the time for which it may keep the service waiting.
 
 use std::io;
 use std::pin::Pin;
@@ -11,15 +11,15 @@ use tokio::time::{Instant, Sleep};
 
 use crate::api::door::Place;
 
-/// HTTP/2 begins with so many bytes, and as many are enough to tell every protocol from it.
+/// The bytes that HTTP/2 begins with, which are enough to tell every other protocol from it.
 const OPENING_BYTES: usize = 24;
 
-/// How long a visitor may do nothing.
+/// The limits for how long a visitor may do nothing.
 #[derive(Debug, Clone, Copy)]
 pub struct Patience {
     /// The limit until the protocol is known.
     pub opening: Duration,
-    /// The limit between two bytes from then on; `None` where the protocol looks to it itself.
+    /// The limit between two bytes from then on; `None` where the protocol sees to it by itself.
     pub silence: Option<Duration>,
     /// The limit for taking the next byte of what is being sent; `None` likewise.
     pub stall: Option<Duration>,
@@ -27,18 +27,18 @@ pub struct Patience {
 
 pub struct Visitor {
     stream: TcpStream,
-    /// Bytes that are still missing of the opening.
+    /// The number of bytes that are still missing from the opening.
     opening_bytes: usize,
     reading: Wait,
     writing: Wait,
     _place: Place,
 }
 
-/// A wait for somebody else, and its end.
+/// A wait for the client, and its deadline.
 pub(super) struct Wait {
     limit: Option<Duration>,
     deadline: Option<Instant>,
-    /// Armed late, and moved only when it rings: waits are many, and most are short.
+    /// The timer, which is armed late, and moved only when it rings: waits are many, and most are short.
     alarm: Option<Pin<Box<Sleep>>>,
 }
 
@@ -72,12 +72,12 @@ impl Wait {
         self.deadline = Some(deadline);
     }
 
-    /// Ends the wait, because what was waited for has come.
+    /// Ends the wait, because the client has gone on.
     pub fn over(&mut self) {
         self.deadline = None;
     }
 
-    /// Ready when the wait has lasted too long. It begins with the first call.
+    /// Is ready when the wait has lasted too long. The wait begins with the first call.
     pub fn poll_late(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let deadline = match (self.deadline, self.limit) {
             (Some(deadline), _) => deadline,

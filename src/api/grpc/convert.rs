@@ -8,15 +8,15 @@ use crate::api::grpc::{proto, status};
 use crate::event::{Event, Gdpr, GdprField, Invalid, Json, Log, Metadata, NewEvent};
 use crate::store::{self, PageSize};
 
-/// The most bytes that a page has around an event.
+/// The most bytes that a page adds around one event.
 const LENGTH_BYTES_MAX: usize = 6;
 
-/// Names as they come in a request.
+/// Returns the log that a request names.
 pub fn log(tenant_id: String, topic: String) -> Result<Log, Status> {
     Log::new(tenant_id, topic).map_err(status::invalid)
 }
 
-/// What a reader sees of an event.
+/// Converts an event to the form that a reader sees.
 pub fn event(log: &Log, event: Event) -> proto::Event {
     let Event { position, id, stream, event_type, reason, raised_at, metadata, payload, mut gdpr } = event;
     let Metadata { correlation_id, causation_id, user_id, deployment_id } = metadata;
@@ -50,10 +50,11 @@ pub fn event(log: &Log, event: Event) -> proto::Event {
     }
 }
 
-/// A page as a reader sees it, no larger than may be sent: the rest is left to the next page, or the page is refused.
+/// Converts a page to the form that a reader sees. Events above the size that may be sent are left to the next page, or
+/// the page is refused.
 pub fn events(log: &Log, events: Vec<Event>, size: PageSize) -> Result<Vec<proto::Event>, store::Error> {
     let (PageSize::Cut(bytes_max) | PageSize::Whole(bytes_max)) = size;
-    // A field of a payload takes less than twice as much as in JSON: mostly nothing has to be counted.
+    // A field of a payload takes less than twice as many bytes as in JSON, so that most pages need no count.
     let is_small = events.iter().map(Event::weight).sum::<usize>() < bytes_max as usize / 2;
     let mut converted = Vec::with_capacity(events.len());
     let mut bytes = 0;
@@ -71,7 +72,7 @@ pub fn events(log: &Log, events: Vec<Event>, size: PageSize) -> Result<Vec<proto
     Ok(converted)
 }
 
-/// What a subscriber sees of an event that is delivered for this time.
+/// Converts an event to the form that a subscriber sees, with its retry number.
 pub fn delivered(log: &Log, delivered: Event, retry_number: i64) -> proto::Event {
     let event = event(log, delivered);
     let metadata = event.metadata.map(|metadata| proto::EventMetadata { retry_number, ..metadata });
@@ -82,7 +83,7 @@ pub fn broadcast(log: &Log, broadcast: Event) -> proto::Event {
     proto::Event { options: Some(proto::EventOptions { broadcast: true }), ..event(log, broadcast) }
 }
 
-/// A broadcast that was sent on.
+/// Converts a broadcast that another process has sent on.
 pub fn received_broadcast(event: proto::Event) -> Result<NewEvent, Invalid> {
     let payload = event.payload.into_iter().map(|(name, proto::EventPayload { value, gdpr })| {
         let gdpr = gdpr.map(|gdpr| proto::PublishEventGdprValue { id: gdpr.id, default: gdpr.default });
@@ -100,7 +101,7 @@ pub fn received_broadcast(event: proto::Event) -> Result<NewEvent, Invalid> {
     })
 }
 
-/// What a publisher says of an event; the tenant is said beside it.
+/// Converts an event of a publisher. The tenant is left to the caller, who needs it for the log.
 pub fn new_event(event: proto::PublishEvent) -> Result<NewEvent, Invalid> {
     let proto::PublishEvent { id, tenant_id: _, r#type, stream, reason, options: _, metadata, payload } = event;
     let proto::EventMetadata { correlation_id, causation_id, user_id, deployment_id, order_serial: _, retry_number: _ } =
@@ -121,7 +122,7 @@ fn new_payload(fields: BTreeMap<String, proto::PublishEventPayload>) -> Result<(
         text.push(':');
         text.push_str(value.as_str());
         if let Some(proto::PublishEventGdprValue { id, default }) = personal {
-            // Clients that cannot send an id leave it to us.
+            // Clients that cannot send an id leave it to the server.
             let id = if id.is_empty() { Uuid::now_v7().to_string() } else { id };
             gdpr.insert(name, GdprField::new(id, default_of(&default))?);
         }
@@ -130,7 +131,8 @@ fn new_payload(fields: BTreeMap<String, proto::PublishEventPayload>) -> Result<(
     Ok((Json::parse_object(&text)?, gdpr))
 }
 
-/// A default is JSON, or else a text that is meant to be one. It is never empty: clients stall on that.
+/// Returns a default as JSON; a text that is no JSON becomes a JSON string. The result is never empty: clients stall on
+/// an empty default.
 pub fn default_of(default: &str) -> Json {
     Json::parse(default).unwrap_or_else(|_| Json::text(default))
 }

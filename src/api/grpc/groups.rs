@@ -11,7 +11,7 @@ use crate::api::grpc::{SENT_BYTES_MAX, convert, status};
 use crate::event::check_group;
 use crate::store::{self, Group, Store};
 
-/// Where a request says none.
+/// The limit of a list where the request names none.
 const ERRONEOUS_EVENTS: usize = 100;
 
 pub fn group(name: String, is_parallel: bool) -> Result<Group, Status> {
@@ -19,7 +19,7 @@ pub fn group(name: String, is_parallel: bool) -> Result<Group, Status> {
     Ok(Group { name, is_parallel })
 }
 
-/// Clients look for the words of the error.
+/// Returns the last event that a group has handled. Clients look for the words of the error.
 pub async fn get_last_handled_event(store: &Store, request: GetLastHandledEventRequest) -> Result<Event, Status> {
     let GetLastHandledEventRequest { tenant_id, topic, group: name, parallel_topic_processing } = request;
     let (log, group) = (convert::log(tenant_id, topic)?, group(name, parallel_topic_processing)?);
@@ -28,7 +28,8 @@ pub async fn get_last_handled_event(store: &Store, request: GetLastHandledEventR
     Ok(convert::event(&log, event.ok_or_else(none)?))
 }
 
-/// Clients look at statuses only for what goes wrong; that something was not handled is an answer.
+/// Waits until groups have handled the events of a correlation. An event that was not handled is an answer, since
+/// clients take a status for a failure of the call.
 pub async fn wait_for_transactional_consistency(
     store: &Arc<Store>,
     request: WaitForTransactionalConsistencyRequest,
@@ -76,7 +77,8 @@ pub async fn resend_erroneous_event(
     Ok(ResendErroneousEventResponse {})
 }
 
-/// Replicas of Coldstream tell each other through Postgres; a word that comes this way is as good.
+/// Takes a notice from another process. Replicas of Coldstream notify each other through Postgres; a notice that comes
+/// this way does the same.
 pub async fn backchannel(store: &Arc<Store>, request: BackchannelRequest) -> Result<BackchannelResponse, Status> {
     match request.payload {
         None => return Err(Status::unknown("the payload is missing")),

@@ -1,4 +1,4 @@
-//! The gRPC contract: `freym.streams.management.Service`. What of it is served is what `proto/streams.proto` lists.
+//! The gRPC contract, `freym.streams.management.Service`. `proto/streams.proto` lists every call that is served.
 
 mod convert;
 mod groups;
@@ -36,37 +36,37 @@ use proto::{
     WaitForTransactionalConsistencyRequest, WaitForTransactionalConsistencyResponse,
 };
 
-/// Generated from `proto/streams.proto`, with a client.
+/// The code that is generated from `proto/streams.proto`, with a client.
 pub mod proto {
     #![allow(clippy::all)]
     tonic::include_proto!("freym.streams.management");
 }
 
 const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/streams.bin"));
-/// Of a request, with room for what is above the limit of a publication: that is refused for good, while what tonic
-/// refuses clients send again and again.
+/// The most bytes of a request. It has room for publications above their own limit, which are refused for good here:
+/// clients repeat a request that tonic refuses.
 const RECEIVED_BYTES_MAX: usize = 4 * PUBLISHED_BYTES_MAX;
 const PUBLISHED_BYTES_MAX: usize = 16 * 1024 * 1024;
 const SENT_BYTES_MAX: usize = 256 * 1024 * 1024;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How many clients may connect, how the server notices that one is gone, and whether it speaks TLS.
+/// The number of clients that may connect, the pings by which the server notices that one is gone, and its TLS.
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub connections_max: usize,
     /// The time between two pings of the server, with or without a stream. A client that does not answer one within
     /// half of it is gone, and a client that is silent for as long in the middle of a message is not waited for.
     pub keepalive: Duration,
-    /// The server speaks plain text without one.
+    /// The certificate of the server, which speaks plain text without one.
     pub tls: Option<Tls>,
 }
 
-/// A certificate and its key, as they are shown to clients.
+/// The certificate that clients are shown, and its key.
 #[derive(Clone)]
 pub struct Tls(ServerTlsConfig);
 
 impl Tls {
-    /// Of PEM files. The error says what is wrong with them.
+    /// Takes the contents of two PEM files. The error says what is wrong with them.
     pub fn new(certificate_pem: &[u8], key_pem: &[u8]) -> Result<Tls, String> {
         let settings =
             ServerTlsConfig::new().timeout(HANDSHAKE_TIMEOUT).identity(Identity::from_pem(certificate_pem, key_pem));
@@ -78,13 +78,13 @@ impl Tls {
 }
 
 impl std::fmt::Debug for Tls {
-    /// A key does not belong in logs.
+    /// Shows neither certificate nor key: a key does not belong in logs.
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.write_str("Tls")
     }
 }
 
-/// Serves until `shutdown` is over, and every call that had begun before is answered.
+/// Serves until `shutdown` is over and every call that had begun before is answered.
 pub async fn serve(
     listener: TcpListener,
     settings: Settings,
@@ -110,7 +110,7 @@ pub async fn serve(
     if let Some(Tls(settings)) = tls {
         server = server.tls_config(settings).map_err(std::io::Error::other)?;
     }
-    // A client that is there answers pings. Before that there are none, and TLS may hide that it has not begun.
+    // A living client answers pings. There are none before HTTP/2 begins, and TLS may hide that it has not begun.
     let patience = Patience { opening: keepalive, silence: Some(keepalive * 2), stall: None };
     server
         .add_routes(Routes::from(pages).add_service(health_service).add_service(reflection))
@@ -119,7 +119,8 @@ pub async fn serve(
         .map_err(std::io::Error::other)
 }
 
-/// Only a client that subscribes, or asks for reflection, may say nothing for long in the middle of a call.
+/// Gives the body of a request its deadline. Only a client that subscribes, or asks for reflection, may say nothing for
+/// long in the middle of a call.
 fn paced(request: http::Request<Body>, limit: Duration) -> http::Request<Body> {
     let path = request.uri().path();
     if path.strip_prefix('/').and_then(|path| path.strip_prefix(SERVICE_NAME)) == Some("/Subscribe")
@@ -143,7 +144,7 @@ struct Streams {
     store: Arc<Store>,
 }
 
-/// One line a call: each is a function of `read`, `write`, `groups` or `subscribe`.
+/// The calls, one line each: `read`, `write`, `groups` and `subscribe` have their functions.
 #[tonic::async_trait]
 impl Service for Streams {
     async fn publish(&self, request: Request<PublishRequest>) -> Result<Response<PublishResponse>, Status> {

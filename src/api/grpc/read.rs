@@ -12,9 +12,9 @@ use crate::api::grpc::{SENT_BYTES_MAX, convert, status};
 use crate::event::{Filter, Log};
 use crate::store::{Held, PageSize, Query, SnapshotChoice, Store, StreamPage, StreamQuery};
 
-/// The size of a page whose followers are asked for by number.
+/// The size of a page where the client asks for the next one by its number.
 const WHOLE: PageSize = PageSize::Whole(SENT_BYTES_MAX as i64);
-/// The size of a page that is followed by the events behind its last one.
+/// The size of a page where the client asks for the events behind the last one next.
 const CUT: PageSize = PageSize::Cut(SENT_BYTES_MAX as i64);
 
 pub async fn get_event(store: &Store, request: GetEventRequest) -> Result<Event, Status> {
@@ -35,7 +35,7 @@ pub async fn get_last_event_by_types(store: &Store, request: GetLastEventByTypes
     last(store, convert::log(tenant_id, topic)?, &types, "unable to find last event by types").await
 }
 
-/// Clients look for the words of `none`.
+/// Returns the newest event of these types, or the error `none`, for whose words clients look.
 async fn last(store: &Store, log: Log, types: &[String], none: &'static str) -> Result<Event, Status> {
     let event = store.last_event(&log, types).await.map_err(status::status)?;
     Ok(convert::event(&log, event.ok_or_else(|| Status::unknown(none))?))
@@ -58,7 +58,7 @@ pub async fn paginate_events_after_event_id(
     let PaginateEventsAfterEventIdRequest { tenant_id, topic, types, event_id, page, per_page } = request;
     let log = convert::log(tenant_id, topic)?;
     let from = after(store, &log, &event_id).await?;
-    // Clients go on with page 0 behind the last event that they saw.
+    // Clients that ask for page 0 go on behind the last event that they saw.
     let size = if page <= 0 { CUT } else { WHOLE };
     let (events, held) = page_of(store, log, query(Filter::types(types), from, (page, per_page)), size).await?;
     Ok(held_with(PaginateEventsAfterEventIdResponse { events }, held))
@@ -70,7 +70,7 @@ pub async fn is_stream_empty(store: &Store, request: IsStreamEmptyRequest) -> Re
     Ok(IsStreamEmptyResponse { is_empty })
 }
 
-/// Behind no event is from the start.
+/// Reads a stream from its start, which is the same as behind no event.
 pub async fn paginate_stream(
     store: &Store,
     request: PaginateStreamRequest,
@@ -121,16 +121,17 @@ pub async fn paginate_stream_after_event_id(
     let from = after(store, &log, &event_id).await?;
     let snapshot = snapshot_choice(snapshot_event_id, do_not_use_snapshots, page);
     let query = StreamQuery { stream, from, page, per_page, deployment_id, snapshot };
-    // Clients go on with page 1, 2, 3… of the same request: none of them may be cut short.
+    // Clients go on with page 1, 2, 3… of the same request, so that no page may be cut short.
     let (page, held) = store.read_stream(&log, &query, WHOLE).await.map_err(status::status)?;
     let StreamPage { events, snapshot_id } = page;
     let events = convert::events(&log, events, WHOLE).map_err(status::status)?;
-    // Empty if there was none.
+    // An empty id says that the page was read without a snapshot.
     let snapshot_event_id = snapshot_id.unwrap_or_default();
     Ok(held_with(PaginateStreamAfterEventIdResponse { events, snapshot_event_id }, held))
 }
 
-/// A page behind the first one without a snapshot is read without: one that was made meanwhile would shift it.
+/// Chooses the snapshot of a page. If the first page was read without one, the pages behind it are, too: a snapshot
+/// that was made meanwhile would shift them.
 fn snapshot_choice(snapshot_event_id: String, do_not_use_snapshots: bool, page: i64) -> SnapshotChoice {
     match (do_not_use_snapshots, snapshot_event_id.is_empty()) {
         (true, _) => SnapshotChoice::None,
@@ -140,7 +141,7 @@ fn snapshot_choice(snapshot_event_id: String, do_not_use_snapshots: bool, page: 
     }
 }
 
-/// The position behind an event; behind no event, the first one.
+/// Returns the position behind an event, or the first position if no event is named.
 async fn after(store: &Store, log: &Log, event_id: &str) -> Result<i64, Status> {
     if event_id.is_empty() {
         return Ok(1);
@@ -154,7 +155,7 @@ fn query(filter: Filter, from: i64, (page, per_page): (i64, i64)) -> Query {
     Query { filter, from, skip: page.max(0).saturating_mul(per_page), limit: per_page }
 }
 
-/// A page of nothing, and one past the end, are empty.
+/// Reads a page, which is empty if it is to have no events or lies past the end.
 async fn page_of(store: &Store, log: Log, query: Query, size: PageSize) -> Result<(Vec<Event>, Held), Status> {
     if query.limit <= 0 {
         return Ok((Vec::new(), Held::default()));

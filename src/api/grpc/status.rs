@@ -3,7 +3,8 @@ use tonic::Status;
 use crate::event::Invalid;
 use crate::store;
 
-/// The one table of errors to statuses. Clients try again whatever is not UNKNOWN: what is permanent is UNKNOWN.
+/// Converts an error to a status, for every call. Clients repeat a call unless its status is UNKNOWN, so that permanent
+/// errors are UNKNOWN.
 pub fn status(error: store::Error) -> Status {
     match error {
         store::Error::Unavailable(_) | store::Error::NoBucket | store::Error::GaveWay(_) => {

@@ -1,4 +1,4 @@
-//! One connection of a subscriber. Its stream never ends with UNKNOWN: clients take that for the end of everything.
+//! One connection of a subscriber. Its stream never ends with UNKNOWN, which clients take for the end of everything.
 
 use std::collections::BTreeSet;
 use std::pin::Pin;
@@ -17,14 +17,14 @@ use crate::api::grpc::{convert, status};
 use crate::event::{Invalid, Log, check_group, check_subscriber_id, check_topic};
 use crate::store::{Deliveries, Delivery, Group, Store, Subscribing, Subscription};
 
-/// Within so long a client says what it subscribes to.
+/// The time that a client has to say what it subscribes to.
 const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Clients made with it ack broadcasts.
+/// The part of a user agent whose clients ack broadcasts.
 const ACKING_AGENT: &str = "grpc-node";
 
 pub type Responses = Pin<Box<dyn Stream<Item = Result<SubscribeResponse, Status>> + Send>>;
 
-/// Where a connection is.
+/// The steps of a connection, in their order.
 enum Step {
     Opening {
         store: Arc<Store>,
@@ -81,7 +81,8 @@ async fn step(step: Step) -> Option<(Result<SubscribeResponse, Status>, Step)> {
     }
 }
 
-/// What the client asks for, and the answer. `None` if it does not say in time.
+/// Reads what the client subscribes to, and returns the answer with the next step. Returns `None` if the client says
+/// something else, or nothing in time.
 async fn open(
     store: Arc<Store>,
     mut requests: Streaming<SubscribeRequest>,
@@ -109,30 +110,30 @@ fn subscribing(subscribe: Subscribe, acks_broadcasts: bool) -> Result<Subscribin
     Ok(Subscribing { group, subscriber_id, deployment_id, topics, acks_broadcasts })
 }
 
-/// Until the client has gone.
+/// Takes acks until the client has gone or the subscription is closed.
 async fn take_acks(mut requests: Streaming<SubscribeRequest>, subscription: Subscription) {
     loop {
         let request = tokio::select! {
             biased;
             request = requests.message() => request,
             () = subscription.closed() => match requests.message().now_or_never() {
-                // Its other half was gone first.
+                // The half of the connection that delivers was gone first.
                 Some(request) => request,
                 None => return,
             },
         };
         let payload = match request {
             Ok(Some(SubscribeRequest { payload })) => payload,
-            // A connection that breaks off bears no code of HTTP/2.
+            // A connection that breaks off is UNKNOWN, since it bears no code of HTTP/2.
             Err(status) if status.code() == Code::Unknown => return,
             Ok(None) | Err(_) => return subscription.ended_by_client(),
         };
-        // A second Subscribe says nothing new.
+        // A second Subscribe changes nothing.
         let Some(Payload::Handled(handled)) = payload else { continue };
         let Handled { tenant_id, topic, error, retry, stream } = handled;
         match Log::new(tenant_id, topic) {
             Ok(log) => subscription.acked(&log, stream, error, retry).await,
-            Err(error) => tracing::debug!(status = %status::invalid(error), "an ack of no log"),
+            Err(error) => tracing::debug!(status = %status::invalid(error), "an ack names no valid log"),
         }
     }
 }

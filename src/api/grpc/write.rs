@@ -13,7 +13,7 @@ use crate::api::grpc::{PUBLISHED_BYTES_MAX, convert, status};
 use crate::event::{Invalid, Log, NewEvent};
 use crate::store::Store;
 
-/// One topic a call; the tenants of a batch may be many. Broadcasts go out once what is to be kept is kept.
+/// Publishes events of one topic and any number of tenants. Broadcasts go out once all other events are stored.
 pub async fn publish(store: &Arc<Store>, request: PublishRequest) -> Result<PublishResponse, Status> {
     let bytes = request.encoded_len();
     if bytes > PUBLISHED_BYTES_MAX {
@@ -68,7 +68,8 @@ pub async fn invalidate_gdpr(store: &Store, request: InvalidateGdprRequest) -> R
     Ok(InvalidateGdprResponse {})
 }
 
-/// On a task of its own: many hot events take longer than a client waits, and its next attempt finds the work done.
+/// Renames a type on a task of its own: many hot events take longer than a client waits, and the client's next attempt
+/// finds the work done.
 pub async fn rename_event_type(
     store: &Arc<Store>,
     request: RenameEventTypeRequest,

@@ -14,7 +14,7 @@ pub fn parse(cursor: &str) -> Result<i64, Problem> {
     number.ok_or_else(|| Problem::invalid("the cursor is not one that was given out"))
 }
 
-/// Reads a cursor of the kind that was given out before; some clients keep them.
+/// Reads a cursor of the form that earlier versions gave out, since some clients keep their cursors.
 fn earlier(cursor: &str) -> Option<i64> {
     let text = URL_SAFE_NO_PAD.decode(cursor).ok().and_then(|bytes| String::from_utf8(bytes).ok())?;
     text.strip_prefix("1:")?.parse().ok()

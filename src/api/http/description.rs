@@ -4,26 +4,27 @@
 use serde_json::{Map, Value, json};
 use utoipa::openapi::OpenApi;
 
-/// Groups of which a request names one parameter at most. An object whose fields are parameters says that.
+/// Groups of parameters of which a request names one at most. The description says so by an object whose fields are the
+/// parameters.
 const EXCLUSIVE: [(&str, &str, &[&str]); 2] = [
     ("begin", "where to begin, said in one way at most", &["cursor", "from", "after_id"]),
     ("filter", "events of any of these types, or of this stream", &["type", "stream"]),
 ];
-/// No text has a NUL character.
+/// The pattern of every text: none has a NUL character.
 const TEXT: &str = r"^[^\x00]*$";
-/// Objects of an event whose fields anybody may name.
+/// The objects of an event whose fields may have any names.
 const OPEN: [&str; 2] = ["payload", "gdpr"];
-/// Any operation may be answered with these.
+/// The statuses that any operation may be answered with.
 const ALWAYS: [(&str, &str); 4] = [
     ("400", "The request is invalid"),
     ("415", "Bodies are taken without encoding"),
     ("500", "A failure, which is in the log of the service"),
     ("503", "Something that is needed is away, try again later"),
 ];
-/// Operations that take a body may be answered with these, too.
+/// The statuses that only an operation with a body may be answered with.
 const WITH_BODY: [(&str, &str); 2] = [("408", "The body did not come in time"), ("413", "The body is too large")];
 
-/// The whole document.
+/// Returns the whole description.
 pub fn complete(description: &OpenApi) -> Value {
     let mut document = serde_json::to_value(description).expect("a description always serializes");
     let paths = document["paths"].as_object_mut().expect("there are paths");
@@ -78,7 +79,7 @@ fn complete_operation(operation: &mut Map<String, Value>) {
     }
 }
 
-/// Numbers have their limits in the attributes; texts mean the same wherever they are.
+/// Adds the limits of a text, which its name decides. Numbers have their limits in the attributes.
 fn limit(parameter: &mut Value) {
     let text =
         |least: u64, most: u64| json!({"type": "string", "minLength": least, "maxLength": most, "pattern": TEXT});

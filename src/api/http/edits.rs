@@ -14,14 +14,14 @@ use crate::api::http::problem::Problem;
 use crate::event::{self, Instant, Patch};
 use crate::store::{Edit, EditOutcome, EditRequest, Store};
 
-/// What an edit did.
+/// The result of an edit.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct EditResponse<'a> {
     /// The event as every reader sees it from now on.
     event: EventDocument<'a>,
-    /// The line of the ledger; none where the patch changes nothing.
+    /// The edit's line in the ledger; none if the patch changes nothing.
     edit: Option<EditDocument>,
-    /// JSON pointers into the payload of what the patch names and the event does not have: an edit adds nothing.
+    /// JSON pointers to the fields that the patch names and the payload does not have: an edit adds nothing.
     missing: &'a [String],
 }
 
@@ -31,21 +31,21 @@ pub struct EditDocument {
     id: Uuid,
     /// `patch`, `introduce`, `invalidate` or `rename`.
     kind: &'static str,
-    /// What was changed: the id of an event, a GDPR id, or the name that a type had.
+    /// The subject of the edit: the id of an event, a GDPR id, or the name that a type had.
     subject: String,
-    /// None where any number of events was changed.
+    /// The position of the event; none for an edit of any number of events.
     position: Option<i64>,
-    /// JSON pointers into the payload.
+    /// JSON pointers to the changed fields of the payload; for a renamed type, its new name.
     changed: Vec<String>,
     missing: Vec<String>,
     actor: String,
     reason: String,
     ticket: String,
-    /// From this moment on every reader sees the new value.
+    /// The time from which every reader sees the new value.
     accepted_at: String,
-    /// When the value had been replaced where it is kept; none while an object is still to be rewritten.
+    /// The time at which the value had been replaced where it is stored; none while an object is still to be rewritten.
     applied_at: Option<String>,
-    /// When no version of an object was left that bears the old value.
+    /// The time at which no version of an object was left that bears the old value.
     purged_at: Option<String>,
 }
 
@@ -75,7 +75,7 @@ fn rfc3339(moment: OffsetDateTime) -> String {
 /// Edit the payload of an event
 ///
 /// A JSON Merge Patch (RFC 7396) of the event, in which only `payload` may be named: `{"payload": {"name": "erased"}}`;
-/// null removes a field. Fields that are not there are reported, not made. Once this has answered every reader sees
+/// null removes a field. Fields that are not there are reported, not made. Once the call is answered, every reader sees
 /// the new value, wherever the event is stored; an archived event's object is rewritten in place soon after.
 #[utoipa::path(
     patch, path = "/v1/topics/{topic}/events/{event_id}", tag = "edits",
@@ -113,7 +113,7 @@ pub async fn edit(
     Ok(Json(response).into_response())
 }
 
-/// The patch of the payload out of the patch of the event.
+/// Returns the patch of the payload from the patch of the event.
 fn payload_patch(body: &[u8]) -> Result<Patch, Problem> {
     let patch = event::Json::parse_object(std::str::from_utf8(body).map_err(Problem::invalid)?)?;
     let mut payload = None;

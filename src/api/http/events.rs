@@ -19,11 +19,11 @@ use crate::store::{self, PageSize, Query, Store};
 
 const LIMIT_DEFAULT: i64 = 100;
 const LIMIT_MAX: i64 = 10_000;
-/// In memory, about; a page always has room for one event.
+/// The bytes of a page in memory, about; a page always has room for one event.
 const PAGE_BYTES_MAX: i64 = 32 * 1024 * 1024;
 const NDJSON: &str = "application/x-ndjson";
 
-/// Events of one log, to be published all or not at all.
+/// Events of one log, which are published all or not at all.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(remote = "Self", deny_unknown_fields)]
 pub struct PublishRequest {
@@ -34,7 +34,7 @@ read_from_objects!(PublishRequest);
 
 #[derive(Debug, Serialize, ToSchema)]
 pub struct PublishResponse {
-    /// In the order of the events.
+    /// The results, in the order of the events.
     published: Vec<PublishedDocument>,
 }
 
@@ -42,7 +42,7 @@ pub struct PublishResponse {
 struct PublishedDocument {
     id: String,
     position: i64,
-    /// False if it had been published before.
+    /// False if the event had been published before.
     is_new: bool,
 }
 
@@ -50,9 +50,9 @@ struct PublishedDocument {
 #[derive(Debug, Serialize, ToSchema)]
 pub struct PageDocument<'a> {
     events: Vec<EventDocument<'a>>,
-    /// Where to read on, now or later: there may be events behind the last page some day.
+    /// The cursor to read on with, now or later: there may be events behind the last page some day.
     next_cursor: String,
-    /// Whether there may be more already.
+    /// Whether there may be more events already.
     has_more: bool,
     /// The position of the log's newest event; 0 if it has none.
     head_position: i64,
@@ -60,8 +60,8 @@ pub struct PageDocument<'a> {
 
 /// Publish events
 ///
-/// All or nothing; readable once this has answered. An event that was published before with the same content is left
-/// alone; with other content, nothing is published.
+/// Publishes all of the events or none. They can be read once the call is answered. An event that was published before
+/// with the same content is left alone; if its content is another one, nothing is published.
 #[utoipa::path(
     post, path = "/v1/topics/{topic}/events", tag = "events",
     params(("topic" = String, Path), ("tenant" = Option<String>, Query, description = "none is the global tenant")),
@@ -91,10 +91,10 @@ pub async fn publish(
 
 /// Read events
 ///
-/// A page as JSON, of at most 32 MiB, about: `next_cursor` leads on. With `page`, all of it or, if it is too large, nothing.
-/// Or, with `Accept: application/x-ndjson`, everything up to the end as it is when it is reached, an
-/// event a line. Events come in the order of their positions, wherever they are stored. A stream of lines that cannot
-/// be completed is broken off, never ended.
+/// The answer is a page as JSON, of about 32 MiB at most: `next_cursor` leads on. A page that `page` asks for is whole,
+/// or refused if it is too large. The answer to `Accept: application/x-ndjson` is everything up to the end of the log
+/// as it is when it is reached, one event a line. Events come in the order of their positions, wherever they are
+/// stored. A stream of lines that cannot be completed is broken off, never ended.
 #[utoipa::path(
     get, path = "/v1/topics/{topic}/events", tag = "events",
     params(
@@ -123,7 +123,7 @@ pub async fn read(
     let limit = parameters.number("limit", (1, if is_lines { i64::MAX } else { LIMIT_MAX }))?;
     let limit = limit.unwrap_or(if is_lines { i64::MAX } else { LIMIT_DEFAULT });
     let page = parameters.number("page", (0, i64::MAX))?;
-    // A reader who counts pages would miss what a shorter one leaves out.
+    // A reader that counts pages would miss the events that a shorter page leaves out.
     let size = if page.is_some() { PageSize::Whole(i64::MAX) } else { PageSize::Cut(PAGE_BYTES_MAX) };
     let query = Query {
         filter: parameters.filter()?,
@@ -155,7 +155,7 @@ async fn one_page(store: &Store, log: &Log, query: &Query, size: PageSize) -> Re
     let has_more = page.is_cut || page.events.len() as i64 == query.limit;
     let next = match page.events.last() {
         Some(last) if has_more => last.position + 1,
-        // Everything up to the head was looked at.
+        // The read has passed everything up to the head.
         _ => query.from.max(page.head_position + 1),
     };
     let document = PageDocument {
@@ -170,7 +170,7 @@ async fn one_page(store: &Store, log: &Log, query: &Query, size: PageSize) -> Re
 
 async fn lines(store: &Arc<Store>, log: Log, query: Query) -> Result<Response, Problem> {
     let mut windows = Box::pin(store.replay(log.clone(), query));
-    // What goes wrong before the first line still has a status.
+    // An error before the first line still has a status.
     let first = windows.next().await.transpose()?.unwrap_or_default();
     let body = futures::stream::iter([Ok(first)]).chain(windows).map(move |window| {
         window.map(|events| {

@@ -1,5 +1,5 @@
 //! The HTTP/JSON API. The tenant is a parameter of the query and not a segment of the path, because the empty tenant
-//! and one named `_` are two, and no segment can be empty.
+//! and a tenant named `_` are two tenants, and no segment can be empty.
 
 mod cursor;
 mod description;
@@ -42,7 +42,7 @@ const BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// The most bytes of a request's line and headers. Names and types in a query are long at times.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 
-/// How many clients may connect, and for how long the server waits for them.
+/// The number of clients that may connect, and the time for which the server waits for them.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
     pub connections_max: usize,
@@ -65,7 +65,7 @@ struct Shared {
     metrics: PrometheusHandle,
 }
 
-/// Serves until `shutdown` is cancelled, and every request that had begun before is answered.
+/// Serves until `shutdown` is cancelled and every request that had begun before is answered.
 pub async fn serve(
     listener: TcpListener,
     settings: Settings,
@@ -76,7 +76,7 @@ pub async fn serve(
     let Settings { connections_max, timeout } = settings;
     let patience = Patience { opening: timeout, silence: None, stall: Some(timeout) };
     let mut door = Door::new("http", listener, connections_max, patience);
-    // One table of routes for all: a connection has a handle of it.
+    // All connections share one table of routes, of which each has a handle.
     let router = router(store, metrics);
     let visits = TaskTracker::new();
     while let Some(visitor) = shutdown.run_until_cancelled(door.next()).await {
@@ -93,7 +93,8 @@ pub async fn serve(
     Ok(())
 }
 
-/// Answers what one connection asks until it ends, or, after `leave`, what it has asked already.
+/// Answers the requests of one connection until it ends. After `leave`, only requests that have come already are
+/// answered.
 async fn attend(visitor: Visitor, router: Router, timeout: Duration, leave: impl Future<Output = ()>) {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(timeout).max_buf_size(HEAD_BYTES_MAX);
@@ -105,7 +106,7 @@ async fn attend(visitor: Visitor, router: Router, timeout: Duration, leave: impl
     tokio::select! {
         // The connection is polled first, so that it answers the requests that have come by now.
         biased;
-        // Nobody tells how a connection ended: a client that left is no error of the service.
+        // The end of a connection is not logged: a client that left is no error of the service.
         _ = connection.as_mut() => return,
         () = leave => {}
     }
@@ -138,7 +139,7 @@ fn router(store: Arc<Store>, metrics: PrometheusHandle) -> Router {
         .layer(middleware::from_fn(count))
 }
 
-/// What the layers beneath refuse gets a problem document as well.
+/// Gives refusals of the layers beneath a problem document as well.
 async fn problems_only(request: Request, next: Next) -> Response {
     if request.headers().contains_key(CONTENT_ENCODING) {
         return Problem::of_status(StatusCode::UNSUPPORTED_MEDIA_TYPE, "bodies are taken without encoding")
@@ -161,7 +162,7 @@ async fn problems_only(request: Request, next: Next) -> Response {
 
 async fn count(request: Request, next: Next) -> Response {
     let started = Instant::now();
-    // Anybody can make up a method, and each would be a series of its own.
+    // A client can make up any method, and each would be a series of its own.
     let known = [Method::GET, Method::HEAD, Method::POST, Method::PATCH, Method::PUT, Method::DELETE, Method::OPTIONS];
     let method = known.iter().find(|known| *known == request.method()).map_or("other", Method::as_str).to_owned();
     let route = request.extensions().get::<MatchedPath>().map_or("none".to_owned(), |path| path.as_str().to_owned());

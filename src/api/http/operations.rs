@@ -17,7 +17,7 @@ use crate::store::{Store, TopicStatus, TopicsPage};
 const LIMIT_DEFAULT: i64 = 100;
 const LIMIT_MAX: i64 = 1_000;
 
-/// Topics in the order in which they came to be.
+/// Topics in the order in which they were made.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct TopicsDocument {
     topics: Vec<TopicDocument>,
@@ -32,20 +32,20 @@ pub struct TopicsDocument {
 struct TopicDocument {
     tenant_id: String,
     topic: String,
-    /// The position of its newest event.
+    /// The position of the newest event.
     head_position: i64,
     hot_events: i64,
-    /// Of its rows in Postgres, about, without their share of indexes.
+    /// The bytes of the hot events' rows in Postgres, about, without their share of the indexes.
     hot_bytes: i64,
     oldest_hot_raised_at: Option<String>,
     archived_events: i64,
-    /// Bytes of its objects.
+    /// The bytes of the topic's objects.
     archived_bytes: i64,
 }
 
 /// List topics
 ///
-/// With what each has in Postgres and in the bucket.
+/// Each topic is listed with its events and bytes in Postgres and in the bucket.
 #[utoipa::path(
     get, path = "/v1/topics", tag = "operations",
     params(
@@ -73,13 +73,13 @@ pub async fn topics(State(store): State<Arc<Store>>, parameters: Parameters) -> 
     Ok(Json(TopicsDocument { topics: topics.collect(), next_cursor, has_more, table_bytes }).into_response())
 }
 
-/// Whether the process lives
+/// Check that the process lives
 #[utoipa::path(get, path = "/health", tag = "operations", responses((status = 200, body = str)))]
 pub async fn health() -> &'static str {
     "ok\n"
 }
 
-/// Whether it can serve
+/// Check that the process can serve
 #[utoipa::path(
     get, path = "/ready", tag = "operations",
     responses((status = 200, body = str), (status = 503, body = Problem)),
@@ -91,7 +91,7 @@ pub async fn ready(State(store): State<Arc<Store>>) -> Result<String, Problem> {
     Ok(format!("ready\n{fenced}"))
 }
 
-/// Metrics in the format of Prometheus
+/// Read the metrics in the format of Prometheus
 #[utoipa::path(get, path = "/metrics", tag = "operations", responses((status = 200, body = str)))]
 pub async fn metrics(State(handle): State<PrometheusHandle>) -> Response {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], handle.render()).into_response()

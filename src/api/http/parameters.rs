@@ -9,8 +9,8 @@ use crate::api::door::Late;
 use crate::api::http::problem::Problem;
 use crate::event::{Filter, Log};
 
-/// The query of a request. What is unknown, or comes twice where it may not, is refused: a misspelt filter is not to
-/// give everything.
+/// The query of a request. A parameter that is unknown, or comes twice where it may not, is refused: a misspelt filter
+/// must not give everything.
 pub struct Parameters(Vec<(String, String)>);
 
 impl<S: Send + Sync> FromRequestParts<S> for Parameters {
@@ -19,7 +19,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Parameters {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Parameters, Problem> {
         let query = parts.uri.query().unwrap_or_default();
         let pairs: Vec<(String, String)> = url::form_urlencoded::parse(query.as_bytes()).into_owned().collect();
-        // What is no UTF-8 would become this character, and mean another name.
+        // Bytes that are no UTF-8 would become this character, and mean another name.
         if pairs.iter().any(|(_, value)| value.contains('\u{fffd}')) {
             return Err(Problem::invalid("the query is not valid UTF-8"));
         }
@@ -53,7 +53,7 @@ impl Parameters {
         self.0.iter().filter(|(key, _)| key == name).map(|(_, value)| value.clone()).collect()
     }
 
-    /// A whole number within a range.
+    /// Returns the value of a parameter that is a whole number within a range.
     pub fn number(&self, name: &str, (min, max): (i64, i64)) -> Result<Option<i64>, Problem> {
         let Some(text) = self.one(name)? else { return Ok(None) };
         match text.parse() {
@@ -62,7 +62,7 @@ impl Parameters {
         }
     }
 
-    /// By type or by stream; not both.
+    /// Returns a filter by type or by stream, not by both.
     pub fn filter(&self) -> Result<Filter, Problem> {
         let types = self.many("type");
         match self.one("stream")? {

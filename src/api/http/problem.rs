@@ -9,14 +9,14 @@ use crate::store;
 /// Seconds after which a call that found something away may be tried again.
 const RETRY_AFTER_SECONDS: &str = "5";
 
-/// Why a request was not fulfilled (RFC 9457, `application/problem+json`).
+/// The reason why a request was not fulfilled (RFC 9457, `application/problem+json`).
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Problem {
-    /// What kind of problem it is: `urn:coldstream:problem:…`.
+    /// The kind of the problem: `urn:coldstream:problem:…`.
     r#type: String,
     title: String,
     status: u16,
-    /// What was wrong with this request.
+    /// The fault of this very request.
     detail: String,
 }
 
@@ -48,7 +48,7 @@ impl Problem {
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", title, detail)
     }
 
-    /// What a library beneath has answered without a document.
+    /// Makes the problem of a status that a library beneath has answered without a document.
     pub fn of_status(status: StatusCode, detail: impl ToString) -> Problem {
         let title = status.canonical_reason().unwrap_or("The request failed");
         Problem::new(status, &title.to_lowercase().replace(' ', "-"), title, detail)
@@ -61,7 +61,7 @@ impl From<Invalid> for Problem {
     }
 }
 
-/// The one table of errors to statuses.
+/// Converts an error to a status, for every operation.
 impl From<store::Error> for Problem {
     fn from(error: store::Error) -> Problem {
         match error {

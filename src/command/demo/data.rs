@@ -7,12 +7,12 @@ use anyhow::Context;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
-use crate::command::import;
+use crate::command::{import, report};
 use crate::event::{Instant, Log};
 
-/// Beside the repository, or beside the working directory.
+/// The path of the loan applications, from the repository or from the working directory.
 const LOAN_APPLICATIONS: &str = "../shared/data/loan-applications.ndjson.gz";
-/// As many as the loan applications.
+/// The number of events that are made: as many as the loan applications have.
 const MADE_EVENTS: u64 = 262_200;
 
 /// A file to import.
@@ -21,8 +21,8 @@ pub struct Data {
     pub description: String,
 }
 
-/// The file that was asked for; or the loan applications; or, where they are not at hand, events that are made. And
-/// the log of its first event.
+/// Returns the file that was asked for, or the loan applications, or, where they are not at hand, a file of made
+/// events; and the log of its first event.
 pub fn find(wanted: Option<PathBuf>, folder: &Path) -> anyhow::Result<(Data, Log)> {
     let data = match wanted {
         Some(path) => Data { description: format!("{}", path.display()), path },
@@ -34,7 +34,8 @@ pub fn find(wanted: Option<PathBuf>, folder: &Path) -> anyhow::Result<(Data, Log
             None => Data {
                 path: make(&folder.join("made.ndjson.gz"))?,
                 description: format!(
-                    "{LOAN_APPLICATIONS} is not there: made {MADE_EVENTS} events instead; --data FILE imports others"
+                    "{LOAN_APPLICATIONS} is not there: made {} events instead; --data FILE imports others",
+                    report::count(MADE_EVENTS as i64)
                 ),
             },
         },
@@ -54,7 +55,7 @@ fn loan_applications() -> Option<PathBuf> {
     places.into_iter().find(|path| path.exists())
 }
 
-/// Orders of a shop, one a minute, each with the events that orders have.
+/// Makes the events of a shop's orders, one event a minute.
 fn make(path: &Path) -> anyhow::Result<PathBuf> {
     const TYPES: [&str; 6] =
         ["order.placed", "order.paid", "order.packed", "order.shipped", "order.delivered", "order.reviewed"];

@@ -91,7 +91,11 @@ async fn archive_events(store: &Store, config: &Config) -> anyhow::Result<()> {
     let mut progress = Progress::start("archiving");
     let archived = store.archive(|_, archived| progress.set(archived.events as u64)).await?;
     let seconds = progress.finish();
-    println!("{} events moved to {} objects in {seconds:.1} s", report::count(archived.events), archived.archives);
+    println!(
+        "{} events moved to {} objects in {seconds:.1} s",
+        report::count(archived.events),
+        report::count(archived.archives)
+    );
     for object in Bucket::new(config.bucket()?)?.list("", None).await? {
         println!("  {:>9}  s3://{BUCKET}/{}", report::bytes(object.bytes), object.key);
     }
@@ -135,7 +139,8 @@ async fn compare(store: &Arc<Store>, file: &data::Data) -> anyhow::Result<()> {
 async fn edit_one(store: &Store, config: &Config, log: &Log) -> anyhow::Result<()> {
     heading("Edit an archived event");
     let Some(archive) = store.archives(log).await?.pop() else {
-        println!("nothing is archived: there are fewer than {} old events", config.store.eligibility.batch_size);
+        let batch_size = report::count(config.store.eligibility.batch_size as i64);
+        println!("nothing is archived: there are fewer than {batch_size} old events");
         return Ok(());
     };
     let middle = Query { filter: Filter::All, from: archive.first_position + archive.count / 2, skip: 0, limit: 1 };

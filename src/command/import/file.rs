@@ -1,4 +1,4 @@
-//! The bytes of a file, compressed or not: its first bytes tell.
+//! The bytes of a file, which may be compressed: its first bytes tell.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Cursor, ErrorKind, Read};
@@ -9,10 +9,10 @@ use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
 const BUFFER_BYTES: usize = 64 * 1024;
-/// Enough to know a format by.
+/// The number of first bytes that tell the format of a file.
 const MAGIC_BYTES: u64 = 6;
 
-/// `-` is the standard input.
+/// Opens a file; `-` is the standard input.
 pub fn open(file: &Path) -> io::Result<Box<dyn BufRead>> {
     let mut raw: Box<dyn Read> = match file.to_str() {
         Some("-") => Box::new(io::stdin()),
@@ -42,7 +42,7 @@ fn unknown(what: &str) -> io::Error {
     io::Error::new(ErrorKind::InvalidData, format!("it is {what}: {wanted}"))
 }
 
-/// Says in plain words that a compressed file has no end.
+/// A reader that says in plain words that a compressed file is cut off.
 struct Whole<R>(R);
 
 impl<R: Read> Read for Whole<R> {
@@ -54,7 +54,7 @@ impl<R: Read> Read for Whole<R> {
     }
 }
 
-/// Frames behind each other, and what is to be skipped between them.
+/// A reader of frames behind each other, which passes over skippable frames between them.
 struct Zstd<R> {
     input: R,
     decoder: FrameDecoder,
@@ -89,8 +89,8 @@ impl<R: BufRead> Zstd<R> {
         Ok(())
     }
 
-    /// The cause of a failed frame. It is the end of the input or an error of reading it, if there is one, and else the
-    /// decoder's own error.
+    /// Returns the cause of a failed frame: the end of the input or an error of reading it, if there is one, and else
+    /// the decoder's own error.
     fn failed(&mut self, error: FrameDecoderError) -> io::Error {
         match self.input.fill_buf() {
             Ok([]) => ErrorKind::UnexpectedEof.into(),

@@ -21,7 +21,7 @@ pub enum Error {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
     pub line: u64,
-    /// Which element of the array it is, if it is one: an array may have all of them in one line.
+    /// The number of the element, if the object is in an array: an array may have all of its elements in one line.
     pub element: Option<u64>,
 }
 
@@ -32,12 +32,12 @@ impl fmt::Display for Place {
     }
 }
 
-/// The shape of the text, and so what may come next.
+/// The shape of the text so far, which says what may come next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Shape {
     Unknown,
     Objects,
-    /// The text is an array so far: behind its bracket, behind an element, or behind a comma.
+    /// The text is an array so far: its place is behind the bracket, behind an element, or behind a comma.
     ArrayBegun,
     ElementEnded,
     CommaPassed,
@@ -50,7 +50,7 @@ pub struct Objects<R> {
     shape: Shape,
     place: Place,
     blank_lines: u64,
-    /// Nothing but white space was in the line so far.
+    /// Whether the line has had nothing but white space so far.
     is_line_blank: bool,
 }
 
@@ -60,19 +60,19 @@ impl<R: BufRead> Objects<R> {
         Objects { input, text: Vec::new(), shape: Shape::Unknown, place, blank_lines: 0, is_line_blank: true }
     }
 
-    /// The place of the object that was given last; after an error, where the text is wrong.
+    /// Returns the place of the last object; after an error, the place where the text is wrong.
     pub fn place(&self) -> Place {
         self.place
     }
 
-    /// Lines without anything, between objects.
+    /// Returns the number of blank lines between objects.
     pub fn blank_lines(&self) -> u64 {
         self.blank_lines
     }
 
-    /// `None` at the end of the text.
+    /// Returns the next object, or `None` at the end of the text.
     pub fn next(&mut self) -> Result<Option<&[u8]>, Error> {
-        // The one before may have been broken into lines.
+        // The last object may have been broken into lines.
         self.place.line += line_breaks(&self.text);
         self.text.clear();
         loop {
@@ -108,7 +108,7 @@ impl<R: BufRead> Objects<R> {
         }
     }
 
-    /// Passes over white space.
+    /// Returns the next byte behind white space, and does not consume it.
     fn next_byte(&mut self) -> Result<Option<u8>, Error> {
         loop {
             let Some(byte) = self.input.fill_buf()?.first().copied() else { return Ok(None) };
@@ -169,7 +169,7 @@ fn line_breaks(text: &[u8]) -> u64 {
     memchr::memchr_iter(b'\n', text).count() as u64
 }
 
-/// How far an object was read.
+/// The state of an object that was read in part.
 #[derive(Default)]
 struct Scan {
     depth: usize,
@@ -179,8 +179,8 @@ struct Scan {
 }
 
 impl Scan {
-    /// The index behind the brace that closes the object, which begins with the first bytes that this is given. Only a
-    /// parser says whether it is valid JSON.
+    /// Returns the index behind the brace that closes the object, which begins with the first bytes that the scan is
+    /// given. Only a parser says whether the object is valid JSON.
     fn end_in(&mut self, bytes: &[u8]) -> Option<usize> {
         let mut at = 0;
         while at < bytes.len() {
@@ -219,7 +219,8 @@ mod tests {
 
     use super::*;
 
-    /// Objects with their places, however little is read at a time; and what is wrong in the end, with its place.
+    /// Returns the objects with their places, however little is read at a time, and the final error, if any, with its
+    /// place.
     fn read(text: &str) -> (Vec<(String, String)>, Option<String>) {
         let outcomes = [1, 2, 3, 7, 4096].map(|capacity| {
             let mut objects = Objects::new(BufReader::with_capacity(capacity, text.as_bytes()));

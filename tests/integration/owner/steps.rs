@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use coldstream::database::catalog::archives::Archive;
-use coldstream::event::Log;
+use coldstream::event::{Log, PositionRange};
 use coldstream::store::{Selection, Store, SweepRequest};
 use time::Duration;
 
@@ -160,7 +160,8 @@ async fn a_rewriter_that_lost_the_bucket() {
 async fn a_restorer_that_lost_the_bucket() {
     for step in ["intended", "written", "committed"] {
         let scene = Scene::new().await;
-        let (lease, selection) = (scene.world.lease(&scene.log).await, Selection::Range(scene.log.clone(), (2, 3)));
+        let (lease, selection) =
+            (scene.world.lease(&scene.log).await, Selection::Range(scene.log.clone(), PositionRange::closed(2, 3)));
         let restore = scene.store.begin_restore(lease, scene.archive.id, &selection, None).await.unwrap().unwrap();
         let (outcome, expected) = match step {
             "intended" => {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use coldstream::event::{Log, NewEvent};
+use coldstream::event::{Log, NewEvent, PositionRange};
 use coldstream::store::{Error, Selection, Store};
 use futures::future::BoxFuture;
 
@@ -115,7 +115,8 @@ async fn what_comes_back_from_archives_is_looked_for_again() {
     publish(&other, &world.log(), vec![old_event(4), old_event(5)]).await;
     publisher.learns().await;
     // As many events are archived afterwards as before, but other ones.
-    let restored = other.restore(&Selection::Range(world.log(), (1, 2)), 30, |_| {}).await.unwrap();
+    let restored =
+        other.restore(&Selection::Range(world.log(), PositionRange::closed(1, 2)), 30, |_| {}).await.unwrap();
     assert_eq!(restored.events, 2);
     assert_eq!(archive(&other).await, 2);
     publisher.knows(0..6).await;

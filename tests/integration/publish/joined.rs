@@ -1,6 +1,6 @@
 //! Calls that publish to one log at the same time share transactions, and nothing else.
 
-use coldstream::event::{Gdpr, GdprField, Json, NewEvent};
+use coldstream::event::{Gdpr, GdprField, Json, NewEvent, PositionRange};
 use coldstream::store::{Error, Published, Selection};
 use futures::FutureExt;
 use futures::future::join_all;
@@ -82,7 +82,8 @@ async fn what_left_its_row_since_is_not_published_again() {
     // The number of archived events stays the same, but the events are others: two come back, two others go.
     assert_eq!(positions(&publish(&publisher, &log, vec![old_event(2), old_event(3)]).await), [3, 4]);
     assert_eq!(positions(&publish(&publisher, &log, vec![event(4)]).await), [5], "in a topic that the publisher knows");
-    let restored = other.restore(&Selection::Range(log.clone(), (1, 2)), 30, |_| {}).await.unwrap();
+    let restored =
+        other.restore(&Selection::Range(log.clone(), PositionRange::closed(1, 2)), 30, |_| {}).await.unwrap();
     assert_eq!(restored.events, 2);
     assert_eq!(archive(&other).await, 2);
     let again = publish(&publisher, &log, vec![old_event(2), old_event(1)]).await;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use coldstream::database::catalog::archives::Archive;
-use coldstream::event::{Event, Log};
+use coldstream::event::{Event, Log, PositionRange};
 use coldstream::store::{RecoveredLog, Selection, Store, Superseded};
 
 use crate::recover::{check_reads, recover};
@@ -31,7 +31,7 @@ fn superseded(log: &Log, archive: &Archive) -> Superseded {
 }
 
 async fn restore(store: &Store, log: &Log, range: (i64, i64)) {
-    store.restore(&Selection::Range(log.clone(), range), 0, |_| {}).await.unwrap();
+    store.restore(&Selection::Range(log.clone(), PositionRange::closed(range.0, range.1)), 0, |_| {}).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -97,7 +97,7 @@ async fn what_was_archived_anew_takes_its_place() {
 async fn what_was_intended_then_is_kept_while_it_is_all_that_is_left() {
     for is_written in [false, true] {
         let (mut world, store, log, old) = archived().await;
-        let (lease, selection) = (world.lease(&log).await, Selection::Range(log.clone(), (3, 6)));
+        let (lease, selection) = (world.lease(&log).await, Selection::Range(log.clone(), PositionRange::closed(3, 6)));
         let restoring = store.begin_restore(lease, old.id, &selection, None).await.unwrap().unwrap();
         let (backup, parted) = match is_written {
             false => (world.backup().await, restoring.write_rest().await.unwrap()),

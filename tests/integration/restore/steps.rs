@@ -1,6 +1,6 @@
 //! Restorers may die, lose their lease or their requests, or meet editors and readers: no event is lost, and no edit.
 
-use coldstream::event::{Event, Gdpr, GdprField, Json, Log, NewEvent};
+use coldstream::event::{Event, Gdpr, GdprField, Json, Log, NewEvent, PositionRange};
 use coldstream::store::{Error, Selection, Store};
 use futures::future::join_all;
 use time::OffsetDateTime;
@@ -31,7 +31,7 @@ async fn a_restorer_may_die_after_any_step() {
             edit(&dying, &log, "event-4", r#"{"name":"NEW-VALUE"}"#).await;
             let before = seen(&dying, &log).await;
             let archive_id = dying.archives(&log).await.unwrap()[0].id;
-            let selection = Selection::Range(log.clone(), range);
+            let selection = Selection::Range(log.clone(), PositionRange::closed(range.0, range.1));
             let lease = world.lease(&log).await;
             let restoring = dying.begin_restore(lease, archive_id, &selection, held_until()).await.unwrap().unwrap();
             let case = format!("{last:?} {range:?}");
@@ -71,7 +71,7 @@ async fn a_restorer_that_lost_its_turn_changes_nothing_when_it_wakes() {
             let other = world.store(settings(10));
             let before = seen(&sleeper, &log).await;
             let archive_id = other.archives(&log).await.unwrap()[0].id;
-            let selection = Selection::Range(log.clone(), range);
+            let selection = Selection::Range(log.clone(), PositionRange::closed(range.0, range.1));
             let lease = world.lease(&log).await;
             let restoring = sleeper.begin_restore(lease, archive_id, &selection, held_until()).await.unwrap().unwrap();
             let take_over = async {
@@ -102,7 +102,7 @@ async fn an_edit_during_a_restore_is_in_the_rows_and_in_the_rest() {
         let (mut world, store, log) = archived().await;
         let editor = world.store(settings(10));
         let gate = world.proxy.hold_first(kind);
-        let selection = Selection::Range(log.clone(), (3, 6));
+        let selection = Selection::Range(log.clone(), PositionRange::closed(3, 6));
         let restoring = tokio::spawn(async move { restore(&store, selection).await });
         gate.arrival().await;
         world.proxy.heal();
@@ -131,7 +131,7 @@ async fn what_moves_into_rows_escapes_no_change() {
         import(&store, &log, (0..10).map(personal)).await;
         assert_eq!(archive(&store).await, 10);
         let archive_id = world.only_archive(&store).await.id;
-        let selection = Selection::Range(log.clone(), (1, 8));
+        let selection = Selection::Range(log.clone(), PositionRange::closed(1, 8));
         let begun = store.begin_restore(world.lease(&log).await, archive_id, &selection, held_until()).await;
         let parted = begun.unwrap().unwrap().write_rest().await.unwrap();
         let mut holding = world.sql.begin().await.unwrap();
@@ -173,7 +173,7 @@ async fn a_reader_that_meets_a_restore_begins_anew() {
     let reading = tokio::spawn(async move { read_all(&reader, &of_reader).await });
     gate.arrival().await;
     world.proxy.heal();
-    restore(&store, Selection::Range(log.clone(), (3, 6))).await;
+    restore(&store, Selection::Range(log.clone(), PositionRange::closed(3, 6))).await;
     gate.open();
     assert_eq!(reading.await.unwrap(), before);
     world.audit().await;
@@ -218,7 +218,7 @@ async fn lose_each(loss: Loss) {
     for k in 1.. {
         let restorer = world.store(settings(10));
         loss.strike(&world.proxy, k);
-        let selection = Selection::Range(log.clone(), (3, 6));
+        let selection = Selection::Range(log.clone(), PositionRange::closed(3, 6));
         let outcome = restorer.restore(&selection, 0, |_| {}).await;
         let requests = world.proxy.take_seen().len();
         world.proxy.heal();
@@ -247,6 +247,6 @@ async fn expect_told(outcome: &Result<coldstream::store::Restored, Error>, world
 async fn settle(world: &World, next: &Store, log: &Log) {
     world.expire_leases().await;
     next.sweep().await.unwrap();
-    next.restore(&Selection::Range(log.clone(), (1, 20)), 0, |_| {}).await.unwrap();
+    next.restore(&Selection::Range(log.clone(), PositionRange::closed(1, 20)), 0, |_| {}).await.unwrap();
     assert_eq!(archive(next).await, 20);
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use coldstream::event::PositionRange;
 use coldstream::store::Selection;
 use uuid::Uuid;
 
@@ -33,7 +34,7 @@ async fn tables_are_rewritten_and_indexes_built_anew_while_it_serves() {
         tokio::spawn(async move {
             while !is_over.load(Ordering::SeqCst) {
                 archive(&store).await;
-                store.restore(&Selection::Range(log.clone(), (1, 30)), 0, |_| {}).await.unwrap();
+                store.restore(&Selection::Range(log.clone(), PositionRange::closed(1, 30)), 0, |_| {}).await.unwrap();
             }
         })
     };
@@ -70,7 +71,7 @@ async fn a_logical_slot_that_lags_is_told_everything_later() {
         .unwrap();
     import(&store, &log, (0..8).map(old_event)).await;
     assert_eq!(archive(&store).await, 8);
-    store.restore(&Selection::Range(log.clone(), (1, 4)), 0, |_| {}).await.unwrap();
+    store.restore(&Selection::Range(log.clone(), PositionRange::closed(1, 4)), 0, |_| {}).await.unwrap();
     assert_eq!(archive(&store).await, 4);
     sqlx::query("VACUUM FULL events").execute(&world.sql).await.unwrap();
     publish(&store, &log, vec![event(8)]).await;

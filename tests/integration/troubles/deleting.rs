@@ -1,5 +1,6 @@
 //! An object that may not be deleted, under a legal hold or retention, or for want of the right, holds nothing else up.
 
+use coldstream::event::PositionRange;
 use coldstream::store::{Leftover, Selection, SweepRequest, TroubleKind};
 use time::Duration;
 
@@ -27,7 +28,7 @@ async fn everything_else_goes_on(scene: &Scene) {
     assert_eq!(archive(&store).await, 8);
     edit(&store, log, "event-6", r#"{"name":"new"}"#).await;
     assert_eq!(store.rewrite_due().await.unwrap(), 1);
-    let range = Selection::Range(log.clone(), (5, 5));
+    let range = Selection::Range(log.clone(), PositionRange::closed(5, 5));
     assert_eq!(store.restore(&range, 0, |_| {}).await.unwrap().events, 1);
     scene.has_trouble(TroubleKind::Delete, "everything else").await;
     scene.world.expire_leases().await;

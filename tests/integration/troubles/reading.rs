@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use coldstream::event::Filter;
+use coldstream::event::{Filter, PositionRange};
 use coldstream::store::{Error, Query, Selection, TroubleKind};
 use futures::FutureExt;
 
@@ -140,7 +140,7 @@ async fn a_restore_takes_what_it_can_and_names_the_rest() {
     let scene = Scene::new().await;
     let (store, log) = (scene.store(), &scene.log);
     scene.refuse(&[Kind::Get], 403, GLACIER);
-    let range = Selection::Range(log.clone(), (1, 8));
+    let range = Selection::Range(log.clone(), PositionRange::closed(1, 8));
     let mut events = 0;
     scene.is_named(&store.restore(&range, 0, |restored| events = restored.events).await, "restored");
     assert_eq!(events, 4);
