@@ -17,6 +17,9 @@ use crate::database::{Database, Error, server};
 const LOOK_INTERVAL: Duration = Duration::from_secs(10);
 /// Nobody will answer after so many looks in a row that nobody answered.
 const UNANSWERED_MAX: u32 = 30;
+const PRECEDES_BASELINE: &str = "the tables were made by a build from before version 0.1.0, and cannot be brought up \
+     to date: archive with that build what is to be kept, then start with an empty database and run \
+     `coldstream recover`, which brings back what is archived";
 
 impl Database {
     /// Brings the tables up to date.
@@ -24,8 +27,12 @@ impl Database {
         let migrator = sqlx::migrate!();
         let mut connection = self.connect_directly().await?;
         server::check(&mut connection).await?;
-        if is_up_to_date(&mut connection, &migrator).await? {
+        let applied = applied(&mut connection).await?;
+        if is_up_to_date(&applied, &migrator) {
             return Ok(());
+        }
+        if precedes_baseline(&applied, &migrator) {
+            return Err(Error::Unusable(PRECEDES_BASELINE.to_owned()));
         }
         let process_id: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut connection).await?;
         tokio::select! {
@@ -68,17 +75,37 @@ impl Database {
     }
 }
 
-/// Whether every migration was applied, and nothing else. An attempt to apply them tells what speaks against that.
-async fn is_up_to_date(connection: &mut Connection, migrator: &Migrator) -> Result<bool, Error> {
+/// A migration that was applied to the database, as sqlx remembers it.
+#[derive(sqlx::FromRow)]
+struct Applied {
+    version: i64,
+    description: String,
+    checksum: Vec<u8>,
+    success: bool,
+}
+
+/// The migrations that were applied, in their order; none where sqlx remembers nothing.
+async fn applied(connection: &mut Connection) -> Result<Vec<Applied>, Error> {
     let is_there: bool =
         sqlx::query_scalar("SELECT to_regclass('_sqlx_migrations') IS NOT NULL").fetch_one(&mut *connection).await?;
     if !is_there {
-        return Ok(false);
+        return Ok(Vec::new());
     }
-    let applied: Vec<(i64, Vec<u8>, bool)> =
-        sqlx::query_as("SELECT version, checksum, success FROM _sqlx_migrations ORDER BY version")
-            .fetch_all(connection)
-            .await?;
-    let known = migrator.iter().map(|migration| (migration.version, migration.checksum.to_vec(), true));
-    Ok(applied.into_iter().eq(known))
+    let statement = "SELECT version, description, checksum, success FROM _sqlx_migrations ORDER BY version";
+    Ok(sqlx::query_as(statement).fetch_all(connection).await?)
+}
+
+/// Whether every migration was applied, and nothing else. An attempt to apply them tells what speaks against that.
+fn is_up_to_date(applied: &[Applied], migrator: &Migrator) -> bool {
+    let known = migrator.iter().map(|migration| (migration.version, &*migration.checksum, true));
+    applied.iter().map(|applied| (applied.version, &*applied.checksum, applied.success)).eq(known)
+}
+
+/// Whether the database has the migrations that the first release replaced by a baseline: the first of them has the
+/// version of the baseline's first one, and another description.
+fn precedes_baseline(applied: &[Applied], migrator: &Migrator) -> bool {
+    let firsts = applied.first().zip(migrator.iter().next());
+    firsts.is_some_and(|(applied, baseline)| {
+        applied.version == baseline.version && applied.description != baseline.description
+    })
 }
