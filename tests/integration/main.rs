@@ -28,6 +28,8 @@ mod publish;
 mod reads;
 mod recover;
 mod restore;
+mod scenarios;
+mod schema;
 mod servers;
 mod settings;
 mod support;
