@@ -14,9 +14,9 @@ use crate::{Mode, events};
 const EVENT_JSON_BYTES: f64 = 840.0;
 /// Adds other logs, which have some hot events each and nothing to archive.
 const IDLE_TOPICS: &str = "
-    INSERT INTO topics (tenant, topic, head_position, hot_magnitude)
+    INSERT INTO logs (tenant, topic, head_position, hot_magnitude)
     SELECT 'idle-' || number, 'orders', number % 100, magnitude(number % 100)
-    FROM generate_series((SELECT count(*) FROM topics), {topics} - 1) AS number";
+    FROM generate_series((SELECT count(*) FROM logs), {topics} - 1) AS number";
 
 pub async fn run(mode: Mode) -> Report {
     let servers = Servers::start(Durability::None).await;

@@ -78,7 +78,7 @@ async fn what_moves_is_announced_before_its_rows() {
     assert_eq!(changes(&world.sql, &slot).await, [Change { rows: "D".into(), ..Change::default() }]);
 
     sqlx::query("SELECT pg_drop_replication_slot($1)").bind(&slot).execute(&world.sql).await.unwrap();
-    let counted = "UPDATE topics SET deleted_count = 1, hot_magnitude = magnitude(head_position - archived_count - 1)";
+    let counted = "UPDATE logs SET deleted_count = 1, hot_magnitude = magnitude(head_position - archived_count - 1)";
     sqlx::query(counted).execute(&world.sql).await.unwrap();
     world.audit().await;
 }

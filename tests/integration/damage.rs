@@ -360,7 +360,7 @@ async fn a_row_that_is_gone_is_noticed() {
     );
     // The position is free for this event again, and for nothing else.
     sqlx::query(
-        "INSERT INTO events SELECT topic_id, 23, raised_at, deployment_id, 'event-22', stream, type, reason,
+        "INSERT INTO events SELECT log_id, 23, raised_at, deployment_id, 'event-22', stream, type, reason,
                 correlation_id, causation_id, user_id, payload, gdpr FROM events WHERE position = 22",
     )
     .execute(&scene.world.sql)

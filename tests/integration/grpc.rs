@@ -142,7 +142,7 @@ impl Scene {
     /// Returns when neither the service nor this test has anything left to rewrite or purge.
     pub async fn settled(&self) {
         let store = self.world.store(older_than(0, 1_000_000));
-        let leased = "SELECT count(*) FROM topics WHERE lease_expires_at > clock_timestamp()";
+        let leased = "SELECT count(*) FROM logs WHERE lease_expires_at > clock_timestamp()";
         while store.has_unfinished().await.unwrap()
             || sqlx::query_scalar::<_, i64>(leased).fetch_one(&self.world.sql).await.unwrap() > 0
         {
@@ -213,7 +213,7 @@ pub fn is_permanent<T: std::fmt::Debug>(outcome: Result<T, Status>, text: &str) 
 /// given number of events.
 pub async fn everywhere<T: PartialEq + std::fmt::Debug>(scene: &Scene, events: i64, ask: impl AsyncFn() -> T) -> T {
     let hot = ask().await;
-    let logs: i64 = sqlx::query_scalar("SELECT count(*) FROM topics").fetch_one(&scene.world.sql).await.unwrap();
+    let logs: i64 = sqlx::query_scalar("SELECT count(*) FROM logs").fetch_one(&scene.world.sql).await.unwrap();
     assert_eq!(scene.archive(events as u64 / 2 + 1).await, logs * (events / 2 + 1));
     assert_eq!(ask().await, hot, "half archived");
     scene.archive(1).await;

@@ -28,7 +28,6 @@ mod publish;
 mod reads;
 mod recover;
 mod restore;
-mod scenarios;
 mod schema;
 mod servers;
 mod settings;

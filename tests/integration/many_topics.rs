@@ -16,13 +16,13 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// young ones besides.
 async fn many() -> World {
     let world = World::new().await;
-    let topics = "INSERT INTO topics (tenant, topic, head_position, hot_magnitude)
+    let topics = "INSERT INTO logs (tenant, topic, head_position, hot_magnitude)
                   SELECT 'tenant-' || n, 'orders', 5, magnitude(5) FROM generate_series(1, $1) AS n";
     sqlx::query(topics).bind(TENANTS).execute(&world.sql).await.unwrap();
-    let events = "INSERT INTO events (topic_id, position, raised_at, deployment_id, id, stream, type, reason,
+    let events = "INSERT INTO events (log_id, position, raised_at, deployment_id, id, stream, type, reason,
                                       correlation_id, causation_id, user_id, payload)
                   SELECT id, n, 1577836800000000000, 0, 'event-' || n, '', 'made', '', '', '', '', '{}'
-                  FROM topics, generate_series(1, 5) AS n";
+                  FROM logs, generate_series(1, 5) AS n";
     sqlx::query(events).execute(&world.sql).await.unwrap();
     let store = world.store(settings(BATCH));
     import(&store, &Log::new("tenant-7", "orders").unwrap(), (100..107).map(old_event)).await;

@@ -52,7 +52,7 @@ async fn fingerprint(world: &World) -> String {
 /// Inserts an archive without an object into the catalog.
 async fn insert_archive(world: &World, id: Uuid, members: u16) {
     sqlx::query(
-        "INSERT INTO archives (topic_id, id, generation, write_id, etag, digest, first_position, last_position, count,
+        "INSERT INTO archives (log_id, id, generation, write_id, etag, digest, first_position, last_position, count,
                                raised_at_min, raised_at_max, json_bytes, object_bytes, types, type_counts)
          VALUES ($1, $2, 1, $2, '', '', 1, 1, 1, 1, 1, 1, 1, '{}', '{}')",
     )

@@ -22,24 +22,24 @@ const DAMAGES: [(&str, &str, &str); 11] = [
     ),
     ("UPDATE archives SET types[1] = 'another'", "types in the object", "UPDATE archives SET types[1] = 'type-0'"),
     (
-        "UPDATE topics SET archived_json_bytes = archived_json_bytes + 1",
+        "UPDATE logs SET archived_json_bytes = archived_json_bytes + 1",
         "archived bytes of JSON",
-        "UPDATE topics SET archived_json_bytes = archived_json_bytes - 1",
+        "UPDATE logs SET archived_json_bytes = archived_json_bytes - 1",
     ),
     (
-        "UPDATE topics SET archived_to = 3",
+        "UPDATE logs SET archived_to = 3",
         "the last archived position: 4, 3 in the topic's row",
-        "UPDATE topics SET archived_to = 4",
+        "UPDATE logs SET archived_to = 4",
     ),
     (
-        "UPDATE topics SET hot_magnitude = hot_magnitude + 1",
+        "UPDATE logs SET hot_magnitude = hot_magnitude + 1",
         "binary digits of the number of hot events: 2, 3 in the topic's row",
-        "UPDATE topics SET hot_magnitude = hot_magnitude - 1",
+        "UPDATE logs SET hot_magnitude = hot_magnitude - 1",
     ),
     (
-        "UPDATE topics SET head_position = head_position + 1",
+        "UPDATE logs SET head_position = head_position + 1",
         "1 positions are nowhere, and 0 events were deleted",
-        "UPDATE topics SET head_position = head_position - 1",
+        "UPDATE logs SET head_position = head_position - 1",
     ),
     (
         "UPDATE events SET position = 4 WHERE position = 5",

@@ -146,7 +146,7 @@ pub async fn known(connection: &mut Connection, ids: &[Uuid]) -> Result<Vec<(Log
              UNION
              SELECT log_id, archive_id FROM intents WHERE archive_id = ANY($1)
          ) AS known
-         JOIN topics ON topics.id = known.log_id
+         JOIN logs ON logs.id = known.log_id
          ORDER BY known.id",
     )
     .bind(ids)

@@ -77,8 +77,8 @@ pub async fn complete(connection: &mut Connection, intent: &Intent, uploaded: &U
     let UploadedFacts { digest, json_bytes, object_bytes } = uploaded;
     let completed = sqlx::query(
         "UPDATE intents SET digest = $4, json_bytes = $5, object_bytes = $6
-         FROM topics
-         WHERE log_id = $1 AND archive_id = $2 AND write_id = $3 AND topics.id = $1 AND lease_epoch = epoch",
+         FROM logs
+         WHERE log_id = $1 AND archive_id = $2 AND write_id = $3 AND logs.id = $1 AND lease_epoch = epoch",
     )
     .bind(intent.log_id)
     .bind(intent.archive_id)
@@ -171,9 +171,9 @@ pub async fn of_archive(connection: &mut Connection, log_id: i64, archive_id: Uu
 pub async fn logs_with_stale(connection: &mut Connection) -> Result<Vec<i64>, Error> {
     Ok(sqlx::query_scalar(
         "SELECT DISTINCT intents.log_id
-         FROM intents JOIN topics ON topics.id = intents.log_id
-         WHERE topics.lease_holder IS NULL OR topics.lease_expires_at < clock_timestamp()
-            OR topics.lease_epoch <> intents.epoch
+         FROM intents JOIN logs ON logs.id = intents.log_id
+         WHERE logs.lease_holder IS NULL OR logs.lease_expires_at < clock_timestamp()
+            OR logs.lease_epoch <> intents.epoch
          ORDER BY intents.log_id",
     )
     .fetch_all(connection)

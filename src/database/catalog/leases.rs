@@ -20,7 +20,7 @@ pub async fn take(
     term: Duration,
 ) -> Result<Option<Lease>, Error> {
     let epoch: Option<i64> = sqlx::query_scalar(
-        "UPDATE topics
+        "UPDATE logs
          SET lease_holder = $2,
              lease_expires_at = clock_timestamp() + make_interval(secs => $3),
              lease_epoch = lease_epoch + 1
@@ -38,7 +38,7 @@ pub async fn take(
 /// False if somebody else has taken it since.
 pub async fn renew(connection: &mut Connection, lease: &Lease, term: Duration) -> Result<bool, Error> {
     let renewed = sqlx::query(
-        "UPDATE topics
+        "UPDATE logs
          SET lease_expires_at = clock_timestamp() + make_interval(secs => $3)
          WHERE id = $1 AND lease_epoch = $2",
     )
@@ -52,7 +52,7 @@ pub async fn renew(connection: &mut Connection, lease: &Lease, term: Duration) -
 
 /// Locks the topic's row until the transaction ends, and gives its edit counter if the lease still is the newest one.
 pub async fn check(connection: &mut Connection, lease: &Lease) -> Result<Option<i64>, Error> {
-    Ok(sqlx::query_scalar("SELECT edit_counter FROM topics WHERE id = $1 AND lease_epoch = $2 FOR UPDATE")
+    Ok(sqlx::query_scalar("SELECT edit_counter FROM logs WHERE id = $1 AND lease_epoch = $2 FOR UPDATE")
         .bind(lease.log_id)
         .bind(lease.epoch)
         .fetch_optional(connection)
@@ -61,7 +61,7 @@ pub async fn check(connection: &mut Connection, lease: &Lease) -> Result<Option<
 
 /// Lets others take it at once.
 pub async fn release(connection: &mut Connection, lease: &Lease) -> Result<(), Error> {
-    sqlx::query("UPDATE topics SET lease_holder = NULL, lease_expires_at = NULL WHERE id = $1 AND lease_epoch = $2")
+    sqlx::query("UPDATE logs SET lease_holder = NULL, lease_expires_at = NULL WHERE id = $1 AND lease_epoch = $2")
         .bind(lease.log_id)
         .bind(lease.epoch)
         .execute(connection)

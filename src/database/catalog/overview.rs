@@ -39,20 +39,20 @@ pub struct RemaindersOfSome {
 macro_rules! select_overviews {
     ($which:literal, $order:literal) => {
         concat!(
-            "SELECT topics.*, hot.row_bytes, hot.oldest_raised_at
+            "SELECT logs.*, hot.row_bytes, hot.oldest_raised_at
              FROM (SELECT id, tenant, topic, head_position, archived_count, archived_to, deleted_count,
                           archived_json_bytes, archived_object_bytes, edit_counter, catalog_epoch, hot_magnitude
-                   FROM topics ",
+                   FROM logs ",
             $which,
-            ") AS topics
+            ") AS logs
              CROSS JOIN LATERAL (
                  SELECT
                      (SELECT coalesce(avg(pg_column_size(sample.*)), 0)::float8
-                      FROM (SELECT * FROM events WHERE log_id = topics.id ORDER BY position LIMIT 100) AS sample)
+                      FROM (SELECT * FROM events WHERE log_id = logs.id ORDER BY position LIMIT 100) AS sample)
                          AS row_bytes,
                      least(
-                         (SELECT min(raised_at) FROM events WHERE log_id = topics.id AND held_until IS NULL),
-                         (SELECT min(raised_at) FROM events WHERE log_id = topics.id AND held_until IS NOT NULL)
+                         (SELECT min(raised_at) FROM events WHERE log_id = logs.id AND held_until IS NULL),
+                         (SELECT min(raised_at) FROM events WHERE log_id = logs.id AND held_until IS NOT NULL)
                      ) AS oldest_raised_at
              ) AS hot
              ORDER BY ",
@@ -63,7 +63,7 @@ macro_rules! select_overviews {
 
 /// So many topics behind one, in the order in which they were made.
 pub async fn after(connection: &mut Connection, after_log_id: i64, limit: i64) -> Result<Vec<TopicOverview>, Error> {
-    const STATEMENT: &str = select_overviews!("WHERE id > $1 ORDER BY id LIMIT $2", "topics.id");
+    const STATEMENT: &str = select_overviews!("WHERE id > $1 ORDER BY id LIMIT $2", "logs.id");
     let rows = sqlx::query(STATEMENT).bind(after_log_id).bind(limit).fetch_all(connection).await?;
     rows.iter().map(overview).collect()
 }
@@ -72,8 +72,8 @@ pub async fn after(connection: &mut Connection, after_log_id: i64, limit: i64) -
 pub async fn largest(connection: &mut Connection, limit: i64) -> Result<Vec<TopicOverview>, Error> {
     const STATEMENT: &str = select_overviews!(
         "ORDER BY head_position - archived_count - deleted_count DESC, head_position DESC, tenant, topic LIMIT $1",
-        "topics.head_position - topics.archived_count - topics.deleted_count DESC, topics.head_position DESC,
-         topics.tenant, topics.topic"
+        "logs.head_position - logs.archived_count - logs.deleted_count DESC, logs.head_position DESC,
+         logs.tenant, logs.topic"
     );
     let rows = sqlx::query(STATEMENT).bind(limit).fetch_all(connection).await?;
     rows.iter().map(overview).collect()
@@ -92,7 +92,7 @@ pub async fn totals(connection: &mut Connection) -> Result<Totals, Error> {
                 coalesce(sum(head_position - archived_count - deleted_count), 0)::bigint AS hot_events,
                 coalesce(sum(archived_count), 0)::bigint AS archived_events,
                 coalesce(sum(archived_object_bytes), 0)::bigint AS archived_object_bytes
-         FROM topics",
+         FROM logs",
     )
     .fetch_one(connection)
     .await?)
@@ -116,7 +116,7 @@ pub async fn remainders_after(
                      FROM (SELECT FROM events
                            WHERE log_id = candidates.id AND held_until IS NULL AND raised_at <= $3
                            LIMIT $4) AS old) AS old_events
-             FROM (SELECT id FROM topics
+             FROM (SELECT id FROM logs
                    WHERE id > $1 AND hot_magnitude > 0 AND topic <> ALL ($5)
                    ORDER BY id
                    LIMIT $2) AS candidates

@@ -28,7 +28,7 @@ pub struct KnownObject {
 macro_rules! select_known_objects {
     ($where:literal) => {
         concat!(
-            "SELECT tenant, topic, known.* FROM topics JOIN (
+            "SELECT tenant, topic, known.* FROM logs JOIN (
                  SELECT log_id, id AS archive_id, generation, write_id, etag FROM archives
                  UNION ALL
                  SELECT log_id, archive_id, generation, write_id, NULL FROM intents
@@ -73,7 +73,7 @@ pub async fn known_objects_of(
 
 /// Makes this database another deployment's. False if it holds events, or has held some.
 pub async fn adopt_deployment(connection: &mut Connection, id: Uuid) -> Result<bool, Error> {
-    let adopted = sqlx::query("UPDATE deployment SET id = $1 WHERE NOT EXISTS (SELECT FROM topics)")
+    let adopted = sqlx::query("UPDATE deployment SET id = $1 WHERE NOT EXISTS (SELECT FROM logs)")
         .bind(id)
         .execute(connection)
         .await?;
@@ -127,7 +127,7 @@ pub async fn add_found(
     found_count: i64,
 ) -> Result<i64, Error> {
     Ok(sqlx::query_scalar(
-        "UPDATE topics
+        "UPDATE logs
          SET head_position = greatest(head_position, $2),
              deleted_count = deleted_count + greatest(head_position, $2) - head_position - $3,
              hot_magnitude = magnitude(head_position - archived_count - deleted_count + $3)

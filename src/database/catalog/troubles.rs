@@ -129,7 +129,7 @@ pub async fn put_off(connection: &mut Connection) -> Result<Vec<(ArchiveKey, Tro
 pub async fn all(connection: &mut Connection, limit: i64) -> Result<Vec<Trouble>, Error> {
     let rows = sqlx::query(
         "SELECT tenant, topic, archive_id, kind, why, since, attempts
-         FROM troubles JOIN topics ON topics.id = log_id
+         FROM troubles JOIN logs ON logs.id = log_id
          ORDER BY since, archive_id, kind
          LIMIT $1",
     )

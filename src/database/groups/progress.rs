@@ -87,15 +87,15 @@ pub async fn take(
 ) -> Result<Vec<Taken>, Error> {
     let rows = sqlx::query(
         "WITH pending AS (
-             SELECT DISTINCT wanted.group_name, wanted.is_parallel, topics.id AS log_id
+             SELECT DISTINCT wanted.group_name, wanted.is_parallel, logs.id AS log_id
              FROM unnest($2::text[], $3::boolean[], $4::text[]) AS wanted (group_name, is_parallel, topic)
-             JOIN topics ON wanted.topic IS NULL OR topics.topic = wanted.topic
+             JOIN logs ON wanted.topic IS NULL OR logs.topic = wanted.topic
              LEFT JOIN group_progress AS progress
                ON progress.group_name = wanted.group_name AND progress.is_parallel = wanted.is_parallel
-              AND progress.log_id = topics.id
-             WHERE ($5::bigint[] IS NULL OR topics.id = ANY($5))
-               AND (topics.head_position > coalesce(progress.position, 0)
-                    OR (topics.id, wanted.is_parallel, wanted.group_name) IN (
+              AND progress.log_id = logs.id
+             WHERE ($5::bigint[] IS NULL OR logs.id = ANY($5))
+               AND (logs.head_position > coalesce(progress.position, 0)
+                    OR (logs.id, wanted.is_parallel, wanted.group_name) IN (
                         SELECT log_id, is_parallel, group_name FROM resends
                     ))
                AND (progress.refused_by IS DISTINCT FROM $1 OR progress.refused_until < clock_timestamp())
@@ -112,11 +112,11 @@ pub async fn take(
              )
              RETURNING *
          )
-         SELECT taken.*, topics.tenant, topics.topic,
+         SELECT taken.*, logs.tenant, logs.topic,
                 EXISTS (SELECT FROM resends
                         WHERE resends.log_id = taken.log_id AND resends.is_parallel = taken.is_parallel
                           AND resends.group_name = taken.group_name) AS has_resends
-         FROM taken JOIN topics ON topics.id = taken.log_id
+         FROM taken JOIN logs ON logs.id = taken.log_id
          ORDER BY taken.log_id",
     )
     .bind(replica_id)
@@ -155,11 +155,11 @@ pub async fn owned_by_others(
 pub async fn pending(connection: &mut Connection, replica_id: Uuid) -> Result<Vec<Taken>, Error> {
     let rows = sqlx::query(
         "WITH owned AS (
-             SELECT progress.*, topics.tenant, topics.topic, topics.head_position,
+             SELECT progress.*, logs.tenant, logs.topic, logs.head_position,
                     EXISTS (SELECT FROM resends
                             WHERE resends.log_id = progress.log_id AND resends.is_parallel = progress.is_parallel
                               AND resends.group_name = progress.group_name) AS has_resends
-             FROM group_progress AS progress JOIN topics ON topics.id = progress.log_id
+             FROM group_progress AS progress JOIN logs ON logs.id = progress.log_id
              WHERE progress.owner = $1
          )
          SELECT * FROM owned WHERE head_position > position OR has_resends ORDER BY log_id",
@@ -180,7 +180,7 @@ pub async fn update(
         "UPDATE group_progress
          SET position = $6, handled = $7
          WHERE group_name = $1 AND is_parallel = $2 AND log_id = $3 AND owner = $4 AND epoch = $5
-         RETURNING (SELECT edit_counter FROM topics WHERE id = $3)",
+         RETURNING (SELECT edit_counter FROM logs WHERE id = $3)",
     )
     .bind(&turn.group.name)
     .bind(turn.group.is_parallel)

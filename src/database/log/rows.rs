@@ -36,7 +36,7 @@ macro_rules! select_topics {
     ($rest:literal) => {
         concat!(
             "SELECT id, tenant, topic, head_position, archived_count, archived_to, deleted_count, archived_json_bytes, ",
-            "archived_object_bytes, edit_counter, catalog_epoch, hot_magnitude FROM topics ",
+            "archived_object_bytes, edit_counter, catalog_epoch, hot_magnitude FROM logs ",
             $rest
         )
     };
@@ -101,7 +101,7 @@ pub async fn named(connection: &mut Connection, topic: &str) -> Result<Vec<LogRo
 /// Makes the topic's row where there is none.
 pub async fn make(connection: &mut Connection, log: &Log) -> Result<(), Error> {
     sqlx::query(
-        "INSERT INTO topics (tenant, topic) VALUES ($1, $2) ON CONFLICT ON CONSTRAINT topics_tenant_topic_key DO NOTHING",
+        "INSERT INTO logs (tenant, topic) VALUES ($1, $2) ON CONFLICT ON CONSTRAINT logs_tenant_topic_key DO NOTHING",
     )
     .bind(log.tenant())
     .bind(log.topic())
@@ -122,7 +122,7 @@ pub async fn lock(connection: &mut Connection, log: &Log) -> Result<Option<LogRo
 
 pub async fn set_head(connection: &mut Connection, log_id: i64, head_position: i64) -> Result<(), Error> {
     sqlx::query(
-        "UPDATE topics
+        "UPDATE logs
          SET head_position = $2, hot_magnitude = magnitude($2 - archived_count - deleted_count)
          WHERE id = $1",
     )
@@ -141,7 +141,7 @@ pub async fn add_archived(
     (count, json_bytes, object_bytes): (i64, i64, i64),
 ) -> Result<(), Error> {
     sqlx::query(
-        "UPDATE topics
+        "UPDATE logs
          SET archived_count = archived_count + $2,
              archived_json_bytes = archived_json_bytes + $3,
              archived_object_bytes = archived_object_bytes + $4,
@@ -162,7 +162,7 @@ pub async fn add_archived(
 /// Makes the sums those of the topic's archives, whatever they were.
 pub async fn recount_archived(connection: &mut Connection, log_id: i64) -> Result<(), Error> {
     sqlx::query(
-        "UPDATE topics
+        "UPDATE logs
          SET archived_count = sums.count,
              archived_json_bytes = sums.json_bytes,
              archived_object_bytes = sums.object_bytes,
@@ -188,7 +188,7 @@ pub async fn recount_archived(connection: &mut Connection, log_id: i64) -> Resul
 /// Counts events that were deleted because they were consumed.
 pub async fn add_deleted(connection: &mut Connection, log_id: i64, count: i64) -> Result<(), Error> {
     sqlx::query(
-        "UPDATE topics
+        "UPDATE logs
          SET deleted_count = deleted_count + $2,
              hot_magnitude = magnitude(head_position - archived_count - deleted_count - $2)
          WHERE id = $1",
@@ -202,7 +202,7 @@ pub async fn add_deleted(connection: &mut Connection, log_id: i64, count: i64) -
 
 /// What was known of archived events does not hold any more.
 pub async fn raise_catalog_epoch(connection: &mut Connection, log_id: i64) -> Result<(), Error> {
-    sqlx::query("UPDATE topics SET catalog_epoch = catalog_epoch + 1 WHERE id = $1")
+    sqlx::query("UPDATE logs SET catalog_epoch = catalog_epoch + 1 WHERE id = $1")
         .bind(log_id)
         .execute(connection)
         .await?;
@@ -213,7 +213,7 @@ pub async fn raise_catalog_epoch(connection: &mut Connection, log_id: i64) -> Re
 /// restored since the topic was read: what was looked for in rows may have been in an archive then.
 pub async fn bump_edit_counter(connection: &mut Connection, log_row: &LogRow) -> Result<Option<i64>, Error> {
     Ok(sqlx::query_scalar(
-        "UPDATE topics SET edit_counter = edit_counter + 1 WHERE id = $1 AND catalog_epoch = $2 RETURNING edit_counter",
+        "UPDATE logs SET edit_counter = edit_counter + 1 WHERE id = $1 AND catalog_epoch = $2 RETURNING edit_counter",
     )
     .bind(log_row.id)
     .bind(log_row.catalog_epoch)
@@ -222,5 +222,5 @@ pub async fn bump_edit_counter(connection: &mut Connection, log_row: &LogRow) ->
 }
 
 pub async fn edit_counter(connection: &mut Connection, log_id: i64) -> Result<i64, Error> {
-    Ok(sqlx::query_scalar("SELECT edit_counter FROM topics WHERE id = $1").bind(log_id).fetch_one(connection).await?)
+    Ok(sqlx::query_scalar("SELECT edit_counter FROM logs WHERE id = $1").bind(log_id).fetch_one(connection).await?)
 }

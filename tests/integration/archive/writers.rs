@@ -36,7 +36,7 @@ async fn an_archiver_whose_intent_was_settled_leaves_no_lookups() {
 }
 
 async fn lease_expires_at(world: &World) -> time::OffsetDateTime {
-    sqlx::query_scalar("SELECT lease_expires_at FROM topics").fetch_one(&world.sql).await.unwrap()
+    sqlx::query_scalar("SELECT lease_expires_at FROM logs").fetch_one(&world.sql).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -202,7 +202,7 @@ async fn a_sweep_that_fails_for_one_topic_goes_on_to_the_others() {
     let next = world.store(settings(4));
     let outcome = next.sweep().await;
     assert!(matches!(outcome, Err(Error::Unavailable(_))), "the failure is told: {outcome:?}");
-    let left = "SELECT topic FROM intents JOIN topics ON topics.id = topic_id";
+    let left = "SELECT topic FROM intents JOIN logs ON logs.id = log_id";
     let left: Vec<String> = sqlx::query_scalar(left).fetch_all(&world.sql).await.unwrap();
     assert_eq!(left, ["failing"]);
     let keys = world.bucket.keys().await;
@@ -271,7 +271,7 @@ async fn a_commit_that_is_under_way_is_waited_for() {
 
     // The commit of an archive ends like this: it holds the topic's row, and deletes the intent.
     let mut committing = world.sql.begin().await.unwrap();
-    sqlx::query("SELECT FROM topics FOR UPDATE").execute(&mut *committing).await.unwrap();
+    sqlx::query("SELECT FROM logs FOR UPDATE").execute(&mut *committing).await.unwrap();
     sqlx::query("DELETE FROM intents").execute(&mut *committing).await.unwrap();
     sqlx::query("DELETE FROM events").execute(&mut *committing).await.unwrap();
     let settling = tokio::spawn({

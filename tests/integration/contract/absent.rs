@@ -67,8 +67,8 @@ async fn a_thousand_groups_that_are_gone_for_good_cost_the_others_nothing() {
         publish(&store, log, vec![young_event(0)]).await;
     }
     sqlx::raw_sql(
-        "INSERT INTO group_progress (group_name, is_parallel, topic_id, epoch)
-         SELECT 'gone-' || number, number % 2 = 0, topics.id, 1 FROM topics, generate_series(1, 1000) AS number;
+        "INSERT INTO group_progress (group_name, is_parallel, log_id, epoch)
+         SELECT 'gone-' || number, number % 2 = 0, logs.id, 1 FROM logs, generate_series(1, 1000) AS number;
          ANALYZE group_progress",
     )
     .execute(&world.sql)

@@ -54,7 +54,7 @@ async fn what_is_forgotten_while_more_is_read_is_read_again() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_waits_for_a_turn_asks_nothing() {
     const TOPICS: i64 = 300;
-    const LOOKS: &str = "SELECT seq_scan + idx_scan FROM pg_stat_user_tables WHERE relname = 'topics'";
+    const LOOKS: &str = "SELECT seq_scan + idx_scan FROM pg_stat_user_tables WHERE relname = 'logs'";
     let mut world = World::new().await;
     let store = world.store(settings(1));
     for number in 0..TOPICS {

@@ -164,15 +164,15 @@ async fn ten_thousand_topics_do_not_delay_the_answer() {
     const TOPICS: usize = 10_000;
     let scene = Scene::new().await;
     scene.publish(vec![event(0)]).await.unwrap();
-    sqlx::query("INSERT INTO topics (tenant, topic, head_position) SELECT 'acme', 'topic-' || n, 1 FROM generate_series(1, $1) AS n")
+    sqlx::query("INSERT INTO logs (tenant, topic, head_position) SELECT 'acme', 'topic-' || n, 1 FROM generate_series(1, $1) AS n")
         .bind(TOPICS as i64)
         .execute(&scene.world.sql)
         .await
         .unwrap();
     sqlx::query(
-        "INSERT INTO events (topic_id, position, raised_at, deployment_id, id, stream, type, reason, correlation_id,
+        "INSERT INTO events (log_id, position, raised_at, deployment_id, id, stream, type, reason, correlation_id,
                              causation_id, user_id, payload)
-         SELECT id, 1, 0, 0, 'event', 'stream', 'type', '', '', '', '', '{}' FROM topics WHERE topic LIKE 'topic-%'",
+         SELECT id, 1, 0, 0, 'event', 'stream', 'type', '', '', '', '', '{}' FROM logs WHERE topic LIKE 'topic-%'",
     )
     .execute(&scene.world.sql)
     .await
@@ -188,10 +188,10 @@ async fn ten_thousand_topics_do_not_delay_the_answer() {
     subscriber.handled_ids(TOPICS / 10).await;
     println!("a tenth of all events was handled after {:?}", started.elapsed());
     drop(subscriber);
-    sqlx::query("DELETE FROM events WHERE topic_id IN (SELECT id FROM topics WHERE topic LIKE 'topic-%')")
+    sqlx::query("DELETE FROM events WHERE log_id IN (SELECT id FROM logs WHERE topic LIKE 'topic-%')")
         .execute(&scene.world.sql)
         .await
         .unwrap();
-    sqlx::query("DELETE FROM topics WHERE topic LIKE 'topic-%'").execute(&scene.world.sql).await.unwrap();
+    sqlx::query("DELETE FROM logs WHERE topic LIKE 'topic-%'").execute(&scene.world.sql).await.unwrap();
     scene.finish().await;
 }

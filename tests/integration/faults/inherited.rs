@@ -89,7 +89,7 @@ async fn callers_wait_for_locks_for_as_long_as_they_wait_for_anything() {
     for (number, settings_of_database) in ways(&world, &postgres).await.into_iter().enumerate() {
         let store = world.store_with(&settings_of_database, settings(3));
         let mut holding = world.sql.begin().await.unwrap();
-        sqlx::query("SELECT FROM topics FOR UPDATE").execute(&mut *holding).await.unwrap();
+        sqlx::query("SELECT FROM logs FOR UPDATE").execute(&mut *holding).await.unwrap();
         let publishing = publish(&store, &log, vec![old_event(number + 1)]);
         let waiting = async {
             world.lock_waits(1).await;

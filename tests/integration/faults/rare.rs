@@ -16,7 +16,7 @@ async fn a_clock_that_jumps_back_delays_archiving_and_nothing_else() {
     let (store, dying, log) = (world.store(settings(3)), world.store(settings(3)), world.log());
     import(&store, &log, (0..3).map(old_event)).await;
     dying.claim(world.lease(&log).await).await.unwrap().unwrap().upload().await.unwrap();
-    let jump = "UPDATE topics SET lease_expires_at = lease_expires_at + interval '1 day'";
+    let jump = "UPDATE logs SET lease_expires_at = lease_expires_at + interval '1 day'";
     sqlx::query(jump).execute(&world.sql).await.unwrap();
     assert_eq!(store.archive(|_, _| {}).await.unwrap(), Archived { put_off: 1, ..Archived::default() });
     assert_eq!(store.sweep().await.unwrap(), 0);

@@ -53,7 +53,7 @@ async fn a_leader_that_nobody_answers_frees_its_log() {
     let (postgres, log) = (world.postgres_proxy().await, world.log());
     let store = world.store_with(&impatient(postgres.url()), settings(3));
     publish(&store, &log, vec![old_event(0)]).await;
-    let gate = postgres.hold_first("UPDATE topics SET head_position");
+    let gate = postgres.hold_first("UPDATE logs SET head_position");
     let first = tokio::spawn({
         let (store, log) = (store.clone(), log.clone());
         async move { store.publish(&log, vec![old_event(1)]).await }
@@ -119,7 +119,7 @@ async fn postgres_ends_what_nobody_waits_for_any_more() {
     let store = world.store_with(&impatient(postgres.url()), settings(3));
     publish(&store, &log, vec![old_event(0)]).await;
     let mut holding = world.sql.begin().await.unwrap();
-    sqlx::query("SELECT FROM topics FOR UPDATE").execute(&mut *holding).await.unwrap();
+    sqlx::query("SELECT FROM logs FOR UPDATE").execute(&mut *holding).await.unwrap();
     let refused = timeout(PATIENCE, store.publish(&log, vec![old_event(1)])).await.unwrap();
     assert!(matches!(refused, Err(Error::Unavailable(_))), "{refused:?}");
     let nobody_waits = "SELECT NOT EXISTS (SELECT FROM pg_stat_activity

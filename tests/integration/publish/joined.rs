@@ -12,7 +12,7 @@ use crate::support::{Kind, World, archive, event, old_event, publish, read_all, 
 /// Keeps the log from growing until the transaction is rolled back.
 async fn hold(world: &World) -> sqlx::Transaction<'static, sqlx::Postgres> {
     let mut holding = world.sql.begin().await.unwrap();
-    sqlx::query("SELECT FROM topics FOR UPDATE").execute(&mut *holding).await.unwrap();
+    sqlx::query("SELECT FROM logs FOR UPDATE").execute(&mut *holding).await.unwrap();
     holding
 }
 
@@ -162,7 +162,7 @@ async fn an_append_and_a_deletion_that_wait_for_each_other_come_to_an_end() {
     });
     world.lock_waits(1).await;
     // Postgres may end either of the two; the archiver gives way if Postgres does not end it.
-    let locked = sqlx::query("SELECT FROM topics FOR UPDATE").execute(&mut *deleting).await;
+    let locked = sqlx::query("SELECT FROM logs FOR UPDATE").execute(&mut *deleting).await;
     deleting.rollback().await.unwrap();
     let again = again.await.unwrap();
     assert_eq!((positions(&again), again[0].is_new), (vec![1], false), "{locked:?}");
@@ -173,7 +173,7 @@ async fn an_append_and_a_deletion_that_wait_for_each_other_come_to_an_end() {
 /// Sets the lease's holder: a process that deletes rows has the lease.
 async fn set_lease(world: &World, holder: Option<Uuid>) {
     let set = sqlx::query(
-        "UPDATE topics SET lease_holder = $1::uuid, lease_expires_at = CASE WHEN $1::uuid IS NOT NULL THEN now() + interval '1 minute' END",
+        "UPDATE logs SET lease_holder = $1::uuid, lease_expires_at = CASE WHEN $1::uuid IS NOT NULL THEN now() + interval '1 minute' END",
     );
     set.bind(holder).execute(&world.sql).await.unwrap();
 }

@@ -249,7 +249,7 @@ async fn a_place_that_is_taken_is_left_as_it_is() {
                 for statement in [
                     "UPDATE events SET position = position + 10 WHERE position > 10",
                     "UPDATE events SET id = 'event-12' WHERE position = 22",
-                    "UPDATE topics SET head_position = 24, deleted_count = 10",
+                    "UPDATE logs SET head_position = 24, deleted_count = 10",
                 ] {
                     sqlx::query(statement).execute(&world.sql).await.unwrap();
                 }

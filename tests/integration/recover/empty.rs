@@ -116,7 +116,7 @@ async fn an_empty_database_becomes_the_one_that_the_bucket_belongs_to() {
     let other: Uuid = sqlx::query_scalar(deployment).fetch_one(&world.sql).await.unwrap();
     assert_ne!(other, first);
     sqlx::query("DELETE FROM events").execute(&world.sql).await.unwrap();
-    sqlx::query("DELETE FROM topics").execute(&world.sql).await.unwrap();
+    sqlx::query("DELETE FROM logs").execute(&world.sql).await.unwrap();
     recover(&store).await;
     world.audit().await;
 }

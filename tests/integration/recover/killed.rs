@@ -83,7 +83,7 @@ async fn an_archive_is_recovered_or_untouched() {
     let before = read_all(&store, &log).await;
     world.lose_database().await;
     let store = world.store(settings(BATCH as u64));
-    let log_row = "INSERT INTO topics (tenant, topic) VALUES ('acme', 'orders')";
+    let log_row = "INSERT INTO logs (tenant, topic) VALUES ('acme', 'orders')";
     sqlx::query(log_row).execute(&world.sql).await.unwrap();
     let deployment: uuid::Uuid = sqlx::query_scalar("SELECT id FROM deployment").fetch_one(&world.sql).await.unwrap();
     store.claim_bucket().await.unwrap();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use coldstream::database::catalog::archives::Archive;
-use coldstream::event::{Event, Log, PositionRange};
+use coldstream::event::{Event, Log, PositionRange, PositionSet};
 use coldstream::store::{RecoveredLog, Selection, Store, Superseded};
 
 use crate::recover::{check_reads, recover};
@@ -28,6 +28,11 @@ fn without(events: &[Event], positions: std::ops::RangeInclusive<i64>) -> Vec<Ev
 fn superseded(log: &Log, archive: &Archive) -> Superseded {
     let Archive { id: archive_id, first_position, last_position, .. } = *archive;
     Superseded { log: log.clone(), archive_id, first_position, last_position }
+}
+
+/// The positions of the log whose events are nowhere.
+async fn nowhere(store: &Store, log: &Log) -> PositionSet {
+    store.nowhere(log, PositionRange::closed(1, 10)).await.unwrap()
 }
 
 async fn restore(store: &Store, log: &Log, range: (i64, i64)) {
@@ -60,7 +65,7 @@ async fn what_stayed_of_an_archive_takes_its_place() {
             assert_eq!(recovery.superseded, [superseded(&log, &old)]);
             assert_eq!(recovery.gaps, [RecoveredLog { log: log.clone(), head_position: 10, gone: 4 }]);
         }
-        assert_eq!(store.nowhere(&log, (1, 10)).await.unwrap(), [(3, 6)]);
+        assert_eq!(nowhere(&store, &log).await, PositionSet::from_iter([PositionRange::closed(3, 6)]));
         assert_eq!(store.unreconciled().await.unwrap().archives, Vec::<String>::new());
         let expected = without(&later, 3..=6);
         assert_eq!(expected[1].payload.as_str(), payload(1, if is_pending { "pending" } else { "original" }));
@@ -87,7 +92,7 @@ async fn what_was_archived_anew_takes_its_place() {
     let recovery = recover(&store).await;
     assert_eq!((recovery.archives, recovery.events), (2, 8));
     assert_eq!(recovery.superseded, [superseded(&log, &old)]);
-    assert_eq!(store.nowhere(&log, (1, 10)).await.unwrap(), [(9, 10)]);
+    assert_eq!(nowhere(&store, &log).await, PositionSet::from_iter([PositionRange::closed(9, 10)]));
     check_reads(&store, &log, &without(&later, 9..=10)).await;
     world.audit().await;
 }
@@ -123,7 +128,7 @@ async fn what_was_intended_then_is_kept_while_it_is_all_that_is_left() {
         let recovery = recover(&store).await;
         assert_eq!((recovery.archives, recovery.events), (1, 6));
         assert_eq!(recovery.superseded, [superseded(&log, &old)]);
-        assert_eq!(store.nowhere(&log, (1, 10)).await.unwrap(), [(3, 6)]);
+        assert_eq!(nowhere(&store, &log).await, PositionSet::from_iter([PositionRange::closed(3, 6)]));
         check_reads(&store, &log, &without(&later, 3..=6)).await;
         assert_eq!(store.sweep().await.unwrap(), 0);
         world.audit().await;

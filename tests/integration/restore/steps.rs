@@ -135,7 +135,7 @@ async fn what_moves_into_rows_escapes_no_change() {
         let begun = store.begin_restore(world.lease(&log).await, archive_id, &selection, held_until()).await;
         let parted = begun.unwrap().unwrap().write_rest().await.unwrap();
         let mut holding = world.sql.begin().await.unwrap();
-        sqlx::query("SELECT FROM topics FOR UPDATE").execute(&mut *holding).await.unwrap();
+        sqlx::query("SELECT FROM logs FOR UPDATE").execute(&mut *holding).await.unwrap();
         let (moved, ()) = tokio::join!(parted.commit(), async {
             world.lock_waits(1).await;
             let (changer, log) = (world.store(settings(10)), log.clone());

@@ -71,17 +71,17 @@ struct Line {
 }
 
 pub async fn audit(world: &World) {
-    let topics: Vec<Topic> = sqlx::query_as("SELECT * FROM topics").fetch_all(&world.sql).await.unwrap();
+    let topics: Vec<Topic> = sqlx::query_as("SELECT * FROM logs").fetch_all(&world.sql).await.unwrap();
     for topic in &topics {
         let log = Log::new(topic.tenant.clone(), topic.topic.clone()).unwrap();
-        let hot: Vec<(i64, String)> = sqlx::query_as("SELECT position, id FROM events WHERE topic_id = $1")
+        let hot: Vec<(i64, String)> = sqlx::query_as("SELECT position, id FROM events WHERE log_id = $1")
             .bind(topic.id)
             .fetch_all(&world.sql)
             .await
             .unwrap();
         let mut places: Vec<i64> = hot.iter().map(|(position, _)| *position).collect();
         let mut ids: BTreeSet<String> = hot.into_iter().map(|(_, id)| id).collect();
-        let archives: Vec<Archive> = sqlx::query_as("SELECT * FROM archives WHERE topic_id = $1")
+        let archives: Vec<Archive> = sqlx::query_as("SELECT * FROM archives WHERE log_id = $1")
             .bind(topic.id)
             .fetch_all(&world.sql)
             .await
@@ -114,7 +114,7 @@ pub async fn audit(world: &World) {
 /// Checks that a quiet moment leaves nothing besides live archives.
 pub async fn leftovers(world: &World) {
     let archives: Vec<(String, String, Uuid)> =
-        sqlx::query_as("SELECT tenant, topic, archives.id FROM archives JOIN topics ON topics.id = topic_id")
+        sqlx::query_as("SELECT tenant, topic, archives.id FROM archives JOIN logs ON logs.id = log_id")
             .fetch_all(&world.sql)
             .await
             .unwrap();
@@ -138,7 +138,7 @@ pub async fn leftovers(world: &World) {
                    (SELECT (min(archives.first_position), max(archives.last_position), sum(archives.count))
                     FROM archives WHERE archives.id = ANY(archive_ids))",
         ),
-        ("leases", "SELECT count(*) FROM topics WHERE lease_expires_at >= clock_timestamp()"),
+        ("leases", "SELECT count(*) FROM logs WHERE lease_expires_at >= clock_timestamp()"),
     ] {
         let count: i64 = sqlx::query_scalar(query).fetch_one(&world.sql).await.unwrap();
         assert_eq!(count, 0, "{what} are left");
@@ -158,7 +158,7 @@ pub async fn leftovers(world: &World) {
 }
 
 /// Checks an archive, and returns the events of its object.
-async fn check_archive(world: &World, log: &Log, topic_id: i64, archive: &Archive, key: &str) -> Vec<Line> {
+async fn check_archive(world: &World, log: &Log, log_id: i64, archive: &Archive, key: &str) -> Vec<Line> {
     let object = world.bucket.get(key).await;
     assert_eq!(object.len() as i64, archive.object_bytes, "{key}");
     assert_eq!(Sha256::digest(&object)[..], archive.digest, "{key}");
@@ -183,14 +183,14 @@ async fn check_archive(world: &World, log: &Log, topic_id: i64, archive: &Archiv
         "{key}"
     );
     assert_eq!(counted(&archive.types, &archive.type_counts), types_of(&events), "{key}");
-    check_members(world, topic_id, archive, &object, &events).await;
+    check_members(world, log_id, archive, &object, &events).await;
     events
 }
 
-async fn check_members(world: &World, topic_id: i64, archive: &Archive, object: &[u8], events: &[Line]) {
+async fn check_members(world: &World, log_id: i64, archive: &Archive, object: &[u8], events: &[Line]) {
     let members: Vec<Member> =
-        sqlx::query_as("SELECT * FROM members WHERE topic_id = $1 AND archive_id = $2 ORDER BY generation, member")
-            .bind(topic_id)
+        sqlx::query_as("SELECT * FROM members WHERE log_id = $1 AND archive_id = $2 ORDER BY generation, member")
+            .bind(log_id)
             .bind(archive.id)
             .fetch_all(&world.sql)
             .await

@@ -291,7 +291,7 @@ impl World {
 
     /// Ends all leases, as time ends that of a process that died.
     pub async fn expire_leases(&self) {
-        sqlx::query("UPDATE topics SET lease_expires_at = clock_timestamp() - interval '1 second'")
+        sqlx::query("UPDATE logs SET lease_expires_at = clock_timestamp() - interval '1 second'")
             .execute(&self.sql)
             .await
             .unwrap();

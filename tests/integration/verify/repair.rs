@@ -55,8 +55,8 @@ async fn a_catalog_that_disagrees_with_a_sound_object_is_made_anew() {
     let before = read_all(&store, &log).await;
     assert_ne!(before, before_edits);
     let of_topic = [
-        "UPDATE topics SET archived_json_bytes = archived_json_bytes + 1",
-        "UPDATE topics SET archived_to = archived_to - 1",
+        "UPDATE logs SET archived_json_bytes = archived_json_bytes + 1",
+        "UPDATE logs SET archived_to = archived_to - 1",
     ];
     for damage in DAMAGES.into_iter().chain(of_topic) {
         let changed = sqlx::query(damage).execute(&world.sql).await.unwrap();
@@ -104,8 +104,8 @@ async fn what_would_have_to_be_guessed_is_left() {
 
     for (damage, undo) in [
         (
-            "UPDATE topics SET head_position = head_position + 1, hot_magnitude = magnitude(4)",
-            "UPDATE topics SET head_position = head_position - 1, hot_magnitude = magnitude(3)",
+            "UPDATE logs SET head_position = head_position + 1, hot_magnitude = magnitude(4)",
+            "UPDATE logs SET head_position = head_position - 1, hot_magnitude = magnitude(3)",
         ),
         ("UPDATE events SET position = 60 WHERE position = 6", "UPDATE events SET position = 6 WHERE position = 60"),
     ] {
@@ -172,7 +172,7 @@ async fn an_older_database_puts_no_older_version_back() {
 }
 
 const HOT_COPY: &str = "INSERT INTO events
-     SELECT topic_id, $1, $2, deployment_id, $3, $4, $5, '', $6, '', '', $7, NULL FROM events WHERE position = 5";
+     SELECT log_id, $1, $2, deployment_id, $3, $4, $5, '', $6, '', '', $7, NULL FROM events WHERE position = 5";
 
 #[tokio::test]
 async fn rows_of_archived_events_leave_if_they_are_the_same() {

@@ -54,7 +54,7 @@ pub async fn insert(
 macro_rules! move_end {
     ($ids:literal, $count:literal, $log_id:literal, $archived:literal, $epoch:literal, $deleted:literal) => {
         concat!(
-            "UPDATE topics SET head_position = head_position + ",
+            "UPDATE logs SET head_position = head_position + ",
             $count,
             ", hot_magnitude = magnitude(head_position + ",
             $count,
