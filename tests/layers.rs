@@ -1,12 +1,14 @@
-//! The drawing in `src/lib.rs` is the truth: each room imports only the rooms below it, and what belongs to one room
-//! is named in that room alone.
+//! The drawings of the architecture are the truth: each room uses only the rooms below it, by imports and by calls, and
+//! what belongs to one room is named in that room alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Room → the rooms that it may import.
-const ARROWS: [(&str, &[&str]); 10] = [
+type Arrows = [(&'static str, &'static [&'static str])];
+
+/// Room → the rooms that it may import, as `src/lib.rs` draws them.
+const ARROWS: &Arrows = &[
     ("event", &[]),
     ("database", &["event"]),
     ("bucket", &["event"]),
@@ -17,6 +19,26 @@ const ARROWS: [(&str, &[&str]); 10] = [
     ("embedded", &[]),
     ("command", &["event", "database", "bucket", "store", "jobs", "api", "config", "embedded"]),
     ("main", &["command"]),
+];
+
+/// Room of the store → the rooms of the store that it may use, as `src/store/mod.rs` draws them.
+const STORE_ARROWS: &Arrows = &[
+    ("archives", &[]),
+    ("log", &["archives"]),
+    ("moving", &["archives"]),
+    ("editing", &["log", "archives"]),
+    ("subscribe", &["log", "archives"]),
+    ("checking", &["moving", "archives"]),
+    ("recovering", &["moving", "archives"]),
+];
+
+/// Room of the database → the rooms of the database that it may use.
+const DATABASE_ARROWS: &Arrows = &[
+    ("log", &["lookups"]),
+    ("lookups", &[]),
+    ("ledger", &[]),
+    ("groups", &[]),
+    ("catalog", &["log", "lookups", "ledger"]),
 ];
 
 /// What must not be named → the only places where it may be.
@@ -38,9 +60,9 @@ const OWNERS: [(&str, &[&str]); 12] = [
             "jobs",
             "command",
             "api/door",
-            "store/breaks.rs",
-            "store/lease.rs",
-            "store/ownership.rs",
+            "store/moving/breaks.rs",
+            "store/archives/lease.rs",
+            "store/archives/ownership",
             "store/subscribe",
             "embedded",
         ],
@@ -76,26 +98,105 @@ fn files() -> BTreeMap<String, String> {
     files
 }
 
+/// The files of one room, by their paths below it.
+fn files_of(room: &str) -> BTreeMap<String, String> {
+    let files = files().into_iter();
+    files.filter_map(|(file, code)| Some((file.strip_prefix(room)?.strip_prefix('/')?.to_owned(), code))).collect()
+}
+
 fn room_of(file: &str) -> &str {
     file.split('/').next().unwrap().trim_end_matches(".rs")
 }
 
+/// The identifier that a text begins with.
+fn word(text: &str) -> &str {
+    text.split(|letter: char| !letter.is_alphanumeric() && letter != '_').next().unwrap()
+}
+
+/// The words behind each place where `prefix` stands.
+fn words_behind<'a>(code: &'a str, prefix: &'a str) -> impl Iterator<Item = &'a str> {
+    code.match_indices(prefix).map(move |(at, _)| word(&code[at + prefix.len()..]))
+}
+
+/// The names that a path leads to: several, if it ends with braces.
+fn imported<'a>(code: &'a str, prefix: &'a str) -> Vec<&'a str> {
+    let behind = |at: usize| -> Vec<&str> {
+        let rest = &code[at + prefix.len()..];
+        match rest.strip_prefix('{') {
+            Some(list) => list[..list.find('}').unwrap()].split(',').map(|item| word(item.trim())).collect(),
+            None => vec![word(rest)],
+        }
+    };
+    code.match_indices(prefix).flat_map(|(at, _)| behind(at)).collect()
+}
+
+#[track_caller]
+fn check_arrow(arrows: &Arrows, file: &str, used: &str, how: &str) {
+    let room = room_of(file);
+    let rooms: BTreeMap<&str, &[&str]> = arrows.iter().copied().collect();
+    if let (Some(allowed), true) = (rooms.get(room), rooms.contains_key(used)) {
+        assert!(
+            used == room || allowed.contains(&used),
+            "{file} uses {used:?} ({how}), and {room} may use {allowed:?} only"
+        );
+    }
+}
+
 #[test]
 fn every_arrow_points_down() {
-    let arrows: BTreeMap<&str, &[&str]> = ARROWS.into_iter().collect();
     for (file, code) in files() {
         let room = room_of(&file);
         if room == "lib" {
             continue;
         }
-        let allowed = arrows.get(room).unwrap_or_else(|| panic!("{file} is in no room of the drawing"));
+        assert!(ARROWS.iter().any(|(known, _)| *known == room), "{file} is in no room of the drawing");
         let prefix = if room == "main" { "coldstream::" } else { "crate::" };
-        for (_, rest) in code.match_indices(prefix).map(|(at, _)| code.split_at(at + prefix.len())) {
-            let imported = rest.split(|letter: char| !letter.is_alphanumeric() && letter != '_').next().unwrap();
-            assert!(
-                imported == room || allowed.contains(&imported),
-                "{file} imports {imported:?}, and {room} may import {allowed:?} only"
-            );
+        for used in words_behind(&code, prefix) {
+            assert!(ARROWS.iter().any(|(known, _)| *known == used), "{file} imports {used:?}, which is no room");
+            check_arrow(ARROWS, &file, used, "an import");
+        }
+    }
+}
+
+#[test]
+fn every_arrow_inside_a_room_points_down() {
+    for (room, arrows) in [("store", STORE_ARROWS), ("database", DATABASE_ARROWS)] {
+        let prefix = format!("crate::{room}::");
+        for (file, code) in files_of(room) {
+            for used in imported(&code, &prefix) {
+                check_arrow(arrows, &file, used, "an import");
+            }
+        }
+    }
+}
+
+/// An import does not show a call of a method of `Store`, which every room of the store can make.
+#[test]
+fn every_call_of_the_store_points_down() {
+    let files = files_of("store");
+    let mut methods: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    let mut others: BTreeSet<&str> = BTreeSet::new();
+    for (file, code) in &files {
+        for block in code.split("\nimpl") {
+            let is_of_store = block.starts_with(" Store {");
+            for method in words_behind(block, "fn ") {
+                if is_of_store {
+                    methods.entry(method).or_default().insert(room_of(file));
+                } else {
+                    others.insert(method);
+                }
+            }
+        }
+    }
+    assert!(methods.len() > 100, "the methods of the store are not where they are looked for");
+    methods.retain(|method, rooms| rooms.len() == 1 && !others.contains(method));
+    for (file, code) in &files {
+        for store in ["self.", "store."] {
+            for called in words_behind(code, store) {
+                for used in methods.get(called).into_iter().flatten() {
+                    check_arrow(STORE_ARROWS, file, used, &format!("a call of {called}"));
+                }
+            }
         }
     }
 }
@@ -111,10 +212,14 @@ fn every_thing_has_its_room() {
 }
 
 #[test]
-fn the_drawing_names_every_room() {
-    let lib = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs")).unwrap();
-    let drawing: String = lib.lines().filter(|line| line.starts_with("//!")).collect();
-    for (room, _) in ARROWS {
-        assert!(drawing.contains(room), "the drawing in src/lib.rs does not show {room}");
+fn the_drawings_name_every_room() {
+    for (file, arrows) in
+        [("src/lib.rs", ARROWS), ("src/store/mod.rs", STORE_ARROWS), ("src/database/mod.rs", DATABASE_ARROWS)]
+    {
+        let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap();
+        let drawing: String = text.lines().filter(|line| line.starts_with("//!")).collect();
+        for (room, _) in arrows {
+            assert!(drawing.contains(room), "the drawing in {file} does not show {room}");
+        }
     }
 }

@@ -3,6 +3,16 @@
 //! Statements run in a transaction that the caller opens: a [`Database::view`] to read one moment, a
 //! [`Database::begin`] to change something; those for which each one is a transaction by itself, on a
 //! [`Database::connection`]. If the process dies, Postgres rolls back what was not committed.
+//!
+//! Statements stand in rooms by subject, whose arrows `tests/layers.rs` checks:
+//!
+//! ```text
+//!     catalog                          archives, members, intents, leases, troubles, claims
+//!     /   |   \
+//!  log    |   ledger       groups      hot events and snapshots │ edits │ progress, replicas
+//!     \   |
+//!    lookups                           pages of ids, streams and GDPR ids, and their merges
+//! ```
 
 mod address;
 pub mod catalog;
@@ -11,6 +21,7 @@ mod connection;
 mod connections;
 mod errors;
 pub mod groups;
+mod keys;
 pub mod ledger;
 pub mod log;
 pub mod lookups;
@@ -28,6 +39,7 @@ pub use address::{Address, AddressError};
 pub use connection::Connection;
 pub use connections::PooledConnection;
 pub use errors::{CommitError, Error};
+pub use keys::ArchiveKey;
 
 use connection::Limit;
 use connections::{Connections, Era, Opening};

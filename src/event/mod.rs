@@ -6,6 +6,7 @@ mod change;
 mod eligibility;
 mod filter;
 mod gdpr;
+mod group;
 mod instant;
 mod json;
 mod log;
@@ -19,6 +20,7 @@ pub use change::Change;
 pub use eligibility::Eligibility;
 pub use filter::Filter;
 pub use gdpr::{Gdpr, GdprField};
+pub use group::{Group, check_group, check_subscriber_id};
 pub use instant::Instant;
 pub use json::Json;
 pub use log::Log;
@@ -37,17 +39,6 @@ pub struct Invalid(pub String);
 const NAME_BYTES_MAX: usize = 1020;
 /// The longest id, in bytes of UTF-8.
 const ID_BYTES_MAX: usize = 255;
-
-pub fn check_group(name: &str) -> Result<(), Invalid> {
-    if name.is_empty() {
-        return Err(Invalid("the group is empty".into()));
-    }
-    check_text("the group", name, NAME_BYTES_MAX)
-}
-
-pub fn check_subscriber_id(id: &str) -> Result<(), Invalid> {
-    check_text("the subscriber id", id, NAME_BYTES_MAX)
-}
 
 pub fn check_topic(name: &str) -> Result<(), Invalid> {
     check_text("the topic", name, NAME_BYTES_MAX)

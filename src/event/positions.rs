@@ -1,5 +1,7 @@
 //! Ranges of positions, and sets of them.
 
+use std::fmt;
+
 use range_set_blaze::RangeSetBlaze;
 
 /// The positions from `start` up to, but not including, `end`.
@@ -49,6 +51,12 @@ impl PositionRange {
 
     pub fn overlaps(self, other: PositionRange) -> bool {
         !self.within(other).is_empty()
+    }
+}
+
+impl fmt::Display for PositionRange {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} to {}", self.start, self.last())
     }
 }
 

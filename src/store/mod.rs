@@ -1,8 +1,18 @@
-//! The product's verbs, and every place where Postgres and S3 meet: so all reasoning about crashes is in here.
+//! The product's verbs, and every place where Postgres and S3 meet, so all reasoning about crashes is in here.
 //!
 //! The promise: every acknowledged event is readable at every instant, in a hot row or in exactly one live archive,
 //! and an acknowledged edit is what every later read shows. One Postgres transaction is the only commit point of every
 //! step; what lies in the bucket without one is an orphan that an intent knows of. `docs/protocols.md` draws the steps.
+//!
+//! An arrow is an import or a call of a method of [`Store`], and `tests/layers.rs` checks them all:
+//!
+//! ```text
+//!     checking   recovering      editing   subscribe     find what is wrong │ rebuild │ change │ deliver
+//!            \   /                    \   /
+//!           moving                    log               between rows and objects │ publish and read
+//!                \                   /
+//!                      archives                         objects, leases, overlays, the bucket's owner
+//! ```
 
 mod archives;
 mod checking;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use coldstream::database::catalog::archives::ArchiveKey;
+use coldstream::database::ArchiveKey;
 use coldstream::database::catalog::members::{self, MemberRow};
 use coldstream::database::commit;
 use coldstream::database::lookups::merges;

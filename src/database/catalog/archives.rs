@@ -4,21 +4,8 @@ use sqlx::{FromRow, Postgres, Row};
 use uuid::Uuid;
 
 use crate::database::lookups::sums;
-use crate::database::{Connection, Error};
+use crate::database::{ArchiveKey, Connection, Error};
 use crate::event::{Extent, Log, PositionRange};
-
-/// The log and the id of an archive.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, FromRow)]
-pub struct ArchiveKey {
-    pub log_id: i64,
-    pub archive_id: Uuid,
-}
-
-impl ArchiveKey {
-    pub fn new(log_id: i64, archive_id: Uuid) -> ArchiveKey {
-        ArchiveKey { log_id, archive_id }
-    }
-}
 
 /// An archive as the catalog knows it.
 #[derive(Debug, Clone, PartialEq, Eq, FromRow)]

@@ -2,9 +2,8 @@ use sqlx::Row;
 use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
-use crate::database::catalog::archives::ArchiveKey;
 use crate::database::catalog::leases::Lease;
-use crate::database::{Connection, Error};
+use crate::database::{ArchiveKey, Connection, Error};
 
 /// An object that somebody set out to write and that nothing has taken over yet.
 #[derive(Debug, Clone, PartialEq, Eq)]

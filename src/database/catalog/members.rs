@@ -1,8 +1,8 @@
 use sqlx::FromRow;
 use uuid::Uuid;
 
-use crate::database::catalog::archives::{ArchiveKey, archives_across};
-use crate::database::{Connection, Error};
+use crate::database::catalog::archives::archives_across;
+use crate::database::{ArchiveKey, Connection, Error};
 use crate::event::PositionRange;
 
 /// A member as the catalog knows it.

@@ -5,11 +5,11 @@ use sqlx::postgres::PgRow;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::database::catalog::archives::{self, Archive, ArchiveKey};
+use crate::database::catalog::archives::{self, Archive};
 use crate::database::catalog::intents;
 use crate::database::ledger::{edits, introduced};
 use crate::database::lookups;
-use crate::database::{Connection, Error};
+use crate::database::{ArchiveKey, Connection, Error};
 use crate::event::Log;
 
 /// An object that the database has a reason to expect.

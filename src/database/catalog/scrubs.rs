@@ -1,7 +1,6 @@
 use time::OffsetDateTime;
 
-use crate::database::catalog::archives::ArchiveKey;
-use crate::database::{Connection, Error};
+use crate::database::{ArchiveKey, Connection, Error};
 
 /// The archive whose last scrub is the longest ago, if that was before this moment, with its topic: the caller's turn.
 /// Not one whose turn somebody has who began later than `begun_before`.

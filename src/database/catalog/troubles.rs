@@ -3,8 +3,7 @@ use sqlx::{FromRow, Row};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::database::catalog::archives::ArchiveKey;
-use crate::database::{Connection, Error};
+use crate::database::{ArchiveKey, Connection, Error};
 use crate::event::Log;
 
 /// The operation that was not possible with an object.

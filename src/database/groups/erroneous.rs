@@ -2,8 +2,9 @@
 
 use sqlx::{FromRow, Row};
 
-use crate::database::groups::progress::{Group, Turn};
+use crate::database::groups::progress::Turn;
 use crate::database::{Connection, Error};
+use crate::event::Group;
 
 /// An event that a group could not handle.
 #[derive(Debug, Clone, PartialEq, Eq, FromRow)]

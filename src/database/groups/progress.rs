@@ -7,14 +7,7 @@ use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
 use crate::database::{Connection, Error};
-use crate::event::Log;
-
-/// A group in one of its two modes.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Group {
-    pub name: String,
-    pub is_parallel: bool,
-}
+use crate::event::{Group, Log};
 
 /// A group wants the logs of a topic; of every topic, where none is named.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -5,8 +5,7 @@ use sqlx::{FromRow, Row};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::database::catalog::archives::ArchiveKey;
-use crate::database::{Connection, Error};
+use crate::database::{ArchiveKey, Connection, Error};
 use crate::event::{Change, Edits, Invalid, PositionRange};
 
 /// A line of the ledger: never a value.

@@ -5,8 +5,7 @@ use std::collections::HashSet;
 use sqlx::Row;
 use uuid::Uuid;
 
-use crate::database::catalog::archives::ArchiveKey;
-use crate::database::{Connection, Error};
+use crate::database::{ArchiveKey, Connection, Error};
 
 pub async fn insert(
     connection: &mut Connection,

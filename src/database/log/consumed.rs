@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use crate::database::groups::progress::Group;
 use crate::database::{Connection, Error};
+use crate::event::Group;
 
 /// Deletes the events of a log that every one of these groups has handled, and says how many there were. One that a
 /// group could not handle stays: it can be sent again. Their ids are remembered for a minute.

@@ -16,8 +16,7 @@ use siphasher::sip128::{Hasher128, SipHasher24};
 use sqlx::Row;
 use uuid::Uuid;
 
-use crate::database::catalog::archives::ArchiveKey;
-use crate::database::{Connection, Error};
+use crate::database::{ArchiveKey, Connection, Error};
 
 use pages::{Entry, Hash, Kind, Page, PageWriter, combine, entries_of, head};
 

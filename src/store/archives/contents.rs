@@ -7,7 +7,8 @@ use std::collections::HashMap;
 use uuid::Uuid;
 
 use crate::bucket::{MemberText, ObjectMetadata, Scan, decompress_member};
-use crate::database::catalog::archives::{Archive, ArchiveKey};
+use crate::database::ArchiveKey;
+use crate::database::catalog::archives::Archive;
 use crate::database::catalog::members::MemberRow;
 use crate::database::lookups::{HashKey, LookupRun};
 use crate::event::{Event, Instant, Log};

@@ -8,6 +8,7 @@ pub mod background;
 pub mod contents;
 pub mod fetch;
 pub mod lease;
+mod members;
 pub mod object;
 pub mod overlay;
 pub mod ownership;

@@ -7,11 +7,10 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::bucket::{ArchiveWriter, EncodedMember, ObjectMetadata, RawMember, Upload};
-use crate::database;
-use crate::database::catalog::archives::ArchiveKey;
 use crate::database::catalog::intents::{self, Intent, UploadedFacts};
 use crate::database::log::rows::LogRow;
 use crate::database::lookups::{self, LookupRun};
+use crate::database::{self, ArchiveKey};
 use crate::event::{BorrowedEvent, Extent, PositionSet};
 use crate::store::archives::background;
 use crate::store::archives::contents::{Contents, ContentsReader};

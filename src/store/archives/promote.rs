@@ -3,12 +3,12 @@
 //! If the process dies before the commit, the object is new and the catalog is old, and the next one to notice follows.
 
 use crate::bucket;
-use crate::database;
-use crate::database::catalog::archives::{self, Archive, ArchiveKey};
+use crate::database::catalog::archives::{self, Archive};
 use crate::database::catalog::intents::{self, Intent, UploadedFacts};
 use crate::database::catalog::members;
 use crate::database::ledger::edits;
 use crate::database::log::rows::{self, LogRow};
+use crate::database::{self, ArchiveKey};
 use crate::event::Log;
 use crate::store::{Error, GaveWay, Store};
 use uuid::Uuid;

@@ -3,8 +3,9 @@
 use uuid::Uuid;
 
 use crate::bucket::{MemberEvent, Scan, decode_member};
+use crate::database::ArchiveKey;
 use crate::database::Transaction;
-use crate::database::catalog::archives::{self, Archive, ArchiveKey};
+use crate::database::catalog::archives::{self, Archive};
 use crate::database::catalog::leases::{self, Lease};
 use crate::database::catalog::members::{self, MemberRow};
 use crate::database::ledger::edits::{self, PendingEdit};

@@ -11,10 +11,9 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::bucket::object_key;
-use crate::database;
-use crate::database::catalog::archives::ArchiveKey;
 use crate::database::catalog::troubles::{self, TroubleKind};
 use crate::database::log::rows;
+use crate::database::{self, ArchiveKey};
 use crate::event::Log;
 use crate::store::{Error, Store};
 

@@ -14,13 +14,13 @@
 use uuid::Uuid;
 
 use crate::bucket::{self, Said, Scan};
-use crate::database;
-use crate::database::catalog::archives::{self, Archive, ArchiveKey};
+use crate::database::catalog::archives::{self, Archive};
 use crate::database::catalog::leases::{self, Lease};
 use crate::database::catalog::members;
 use crate::database::catalog::moves::{self, Move};
 use crate::database::log::{events, rows};
 use crate::database::lookups;
+use crate::database::{self, ArchiveKey};
 use crate::event::PositionSet;
 use crate::event::{Event, Extent};
 use crate::store::archives::contents::ContentsReader;

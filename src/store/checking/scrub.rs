@@ -6,10 +6,9 @@
 
 use time::{Duration, OffsetDateTime};
 
-use crate::database;
-use crate::database::catalog::archives::ArchiveKey;
 use crate::database::catalog::scrubs;
 use crate::database::log::rows;
+use crate::database::{self, ArchiveKey};
 use crate::store::checking::verify::{Pacing, Seen};
 use crate::store::{Error, Store};
 

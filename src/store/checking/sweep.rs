@@ -1,11 +1,10 @@
 //! Cleaning up after writers that died: settling their intents, and purging what their rewrites superseded.
 
-use crate::database;
-use crate::database::catalog::archives::ArchiveKey;
 use crate::database::catalog::intents;
 use crate::database::catalog::troubles::TroubleKind;
 use crate::database::ledger::edits;
 use crate::database::log::rows;
+use crate::database::{self, ArchiveKey};
 use crate::store::archives::troubles::{Failures, Retry};
 use crate::store::{Error, Store};
 

@@ -16,8 +16,6 @@ use std::collections::BTreeSet;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::database;
-use crate::database::catalog::archives::ArchiveKey;
 use crate::database::catalog::intents::{self, Intent};
 use crate::database::catalog::leases::{self, Lease};
 use crate::database::catalog::moves::{self, Move};
@@ -25,6 +23,7 @@ use crate::database::catalog::runs::{self, ArchiveRun};
 use crate::database::catalog::{archives, members};
 use crate::database::log::events::{self, ExportedRow};
 use crate::database::log::rows::{self, LogRow};
+use crate::database::{self, ArchiveKey};
 use crate::event::{Extent, Instant, PositionRange};
 use crate::store::archives::contents::Contents;
 use crate::store::archives::object::{Export, Object};

@@ -15,7 +15,6 @@
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
-use crate::database::catalog::archives::ArchiveKey;
 use crate::database::catalog::intents::{self, Intent};
 use crate::database::catalog::leases::{self, Lease};
 use crate::database::catalog::moves::{self, Move};
@@ -25,7 +24,7 @@ use crate::database::ledger::{edits, introduced};
 use crate::database::log::events;
 use crate::database::log::rows::{self, LogRow};
 use crate::database::lookups;
-use crate::database::{self, Transaction};
+use crate::database::{self, ArchiveKey, Transaction};
 use crate::event::{Event, Filter, Invalid, Log};
 use crate::event::{Extent, PositionRange, PositionSet};
 use crate::store::archives::contents::Contents;

@@ -13,14 +13,14 @@ use uuid::Uuid;
 use crate::bucket::{
     Bucket, EncodedMember, MemberEvent, ObjectMetadata, RawMember, Scan, Upload, Uploaded, decode_member,
 };
-use crate::database;
-use crate::database::catalog::archives::{self, Archive, ArchiveKey};
+use crate::database::catalog::archives::{self, Archive};
 use crate::database::catalog::intents::{self, Intent, UploadedFacts};
 use crate::database::catalog::leases::{self, Lease};
 use crate::database::catalog::members::{self, MemberRow};
 use crate::database::catalog::troubles::{self, TroubleKind};
 use crate::database::ledger::edits::{self, PendingEdit};
 use crate::database::log::rows::{self, LogRow};
+use crate::database::{self, ArchiveKey};
 use crate::event::{Event, Log};
 use crate::store::archives::background;
 use crate::store::archives::overlay::Overlay;

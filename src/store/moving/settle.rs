@@ -3,8 +3,6 @@
 //! Whether an object was replaced is not guessed: it bears the write-id of whoever wrote it.
 
 use crate::bucket;
-use crate::database;
-use crate::database::catalog::archives::ArchiveKey;
 use crate::database::catalog::intents::{self, Intent};
 use crate::database::catalog::leases::{self, Lease};
 use crate::database::catalog::troubles::TroubleKind;
@@ -12,6 +10,7 @@ use crate::database::catalog::{archives, members};
 use crate::database::ledger::edits;
 use crate::database::log::rows::{self, LogRow};
 use crate::database::lookups;
+use crate::database::{self, ArchiveKey};
 use crate::store::archives::troubles::Retry;
 use crate::store::{Error, GaveWay, Store};
 

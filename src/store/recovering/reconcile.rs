@@ -10,8 +10,8 @@ use futures::stream::{StreamExt, TryStreamExt};
 use uuid::Uuid;
 
 use crate::bucket::{self, Head, ListedArchive, Strangers, object_folder, object_key};
+use crate::database::ArchiveKey;
 use crate::database::catalog::archives;
-use crate::database::catalog::archives::ArchiveKey;
 use crate::database::catalog::recovery::{self, KnownObject};
 use crate::database::catalog::troubles::{self, TroubleKind};
 use crate::database::log::rows::{self, LogRow};

@@ -3,10 +3,9 @@
 //! again.
 
 use crate::bucket::{self, ListedArchive, ObjectMetadata, log_in_folder};
-use crate::database;
-use crate::database::catalog::archives::ArchiveKey;
 use crate::database::catalog::recovery;
 use crate::database::catalog::troubles::{self, TroubleKind};
+use crate::database::{self, ArchiveKey};
 use crate::store::recovering::reconcile::Standing;
 use crate::store::{Error, Store};
 

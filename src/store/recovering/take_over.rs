@@ -2,14 +2,14 @@ use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
 use crate::bucket::{ListedArchive, ObjectMetadata, Said, Scan};
-use crate::database::catalog::archives::{self, Archive, ArchiveExtent, ArchiveKey};
+use crate::database::catalog::archives::{self, Archive, ArchiveExtent};
 use crate::database::catalog::leases::{self, Lease};
 use crate::database::catalog::{intents, members, recovery};
 use crate::database::ledger::edits;
 use crate::database::log::events;
 use crate::database::log::rows::{self, LogRow};
 use crate::database::lookups;
-use crate::database::{self, Transaction};
+use crate::database::{self, ArchiveKey, Transaction};
 use crate::event::Event;
 use crate::event::PositionSet;
 use crate::store::archives::contents::{Contents, ContentsReader};

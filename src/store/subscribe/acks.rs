@@ -86,7 +86,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::database::groups::progress::Group;
+    use crate::event::Group;
     use crate::event::{Event, Gdpr, Instant, Json, Metadata, NewEvent};
     use crate::store::subscribe::subscriber::{Deliveries, Subscribing};
 

@@ -9,9 +9,9 @@ use tokio::time::Instant;
 
 use crate::database::catalog::archives;
 use crate::database::groups::erroneous;
-use crate::database::groups::progress::{self, Group};
+use crate::database::groups::progress;
 use crate::database::log::{events, rows};
-use crate::event::{Event, Filter, Log, PositionRange};
+use crate::event::{Event, Filter, Group, Log, PositionRange};
 use crate::store::{Error, Query, Store};
 
 /// What other replicas write down is looked at so often while somebody waits.

@@ -4,8 +4,8 @@
 use crate::database;
 use crate::database::groups::erroneous::{self, Erroneous};
 use crate::database::groups::notices;
-use crate::database::groups::progress::Group;
 use crate::database::log::rows;
+use crate::event::Group;
 use crate::event::{Event, Filter, Invalid, Log};
 use crate::store::subscribe::notices::Word;
 use crate::store::subscribe::replica::Cause;

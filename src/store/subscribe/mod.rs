@@ -37,7 +37,7 @@ use crate::store::subscribe::replica::{Cause, Replica};
 use crate::store::subscribe::subscriber::Subscriber;
 use crate::store::{Error, Store};
 
-pub use crate::database::groups::progress::Group;
+pub use crate::event::Group;
 pub use erroneous::ErroneousEvent;
 pub use subscriber::{Deliveries, Delivery, Subscribing};
 

@@ -10,7 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::database::groups::progress::Group;
+use crate::event::Group;
 use crate::event::{Event, Log};
 use crate::store::subscribe::courier::unreceived::Receipts;
 

@@ -36,9 +36,10 @@ impl Held {
                 found.push(format!("{what} in the object: {held}, in the catalog: {known}"));
             }
         };
-        let span = self.positions.span();
+        let none = || "none".to_owned();
+        let span = self.positions.span().map_or_else(none, |span| span.to_string());
         check("events", self.count.to_string(), archive.count.to_string());
-        check("positions", format!("{span:?}"), format!("{:?}", Some((archive.first_position, archive.last_position))));
+        check("positions", span, archive.positions().to_string());
         let raised_at = Some((archive.raised_at_min, archive.raised_at_max));
         check("raised_at", format!("{:?}", self.raised_at), format!("{raised_at:?}"));
         check("bytes of JSON", self.json_bytes.to_string(), archive.json_bytes.to_string());

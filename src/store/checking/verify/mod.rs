@@ -13,8 +13,7 @@ use futures::future::{BoxFuture, FutureExt};
 use uuid::Uuid;
 
 use crate::bucket;
-use crate::database;
-use crate::database::catalog::archives::{self, Archive, ArchiveKey};
+use crate::database::catalog::archives::{self, Archive};
 use crate::database::catalog::members;
 use crate::database::catalog::troubles::TroubleKind;
 use crate::database::ledger::{edits, introduced};
@@ -22,6 +21,7 @@ use crate::database::log::events;
 use crate::database::log::rows::{self, LogRow};
 use crate::database::lookups::sums;
 use crate::database::lookups::{self, LookupRun};
+use crate::database::{self, ArchiveKey};
 use crate::event::PositionSet;
 use crate::event::{Log, PositionRange};
 use crate::store::archives::overlay::Overlay;

@@ -11,7 +11,6 @@ use crate::database::catalog::members::{self, MemberExtent};
 use crate::database::ledger::edits;
 use crate::database::log::events;
 use crate::database::log::rows::LogRow;
-use crate::database::lookups;
 use crate::database::lookups::sums;
 use crate::event::{Event, Filter, PositionRange};
 use crate::store::archives::overlay::Overlays;
@@ -181,24 +180,6 @@ impl Store {
         let needed = seek(view, log_id, query, (&segments, &extents), skip).await?;
         segments.retain(|segment| segment.start >= needed.start && segment.end <= needed.end);
         Ok((segments, members, needed.skip))
-    }
-
-    pub(in crate::store) async fn members_of_stream(
-        &self,
-        view: &mut Transaction,
-        log_id: i64,
-        stream: &str,
-        range: PositionRange,
-    ) -> Result<Vec<MemberExtent>, Error> {
-        let key = self.hash_key(view).await?;
-        let counts = lookups::members_with_stream(view, log_id, key, stream).await?;
-        let keys: Vec<(Uuid, i32)> = counts.keys().copied().collect();
-        let mut members = members::by_key(view, log_id, &keys).await?;
-        members.retain(|member| member.positions().overlaps(range));
-        for member in &mut members {
-            member.matching = counts.get(&(member.archive_id, member.member)).copied().unwrap_or_default();
-        }
-        Ok(members)
     }
 }
 

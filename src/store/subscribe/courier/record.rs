@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::database;
-use crate::database::groups::progress::{self, Group, Turn};
+use crate::database::groups::progress::{self, Turn};
 use crate::database::groups::{erroneous, replicas};
 use crate::database::log::{consumed, events, rows};
-use crate::event::{Event, Filter, Log, PositionRange};
+use crate::event::{Event, Filter, Group, Log, PositionRange};
 use crate::store::log::read::Reader;
 use crate::store::subscribe::replica::Replica;
 use crate::store::subscribe::window::Window;

@@ -18,9 +18,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use crate::database::groups::progress::{Group, Progress, Refusal, Taken, Turn, Wanted};
+use crate::database::groups::progress::{Progress, Refusal, Taken, Turn, Wanted};
 use crate::database::groups::replicas::GroupNames;
-use crate::event::{Event, Log};
+use crate::event::{Event, Group, Log};
 use crate::store::Store;
 use crate::store::subscribe::courier::{Ack, Courier, End};
 use crate::store::subscribe::subscriber::Subscriber;

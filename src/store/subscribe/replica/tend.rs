@@ -7,9 +7,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::database::groups::progress::{self, Group};
+use crate::database::groups::progress;
 use crate::database::groups::{notices, replicas};
 use crate::database::{self, Transaction};
+use crate::event::Group;
 use crate::store::subscribe::notices::Word;
 use crate::store::subscribe::replica::{Cause, Errands, Replica};
 use crate::store::{Error, Store};
