@@ -60,6 +60,7 @@ const OWNERS: [(&str, &[&str]); 12] = [
             "jobs",
             "command",
             "api/door",
+            "database/connections.rs",
             "store/moving/breaks.rs",
             "store/archives/lease.rs",
             "store/archives/ownership",

@@ -11,7 +11,7 @@ use crate::command::progress::Progress;
 use crate::command::{report, wiring};
 use crate::config::Config;
 use crate::event::{Log, NewEvent};
-use crate::store::{Conflicts, ImportBatch, Store};
+use crate::store::{Conflicts, ImportBatch, ImportUnknown, Store};
 
 use objects::{Objects, Place};
 
@@ -26,6 +26,8 @@ pub struct Imported {
     pub events: u64,
     there_already: u64,
     conflicts: u64,
+    /// Events that were not imported, since an object that may hold them cannot be read.
+    unknown: u64,
     blank_lines: u64,
 }
 
@@ -42,7 +44,7 @@ pub async fn run(config: &Config, file: &Path, conflicts: Conflicts) -> anyhow::
     let mut progress = Progress::start("importing");
     let imported = import(&store, file, conflicts, |events| progress.set(events)).await?;
     let seconds = progress.finish();
-    let Imported { events, there_already, conflicts, blank_lines } = imported;
+    let Imported { events, there_already, conflicts, unknown, blank_lines } = imported;
     let count = |number: u64| report::count(number as i64);
     let mut said = format!("imported {} events in {seconds:.1} s, ", count(events));
     if conflicts > 0 {
@@ -52,7 +54,13 @@ pub async fn run(config: &Config, file: &Path, conflicts: Conflicts) -> anyhow::
         said.push_str(&format!("skipped {} blank lines, ", count(blank_lines)));
     }
     report::say!("{said}skipped {} that were there", count(there_already));
-    Ok(())
+    match unknown {
+        0 => Ok(()),
+        _ => bail!(
+            "{} events were not imported, since objects that may hold them cannot be read: once they can, import again",
+            count(unknown)
+        ),
+    }
 }
 
 /// Imports a file. Another thread reads, parses and checks, a little ahead of the inserts.
@@ -95,6 +103,11 @@ pub async fn import(
             if imported.conflicts <= NAMED_CONFLICTS_MAX {
                 tracing::warn!("{named}: skipped");
             }
+        }
+        for ImportUnknown { index, log, count, why } in counts.unknown {
+            imported.unknown += count as u64;
+            let place = format!("{}, {}", name_of(file), places[index]);
+            tracing::error!("{place}: {} events of {log} are not imported: {why}", report::count(count as i64));
         }
         progress(imported.events + imported.there_already);
     }

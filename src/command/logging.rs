@@ -7,6 +7,7 @@ use std::io::IsTerminal;
 
 use anyhow::Context;
 use parking_lot::Mutex;
+use tracing::Level;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 
@@ -21,8 +22,12 @@ static WRITER: Mutex<Option<(WorkerGuard, ErrorCounter)>> = Mutex::new(None);
 pub fn start(level: &str, format: LogFormat) -> anyhow::Result<()> {
     // The embedded S3 server writes whole requests into its spans, and a request that it does not know is no error of
     // ours.
-    let filter = EnvFilter::try_new(format!("{level},s3s=off,s3s_fs=off,sqlx::postgres::notice=warn"))
+    let level: Level = level
+        .parse()
+        .ok()
+        .filter(|_| level.chars().all(char::is_alphabetic))
         .with_context(|| format!("LOG_LEVEL {level:?} is none of error, warn, info, debug, trace"))?;
+    let filter = EnvFilter::new(format!("{level},s3s=off,s3s_fs=off,sqlx::postgres::notice=warn"));
     let lossy = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(LINES_MAX);
     let (writer, guard) = lossy.finish(std::io::stderr());
     *WRITER.lock() = Some((guard, writer.error_counter()));

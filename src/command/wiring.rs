@@ -1,8 +1,10 @@
 //! Makes a store that is ready to work from settings.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
+use tokio::time::timeout;
 
 use crate::bucket::{self, Bucket};
 use crate::command::report;
@@ -12,6 +14,8 @@ use crate::store::{Error, Owner, Store, Unreconciled};
 
 const CONNECTION: &str = "POSTGRES_CONNECTION";
 const DIRECT_CONNECTION: &str = "POSTGRES_DIRECT_CONNECTION";
+/// The longest time that a start waits for each of the first answers of S3: hot events are served without it.
+const BUCKET_WAIT: Duration = Duration::from_secs(5);
 
 /// The use that a command makes of a bucket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,8 +100,10 @@ async fn with_bucket(
 async fn open_bucket(bucket: &Bucket, settings: &bucket::Settings, has_archives: bool) -> anyhow::Result<()> {
     let bucket::Settings { endpoint, bucket: name, .. } = settings;
     // An empty bucket in the place of a missing one would hide that its name is wrong.
-    let opened = if has_archives || settings.is_read_only { bucket.open().await } else { bucket.ensure().await };
-    match opened {
+    let opening =
+        async { if has_archives || settings.is_read_only { bucket.open().await } else { bucket.ensure().await } };
+    let silent = || bucket::Error::Unavailable { what: format!("nothing was heard for {} s", BUCKET_WAIT.as_secs()) };
+    match timeout(BUCKET_WAIT, opening).await.unwrap_or_else(|_| Err(silent())) {
         Ok(()) => Ok(()),
         Err(bucket::Error::NotFound { .. }) => {
             bail!("S3_BUCKET {name} at {endpoint} is not there, and events have been archived: it is another bucket")
@@ -134,7 +140,8 @@ pub fn is_away(error: &anyhow::Error) -> bool {
 async fn reconcile(store: &Store, config: &Config) -> anyhow::Result<()> {
     let name = config.bucket()?.bucket.as_str();
     let intent = if store.is_read_only() { Intent::Read } else { Intent::Write };
-    let owner = store.bucket_owner().await?;
+    let silent = || Error::Unavailable(format!("the bucket did not say its owner for {} s", BUCKET_WAIT.as_secs()));
+    let owner = timeout(BUCKET_WAIT, store.bucket_owner()).await.unwrap_or_else(|_| Err(silent()))?;
     refuse_another(store, owner, intent)?;
     if intent == Intent::Read {
         // A copy gives positions of its own, and never archives them, so that it may be older than the bucket.

@@ -10,6 +10,7 @@
 
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
@@ -20,7 +21,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
 use crate::database::connection::{Connection, Limit};
-use crate::database::errors::{ends_session, is_starting, silence};
+use crate::database::errors::{ends_session, is_full, is_starting, said, silence};
 use crate::database::session::Session;
 use crate::database::{Error, connecting};
 
@@ -33,26 +34,61 @@ const AGE_MAX: Duration = Duration::from_secs(30 * 60);
 const IDLE_MAX: Duration = Duration::from_secs(10 * 60);
 /// The shortest time between two times when all connections are given up.
 const RETIRE_INTERVAL: Duration = Duration::from_secs(1);
+/// The pause between two looks for a connection of a server that gives no more.
+const PLACE_PAUSE: Duration = Duration::from_millis(10);
+const TELL_INTERVAL: Duration = Duration::from_secs(60);
 const CONNECT_PAUSE_MIN: Duration = Duration::from_millis(10);
 const CONNECT_PAUSE_MAX: Duration = Duration::from_secs(1);
 /// The part of the patience in which a server that does not come up is tried again: the rest is for telling why.
 const CONNECT_PAUSES: f64 = 0.8;
 
-/// The time since which connections are of use, in all pools: a server that was found to be read-only may be the old
-/// primary.
+/// What all pools of a server know together.
 #[derive(Default)]
-pub(super) struct Era(Mutex<Option<Instant>>);
+pub(super) struct Pools {
+    /// The time since which connections are of use: a server that was found to be read-only may be the old primary.
+    since: Mutex<Option<Instant>>,
+    /// Pools that have no connection, while the server has none left.
+    starving: AtomicUsize,
+    told_at: Mutex<Option<Instant>>,
+}
 
-impl Era {
+impl Pools {
     fn begin_anew(&self) {
-        let mut since = self.0.lock();
+        let mut since = self.since.lock();
         if since.is_none_or(|since| since.elapsed() >= RETIRE_INTERVAL) {
             *since = Some(Instant::now());
         }
     }
 
     fn includes(&self, instant: Instant) -> bool {
-        self.0.lock().is_none_or(|since| instant >= since)
+        self.since.lock().is_none_or(|since| instant >= since)
+    }
+
+    fn tell_full(&self, error: &sqlx::Error) {
+        let mut told_at = self.told_at.lock();
+        if told_at.is_none_or(|at| at.elapsed() >= TELL_INTERVAL) {
+            *told_at = Some(Instant::now());
+            tracing::warn!(
+                error = said(error),
+                "Postgres gives no more connections: callers share those that there are"
+            );
+        }
+    }
+}
+
+/// A pool that has no connection, for as long as it waits for one: the others give theirs up.
+struct Starving<'a>(&'a Pools);
+
+impl<'a> Starving<'a> {
+    fn new(pools: &'a Pools) -> Starving<'a> {
+        pools.starving.fetch_add(1, Ordering::AcqRel);
+        Starving(pools)
+    }
+}
+
+impl Drop for Starving<'_> {
+    fn drop(&mut self) {
+        self.0.starving.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -61,13 +97,16 @@ pub(super) struct Connections {
     session: Session,
     /// The time for a place and a connection together.
     patience: Duration,
-    era: Arc<Era>,
+    pools: Arc<Pools>,
     idle: Mutex<Vec<Kept>>,
     permits: Arc<Semaphore>,
+    /// Held by each connection that is open.
+    places: Arc<()>,
 }
 
 struct Kept {
     connection: Connection,
+    place: Arc<()>,
     connected_at: Instant,
     idle_since: Instant,
 }
@@ -84,6 +123,7 @@ pub(super) enum Opening {
 /// One that is used by one caller at a time.
 pub struct PooledConnection {
     connection: Option<Connection>,
+    place: Arc<()>,
     connected_at: Instant,
     connections: Arc<Connections>,
     permit: Option<OwnedSemaphorePermit>,
@@ -95,10 +135,11 @@ impl Connections {
         options: PgConnectOptions,
         session: Session,
         (count_max, patience): (u32, Duration),
-        era: &Arc<Era>,
+        pools: &Arc<Pools>,
     ) -> Arc<Connections> {
         let permits = Arc::new(Semaphore::new(count_max as usize));
-        Arc::new(Connections { options, session, patience, era: Arc::clone(era), idle: Mutex::default(), permits })
+        let (pools, places) = (Arc::clone(pools), Arc::new(()));
+        Arc::new(Connections { options, session, patience, pools, idle: Mutex::default(), permits, places })
     }
 
     pub async fn take(self: &Arc<Self>, opening: Opening, limit: Limit) -> Result<PooledConnection, Error> {
@@ -129,21 +170,44 @@ impl Connections {
             }
         }
         // Boxed, since it is rare and large.
-        let kept = Box::pin(self.connect()).await?;
+        let kept = match Box::pin(self.connect()).await {
+            Err(error) if is_full(&error) => Box::pin(self.wait_for_place(error)).await?,
+            outcome => outcome?,
+        };
         let mut pooled = self.lend(kept, permit);
         pooled.begin_with(opening, Duration::ZERO).await?;
         Ok(pooled)
     }
 
     async fn connect(&self) -> Result<Kept, sqlx::Error> {
-        let connection = connect(&self.options, self.session, self.patience).await?;
+        let connection = connect(&self.options, self.session, self.patience, is_starting).await?;
         let now = Instant::now();
-        Ok(Kept { connection, connected_at: now, idle_since: now })
+        Ok(Kept { connection, place: Arc::clone(&self.places), connected_at: now, idle_since: now })
+    }
+
+    /// For a server that gives no more connections: waits for one of this pool; if the pool has none, for one of another
+    /// pool, so that nobody is kept out by others for ever.
+    async fn wait_for_place(&self, full: sqlx::Error) -> Result<Kept, sqlx::Error> {
+        self.pools.tell_full(&full);
+        let has_none = Arc::strong_count(&self.places) == 1;
+        let _starving = has_none.then(|| Starving::new(&self.pools));
+        let (deadline, mut last) = (Instant::now() + self.patience.mul_f64(CONNECT_PAUSES), full);
+        while Instant::now() < deadline {
+            tokio::time::sleep(PLACE_PAUSE).await;
+            if let Some(kept) = self.pop() {
+                return Ok(kept);
+            }
+            match self.connect().await {
+                Err(error) if is_full(&error) => last = error,
+                outcome => return outcome,
+            }
+        }
+        Err(last)
     }
 
     fn lend(self: &Arc<Self>, kept: Kept, permit: Option<OwnedSemaphorePermit>) -> PooledConnection {
-        let Kept { connection, connected_at, .. } = kept;
-        PooledConnection { connection: Some(connection), connected_at, connections: Arc::clone(self), permit }
+        let Kept { connection, place, connected_at, .. } = kept;
+        PooledConnection { connection: Some(connection), place, connected_at, connections: Arc::clone(self), permit }
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<Kept>> {
@@ -155,14 +219,16 @@ impl Connections {
         let mut idle = self.idle();
         idle.retain(|kept| {
             let is_young = kept.connected_at.elapsed() < AGE_MAX && kept.idle_since.elapsed() < IDLE_MAX;
-            is_young && self.era.includes(kept.connected_at)
+            is_young && self.pools.includes(kept.connected_at)
         });
         idle.pop()
     }
 
-    fn put(&self, connection: Connection, connected_at: Instant) {
-        if !self.permits.is_closed() {
-            self.idle().push(Kept { connection, connected_at, idle_since: Instant::now() });
+    fn put(&self, connection: Connection, place: Arc<()>, connected_at: Instant) {
+        // The connection itself and the pool hold a place each.
+        let may_leave = Arc::strong_count(&self.places) > 2 && self.pools.starving.load(Ordering::Acquire) > 0;
+        if !self.permits.is_closed() && !may_leave {
+            self.idle().push(Kept { connection, place, connected_at, idle_since: Instant::now() });
         }
     }
 
@@ -195,18 +261,19 @@ impl Drop for PooledConnection {
     fn drop(&mut self) {
         let Some(mut connection) = self.connection.take() else { return };
         let (connections, connected_at) = (Arc::clone(&self.connections), self.connected_at);
+        let place = Arc::clone(&self.place);
         if connection.is_read_only() {
-            connections.era.begin_anew();
+            connections.pools.begin_anew();
         }
         if connection.is_settled() {
-            return connections.put(connection, connected_at);
+            return connections.put(connection, place, connected_at);
         }
         let permit = self.permit.take();
         if let (false, Ok(runtime)) = (connection.is_broken(), Handle::try_current()) {
             runtime.spawn(async move {
                 connection.set_limit(Limit::within(connections.patience));
                 if connection.settle().await.is_ok() {
-                    connections.put(connection, connected_at);
+                    connections.put(connection, place, connected_at);
                 }
                 drop(permit);
             });
@@ -234,6 +301,7 @@ pub(super) async fn connect(
     options: &PgConnectOptions,
     session: Session,
     patience: Duration,
+    is_passing: fn(&sqlx::Error) -> bool,
 ) -> Result<Connection, sqlx::Error> {
     let pauses = ExponentialBuilder::default()
         .with_min_delay(CONNECT_PAUSE_MIN)
@@ -241,7 +309,7 @@ pub(super) async fn connect(
         .without_max_times()
         .with_total_delay(Some(patience.mul_f64(CONNECT_PAUSES)));
     let attempt = || async {
-        let raw = connecting::connect(options).await.map_err(|error| (is_starting(&error), error))?;
+        let raw = connecting::connect(options).await.map_err(|error| (is_passing(&error), error))?;
         let mut connection = Connection::new(raw, Limit::within(patience));
         let set_up = session.set_up(connection.server_version());
         connection.run(set_up).await.map_err(|error| (ends_session(&error), error))?;

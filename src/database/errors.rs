@@ -4,6 +4,7 @@
 use std::io;
 use std::time::Duration;
 
+use sqlx::migrate::MigrateError;
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
 use crate::database::AddressError;
@@ -11,15 +12,15 @@ use crate::database::AddressError;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// It cannot be reached, has no connection left, or does not do for now what it is asked: try again later.
-    #[error("the database is not available: {0}")]
+    #[error("the database is not available: {}", said(.0))]
     Unavailable(sqlx::Error),
     /// It answers, and takes no changes.
     #[error("the database is read-only: it is in recovery, or default_transaction_read_only is on")]
     ReadOnly,
     /// Another transaction came in between: the same one can be tried again at once.
-    #[error("the database gave way to another transaction: {0}")]
+    #[error("the database gave way to another transaction: {}", said(.0))]
     GaveWay(sqlx::Error),
-    #[error("the database refused: {0}")]
+    #[error("the database refused: {}", said(.0))]
     Refused(sqlx::Error),
     /// The database holds something that we cannot have written.
     #[error("the database holds damaged data: {0}")]
@@ -27,8 +28,27 @@ pub enum Error {
     /// The database cannot be used as it is configured: an operator has to change something.
     #[error("{0}")]
     Unusable(String),
-    #[error("the migrations cannot be applied: {0}")]
-    Migrate(sqlx::migrate::MigrateError),
+    #[error("the migrations cannot be applied: {}", said_of_migration(.0))]
+    Migrate(MigrateError),
+}
+
+/// The words of an error of Postgres without the line of its own source code, with what to do where that is known.
+pub(super) fn said(error: &sqlx::Error) -> String {
+    let Some(why) = error.as_database_error() else { return error.to_string() };
+    let advice = match why.code().as_deref() {
+        Some("3F000") => ": set the role's search_path to a schema that is there",
+        Some("53300") => ": lower POSTGRES_CONNECTIONS_MAX, or raise what the server or the role may have",
+        _ => "",
+    };
+    format!("{}{advice}", why.message())
+}
+
+fn said_of_migration(error: &MigrateError) -> String {
+    match error {
+        MigrateError::Execute(error) => said(error),
+        MigrateError::ExecuteMigration(error, version) => format!("number {version}: {}", said(error)),
+        error => error.to_string(),
+    }
 }
 
 impl From<AddressError> for Error {
@@ -43,7 +63,7 @@ pub enum CommitError {
     #[error(transparent)]
     Refused(Error),
     /// The connection broke off: it may have been committed or not.
-    #[error("the database did not say whether it committed: {0}")]
+    #[error("the database did not say whether it committed: {}", said(.0))]
     Unknown(sqlx::Error),
 }
 
@@ -132,7 +152,7 @@ impl From<sqlx::Error> for Error {
             Unavailable => Error::Unavailable(error),
             GaveWay => Error::GaveWay(error),
             Refused => Error::Refused(error),
-            Damaged => Error::Damaged(error.to_string()),
+            Damaged => Error::Damaged(said(&error)),
         }
     }
 }
@@ -154,11 +174,16 @@ pub(super) fn is_read_only(error: &sqlx::Error) -> bool {
     code(error).as_deref() == Some("25006")
 }
 
-/// Whether a server that is coming up, or has no place for us yet, may take the next connection.
+/// Whether the server, or the role, has no connection left.
+pub(super) fn is_full(error: &sqlx::Error) -> bool {
+    code(error).as_deref() == Some("53300")
+}
+
+/// Whether a server is coming up, and may take the next connection.
 pub(super) fn is_starting(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(error) => error.kind() == io::ErrorKind::ConnectionRefused,
-        error => matches!(code(error).as_deref(), Some("53300" | "57P03")),
+        error => code(error).as_deref() == Some("57P03"),
     }
 }
 

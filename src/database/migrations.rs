@@ -10,7 +10,7 @@ use sqlx::migrate::Migrator;
 
 use crate::database::connection::{Connection, Limit};
 use crate::database::connections::connect;
-use crate::database::errors::silence;
+use crate::database::errors::{is_full, is_starting, silence};
 use crate::database::session::Session;
 use crate::database::{Database, Error, server};
 
@@ -44,7 +44,8 @@ impl Database {
     /// A connection whose statements and transactions have no end of their own.
     async fn connect_directly(&self) -> Result<Connection, Error> {
         let session = Session { patience: None, is_pooled: false };
-        let mut connection = connect(&self.direct, session, self.patience).await?;
+        let mut connection =
+            connect(&self.direct, session, self.patience, |error| is_starting(error) || is_full(error)).await?;
         connection.set_limit(Limit::within(self.patience));
         Ok(connection)
     }

@@ -42,7 +42,7 @@ pub use errors::{CommitError, Error};
 pub use keys::ArchiveKey;
 
 use connection::Limit;
-use connections::{Connections, Era, Opening};
+use connections::{Connections, Opening, Pools};
 use errors::ends_session;
 use session::{BEGIN, Session, VIEW};
 
@@ -127,10 +127,10 @@ impl Database {
         let Settings { url, direct_url, connections_max, patience, jobs_patience } = settings;
         let options = |url: &str| url.parse().map(|address: Address| address.options);
         let (options, direct) = (options(url)?.extra_float_digits(None), options(direct_url)?);
-        let (era, is_pooled) = (Arc::new(Era::default()), url != direct_url);
+        let (pools, is_pooled) = (Arc::new(Pools::default()), url != direct_url);
         let connections = |count, patience_each: Duration| {
             let session = Session { patience: Some(patience_each), is_pooled };
-            Connections::new(options.clone(), session, (count, *patience), &era)
+            Connections::new(options.clone(), session, (count, *patience), &pools)
         };
         let quarter = connections_max.div_ceil(4);
         Ok(Database {

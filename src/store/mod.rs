@@ -49,7 +49,7 @@ pub use checking::repair::Repaired;
 pub use checking::verify::{Finding, Pacing};
 pub use editing::edit::{EditOutcome, EditRequest};
 pub use error::{Error, GaveWay};
-pub use log::import::{ImportBatch, ImportConflict, ImportCounts};
+pub use log::import::{ImportBatch, ImportConflict, ImportCounts, ImportUnknown};
 pub use log::publish::{Conflicts, Published};
 pub use log::read::memory::Held;
 pub use log::read::{Page, PageSize, Query};

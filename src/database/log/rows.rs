@@ -68,6 +68,10 @@ pub async fn find(connection: &mut Connection, log: &Log) -> Result<Option<LogRo
     row.as_ref().map(from_row).transpose()
 }
 
+pub async fn has_any(connection: &mut Connection) -> Result<bool, Error> {
+    Ok(sqlx::query_scalar("SELECT EXISTS (SELECT FROM logs)").fetch_one(connection).await?)
+}
+
 pub async fn by_id(connection: &mut Connection, log_id: i64) -> Result<LogRow, Error> {
     from_row(&sqlx::query(select_topics!("WHERE id = $1")).bind(log_id).fetch_one(connection).await?)
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use crate::database;
 use crate::database::log::events;
 use crate::event::{Log, NewEvent};
-use crate::store::log::publish::Conflicts;
+use crate::store::log::publish::{Calls, Conflicts};
 use crate::store::{Error, Store};
 
 /// From so many events, or bytes of them, on, a batch is full. Most of what a commit has to write is on disk before it,
@@ -22,6 +22,7 @@ pub struct ImportCounts {
     pub skipped: u64,
     /// In the order of the batch.
     pub conflicts: Vec<ImportConflict>,
+    pub unknown: Vec<ImportUnknown>,
 }
 
 /// An event whose id another one has in its log.
@@ -31,6 +32,16 @@ pub struct ImportConflict {
     pub index: usize,
     pub log: Log,
     pub id: String,
+}
+
+/// Events of a log that were not imported: an object that may hold some of them cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImportUnknown {
+    /// How many events were pushed into the batch before the first of them.
+    pub index: usize,
+    pub log: Log,
+    pub count: usize,
+    pub why: String,
 }
 
 /// Events of any logs that are inserted together; each log keeps their order.
@@ -71,9 +82,23 @@ impl Store {
                 None => drop(looked_at.insert(log, events)),
             }
         }
-        for (log, calls) in self.publish_where(&looked_at, conflicts).await? {
+        let outcomes = match self.publish_where(&looked_at, conflicts).await {
+            // The events of other logs are imported all the same.
+            Err(error) if error.is_of_one_object() => self.publish_apart(looked_at, conflicts).await?,
+            outcomes => outcomes?.into_iter().map(|(log, calls)| (log, Ok(calls))).collect(),
+        };
+        for (log, outcome) in outcomes {
+            let indexes = &indexes[&log];
+            let calls = match outcome {
+                Ok(calls) => calls,
+                Err(error) => {
+                    let (index, count, why) = (indexes[0], indexes.len(), error.to_string());
+                    counts.unknown.push(ImportUnknown { index, log, count, why });
+                    continue;
+                }
+            };
             // Each event is a call of its own.
-            for (call, index) in calls.into_iter().zip(&indexes[&log]) {
+            for (call, index) in calls.into_iter().zip(indexes) {
                 match call {
                     Ok(published) if published.iter().all(|published| published.is_new) => counts.imported += 1,
                     Ok(_) => counts.skipped += 1,
@@ -86,6 +111,24 @@ impl Store {
         }
         counts.conflicts.sort_by_key(|conflict| conflict.index);
         Ok(counts)
+    }
+
+    /// Publishes to one log after the other. An error of one object is the outcome of its log alone.
+    async fn publish_apart(
+        &self,
+        batches: BTreeMap<Log, Vec<NewEvent>>,
+        conflicts: Conflicts,
+    ) -> Result<Vec<(Log, Result<Calls, Error>)>, Error> {
+        let mut outcomes = Vec::new();
+        for (log, events) in batches {
+            let batch = BTreeMap::from([(log.clone(), events)]);
+            match self.publish_where(&batch, conflicts).await {
+                Ok(calls) => outcomes.extend(calls.into_iter().map(|(log, calls)| (log, Ok(calls)))),
+                Err(error) if error.is_of_one_object() => outcomes.push((log, Err(error))),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(outcomes)
     }
 
     /// Once there is no batch left: reads are as fast as they will be from now on.

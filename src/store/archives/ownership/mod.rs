@@ -29,6 +29,7 @@ use crate::bucket::{Abilities, Bucket, Claim, Marked, Marker, archive_in_key};
 use crate::database;
 use crate::database::catalog::claims::{self, Identity};
 use crate::database::catalog::recovery;
+use crate::database::log::rows;
 use crate::store::{ATTEMPTS, Error, GaveWay, Store};
 
 pub use owner::Owner;
@@ -129,8 +130,8 @@ impl Store {
         self.resolve(Asking::Owner, self.look().await?).await
     }
 
-    /// Takes the bucket over for a database that is made to know it, unless the owner lives. An empty database becomes the
-    /// deployment's that the bucket is of. A bucket that is only read stays whose it is.
+    /// Takes the bucket over for an empty database, unless the owner lives: the database becomes the deployment's that the
+    /// bucket is of. A database that is not empty has to own the bucket. A bucket that is only read stays whose it is.
     pub(in crate::store) async fn succeed(&self) -> Result<(), Error> {
         let _turn = self.ownership.turn.lock().await;
         let mut look = self.look().await?;
@@ -144,7 +145,12 @@ impl Store {
             database::commit(transaction).await?;
             look = self.judged(look.marked, look.looked_at).await?;
         }
-        if self.is_read_only() { Ok(()) } else { self.resolve(Asking::Successor, look).await }
+        if self.is_read_only() {
+            return Ok(());
+        }
+        // A database with events may be a copy of the owner's: an operator says which of the two goes on.
+        let is_empty = !rows::has_any(&mut *self.database.view_for_job().await?).await?;
+        self.resolve(if is_empty { Asking::Successor } else { Asking::Owner }, look).await
     }
 
     /// An owner that does not look cannot answer a challenger: so it looks when nothing is written, too.

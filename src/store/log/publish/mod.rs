@@ -50,7 +50,7 @@ pub type Bell = Box<dyn Fn(&[LogRow]) + Send + Sync>;
 type Batches = BTreeMap<Log, Vec<NewEvent>>;
 type Results = BTreeMap<Log, Vec<Published>>;
 /// The outcome of each call to publish to a log.
-type Calls = Vec<Result<Vec<Published>, Error>>;
+pub type Calls = Vec<Result<Vec<Published>, Error>>;
 
 /// Events of a log that were found in archives, by id; and the members that were searched for them. Not the ids that
 /// were looked for: what is in no archive now may be archived before the next attempt.
