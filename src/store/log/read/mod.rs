@@ -118,7 +118,7 @@ impl Store {
             PageSize::Cut(_) => PageSize::Whole(page_bytes_max),
             PageSize::Whole(bytes_max) => PageSize::Whole(bytes_max.min(page_bytes_max)),
         };
-        self.while_stale(log, || self.try_read(reader, log, &query, size).boxed()).await
+        self.retry_while_stale(log, || self.try_read(reader, log, &query, size).boxed()).await
     }
 
     /// A page that turns out to be large is planned anew once there is memory for it: nobody waits with a connection.
