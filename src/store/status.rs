@@ -10,7 +10,7 @@ use crate::database::log::rows::{self, LogRow};
 use crate::event::{Instant, Log};
 use crate::store::{Error, Remainders, Store};
 
-/// The most topics that a table for people shows.
+/// The most logs that a table for people shows.
 const TOPICS_SHOWN: i64 = 40;
 
 /// The counts and sizes of hot and archived events, and the troubles of objects.

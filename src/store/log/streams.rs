@@ -108,8 +108,8 @@ impl Store {
         Ok((StreamPage { events, snapshot_id }, held))
     }
 
-    /// Chooses the snapshot through which a stream is read. A snapshot that ends before the first wanted position is not
-    /// used.
+    /// Chooses the snapshot through which a stream is read. A snapshot that ends before the first wanted position is
+    /// not used.
     async fn choose_snapshot(&self, log: &Log, query: &StreamQuery) -> Result<Option<Event>, Error> {
         let mut view = self.database.view().await?;
         let Some(log_row) = rows::find(&mut view, log).await? else { return Ok(None) };

@@ -74,7 +74,7 @@ pub struct Parted<'a> {
 struct Picked {
     positions: PositionSet,
     count: i64,
-    /// From the first position that stays to the last one.
+    /// The range from the first to the last position that stays archived; `None` if no event stays.
     rest: Option<PositionRange>,
 }
 

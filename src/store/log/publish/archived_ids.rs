@@ -5,8 +5,8 @@
 //! logs that it publishes to, in Bloom filters that background tasks make from the pages. Publishers read pages only
 //! for ids that a filter cannot rule out, and of lookups that are not in the filters yet.
 //!
-//! The filters are good while the log's catalog epoch stays the same. Until it rises, events only move into archives, so
-//! a log with as many archived events as its filters were made from has the same archived events. The filters are in
+//! The filters are good while the log's catalog epoch stays the same. Until it rises, events only move into archives,
+//! so a log with as many archived events as its filters were made from has the same archived events. The filters are in
 //! memory only: a process that starts makes its own.
 
 use std::collections::HashSet;
@@ -22,8 +22,8 @@ use crate::database::lookups;
 use crate::database::{Connection, Database};
 use crate::store::{Error, Store};
 
-/// The most bytes of all filters. They have room for at least 17 million archived ids, since each new filter doubles the
-/// room of its log.
+/// The most bytes of all filters. They have room for at least 17 million archived ids, since each new filter doubles
+/// the room of its log.
 const BYTES_MAX: u64 = 64 * 1024 * 1024;
 const FALSE_POSITIVE_RATE: f64 = 0.001;
 const BITS_PER_ID: u64 = 15;
@@ -65,8 +65,8 @@ impl Filters {
         self.filters.iter().any(|filter| filter.contains(&fingerprint))
     }
 
-    /// Adds fingerprints to the filters. A new filter has room for `ids_max`, the approximate number of ids that the log
-    /// may have.
+    /// Adds fingerprints to the filters. A new filter has room for `ids_max`, the approximate number of ids that the
+    /// log may have.
     fn insert(&mut self, fingerprints: &[u64], ids_max: usize) {
         if self.room < fingerprints.len() {
             self.room = ids_max.max(IDS_MIN);

@@ -181,7 +181,7 @@ impl Leader {
 }
 
 impl Store {
-    /// Publishes events with one transaction if all of them are new, as far as hot ids and filters can tell, and returns
+    /// Publishes events with one transaction if no hot event has their ids and no archive may have them, and returns
     /// the position of the first one. `None` if that was not possible, or if an error left the outcome unknown.
     pub(in crate::store) async fn append(&self, log: &Log, events: &[&NewEvent]) -> Option<i64> {
         let log_row = self.queues.seen().get(log).cloned()?;
