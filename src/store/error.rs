@@ -1,10 +1,10 @@
-//! What can go wrong with a verb of the store: each variant is something that a caller would do differently.
+//! The errors of the store's verbs. Each variant is an error that a caller treats differently from the others.
 
 use crate::bucket;
 use crate::database::{self, CommitError};
 use crate::event::Invalid;
 
-/// The reason why a call gave way to somebody else. Nothing happened, and the same call can succeed at once.
+/// The reason why a call gave way to another one. Nothing happened, and the same call can succeed at once.
 #[derive(Debug, thiserror::Error)]
 pub enum GaveWay {
     #[error("another writer is at work on the log's archives")]
@@ -15,7 +15,7 @@ pub enum GaveWay {
     IntentSettled,
     #[error("events were edited meanwhile")]
     Edited,
-    /// Events, or the archive or the object that has them, are not where they were.
+    /// The events, their archive or its object are no longer where they were.
     #[error("{0} was moved or replaced meanwhile")]
     Moved(String),
     #[error("other processes claim the bucket at the same time")]
@@ -29,16 +29,16 @@ pub enum GaveWay {
 pub enum Error {
     #[error(transparent)]
     Invalid(#[from] Invalid),
-    /// The same id was published with other content.
+    /// An event of the same id was published before with other content.
     #[error("the event {id:?} was published before with other content")]
     Conflict { id: String },
-    /// Postgres or S3 is away or busy: the same call can succeed later.
+    /// Postgres or S3 is unavailable or busy: the same call can succeed later.
     #[error("{0}")]
     Unavailable(String),
-    /// What is stored is not what was stored.
+    /// The stored data differs from the data that was written.
     #[error("{0}")]
     Damaged(String),
-    /// S3 refuses one object and gives others: to ask again is no use before somebody has done something about it.
+    /// S3 refuses one object and gives others: a retry fails until an operator has acted.
     #[error("{0}")]
     ObjectRefused(String),
     /// The event is archived, and this process was started without a bucket.
@@ -46,10 +46,9 @@ pub enum Error {
         "the event is archived, and no bucket is configured: set S3_ENDPOINT, S3_BUCKET, S3_ACCESS_KEY and S3_SECRET_KEY"
     )]
     NoBucket,
-    /// Somebody else came first: nothing happened, and the same call can succeed at once.
+    /// Another call came first: nothing happened, and the same call can succeed at once.
     #[error(transparent)]
     GaveWay(#[from] GaveWay),
-    /// There is nothing by that name.
     #[error("{0}")]
     NotFound(String),
     #[error("{0}")]
@@ -59,12 +58,12 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether something is away that is needed for this, and perhaps not for everything.
+    /// Returns whether Postgres or S3 is unavailable, or no bucket is configured. Calls that need neither can succeed.
     pub(in crate::store) fn is_away(&self) -> bool {
         matches!(self, Error::Unavailable(_) | Error::NoBucket)
     }
 
-    /// Whether something is wrong with one object, and what is about others can go on.
+    /// Returns whether only one object is in trouble, so that work on other objects can go on.
     pub fn is_of_one_object(&self) -> bool {
         matches!(self, Error::Damaged(_) | Error::ObjectRefused(_))
     }
@@ -93,7 +92,7 @@ impl From<bucket::Error> for Error {
                 Error::Damaged(error.to_string())
             }
             bucket::Error::ObjectRefused { .. } => Error::ObjectRefused(error.to_string()),
-            // Credentials that have expired, or may do too little: an operator mends that, and callers try again.
+            // The credentials have expired or lack a permission: an operator replaces them, and callers retry.
             bucket::Error::Refused { status: 401 | 403, .. } => Error::Unavailable(error.to_string()),
             bucket::Error::Refused { .. } | bucket::Error::Fenced { .. } | bucket::Error::ReadOnly { .. } => {
                 Error::Refused(error.to_string())

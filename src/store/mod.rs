@@ -1,8 +1,9 @@
-//! The product's verbs, and every place where Postgres and S3 meet, so all reasoning about crashes is in here.
+//! The product's verbs, and every place where Postgres and S3 meet. So all reasoning about crashes is in this module.
 //!
 //! The promise: every acknowledged event is readable at every instant, in a hot row or in exactly one live archive,
-//! and an acknowledged edit is what every later read shows. One Postgres transaction is the only commit point of every
-//! step; what lies in the bucket without one is an orphan that an intent knows of. `docs/protocols.md` draws the steps.
+//! and every read after an acknowledged edit shows the edit. One Postgres transaction is the only commit point of every
+//! step. If the process dies before the commit, an intent knows the object that it leaves in the bucket.
+//! `docs/protocols.md` draws the steps.
 //!
 //! An arrow is an import or a call of a method of [`Store`], and `tests/layers.rs` checks them all:
 //!
@@ -66,7 +67,7 @@ pub use subscribe::{
 };
 
 use archives::ownership::Ownership;
-use archives::troubles::Told;
+use archives::troubles::RecentlyReported;
 use log::publish::{ArchivedIds, Bell, Queues};
 use log::read::memory::Memory;
 use subscribe::Subscriptions;
@@ -74,35 +75,35 @@ use subscribe::Subscriptions;
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub eligibility: Eligibility,
-    /// A writer of archives that has not been heard of for so long has lost its turn.
+    /// The time after which a lease expires that its holder has not renewed.
     pub lease_term: Duration,
-    /// The bucket's owner has so long to answer before it is taken over from, once Postgres was started anew.
+    /// The time that the bucket's owner has to answer a challenge before the challenger takes the bucket over.
     pub takeover_wait: Duration,
     pub subscribing: SubscribingSettings,
-    /// The most bytes of one event, as [`Event::byte_len`] counts them, when it is published and after an edit. An
-    /// erasure is never refused for it.
+    /// The most bytes that one event may have, as [`Event::byte_len`] counts them, when it is published and after an
+    /// edit. An erasure is never refused because of its size.
     pub event_bytes_max: usize,
     pub reading: ReadingSettings,
 }
 
 #[derive(Debug, Clone)]
 pub struct ReadingSettings {
-    /// The most memory that all pages that are read take together; a page takes its size twice.
+    /// The most memory that all reads take together. A page takes twice its size.
     pub bytes_max: u64,
-    /// How long a page waits for that memory, at most.
+    /// The longest time that a page waits for that memory.
     pub wait: Duration,
 }
 
-/// How often a call is tried again that another one got in the way of.
+/// The most attempts at a call that gives way to others.
 const ATTEMPTS: usize = 5;
-/// A caller that asks whether all is ready does not wait for longer.
-const CHECK_PATIENCE: Duration = Duration::from_secs(5);
+/// The longest time that a readiness check waits for Postgres or S3.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The outcome of a check, or an error if it says nothing.
-async fn soon<E: Into<Error>>(what: &str, check: impl Future<Output = Result<(), E>>) -> Result<(), Error> {
-    match tokio::time::timeout(CHECK_PATIENCE, check).await {
+/// Returns the outcome of a check, or an error if the check does not end in time.
+async fn within_timeout<E: Into<Error>>(what: &str, check: impl Future<Output = Result<(), E>>) -> Result<(), Error> {
+    match tokio::time::timeout(CHECK_TIMEOUT, check).await {
         Ok(outcome) => outcome.map_err(E::into),
-        Err(_) => Err(Error::Unavailable(format!("{what} did not answer within {CHECK_PATIENCE:?}"))),
+        Err(_) => Err(Error::Unavailable(format!("{what} did not answer within {CHECK_TIMEOUT:?}"))),
     }
 }
 
@@ -113,7 +114,7 @@ pub struct Store {
     settings: Settings,
     hash_key: OnceCell<HashKey>,
     merges_caught_up: OnceCell<()>,
-    /// Those that this process has, by topic.
+    /// The leases that this process holds.
     leases: Mutex<HashSet<Lease>>,
     /// Signals that an archived event was edited.
     rewrite_wanted: Notify,
@@ -121,7 +122,7 @@ pub struct Store {
     bell: Bell,
     queues: Queues,
     archived_ids: Arc<ArchivedIds>,
-    told: Told,
+    recently_reported: RecentlyReported,
     memory: Memory,
 }
 
@@ -133,7 +134,7 @@ impl Store {
         let subscriptions = Arc::new(Subscriptions::new());
         let bell: Bell = {
             let (subscriptions, database) = (Arc::clone(&subscriptions), database.clone());
-            Box::new(move |topics| subscriptions.wake(&database, topics))
+            Box::new(move |log_rows| subscriptions.wake(&database, log_rows))
         };
         let (queues, archived_ids) = (Queues::default(), Arc::new(ArchivedIds::new()));
         let memory = Memory::new(&settings.reading);
@@ -150,7 +151,7 @@ impl Store {
             bell,
             queues,
             archived_ids,
-            told: Told::default(),
+            recently_reported: RecentlyReported::default(),
             memory,
         }
     }
@@ -162,7 +163,7 @@ impl Store {
         Ok(event)
     }
 
-    /// An event that was made larger than it was is no larger than one may be.
+    /// Checks the size of an event that an edit has made larger. An edit that makes an event smaller always passes.
     fn check_growth(&self, old: &Event, new: &Event) -> Result<(), Invalid> {
         if new.byte_len() > old.byte_len() { new.check_size(self.settings.event_bytes_max) } else { Ok(()) }
     }
@@ -171,17 +172,17 @@ impl Store {
         self.settings.event_bytes_max
     }
 
-    /// Brings the tables up to date.
+    /// Brings the database's schema up to date.
     pub async fn migrate(&self) -> Result<(), Error> {
         Ok(self.database.migrate().await?)
     }
 
-    /// Returns once an archived event was edited in this process since the last return.
+    /// Waits until this process has edited an archived event since the last call returned.
     pub async fn rewrite_wanted(&self) {
         self.rewrite_wanted.notified().await;
     }
 
-    /// Whether what the service stands on answers, and does all that it is asked.
+    /// Checks that Postgres answers and takes changes, and that S3 answers if a bucket is configured.
     pub async fn check(&self) -> Result<(), Error> {
         let bucket = async {
             match &self.bucket {
@@ -189,16 +190,17 @@ impl Store {
                 None => Ok(()),
             }
         };
-        let (database, bucket) = (soon("the database", self.database.check()), soon("the bucket", bucket));
+        let (database, bucket) =
+            (within_timeout("the database", self.database.check()), within_timeout("the bucket", bucket));
         tokio::try_join!(database, bucket).map(|((), ())| ())
     }
 
-    /// Whether archived events can be read, and edits of them be rewritten.
+    /// Returns whether a bucket is configured. Without one, this process neither reads nor rewrites archives.
     pub fn has_bucket(&self) -> bool {
         self.bucket.is_some()
     }
 
-    /// Lets go of what was kept for readers long enough.
+    /// Drops the members from the readers' cache that have been in it for long enough.
     pub async fn forget_old_members(&self) {
         if let Some(bucket) = &self.bucket {
             bucket.forget_old_members().await;
@@ -209,7 +211,8 @@ impl Store {
         self.bucket.as_ref().ok_or(Error::NoBucket)
     }
 
-    /// Over the connection that the caller has already: one that holds its only connection must not wait for another.
+    /// Returns the key of the lookups' hashes. It is read over the caller's connection, because a caller that holds the
+    /// last connection of the pool must not wait for another one.
     async fn hash_key(&self, connection: &mut Connection) -> Result<HashKey, Error> {
         Ok(*self.hash_key.get_or_try_init(|| lookups::hash_key(connection)).await?)
     }

@@ -10,38 +10,39 @@ use crate::database::log::rows::{self, LogRow};
 use crate::event::{Instant, Log};
 use crate::store::{Error, Remainders, Store};
 
-/// A table for people shows so many.
+/// The most logs that a table for people shows.
 const TOPICS_SHOWN: i64 = 40;
 
-/// What there is, and where.
+/// The counts and sizes of hot and archived events, and the troubles of objects.
 #[derive(Debug, Clone)]
 pub struct Status {
     pub totals: Totals,
-    /// The topics with most hot events.
+    /// The logs with most hot events.
     pub topics: Vec<TopicStatus>,
-    /// Counts of events that are old and stay in Postgres all the same.
+    /// Counts of the old events that stay in Postgres, because their logs have fewer of them than a batch takes.
     pub remainders: Remainders,
-    /// Bytes on disk of all hot events, with their indexes.
+    /// The bytes on disk of all hot events, with their indexes.
     pub table_bytes: i64,
-    /// The last pass that archived something or failed.
+    /// The last archive run that archived events or failed.
     pub last_run: Option<ArchiveRun>,
-    /// The troubles of single objects, the oldest first, a hundred at most; the count is that of all of them.
+    /// The oldest hundred troubles of single objects, the oldest first.
     pub troubles: Vec<Trouble>,
+    /// The number of all troubles, with those that `troubles` leaves out.
     pub trouble_count: i64,
 }
 
-/// An operator who has more of them looks at the metrics.
+/// The most troubles that the status lists. The metrics count all of them.
 const TROUBLES_MAX: i64 = 100;
 
 #[derive(Debug, Clone)]
 pub struct TopicStatus {
     pub log_row: LogRow,
-    /// Of its rows, about, without their share of indexes.
+    /// The approximate bytes of the log's hot rows, without their share of indexes.
     pub hot_bytes: i64,
     pub oldest_hot_raised_at: Option<Instant>,
 }
 
-/// Some topics in the order in which they came to be.
+/// A page of the logs, in the order in which they were created.
 #[derive(Debug, Clone)]
 pub struct TopicsPage {
     pub topics: Vec<TopicStatus>,
@@ -57,18 +58,18 @@ impl From<TopicOverview> for TopicStatus {
 }
 
 impl Store {
-    /// The key of the object that is meant.
+    /// Returns the key of the object that is in trouble.
     pub fn object_of(trouble: &Trouble) -> String {
         object_key(&trouble.log, trouble.archive_id)
     }
 
-    /// The status with as many topics as fit a screen.
+    /// Returns the status with as many logs as fit a screen.
     pub async fn status(&self) -> Result<Status, Error> {
         let view = self.database.view().await?;
         self.status_of(view, TOPICS_SHOWN).await
     }
 
-    /// The status with every topic, however long that takes.
+    /// Returns the status with every log, however long that takes.
     pub async fn status_of_all(&self) -> Result<Status, Error> {
         let view = self.database.view_for_job().await?;
         self.status_of(view, i64::MAX).await
@@ -87,7 +88,7 @@ impl Store {
         Ok(Status { totals, topics, remainders, table_bytes, last_run, troubles, trouble_count })
     }
 
-    /// So many topics behind the one with this id.
+    /// Returns up to `limit` logs whose ids are above `after_log_id`.
     pub async fn topics(&self, after_log_id: i64, limit: i64) -> Result<TopicsPage, Error> {
         let mut view = self.database.view().await?;
         let mut found = overview::after(&mut view, after_log_id, limit + 1).await?;
@@ -97,14 +98,14 @@ impl Store {
         Ok(TopicsPage { topics: found.into_iter().map(TopicStatus::from).collect(), has_more, table_bytes })
     }
 
-    /// The archives of a log, in the order of their first positions.
+    /// Returns the archives of a log, in the order of their first positions.
     pub async fn archives(&self, log: &Log) -> Result<Vec<Archive>, Error> {
         let mut view = self.database.view().await?;
         let Some(log_row) = rows::find(&mut view, log).await? else { return Ok(Vec::new()) };
         Ok(archives::of_log(&mut view, log_row.id).await?)
     }
 
-    /// Whether there are archived events at all, or is something left of them: then a bucket is needed.
+    /// Returns whether an archive, an intent or an edit that is not purged exists. A process then needs a bucket.
     pub async fn has_archives(&self) -> Result<bool, Error> {
         let mut view = self.database.view().await?;
         Ok(archives::has_any(&mut view).await? || intents::has_unfinished(&mut view).await?)

@@ -1,6 +1,6 @@
-//! What an object turns out to hold, read from its first byte to its last as a reader would: everything that the
-//! catalog says of it comes from here, whether it was uploaded a moment ago or nobody knows of it any more. Two members
-//! are in memory at a time.
+//! The contents of an object, read from its first byte to its last as a reader would. Everything that the catalog says
+//! of an object comes from such a read, both for an object that was just uploaded and for one that the catalog has
+//! lost. Two members are in memory at a time. Nothing is written, so a process that dies leaves nothing.
 
 use std::collections::HashMap;
 
@@ -17,7 +17,7 @@ use crate::store::Error;
 use crate::store::archives::background;
 use crate::store::archives::overlay::Overlay;
 
-/// An object that was read to its end.
+/// The contents of an object that was read to its end.
 pub struct Contents {
     pub etag: String,
     pub digest: Vec<u8>,
@@ -32,7 +32,7 @@ pub struct Contents {
 }
 
 impl Contents {
-    /// Its row in the catalog.
+    /// Returns the archive's row for the catalog.
     pub fn archive(
         &self,
         ArchiveKey { log_id, archive_id: id }: ArchiveKey,
@@ -59,7 +59,7 @@ impl Contents {
         }
     }
 
-    /// Whether it is what it says of itself.
+    /// Returns whether the contents are those that the object's metadata claims.
     pub fn is_as_said(&self, metadata: &ObjectMetadata) -> bool {
         let ObjectMetadata { first_position, last_position, count, .. } = *metadata;
         (self.positions.span(), self.count) == (Some(PositionRange::closed(first_position, last_position)), count)
@@ -69,19 +69,20 @@ impl Contents {
 /// An object that is being read.
 pub struct ContentsReader {
     scan: Scan,
-    /// Of members that were written a moment ago: the bytes of each, and of its JSON. Where nobody knows them, members
-    /// are found by reading on.
+    /// The bytes of each member and of its JSON, if the members were just written. Otherwise the end of each member is
+    /// found by decompressing it.
     written: Option<std::vec::IntoIter<(i64, i64)>>,
-    /// The next member, or the end, was looked for while the one before was read.
+    /// The next member, or the end, which was scanned while the member before it was read.
     ahead: Option<Result<Option<MemberText>, Error>>,
     members: Vec<MemberRow>,
     has_ended: bool,
-    /// Not here while a member is being read.
+    /// `None` while a member is being read.
     census: Option<Census>,
 }
 
 impl ContentsReader {
-    /// `overlay` is what the catalog counts already, and the object does not hold yet.
+    /// Begins to read an object. `overlay` has the edits that the catalog counts already, and the object does not hold
+    /// yet.
     pub fn new(scan: Scan, log: Log, key: HashKey, overlay: Overlay) -> ContentsReader {
         let census = Census {
             log,
@@ -95,23 +96,23 @@ impl ContentsReader {
         ContentsReader { scan, written: None, ahead: None, members: Vec::new(), has_ended: false, census: Some(census) }
     }
 
-    /// Of an object whose members were written a moment ago.
-    pub fn of_written(scan: Scan, log: Log, key: HashKey, members: Vec<(i64, i64)>) -> ContentsReader {
+    /// Begins to read an object whose members were just written, and whose sizes are known.
+    pub fn with_known_members(scan: Scan, log: Log, key: HashKey, members: Vec<(i64, i64)>) -> ContentsReader {
         let written = Some(members.into_iter());
         ContentsReader { written, ..ContentsReader::new(scan, log, key, Overlay::default()) }
     }
 
-    /// The events of the next member; `None` at the end.
+    /// Reads the next member, and returns its events; `None` at the end.
     pub async fn next(&mut self) -> Result<Option<Vec<Event>>, Error> {
         self.advance(Some(Vec::new())).await.map(Option::flatten)
     }
 
-    /// The same without its events: false at the end.
+    /// Reads the next member without keeping its events. False at the end.
     pub async fn pass(&mut self) -> Result<bool, Error> {
         Ok(self.advance(None).await?.is_some())
     }
 
-    /// Reads the next member, and gives its events where something to keep them in is given.
+    /// Reads the next member. Its events are returned if `kept` has room for them.
     async fn advance(&mut self, mut kept: Option<Vec<Event>>) -> Result<Option<Option<Vec<Event>>>, Error> {
         let next = match self.ahead.take() {
             Some(next) => next,
@@ -160,17 +161,18 @@ impl ContentsReader {
         self.census.as_mut().expect("no member is being read")
     }
 
-    /// Of the object, that were read so far.
+    /// Returns how many bytes of the object were read so far.
     pub fn bytes(&self) -> i64 {
         self.members.last().map_or(0, |last| last.byte_end)
     }
 
-    /// Runs of lookup pages that are complete, with their numbers: to be taken after each member, and at the end.
+    /// Takes the runs of lookup pages that are complete, with their numbers. The caller takes them after each member
+    /// and at the end, so that they do not add up in memory.
     pub fn take_runs(&mut self) -> Vec<(i32, LookupRun)> {
         std::mem::take(&mut self.census().runs)
     }
 
-    /// Once there is no member left.
+    /// Returns the contents, once no member is left.
     pub async fn finish(mut self) -> Result<Contents, Error> {
         let object_bytes = self.bytes();
         let tally = std::mem::take(&mut self.census().tally);
@@ -196,7 +198,7 @@ impl ContentsReader {
     }
 }
 
-/// What becomes of the events that go by.
+/// The counts and lookups of the events read so far.
 struct Census {
     log: Log,
     key: HashKey,
@@ -204,14 +206,14 @@ struct Census {
     tally: Tally,
     lookups: LookupRun,
     runs_made: i32,
-    /// Those that nobody took yet.
+    /// The complete runs that were not taken yet.
     runs: Vec<(i32, LookupRun)>,
 }
 
 struct ReadMember {
     is_first: bool,
     is_last: bool,
-    /// As if it were the only one of its object, and without the counts of types.
+    /// The member's row, with bytes as if the member were the only one of its object, and without the counts of types.
     row: MemberRow,
 }
 
@@ -229,7 +231,7 @@ impl Census {
             }
             last_position = event.position;
             count += 1;
-            // Most events are of no further interest: nothing of them is copied.
+            // Most events are only counted, and nothing of them is copied.
             if kept.is_none() && event.gdpr.is_none() && self.overlay.is_empty() {
                 self.look_up(&event.id, &event.stream, std::iter::empty(), member);
                 self.tally.add(event.position, event.raised_at, &event.event_type, member);
@@ -272,13 +274,13 @@ impl Census {
     }
 }
 
-/// What is counted while events go by.
+/// The counts of the events read so far.
 struct Tally {
     positions: PositionSet,
     count: i64,
     raised_at: (i64, i64),
     types: HashMap<String, usize>,
-    /// Of each member, in the order of the types.
+    /// The counts of each member, in the order of the types.
     type_counts: Vec<Vec<i64>>,
 }
 
@@ -315,7 +317,7 @@ impl Tally {
         counts[index] += 1;
     }
 
-    /// Types in the order of their counts.
+    /// Returns the types in the order in which `type_counts` has their counts.
     fn types(&self) -> Vec<String> {
         let mut types: Vec<(&String, &usize)> = self.types.iter().collect();
         types.sort_by_key(|(_, index)| **index);

@@ -1,6 +1,6 @@
 //! Fetching one member of an archive for a reader, as the reader's view knew it.
 //!
-//! An object that was replaced since is noticed by its ETag, and the read begins anew with a new view.
+//! If the object was replaced since, its ETag differs, and the read begins anew with a new view.
 
 use std::sync::Arc;
 
@@ -13,9 +13,9 @@ use crate::database::catalog::members::MemberExtent;
 use crate::event::Log;
 use crate::store::{ATTEMPTS, Error, Store};
 
-/// Why a read has to begin anew.
+/// The reason why a read ended without an answer: it has to begin anew, or it failed.
 pub enum Interrupted {
-    /// The object is not the one that the view knew.
+    /// The object of this archive is not the one that the view knew.
     Stale(Uuid, bucket::Error),
     Failed(Error),
 }
@@ -33,9 +33,9 @@ impl From<Error> for Interrupted {
 }
 
 impl Store {
-    /// Begins a read anew while objects are not the ones that its view knew: until the catalog and the object
-    /// agree, or with the error that named the object.
-    pub(in crate::store) async fn while_stale<'a, T>(
+    /// Begins a read anew for as long as its objects are not the ones that its view knew: until the catalog and the
+    /// objects agree, or the attempts are used up and the error that names the object is returned.
+    pub(in crate::store) async fn retry_while_stale<'a, T>(
         &'a self,
         log: &'a Log,
         read: impl Fn() -> BoxFuture<'a, Result<T, Interrupted>> + Send,
@@ -56,7 +56,7 @@ impl Store {
         }
     }
 
-    /// One member, as the view knew it.
+    /// Fetches one member, as the view knew it.
     pub(in crate::store) async fn fetch(&self, log: &Log, member: &MemberExtent) -> Result<Arc<Member>, Interrupted> {
         let MemberExtent {
             archive_id,

@@ -1,7 +1,7 @@
-//! The right to write archives of one topic.
+//! The lease: the right to write archives of one log.
 //!
-//! It is a row in Postgres with an epoch that the committing transaction checks: a writer that sleeps through the end
-//! of its lease changes nothing when it wakes. If the process dies, the lease expires.
+//! The log's row in Postgres holds the lease and its epoch, which every committing transaction checks. So a writer that
+//! sleeps through the end of its lease changes nothing when it wakes. If the process dies, the lease expires.
 
 use std::collections::HashSet;
 use std::future::Future;
@@ -14,7 +14,7 @@ use crate::database::catalog::leases::{self, Lease};
 use crate::store::{Error, GaveWay, Store};
 
 impl Store {
-    /// Calls `work` with the lease on a topic, and renews it meanwhile. `None` if another writer has it.
+    /// Calls `work` with the lease of a log, and renews the lease meanwhile. `None` if another writer holds the lease.
     pub(in crate::store) async fn with_lease<T>(
         &self,
         log_id: i64,
@@ -23,7 +23,7 @@ impl Store {
         let mut transaction = self.database.begin_job().await?;
         let taken = leases::take(&mut transaction, log_id, Uuid::new_v4(), self.settings.lease_term).await?;
         let Some(lease) = taken else { return Ok(None) };
-        // It is known from before the commit until it is released, so a process that ends can release it.
+        // The process knows the lease from before its commit until its release, so that it can release it when it ends.
         self.leases().retain(|held| held.log_id != log_id);
         self.leases().insert(lease);
         database::commit(transaction).await?;
@@ -32,7 +32,7 @@ impl Store {
         outcome.map(Some)
     }
 
-    /// Releases the leases that dropped work and failed releases have left behind, for a process that ends.
+    /// Releases the leases that dropped work and failed releases have left behind. A process calls this as it ends.
     pub async fn release_leases(&self) {
         let held: Vec<Lease> = self.leases().iter().copied().collect();
         for lease in &held {
@@ -44,7 +44,7 @@ impl Store {
         self.leases.lock()
     }
 
-    /// Gives up `work` as soon as the lease is known to be lost.
+    /// Drops `work` as soon as the lease is known to be lost.
     async fn while_held<T>(&self, lease: &Lease, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         tokio::select! {
             outcome = work => outcome,
@@ -59,7 +59,7 @@ impl Store {
             match self.renew(lease).await {
                 Ok(true) => {}
                 Ok(false) => return,
-                // Not knowing is not losing: the commit checks the epoch.
+                // A failed renewal does not prove that the lease is lost, and the commit checks the epoch.
                 Err(error) => tracing::debug!(%error, log_id = lease.log_id, "the lease was not renewed"),
             }
         }

@@ -1,8 +1,8 @@
 //! The nouns that the store's verbs share: an archive's object and what it holds, the edits that lie over it, the lease
 //! under which it is written, the bucket's owner, and the troubles of single objects.
 //!
-//! This room writes an object only through [`object`], whose intent is in the catalog before; so a process that dies
-//! leaves what the next holder of the lease finds by that intent.
+//! These modules write an object only through [`object`], after the catalog has an intent for it. So the next lease
+//! holder finds everything by that intent that a dead process has left.
 
 pub mod background;
 pub mod contents;

@@ -1,5 +1,5 @@
-//! Writing an archive's object: from events to an object, streaming, and back. Memory is bounded by a few members and
-//! parts, whatever the batch.
+//! Writing an archive's object as a stream of events, and reading it back. Memory is bounded by a few members and
+//! parts, however large the batch is. If the process dies, the intent that the caller wrote before remains.
 
 use futures::StreamExt;
 use futures::stream::FuturesOrdered;
@@ -16,19 +16,19 @@ use crate::store::archives::background;
 use crate::store::archives::contents::{Contents, ContentsReader};
 use crate::store::{Error, GaveWay, Store};
 
-/// Members that are compressed at once, or wait for it.
+/// The most members that are compressed at once, or wait for it.
 const COMPRESSIONS_MAX: usize = 4;
 
-/// An object that is to be there, and whose intent is written.
+/// An object that is to be written, and whose intent is written.
 pub struct Object<'a> {
     pub store: &'a Store,
     pub log_row: LogRow,
     pub intent: Intent,
-    /// The events that it is to hold.
+    /// The extent of the events that the object is to hold.
     pub extent: Extent,
 }
 
-/// What went into an object.
+/// The facts about an object that was uploaded.
 pub struct Export {
     positions: PositionSet,
     /// The bytes of each member, and of its JSON.
@@ -36,7 +36,7 @@ pub struct Export {
     digest: Vec<u8>,
 }
 
-/// An object on its way, which takes events in the order of their positions.
+/// An object being written, which takes events in the order of their positions.
 pub struct Writer<'a> {
     object: &'a Object<'a>,
     pipeline: Pipeline<'a>,
@@ -44,7 +44,7 @@ pub struct Writer<'a> {
     positions: PositionSet,
 }
 
-/// Members on their way into the upload, in order.
+/// The members that are compressed in parallel and uploaded in order.
 struct Pipeline<'a> {
     upload: Upload<'a>,
     compressing: FuturesOrdered<JoinHandle<EncodedMember>>,
@@ -90,8 +90,8 @@ impl<'a> Object<'a> {
         })
     }
 
-    /// For a writer that failed: whoever took the turn over may have settled the intent before there was an upload to
-    /// abort.
+    /// Aborts the upload of a writer that failed. Settling the intent does not always abort it: the next lease holder
+    /// may have settled the intent before the upload began.
     pub async fn give_up(&self) {
         let aborted = async {
             Ok::<_, Error>(self.store.bucket()?.abort_uploads(&self.log_row.log, self.intent.archive_id).await?)
@@ -101,7 +101,7 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// Reads the object as a reader would, every byte of it: what it is found to hold is what the catalog is to know.
+    /// Reads every byte of the object as a reader would, and returns the contents for the catalog.
     pub async fn read_back(&self, export: &Export) -> Result<Contents, Error> {
         let Object { store, log_row, intent, .. } = self;
         let scan = store.bucket()?.scan(&log_row.log, intent.archive_id).await?;
@@ -109,14 +109,14 @@ impl<'a> Object<'a> {
         let key = store.hash_key(&mut transaction).await?;
         drop(transaction);
         let damaged = scan.damaged("it does not hold what was uploaded");
-        let mut reader = ContentsReader::of_written(scan, log_row.log.clone(), key, export.members.clone());
+        let mut reader = ContentsReader::with_known_members(scan, log_row.log.clone(), key, export.members.clone());
         // A run is saved while the next one is read.
         let (sender, mut receiver) = mpsc::channel(1);
         let reading = async move {
             loop {
                 let is_end = !reader.pass().await?;
                 for run in reader.take_runs() {
-                    // Nobody takes it where saving has failed, which ends reading, too.
+                    // Nobody receives the run if saving has failed, and that failure ends reading, too.
                     let _ = sender.send(run).await;
                 }
                 if is_end {
@@ -137,8 +137,8 @@ impl<'a> Object<'a> {
         Ok(contents)
     }
 
-    /// They are written as they come, and read by nobody before the archive is live. The intent is held meanwhile:
-    /// whoever settles it deletes what is there then, and nothing comes after.
+    /// Saves a run of lookup pages. Nobody reads it before the archive is live. The transaction holds the intent: when
+    /// another process settles the intent and deletes the pages, no further page is added.
     async fn save_lookups(&self, run: i32, lookups: LookupRun) -> Result<(), Error> {
         let mut transaction = self.store.database.begin_job().await?;
         if !intents::hold(&mut transaction, &self.intent).await? {
@@ -167,7 +167,7 @@ impl Writer<'_> {
         }
     }
 
-    /// The object becomes complete.
+    /// Completes the object.
     pub async fn finish(self) -> Result<Export, Error> {
         let Writer { object, mut pipeline, writer, positions } = self;
         let Some(last) = writer.finish() else {

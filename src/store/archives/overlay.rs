@@ -6,8 +6,8 @@ use crate::bucket::MemberEvent;
 use crate::database::ledger::edits::PendingEdit;
 use crate::event::{Change, Event, Filter};
 
-/// Changes that were laid over archives, by archive: the positions of another one may lie between those of the first,
-/// and its events bear the change already where it is about them.
+/// The pending edits of several archives, by archive. Archives may overlap, and an edit that is pending for one archive
+/// may be in the events of the other one already.
 pub struct Overlays {
     of_archives: HashMap<Uuid, Overlay>,
     none: Overlay,
@@ -26,18 +26,18 @@ impl Overlays {
     }
 }
 
-/// Changes that the events of one archive do not show yet.
+/// The pending edits of one archive, which its object does not hold yet.
 #[derive(Default)]
 pub struct Overlay {
-    /// Of one event each: by position, in the order of their sequences. A change that comes twice counts once.
+    /// The changes of one event each, by position and then by sequence. A change that is given twice counts once.
     single: BTreeMap<i64, BTreeMap<i64, Change>>,
-    /// By GDPR id.
+    /// The spans of the invalidations, by GDPR id.
     invalidations: HashMap<String, Vec<Span>>,
-    /// In the order of their sequences.
+    /// The renames, by sequence and first position.
     renames: BTreeMap<(i64, i64), (Span, Change)>,
 }
 
-/// Positions that a change was laid over; what is behind them was published or archived later.
+/// The positions that a change is laid over. Events behind them were published or archived later.
 #[derive(Debug, Clone, Copy)]
 struct Span {
     first_position: i64,
@@ -73,9 +73,9 @@ impl Overlay {
         overlay
     }
 
-    /// The event as it is to be read, if that matches.
+    /// Returns the event as readers see it, if it then matches the filter.
     pub fn read(&self, found: MemberEvent<'_>, filter: &Filter) -> Option<Event> {
-        // Only a rename changes what a filter looks at.
+        // Of all changes, only a rename changes a field that a filter looks at.
         if self.renames.is_empty() && !filter.matches_what_is_of(found.event_type(), found.stream()) {
             return None;
         }
@@ -87,7 +87,8 @@ impl Overlay {
         filter.matches(&event).then_some(event)
     }
 
-    /// In the order of the sequences: a value that an edit gave to a field after its GDPR id was invalidated stays.
+    /// Applies the changes to an event in the order of their sequences, so that a value stays that an edit gave to a
+    /// field after its GDPR id was invalidated.
     pub fn apply(&self, event: &mut Event) {
         for (sequence, change) in self.single.get(&event.position).into_iter().flatten() {
             self.invalidate(event, *sequence);
@@ -101,7 +102,7 @@ impl Overlay {
         }
     }
 
-    /// What was invalidated before the change of this sequence.
+    /// Applies the invalidations that are older than the change with this sequence.
     fn invalidate(&self, event: &mut Event, sequence: i64) {
         if self.invalidations.is_empty() || event.gdpr.is_empty() {
             return;
@@ -117,7 +118,7 @@ impl Overlay {
         self.single.is_empty() && self.invalidations.is_empty() && self.renames.is_empty()
     }
 
-    /// Whether there may be something for positions from `first` to `last`.
+    /// Returns whether a change may concern positions from `first` to `last`.
     pub fn touches(&self, first: i64, last: i64) -> bool {
         self.single.range(first..=last).next().is_some()
             || self.invalidations.values().flatten().any(|span| span.overlaps(first, last))

@@ -1,6 +1,8 @@
-//! Letting the catalog follow an object that was replaced: whoever notices may do it, a reader too.
+//! Promoting the generation of an object that was replaced, so that the catalog follows. The writer does it, or any
+//! process that finds the new object, even for a reader.
 //!
-//! If the process dies before the commit, the object is new and the catalog is old, and the next one to notice follows.
+//! If the process dies before the commit, the object is new and the catalog is old, and the next process to find that
+//! promotes the generation.
 
 use crate::bucket;
 use crate::database::catalog::archives::{self, Archive};
@@ -14,8 +16,8 @@ use crate::store::{Error, GaveWay, Store};
 use uuid::Uuid;
 
 impl Store {
-    /// Makes the generation that an object bears the one that is read. Whoever notices may do it: the object has been
-    /// replaced already, and the catalog follows once.
+    /// Makes the catalog know the generation that an object bears already. Two calls may race: the intent is deleted
+    /// once, so the catalog follows once.
     pub(in crate::store) async fn promote(
         &self,
         log_row: &LogRow,
@@ -47,7 +49,8 @@ impl Store {
         Ok(())
     }
 
-    /// A reader found another object than its view knew. True if the read may succeed when it is tried again.
+    /// Finds out why a reader found another object than its view knew, and promotes the object's generation if that is
+    /// due. True if the read may succeed when it is retried.
     pub(in crate::store) async fn settle_stale(&self, log: &Log, archive_id: Uuid) -> Result<bool, Error> {
         let mut view = self.database.view().await?;
         let Some(log_row) = rows::find(&mut view, log).await? else { return Ok(true) };
@@ -67,7 +70,8 @@ impl Store {
                 self.promote(&log_row, &archive, &intent, &head.etag).await?;
                 Ok(true)
             }
-            // Promoted by somebody since the view, or damaged: the next look tells.
+            // Another process has promoted the generation since the view, or the object is damaged. A higher generation
+            // in the catalog tells which.
             _ => Ok(head.said.write_id != Some(archive.write_id)
                 && self.generation(&log_row, archive_id).await? > archive.generation),
         }

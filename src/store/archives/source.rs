@@ -1,4 +1,5 @@
-//! All events of one archive, as they are to be read, for whoever takes them elsewhere.
+//! All events of one archive as readers see them, for a restore or a repair that puts them elsewhere. Reading changes
+//! nothing.
 
 use uuid::Uuid;
 
@@ -15,7 +16,7 @@ use crate::store::archives::background;
 use crate::store::archives::overlay::Overlay;
 use crate::store::{Error, GaveWay, Store};
 
-/// An archive as one moment saw it.
+/// An archive as one view knew it.
 pub struct Source<'a> {
     pub store: &'a Store,
     pub log_row: LogRow,
@@ -24,7 +25,7 @@ pub struct Source<'a> {
     pub edits: Vec<PendingEdit>,
 }
 
-/// Its events, a member at a time.
+/// The events of an archive, a member at a time.
 pub struct Events<'a> {
     source: &'a Source<'a>,
     overlay: Overlay,
@@ -33,7 +34,7 @@ pub struct Events<'a> {
 }
 
 impl Store {
-    /// `None` if it is in the catalog no more.
+    /// Returns an archive of the lease's log; `None` if it is no longer in the catalog.
     pub(in crate::store) async fn source(&self, lease: Lease, archive_id: Uuid) -> Result<Option<Source<'_>>, Error> {
         let mut view = self.database.view_for_job().await?;
         let log_row = rows::by_id(&mut view, lease.log_id).await?;
@@ -58,8 +59,8 @@ impl Source<'_> {
         Overlay::new(self.edits.clone())
     }
 
-    /// Holds the topic until the transaction ends, and gives its edit counter; if it still is our turn, and nothing was
-    /// laid over the archive since it was looked at.
+    /// Locks the log's row until the transaction ends, and returns the log's edit counter. Fails if the lease is lost,
+    /// or if the pending edits of the archive have changed since the view.
     pub async fn lock(&self, transaction: &mut Transaction, lease: &Lease) -> Result<i64, Error> {
         let Some(edit_counter) = leases::check(transaction, lease).await? else {
             return Err(GaveWay::LeaseLost.into());
@@ -76,7 +77,7 @@ impl Source<'_> {
 }
 
 impl Events<'_> {
-    /// `None` once there is no more: then [`Events::finish`] says whether all of it can be believed.
+    /// Returns the events of the next member; `None` at the end. [`Events::finish`] then checks the whole object.
     pub async fn next(&mut self) -> Result<Option<Vec<Event>>, Error> {
         let Source { log_row, members, .. } = self.source;
         let Some(row) = members.get(self.next) else { return Ok(None) };
@@ -86,6 +87,7 @@ impl Events<'_> {
         Ok(Some(events))
     }
 
+    /// Checks the digest of the whole object against the catalog.
     pub async fn finish(self) -> Result<(), Error> {
         let damaged = self.scan.damaged("its digest is not the one that the catalog knows");
         if self.scan.finish().await? != self.source.archive.digest {
@@ -95,7 +97,7 @@ impl Events<'_> {
     }
 }
 
-/// The next member of an object, decoded as a reader would.
+/// Reads the next member of an object as a reader would.
 pub async fn read_member(scan: &mut Scan, log: &Log, row: &MemberRow) -> Result<Vec<Event>, Error> {
     let MemberRow { byte_start, byte_end, json_bytes, first_position, last_position, count, .. } = *row;
     let compressed = scan.next(byte_end - byte_start).await?;

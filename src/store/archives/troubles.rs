@@ -1,7 +1,8 @@
-//! One object's trouble stays one object's: whoever meets an object that S3 refuses, that is damaged, or that cannot be
-//! deleted, writes it down and goes on with everything else. Operators see it in [`Store::status`] and the metrics;
-//! what happens by itself asks for such an object again ever more rarely. If the process dies before it is written
-//! down, whoever comes next meets it again.
+//! The troubles of single objects: S3 refuses an object, it is damaged, or it cannot be deleted.
+//!
+//! The trouble of one object stops nothing else. A call that meets trouble records it, and goes on with other objects.
+//! Operators see troubles in [`Store::status`] and in the metrics. Background jobs retry such an object with a growing
+//! backoff. If the process dies before it has recorded a trouble, the next process to use the object meets it again.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -17,20 +18,20 @@ use crate::database::{self, ArchiveKey};
 use crate::event::Log;
 use crate::store::{Error, Store};
 
-/// Readers of one object say so once in a while, and not each.
-const TOLD_INTERVAL: Duration = Duration::from_secs(10 * 60);
-const TOLD_MAX: usize = 10_000;
+/// The shortest time between two reports that readers of this process make about the same object.
+const REPORT_INTERVAL: Duration = Duration::from_secs(10 * 60);
+const REPORTED_MAX: usize = 10_000;
 
-/// The selection of what is asked for again, of all that was not possible before.
+/// The failed operations on objects that a call retries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Retry {
-    /// Everything: an operator wants to know now.
+    /// Retries everything: an operator wants to know the outcome now.
     All,
-    /// Everything but what was asked for in vain a short while ago.
+    /// Retries everything except operations that failed a short while ago.
     Due,
 }
 
-/// The failures of a run in which everything has its turn.
+/// The failures of a pass over many objects, which goes on after each of them.
 pub struct Failures {
     retry: Retry,
     last: Option<Error>,
@@ -41,7 +42,7 @@ impl Failures {
         Failures { retry, last: None }
     }
 
-    /// An error of one object, which is written down, is no failure of a run that happens again and again.
+    /// Adds an error. A periodic pass does not fail with an error of one object, which is recorded as its trouble.
     pub fn add(&mut self, error: Error) {
         if self.retry == Retry::All || !error.is_of_one_object() {
             self.last = Some(error);
@@ -53,27 +54,27 @@ impl Failures {
     }
 }
 
-/// Archives of which readers of this process have told that they cannot be read.
+/// The unreadable archives that readers of this process have reported, and when.
 #[derive(Default)]
-pub struct Told(Mutex<HashMap<Uuid, Instant>>);
+pub struct RecentlyReported(Mutex<HashMap<Uuid, Instant>>);
 
-impl Told {
-    /// Whether it is time to tell it.
+impl RecentlyReported {
+    /// Returns whether a report of an archive is due, and remembers it as made.
     fn is_due(&self, archive_id: Uuid, now: Instant) -> bool {
-        let mut told = self.0.lock();
-        if told.get(&archive_id).is_some_and(|at| now - *at < TOLD_INTERVAL) {
+        let mut reported = self.0.lock();
+        if reported.get(&archive_id).is_some_and(|at| now - *at < REPORT_INTERVAL) {
             return false;
         }
-        if told.len() >= TOLD_MAX {
-            told.clear();
+        if reported.len() >= REPORTED_MAX {
+            reported.clear();
         }
-        told.insert(archive_id, now);
+        reported.insert(archive_id, now);
         true
     }
 }
 
 impl Store {
-    /// Writes down that something was not possible with an object. An error of more is no trouble of it.
+    /// Records that an operation on an object failed. An error that concerns more than one object is not recorded.
     pub(in crate::store) async fn note_trouble(&self, log: &Log, key: ArchiveKey, kind: TroubleKind, error: &Error) {
         if error.is_of_one_object() {
             self.note_trouble_because(log, key, kind, &error.to_string()).await;
@@ -99,7 +100,7 @@ impl Store {
             Ok(true) => tracing::error!(object, kind, why, "an object is in trouble"),
             Ok(false) => tracing::debug!(object, kind, why, "an object still is in trouble"),
             Err(error) => {
-                tracing::error!(%error, object, kind, why, "an object is in trouble, which is not written down")
+                tracing::error!(%error, object, kind, why, "an object is in trouble, and the trouble was not recorded")
             }
         }
     }
@@ -113,15 +114,16 @@ impl Store {
         };
         let object = object_key(log, key.archive_id);
         match cleared.await {
-            Ok(true) => tracing::info!(object, "an object is in trouble no more"),
+            Ok(true) => tracing::info!(object, "an object is no longer in trouble"),
             Ok(false) => {}
-            Err(error) => tracing::debug!(%error, object, "what was wrong with an object is not forgotten yet"),
+            Err(error) => tracing::debug!(%error, object, "the past trouble of an object was not cleared"),
         }
     }
 
-    /// Does so for readers, who are many, and wait.
+    /// Records that an object is unreadable. Readers are many and wait for their answers, so they rarely report the
+    /// same object again.
     pub(in crate::store) async fn note_unreadable(&self, log: &Log, archive_id: Uuid, error: &Error) {
-        if !error.is_of_one_object() || !self.told.is_due(archive_id, Instant::now()) {
+        if !error.is_of_one_object() || !self.recently_reported.is_due(archive_id, Instant::now()) {
             return;
         }
         let known = async {
@@ -133,11 +135,11 @@ impl Store {
         match known.await {
             Ok(Some(key)) => self.note_trouble(log, key, TroubleKind::Read, error).await,
             Ok(None) => {}
-            Err(error) => tracing::debug!(%error, %archive_id, "what is wrong with an object is not written down"),
+            Err(error) => tracing::debug!(%error, %archive_id, "the trouble of an object was not recorded"),
         }
     }
 
-    /// The operations on objects that were tried in vain a short while ago; none if everything is to be retried.
+    /// Returns the operations on objects that failed a short while ago; none if everything is to be retried.
     pub(in crate::store) async fn put_off(&self, retry: Retry) -> Result<HashSet<(ArchiveKey, TroubleKind)>, Error> {
         if retry == Retry::All {
             return Ok(HashSet::new());
@@ -146,7 +148,7 @@ impl Store {
         Ok(troubles::put_off(&mut view).await?.into_iter().collect())
     }
 
-    /// Forgets what is past, and tells the metrics of the rest.
+    /// Deletes the troubles that are past, and sets the metrics to the counts of the others.
     pub(in crate::store) async fn count_troubles(&self) -> Result<(), Error> {
         let mut transaction = self.database.begin_job().await?;
         troubles::delete_past(&mut transaction).await?;
@@ -164,14 +166,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn readers_tell_once_in_a_while() {
-        let (told, [one, other], now) = (Told::default(), [1, 2].map(Uuid::from_u128), Instant::now());
-        assert_eq!([one, one, other, one].map(|id| told.is_due(id, now)), [true, false, true, false]);
-        let later = now + TOLD_INTERVAL;
-        assert_eq!([one, one].map(|id| told.is_due(id, later)), [true, false]);
-        for number in 0..3 * TOLD_MAX as u128 {
-            told.is_due(Uuid::from_u128(number), later);
-            assert!(told.0.lock().len() <= TOLD_MAX);
+    fn readers_report_an_object_once_in_a_while() {
+        let (reported, [one, other]) = (RecentlyReported::default(), [1, 2].map(Uuid::from_u128));
+        let now = Instant::now();
+        assert_eq!([one, one, other, one].map(|id| reported.is_due(id, now)), [true, false, true, false]);
+        let later = now + REPORT_INTERVAL;
+        assert_eq!([one, one].map(|id| reported.is_due(id, later)), [true, false]);
+        for number in 0..3 * REPORTED_MAX as u128 {
+            reported.is_due(Uuid::from_u128(number), later);
+            assert!(reported.0.lock().len() <= REPORTED_MAX);
         }
     }
 }

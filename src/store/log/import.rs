@@ -1,34 +1,35 @@
-//! Taking over events from elsewhere, with their own ids and times. What is there already is kept and counted, so an
-//! import that was cut off is simply run again. Another event under an id that is there is never passed over in
-//! silence.
+//! Importing events from elsewhere, with their own ids and times. Events that are in the log already are kept and
+//! counted, so you simply run an import again that was cut off. An event whose id belongs to another event is never
+//! skipped in silence.
 
 use std::collections::BTreeMap;
 
 use crate::database;
 use crate::database::log::events;
 use crate::event::{Log, NewEvent};
-use crate::store::log::publish::{Calls, Conflicts};
+use crate::store::log::publish::{CallResults, Conflicts};
 use crate::store::{Error, Store};
 
-/// From so many events, or bytes of them, on, a batch is full. Most of what a commit has to write is on disk before it,
-/// where a batch takes longer than Postgres' own writer waits (0.2 s); publishers to the log wait meanwhile.
+/// The events and bytes at which a batch is full. Publishers to the log wait for its commit. If a batch takes longer
+/// than Postgres' own writer waits (0.2 s), most of its data is on disk before the commit.
 const EVENTS_MAX: usize = 10_000;
 const BYTES_MAX: usize = 16 * 1024 * 1024;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ImportCounts {
     pub imported: u64,
-    /// They were there already.
+    /// The events that were in their logs before.
     pub skipped: u64,
-    /// In the order of the batch.
+    /// The conflicts, in the order of the batch.
     pub conflicts: Vec<ImportConflict>,
+    /// The logs whose events cannot be compared with those that are archived.
     pub unknown: Vec<ImportUnknown>,
 }
 
-/// An event whose id another one has in its log.
+/// An event whose id another event has in its log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImportConflict {
-    /// How many events were pushed into the batch before it.
+    /// The number of events that were pushed into the batch before this one.
     pub index: usize,
     pub log: Log,
     pub id: String,
@@ -37,14 +38,14 @@ pub struct ImportConflict {
 /// Events of a log that were not imported: an object that may hold some of them cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImportUnknown {
-    /// How many events were pushed into the batch before the first of them.
+    /// The number of events that were pushed into the batch before the first of these.
     pub index: usize,
     pub log: Log,
     pub count: usize,
     pub why: String,
 }
 
-/// Events of any logs that are inserted together; each log keeps their order.
+/// Events of any number of logs that are imported with one call, in the order of each log.
 #[derive(Debug, Default)]
 pub struct ImportBatch {
     events: BTreeMap<Log, Vec<NewEvent>>,
@@ -70,8 +71,8 @@ impl ImportBatch {
 }
 
 impl Store {
-    /// A log's events of a batch are there all or not at all; those at and behind a conflict are not, or the conflict
-    /// alone is not.
+    /// Imports a batch. All events of a log are imported or none, except that [`Conflicts::StopAt`] leaves out a
+    /// conflicting event and those behind it, and [`Conflicts::Skip`] leaves out the conflicting event alone.
     pub async fn import(&self, batch: ImportBatch, conflicts: Conflicts) -> Result<ImportCounts, Error> {
         let ImportBatch { events, indexes, .. } = batch;
         let mut counts = ImportCounts::default();
@@ -82,7 +83,7 @@ impl Store {
                 None => drop(looked_at.insert(log, events)),
             }
         }
-        let outcomes = match self.publish_where(&looked_at, conflicts).await {
+        let outcomes = match self.publish_batches(&looked_at, conflicts).await {
             // The events of other logs are imported all the same.
             Err(error) if error.is_of_one_object() => self.publish_apart(looked_at, conflicts).await?,
             outcomes => outcomes?.into_iter().map(|(log, calls)| (log, Ok(calls))).collect(),
@@ -113,16 +114,16 @@ impl Store {
         Ok(counts)
     }
 
-    /// Publishes to one log after the other. An error of one object is the outcome of its log alone.
+    /// Publishes to one log after the other, so that an error of one object is the outcome of its log alone.
     async fn publish_apart(
         &self,
         batches: BTreeMap<Log, Vec<NewEvent>>,
         conflicts: Conflicts,
-    ) -> Result<Vec<(Log, Result<Calls, Error>)>, Error> {
+    ) -> Result<Vec<(Log, Result<CallResults, Error>)>, Error> {
         let mut outcomes = Vec::new();
         for (log, events) in batches {
             let batch = BTreeMap::from([(log.clone(), events)]);
-            match self.publish_where(&batch, conflicts).await {
+            match self.publish_batches(&batch, conflicts).await {
                 Ok(calls) => outcomes.extend(calls.into_iter().map(|(log, calls)| (log, Ok(calls)))),
                 Err(error) if error.is_of_one_object() => outcomes.push((log, Err(error))),
                 Err(error) => return Err(error),
@@ -131,7 +132,8 @@ impl Store {
         Ok(outcomes)
     }
 
-    /// Once there is no batch left: reads are as fast as they will be from now on.
+    /// Collects the statistics of the events after the last batch, so that reads are as fast as they will be from then
+    /// on.
     pub async fn end_import(&self) -> Result<(), Error> {
         let mut transaction = self.database.begin_job().await?;
         events::collect_statistics(&mut transaction).await?;

@@ -1,7 +1,8 @@
 //! Snapshots, and reading a stream through one.
 //!
-//! A snapshot stands for a stream's events up to the last of them that it knew. Read through it, the stream is the
-//! snapshot and the events behind that; the events that it stands for stay where they are.
+//! A snapshot stands for a stream's events up to and including one of them. A reader of the stream through the snapshot
+//! gets the snapshot and the events behind that one. The events that the snapshot stands for stay where they are. A
+//! snapshot is stored with one transaction: if the process dies, it is there or not.
 
 use time::OffsetDateTime;
 
@@ -11,23 +12,23 @@ use crate::database::log::{rows, snapshots};
 use crate::event::{Edits, Event, Filter, Instant, Invalid, Log, NewEvent};
 use crate::store::{Error, Held, PageSize, Query, Store};
 
-/// Which snapshot a stream is read through.
+/// The snapshot through which a stream is read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SnapshotChoice {
     None,
     Newest,
-    /// The one that the pages before were read through.
+    /// The snapshot with this id, through which the earlier pages were read.
     Named(String),
 }
 
 #[derive(Debug, Clone)]
 pub struct StreamQuery {
     pub stream: String,
-    /// The first position that may be given.
+    /// The lowest position that the answer may hold.
     pub from: i64,
     pub page: i64,
     pub per_page: i64,
-    /// Of the reader: a snapshot of a newer deployment is not used.
+    /// The reader's deployment id. The newest snapshot is chosen among those of this deployment and older ones.
     pub deployment_id: i64,
     pub snapshot: SnapshotChoice,
 }
@@ -35,13 +36,13 @@ pub struct StreamQuery {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StreamPage {
     pub events: Vec<Event>,
-    /// The snapshot that the page was read through, whether it is on the page or not.
+    /// The snapshot through which the page was read, whether the snapshot is on the page or not.
     pub snapshot_id: Option<String>,
 }
 
 impl Store {
-    /// Stores a snapshot of a stream as it was when `last_event_id` was its newest event. The same one again changes
-    /// nothing.
+    /// Stores a snapshot that stands for a stream's events up to and including `last_event_id`. Storing the same
+    /// snapshot again changes nothing.
     pub async fn create_snapshot(
         &self,
         log: &Log,
@@ -71,17 +72,17 @@ impl Store {
         Ok(database::commit(transaction).await?)
     }
 
-    /// The position of an event, or of the last one that a snapshot stands for.
+    /// Returns the position of an event, or of the last event that a snapshot stands for.
     pub async fn position_of(&self, log: &Log, id: &str) -> Result<Option<i64>, Error> {
         if let Some(event) = self.event(log, id).await? {
             return Ok(Some(event.position));
         }
-        let mut reading = self.database.view().await?;
-        let Some(log_row) = rows::find(&mut reading, log).await? else { return Ok(None) };
-        Ok(snapshots::find(&mut reading, log_row.id, id).await?.map(|snapshot| snapshot.position))
+        let mut view = self.database.view().await?;
+        let Some(log_row) = rows::find(&mut view, log).await? else { return Ok(None) };
+        Ok(snapshots::find(&mut view, log_row.id, id).await?.map(|snapshot| snapshot.position))
     }
 
-    /// With the memory that the page takes, as [`Store::read_page`] gives it.
+    /// Reads a page of a stream, and returns it with the memory that it takes, as [`Store::read_page`] does.
     pub async fn read_stream(
         &self,
         log: &Log,
@@ -96,7 +97,7 @@ impl Store {
             return Ok((StreamPage { events: page.events, snapshot_id: None }, held));
         };
         let (snapshot_id, from) = (Some(snapshot.id.clone()), snapshot.position + 1);
-        // The snapshot is the first of the list.
+        // The snapshot is the first event of the stream's pages.
         let (mut events, rest) = match skip {
             _ if limit <= 0 => return Ok((StreamPage { events: Vec::new(), snapshot_id }, Held::default())),
             0 => (vec![snapshot], Query { filter, from, skip, limit: limit - 1 }),
@@ -107,16 +108,17 @@ impl Store {
         Ok((StreamPage { events, snapshot_id }, held))
     }
 
-    /// None that stands for less than what is asked for.
+    /// Chooses the snapshot through which a stream is read. A snapshot that ends before the first wanted position is
+    /// not used.
     async fn choose_snapshot(&self, log: &Log, query: &StreamQuery) -> Result<Option<Event>, Error> {
-        let mut reading = self.database.view().await?;
-        let Some(log_row) = rows::find(&mut reading, log).await? else { return Ok(None) };
+        let mut view = self.database.view().await?;
+        let Some(log_row) = rows::find(&mut view, log).await? else { return Ok(None) };
         let snapshot = match &query.snapshot {
             SnapshotChoice::None => None,
             SnapshotChoice::Newest => {
-                snapshots::newest(&mut reading, log_row.id, &query.stream, query.deployment_id).await?
+                snapshots::newest(&mut view, log_row.id, &query.stream, query.deployment_id).await?
             }
-            SnapshotChoice::Named(id) => snapshots::find(&mut reading, log_row.id, id).await?,
+            SnapshotChoice::Named(id) => snapshots::find(&mut view, log_row.id, id).await?,
         };
         Ok(snapshot.filter(|snapshot| snapshot.stream == query.stream && snapshot.position >= query.from))
     }

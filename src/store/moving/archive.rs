@@ -1,15 +1,15 @@
 //! Moving one batch of old events into an archive.
 //!
-//! Four steps, each of which can be the last one that happens:
+//! Archiving takes four steps, and the process can die after each of them:
 //!
-//! | step | what it leaves if the process dies after it |
+//! | step | what remains if the process dies after it |
 //! |---|---|
 //! | [`Store::claim`] | an intent |
 //! | [`Batch::upload`] | an intent, and an object or an unfinished upload that nobody reads |
 //! | [`Exported::read_back`] | the same |
-//! | [`Verified::commit`] | a live archive: one transaction made it live and deleted exactly the rows it was found to hold |
+//! | [`Verified::commit`] | a live archive: one transaction made it live and deleted exactly the rows that it holds |
 //!
-//! What an intent points at and no archive took over is deleted by [`Store::sweep`].
+//! [`Store::sweep`] deletes the object of an intent that no archive has taken over.
 
 use std::collections::BTreeSet;
 
@@ -27,36 +27,37 @@ use crate::database::{self, ArchiveKey};
 use crate::event::{Extent, Instant, PositionRange};
 use crate::store::archives::contents::Contents;
 use crate::store::archives::object::{Export, Object};
-use crate::store::moving::breaks::{Breaks, Haste};
+use crate::store::moving::breaks::{Breaks, Pace};
 use crate::store::{Error, GaveWay, Store};
 
-/// That one statement exports or deletes. Whatever the planner thinks of the table, it cannot read and sort more than that;
-/// and no view is held for long, behind which dead rows would add up, those of the topic first.
-const POSITIONS_AT_ONCE: i64 = 4_000;
-/// In memory at once, beside one event that is larger.
+/// The most positions that one hurried statement may export or delete. It cannot read and sort more rows than that,
+/// whatever the planner thinks of the table; and no view is held for so long that dead rows add up behind it, first of
+/// all versions of the log's row.
+const POSITIONS_HURRIED: i64 = 4_000;
+/// The most positions that one leisurely statement may export or delete.
+const POSITIONS_LEISURELY: i64 = 500;
+/// The bytes at which a piece ends. It has more if its last event reaches beyond them.
 const PIECE_BYTES: i64 = 1024 * 1024;
-/// Where nobody waits for the end of it.
-const POSITIONS_AT_LEISURE: i64 = 500;
-/// Of a topic in one pass. Where more are due, archiving has fallen behind, and hurries: what is published must not outrun
-/// it.
-const BATCHES_AT_LEISURE: u64 = 4;
+/// The most batches of a log that one archive run archives at leisure. If more are due, archiving has fallen behind,
+/// and hurries: publishers must not outrun it.
+const BATCHES_LEISURELY: u64 = 4;
 
 /// A batch that was chosen, and whose intent is written.
 pub struct Batch<'a> {
     object: Object<'a>,
     lease: Lease,
-    /// What is younger, or held longer, is no part of it.
+    /// Younger events are no part of the batch, and neither are events that are held beyond `now`.
     raised_at_max: Instant,
     now: OffsetDateTime,
-    haste: Haste,
+    pace: Pace,
 }
 
 /// Rows on their way from Postgres to S3.
 struct Piece {
     rows: Vec<ExportedRow>,
-    /// The position behind its last one.
+    /// The position at which the next piece begins.
     end: i64,
-    /// It has as many bytes as it may have, and more may follow.
+    /// Whether the piece ended at its limit of bytes, so that more rows may follow before the limit of positions.
     is_cut: bool,
 }
 
@@ -66,42 +67,46 @@ pub struct Exported<'a> {
     export: Export,
 }
 
-/// A batch whose object was read back, and what it was found to hold.
+/// A batch whose object was read back, with the contents that were found in it.
 pub struct Verified<'a> {
     batch: Batch<'a>,
     contents: Contents,
 }
 
-/// What a pass moved.
+/// The counts of an archive run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Archived {
     pub archives: i64,
     pub events: i64,
-    /// Topics that another writer was at work on, or whose events were edited meanwhile: look again later.
+    /// The logs that are left to a later run, because another writer holds the lease or events were edited meanwhile.
     pub put_off: i64,
 }
 
 impl Store {
-    /// Archives until nothing eligible is left, the topic with most hot events first, and remembers how it went.
-    /// A topic that fails does not keep the others from their turn. `progress` is called after every archive.
+    /// Archives until no batch is eligible, the log with most hot events first, and records the run. A log that fails
+    /// does not stop the others. `progress` is called after every archive.
     pub async fn archive(&self, progress: impl FnMut(&LogRow, Archived)) -> Result<Archived, Error> {
-        self.archive_with(Haste::Hurried, progress).await
+        self.archive_at_pace(Pace::Hurried, progress).await
     }
 
-    /// The same where nobody waits for the end of it: it takes some times as long, and publishers and readers notice less.
+    /// Does what [`Store::archive`] does, some times as slowly, so that publishers and readers notice less of it.
     pub async fn archive_at_leisure(&self) -> Result<Archived, Error> {
-        self.archive_with(Haste::Leisurely, |_, _| {}).await
+        self.archive_at_pace(Pace::Leisurely, |_, _| {}).await
     }
 
-    async fn archive_with(&self, haste: Haste, mut progress: impl FnMut(&LogRow, Archived)) -> Result<Archived, Error> {
+    async fn archive_at_pace(
+        &self,
+        pace: Pace,
+        mut progress: impl FnMut(&LogRow, Archived),
+    ) -> Result<Archived, Error> {
         let started_at = OffsetDateTime::now_utc();
         let mut done = Archived::default();
         let mut failure = match self.catch_up_on_merges().await {
             Ok(()) | Err(Error::GaveWay(_)) => None,
             Err(error) => Some(error),
         };
-        for log_row in self.topics_to_archive().await? {
-            let outcome = self.archive_topic(&log_row, haste, &mut done, &mut progress).await;
+        for log_row in self.logs_to_archive().await? {
+            let outcome = self.archive_log(&log_row, pace, &mut done, &mut progress).await;
             match outcome {
                 Ok(()) => {}
                 Err(error @ Error::GaveWay(_)) => {
@@ -116,24 +121,24 @@ impl Store {
             }
         }
         if done.archives > 0 || failure.is_some() {
-            self.remember_run(started_at, done, failure.as_ref()).await?;
+            self.record_run(started_at, done, failure.as_ref()).await?;
         }
         failure.map_or(Ok(done), Err)
     }
 
-    async fn topics_to_archive(&self) -> Result<Vec<LogRow>, Error> {
+    async fn logs_to_archive(&self) -> Result<Vec<LogRow>, Error> {
         let excluded: &BTreeSet<String> = &self.settings.eligibility.excluded_topics;
         let mut view = self.database.begin_job().await?;
         let hot_count_min = self.settings.eligibility.batch_size as i64;
-        let mut topics = rows::with_hot_events(&mut view, hot_count_min).await?;
-        topics.retain(|log_row| !excluded.contains(log_row.log.topic()));
-        Ok(topics)
+        let mut log_rows = rows::with_hot_events(&mut view, hot_count_min).await?;
+        log_rows.retain(|log_row| !excluded.contains(log_row.log.topic()));
+        Ok(log_rows)
     }
 
-    async fn archive_topic(
+    async fn archive_log(
         &self,
         log_row: &LogRow,
-        haste: Haste,
+        pace: Pace,
         done: &mut Archived,
         progress: &mut impl FnMut(&LogRow, Archived),
     ) -> Result<(), Error> {
@@ -142,12 +147,12 @@ impl Store {
             let mut merged = Ok(());
             for number in 0.. {
                 let Some(batch) = self.claim(lease).await? else { break };
-                let haste = if number < BATCHES_AT_LEISURE { haste } else { Haste::Hurried };
-                let count = Batch { haste, ..batch }.archive().await?;
+                let pace = if number < BATCHES_LEISURELY { pace } else { Pace::Hurried };
+                let count = Batch { pace, ..batch }.archive().await?;
                 done.archives += 1;
                 done.events += count;
                 progress(log_row, *done);
-                // What cannot be merged keeps nothing from being archived.
+                // A merge that fails stops no archiving.
                 if merged.is_ok() {
                     merged = self.merge_lookups(lease).await;
                 }
@@ -157,7 +162,8 @@ impl Store {
         held.await?.ok_or(GaveWay::LeaseHeld.into())
     }
 
-    /// Chooses the oldest eligible events, and writes down what is to become of them. `None` if there are too few.
+    /// Chooses the eligible events of a log with the lowest positions, and writes an intent to archive them. `None` if
+    /// there are too few for a batch.
     pub async fn claim(&self, lease: Lease) -> Result<Option<Batch<'_>>, Error> {
         self.own().await?;
         self.settle_due_intents(lease).await?;
@@ -173,7 +179,8 @@ impl Store {
         let limits = (raised_at_max.unix_nanos(), now);
         let batch = events::eligible_batch(&mut transaction, log_row.id, limits, batch_size).await?;
         let Some(positions) = batch else { return Ok(None) };
-        // An edit that is under way holds the topic's row: it is counted here, or it sees the intent.
+        // An edit under way holds the log's row: the edit counter read here includes the edit, or the edit sees the
+        // intent.
         let Some(edit_counter) = leases::check(&mut transaction, &lease).await? else {
             return Err(GaveWay::LeaseLost.into());
         };
@@ -188,10 +195,10 @@ impl Store {
         intents::insert(&mut transaction, &intent, &lease).await?;
         database::commit(transaction).await?;
         let object = Object { store: self, log_row, intent, extent: Extent { positions, count: batch_size } };
-        Ok(Some(Batch { object, lease, raised_at_max, now, haste: Haste::Hurried }))
+        Ok(Some(Batch { object, lease, raised_at_max, now, pace: Pace::Hurried }))
     }
 
-    async fn remember_run(
+    async fn record_run(
         &self,
         started_at: OffsetDateTime,
         done: Archived,
@@ -211,30 +218,33 @@ impl Store {
     }
 }
 
-impl Haste {
-    fn positions_at_once(self) -> i64 {
+impl Pace {
+    /// The most positions that one statement may export or delete.
+    fn positions_max(self) -> i64 {
         match self {
-            Haste::Hurried => POSITIONS_AT_ONCE,
-            Haste::Leisurely => POSITIONS_AT_LEISURE,
+            Pace::Hurried => POSITIONS_HURRIED,
+            Pace::Leisurely => POSITIONS_LEISURELY,
         }
     }
 }
 
 impl<'a> Batch<'a> {
-    /// All steps; a batch that cannot be taken over is cleaned up at once. Says how many events it moved.
+    /// Takes all steps after the claim, and returns the number of events that moved. If a step fails, the intent is
+    /// settled at once.
     async fn archive(self) -> Result<i64, Error> {
         let (store, lease) = (self.object.store, self.lease);
         let outcome = async { self.upload().await?.read_back().await?.commit().await }.await;
         if let Err(error) = &outcome {
-            tracing::warn!(%error, log_id = lease.log_id, "an archive was not taken over");
+            tracing::warn!(%error, log_id = lease.log_id, "a batch was not archived");
             if let Err(error) = store.settle_due_intents(lease).await {
-                tracing::warn!(%error, log_id = lease.log_id, "what is left of it remains for the next sweep");
+                tracing::warn!(%error, log_id = lease.log_id, "the next sweep settles the intent of the batch");
             }
         }
         outcome
     }
 
-    /// Streams the rows into an object. They may be of several snapshots: what was edited meanwhile is not taken over.
+    /// Streams the rows into an object. Each piece is read in a view of its own, so the commit fails if events were
+    /// edited between them.
     pub async fn upload(self) -> Result<Exported<'a>, Error> {
         match self.export().await {
             Ok(export) => Ok(Exported { batch: self, export }),
@@ -247,11 +257,11 @@ impl<'a> Batch<'a> {
 
     async fn export(&self) -> Result<Export, Error> {
         let mut writer = self.object.begin().await?;
-        let (mut rest, mut breaks) = (self.object.extent.positions.start, Breaks::new(self.haste));
-        let mut positions = self.haste.positions_at_once();
+        let (mut rest, mut breaks) = (self.object.extent.positions.start, Breaks::new(self.pace));
+        let mut positions = self.pace.positions_max();
         while let Some(Piece { rows, end, is_cut }) = self.piece(rest, positions).await? {
-            // A statement is not to read many rows that its piece has no room for.
-            positions = if is_cut { rows.len() as i64 + 1 } else { self.haste.positions_at_once() };
+            // A statement should not read many rows that its piece has no room for.
+            positions = if is_cut { rows.len() as i64 + 1 } else { self.pace.positions_max() };
             for row in rows {
                 writer.push(&row.event()?).await?;
                 breaks.take().await;
@@ -262,7 +272,8 @@ impl<'a> Batch<'a> {
         writer.finish().await
     }
 
-    /// What follows from a position on, read to its end before S3 takes the first of it: no statement waits for S3.
+    /// Returns the next piece from a position on. It is read to its end before its first row goes to S3, so that no
+    /// statement waits for S3.
     async fn piece(&self, from: i64, positions: i64) -> Result<Option<Piece>, Error> {
         let Object { store, log_row, extent, .. } = &self.object;
         let end = extent.positions.end;
@@ -279,7 +290,7 @@ impl<'a> Batch<'a> {
             bytes += row.byte_len();
             rows.push(row);
         }
-        // So many may be all, or the first ones.
+        // The export stops at this limit, so more rows may follow.
         let is_cut = bytes >= PIECE_BYTES;
         if let Some(last) = rows.last().filter(|_| is_cut) {
             range.end = last.position()? + 1;
@@ -289,7 +300,7 @@ impl<'a> Batch<'a> {
 }
 
 impl<'a> Exported<'a> {
-    /// Reads the object as a reader would, every byte of it.
+    /// Reads every byte of the object as a reader would.
     pub async fn read_back(self) -> Result<Verified<'a>, Error> {
         let contents = self.batch.object.read_back(&self.export).await?;
         Ok(Verified { batch: self.batch, contents })
@@ -297,20 +308,20 @@ impl<'a> Exported<'a> {
 }
 
 impl Verified<'_> {
-    /// The one moment at which the events move. Says how many there were.
+    /// Moves the events with one transaction, and returns how many there are.
     pub async fn commit(self) -> Result<i64, Error> {
         let Verified { batch, contents } = self;
-        let Batch { object: Object { store, log_row, intent, .. }, lease, haste, .. } = batch;
-        // Rows are not to leave for an object that another owner may delete.
+        let Batch { object: Object { store, log_row, intent, .. }, lease, pace, .. } = batch;
+        // Rows must not be deleted for the sake of an object that another owner of the bucket may delete.
         store.own().await?;
         let mut transaction = store.database.begin_job().await?;
         let key = ArchiveKey::new(log_row.id, intent.archive_id);
         let archive = contents.archive(key, intent.generation, intent.write_id);
         moves::announce(&mut transaction, Move::Archive, &log_row, archive.id, archive.extent()).await?;
-        // Rows first, the topic last: publishers wait for the topic, and only for as long as a commit takes.
-        let mut breaks = Breaks::new(haste);
+        // The log's row is locked last: publishers wait for it, and only for as long as a commit takes.
+        let mut breaks = Breaks::new(pace);
         let mut deleted = 0;
-        for positions in contents.positions.pieces(haste.positions_at_once()) {
+        for positions in contents.positions.pieces(pace.positions_max()) {
             deleted += events::delete(&mut transaction, log_row.id, &positions).await?;
             breaks.take().await;
         }

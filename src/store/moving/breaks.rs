@@ -1,36 +1,36 @@
-//! Work for which nobody waits leaves room for publishers and readers: Postgres does what it is asked as fast as it can,
-//! so it is asked a little at a time.
+//! Breaks for work for which nobody waits, so that publishers and readers have room. Postgres does what it is asked as
+//! fast as it can, so such work asks for a little at a time.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Of work between two breaks. Publishers hardly notice so much.
+/// The shortest work that is followed by a break. Publishers hardly notice a few milliseconds of it.
 const WORK_MIN: Duration = Duration::from_millis(4);
-/// How many times as long a break takes.
+/// A break takes this many times as long as the work before it.
 const BREAK_FACTOR: u32 = 3;
 
-/// Whether somebody waits for the end of some work.
+/// The pace of some work: hurried if somebody waits for its end, leisurely if nobody does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Haste {
+pub enum Pace {
     Hurried,
     Leisurely,
 }
 
 /// The breaks of one piece of work.
 pub struct Breaks {
-    haste: Haste,
+    pace: Pace,
     working_since: Instant,
 }
 
 impl Breaks {
-    pub fn new(haste: Haste) -> Breaks {
-        Breaks { haste, working_since: Instant::now() }
+    pub fn new(pace: Pace) -> Breaks {
+        Breaks { pace, working_since: Instant::now() }
     }
 
-    /// Takes one if it is time for it.
+    /// Takes a break if one is due.
     pub async fn take(&mut self) {
-        if self.haste == Haste::Hurried {
+        if self.pace == Pace::Hurried {
             return;
         }
         let worked = self.working_since.elapsed();
@@ -48,7 +48,7 @@ mod tests {
     #[tokio::test]
     async fn leisurely_work_rests_for_longer_than_it_takes() {
         let started = Instant::now();
-        let mut breaks = Breaks::new(Haste::Leisurely);
+        let mut breaks = Breaks::new(Pace::Leisurely);
         std::thread::sleep(WORK_MIN);
         breaks.take().await;
         assert!(started.elapsed() >= WORK_MIN * (1 + BREAK_FACTOR));

@@ -1,8 +1,8 @@
-//! Merging a topic's lookups as its archives add up.
+//! Merging a log's lookups as its archives add up.
 //!
-//! A merge is one transaction under the topic's lease: readers see what was merged or what came of it, and if the process
-//! dies in the middle nothing has happened. What is due and was not merged is found by the next archive run of the
-//! topic, and by the first pass of the next process.
+//! A merge is one transaction under the log's lease: readers see the lookups from before or the merged one. If the
+//! process dies in the middle, nothing has happened. The next archive run that archives a batch of the log merges the
+//! lookups that are due, and so does the first archive run of the next process.
 
 use crate::database;
 use crate::database::catalog::leases::{self, Lease};
@@ -11,7 +11,7 @@ use crate::database::lookups::sums;
 use crate::store::{Error, GaveWay, Store};
 
 impl Store {
-    /// Merges what there is to merge.
+    /// Merges the lookups of a log until no merge is due.
     pub async fn merge_lookups(&self, lease: Lease) -> Result<(), Error> {
         while let Some(merge) = self.due_merge(lease).await? {
             self.merge(lease, &merge).await?;
@@ -27,9 +27,9 @@ impl Store {
     async fn merge(&self, lease: Lease, merge: &Merge) -> Result<(), Error> {
         let mut transaction = self.database.begin_job().await?;
         let (id, archives) = merges::merge(&mut transaction, merge).await?;
-        // The topic last: publishers wait for it, and only for as long as a commit takes.
+        // The log's row is locked last: publishers wait for it, and only for as long as a commit takes.
         if leases::check(&mut transaction, &lease).await?.is_none() {
-            return Err(GaveWay::LeaseHeld.into());
+            return Err(GaveWay::LeaseLost.into());
         }
         sums::sum_up(&mut transaction, lease.log_id, &[id]).await?;
         database::commit(transaction).await?;
@@ -37,7 +37,7 @@ impl Store {
         Ok(())
     }
 
-    /// Once in a process: merges that a process before it left, or a recovery, or a version that knew none.
+    /// Merges, once in a process, the lookups that an earlier process, a recovery or a version without merges has left.
     pub(in crate::store) async fn catch_up_on_merges(&self) -> Result<(), Error> {
         let caught_up = self.merges_caught_up.get_or_try_init(async || {
             let mut view = self.database.view_for_job().await?;

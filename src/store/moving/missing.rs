@@ -1,8 +1,8 @@
-//! Archives of the catalog whose objects are missing, and where their events are then.
+//! Archives of the catalog whose objects are missing, and a search for their events. The search moves nothing.
 //!
 //! A database that was put back to a moment before a restore, or inside one, knows an archive that the restore took
-//! apart: its object is gone. What stayed of it is in an object that the catalog does not know; what went into rows is
-//! lost with them.
+//! apart, and the object of that archive is gone. The events that stayed archived are in an object that the catalog
+//! does not know. The events that went into rows are lost with the rows.
 
 use uuid::Uuid;
 
@@ -27,9 +27,9 @@ impl Store {
         }
     }
 
-    /// An archive of the catalog whose object is missing, and of whose events this object, which is not the catalog's,
-    /// may be all that is left: it holds positions in its reach that are nowhere else. The object is read only where
-    /// there is such an archive.
+    /// Returns an archive of the catalog whose object is missing, if the object of `archive_id`, which the catalog does
+    /// not know, may hold the last of its events: positions that are nowhere else. That object is read only if the
+    /// catalog has a missing archive that overlaps it.
     pub(in crate::store) async fn stands_in_for(
         &self,
         log: &Log,
@@ -59,7 +59,7 @@ impl Store {
         Ok(missing.filter(|_| is_needed))
     }
 
-    /// The positions of a range that are neither hot nor in an archive.
+    /// Returns the positions of a range that are neither hot nor in an archive.
     pub async fn nowhere(&self, log: &Log, range: PositionRange) -> Result<PositionSet, Error> {
         let mut view = self.database.view_for_job().await?;
         let Some(log_row) = rows::find(&mut view, log).await? else { return Ok(PositionSet::from_iter([range])) };
@@ -68,7 +68,7 @@ impl Store {
         self.outside(view, &log_row, &archive_ids, range).await
     }
 
-    /// The positions of a range that are neither hot nor in one of these archives.
+    /// Returns the positions of a range that are neither hot nor in one of these archives.
     async fn outside(
         &self,
         mut view: Transaction,
@@ -85,7 +85,7 @@ impl Store {
         Ok(taken.missing_in(range))
     }
 
-    /// The positions of a member, which is read only if it has gaps.
+    /// Returns the positions of a member, which is read only if its positions have gaps.
     pub(in crate::store) async fn positions_of(
         &self,
         log: &Log,
@@ -101,7 +101,7 @@ impl Store {
         Ok(fetched.events().map(|event| PositionRange::one(event.position())).collect())
     }
 
-    /// The positions of an object, which is read whole.
+    /// Returns the positions of an object, which is read whole.
     async fn positions_in(&self, log: &Log, archive_id: Uuid) -> Result<PositionSet, Error> {
         let scan = self.bucket()?.scan(log, archive_id).await?;
         let mut view = self.database.view_for_job().await?;

@@ -1,8 +1,8 @@
 //! Moving events between rows and objects: archiving, restoring, rewriting with pending edits, and settling what an
 //! earlier process left half done.
 //!
-//! Each move has one Postgres transaction as its commit point. An object that is in the bucket without one has an
-//! intent in the catalog, which [`settle`] ends.
+//! Each move has one Postgres transaction as its commit point. If the process dies before the commit, an intent in the
+//! catalog knows the object that is left in the bucket, and [`settle`] settles that intent.
 
 pub mod archive;
 mod breaks;

@@ -1,16 +1,18 @@
 //! Putting archived events back into rows.
 //!
-//! An archive that is restored whole leaves the catalog in the transaction that inserts its rows. Of one that is
-//! restored in part, what stays is written into an archive of its own first, which takes its place in that transaction.
-//! So every event is in one place at every moment, and nothing is ever half restored:
+//! An archive that is restored whole leaves the catalog in the transaction that inserts its rows. If an archive is
+//! restored in part, the rest, the events that stay archived, is first written into a new object, whose archive takes
+//! the old one's place in that transaction. So every event is in one place at every moment, and no archive is ever half
+//! restored:
 //!
-//! | step | what it leaves if the process dies after it |
+//! | step | what remains if the process dies after it |
 //! |---|---|
-//! | [`Store::begin_restore`] | nothing, or an intent for what stays |
+//! | [`Store::begin_restore`] | nothing, or an intent for the rest |
 //! | [`Restore::write_rest`] | an intent, and an object that nobody reads |
 //! | [`Parted::commit`] | the rows; and an intent for the object that they came from, which is an orphan now |
 //!
-//! Edits that were pending are in the rows and in what stays. What an intent points at is deleted by [`Store::sweep`].
+//! The rows and the rest hold the edits that were pending. [`Store::sweep`] deletes the object of an intent that no
+//! archive has taken over.
 
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
@@ -33,7 +35,7 @@ use crate::store::archives::source::Source;
 use crate::store::archives::troubles::{Failures, Retry};
 use crate::store::{ATTEMPTS, Error, GaveWay, Store};
 
-/// What is to be put back.
+/// The events that a restore puts back into rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Selection {
     Archive(Uuid),
@@ -41,17 +43,17 @@ pub enum Selection {
     Stream(Log, String),
 }
 
-/// What was put back, and what was not necessary.
+/// The counts of a restore.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Restored {
-    /// Archives that events were taken from.
+    /// The archives that events were taken from.
     pub archives: i64,
     pub events: i64,
-    /// Events of the selection that were in rows before.
+    /// The events of the selection that were hot before.
     pub hot: i64,
 }
 
-/// An archive of which it is known what is to be taken, and whose intent is written if something stays.
+/// A restore whose events are picked, and whose intent is written if a rest stays.
 pub struct Restore<'a> {
     source: Source<'a>,
     lease: Lease,
@@ -60,18 +62,18 @@ pub struct Restore<'a> {
     rest: Option<Object<'a>>,
 }
 
-/// A restore of which everything that stays is in an object that was read back.
+/// A restore whose rest is in a new object that was read back.
 pub struct Parted<'a> {
     restore: Restore<'a>,
     rest: Option<(Intent, Contents)>,
 }
 
-/// Events that are to be taken out of an archive.
+/// The events that a restore takes out of an archive.
 #[derive(Default)]
 struct Picked {
     positions: PositionSet,
     count: i64,
-    /// From the first position that stays to the last one.
+    /// The range from the first to the last position that stays archived; `None` if no event stays.
     rest: Option<PositionRange>,
 }
 
@@ -86,9 +88,9 @@ impl Selection {
 }
 
 impl Store {
-    /// Puts a selection back, archive by archive, the one that reaches lowest first. The events are not archived again
-    /// for so many days. `progress` is told after each archive how far it got; what it was told is done, whatever comes
-    /// after it. Where another writer is at work nothing happens, and the same call can be made again.
+    /// Restores a selection, archive by archive, the one with the lowest positions first. The events are held for
+    /// `hold_days`. `progress` is called after each archive with the counts so far, which are committed whatever
+    /// happens later. The call fails if another writer holds the lease; the same call can be made again.
     pub async fn restore(
         &self,
         selection: &Selection,
@@ -117,7 +119,7 @@ impl Store {
                     restored.events += events;
                     progress(restored);
                 }
-                // Other archives are restored all the same.
+                // The other archives are restored all the same.
                 Err(error) if error.is_of_one_object() => {
                     self.note_trouble(&log_row.log, ArchiveKey::new(log_row.id, archive_id), TroubleKind::Read, &error)
                         .await;
@@ -133,7 +135,7 @@ impl Store {
         Ok(restored)
     }
 
-    /// Archives that may hold something of it, and how many of its events are hot.
+    /// Finds the archives that may hold events of a selection, and counts its hot events.
     async fn find_selection(&self, selection: &Selection) -> Result<(LogRow, Vec<Uuid>, i64), Error> {
         let mut view = self.database.view_for_job().await?;
         let (log, filter, range) = match selection {
@@ -159,7 +161,7 @@ impl Store {
         Ok((log_row, archives.into_iter().map(|archive| archive.id).collect(), hot))
     }
 
-    /// Says how many events moved.
+    /// Restores the events of one archive, and returns how many moved.
     async fn restore_from(
         &self,
         log_row: &LogRow,
@@ -172,7 +174,7 @@ impl Store {
             loop {
                 let outcome = self.try_restore(lease, archive_id, selection, held_until).await;
                 if let Err(error) = self.settle_due_intents(lease).await {
-                    tracing::warn!(%error, log = %log_row.log, "what is left of a restore remains for the next sweep");
+                    tracing::warn!(%error, log = %log_row.log, "the next sweep settles the intents of a restore");
                 }
                 match outcome {
                     Err(Error::GaveWay(_)) if attempts.next().is_some() => {}
@@ -196,8 +198,8 @@ impl Store {
         }
     }
 
-    /// Reads the archive, and writes down what is to become of it. `None` if it holds nothing of the selection, or is
-    /// in the catalog no more.
+    /// Reads the archive, and writes an intent for the rest if there is one. `None` if the archive holds nothing of the
+    /// selection, or is no longer in the catalog.
     pub async fn begin_restore(
         &self,
         lease: Lease,
@@ -216,7 +218,7 @@ impl Store {
             None => None,
             Some(positions) => {
                 let extent = Extent { positions, count: source.archive.count - picked.count };
-                Some(source.intend(&lease, extent).await?)
+                Some(source.insert_intent(&lease, extent).await?)
             }
         };
         Ok(Some(Restore { source, lease, picked, held_until, rest }))
@@ -242,8 +244,8 @@ impl<'a> Source<'a> {
         Ok(picked)
     }
 
-    /// Writes down that an archive of what stays is to be written.
-    async fn intend(&self, lease: &Lease, extent: Extent) -> Result<Object<'a>, Error> {
+    /// Writes an intent for an archive of the rest.
+    async fn insert_intent(&self, lease: &Lease, extent: Extent) -> Result<Object<'a>, Error> {
         let mut transaction = self.store.database.begin_job().await?;
         let Some(edit_sequence) = leases::check(&mut transaction, lease).await? else {
             return Err(GaveWay::LeaseLost.into());
@@ -263,7 +265,7 @@ impl<'a> Source<'a> {
 }
 
 impl<'a> Restore<'a> {
-    /// Writes what stays into an object of its own, and reads it back. Where nothing stays, there is nothing to do.
+    /// Writes the rest into an object of its own, and reads it back. Does nothing if there is no rest.
     pub async fn write_rest(mut self) -> Result<Parted<'a>, Error> {
         let Some(object) = self.rest.take() else { return Ok(Parted { restore: self, rest: None }) };
         let export = match self.export(&object).await {
@@ -300,7 +302,7 @@ impl<'a> Restore<'a> {
 }
 
 impl Parted<'_> {
-    /// The one moment at which the events move. Says how many there were.
+    /// Moves the events with one transaction, and returns how many there are.
     pub async fn commit(self) -> Result<i64, Error> {
         let Parted { restore, rest } = self;
         let Restore { source, lease, picked, .. } = &restore;
@@ -317,7 +319,7 @@ impl Parted<'_> {
             Extent { positions, count: picked.count },
         )
         .await?;
-        // Rows first, the topic last: publishers wait for the topic, and only for as long as a commit takes.
+        // The log's row is locked last: publishers wait for it, and only for as long as a commit takes.
         restore.insert_rows(&mut transaction).await?;
         members::delete(&mut transaction, old, archive.generation).await?;
         lookups::delete(&mut transaction, old).await?;

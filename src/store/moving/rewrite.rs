@@ -1,10 +1,11 @@
 //! Rewriting an archive in place, so that its object holds the edits that were laid over it.
 //!
-//! The next generation is written down before the object is replaced: its write-id, its members, its digest. If the
-//! process dies before the object is replaced, the intent is dropped; if after, whoever looks next, a reader even,
-//! finds the new write-id in the object and promotes. All pending edits of an archive are one rewrite.
+//! The write-id, the members and the digest of the next generation are recorded before the object is replaced. If the
+//! process dies before the object is replaced, the next lease holder drops the intent. If it dies after that, the next
+//! process to look at the object, even for a reader, finds the new write-id in it and promotes the generation. One
+//! rewrite takes all pending edits of an archive.
 //!
-//! Where the object is gone or damaged, a noncurrent version of it can be what is copied.
+//! If the object is gone or damaged, a rewrite can copy a noncurrent version instead.
 
 use std::sync::Arc;
 
@@ -35,39 +36,39 @@ pub struct Rewrite<'a> {
     archive: Archive,
     members: Vec<MemberRow>,
     edits: Vec<PendingEdit>,
-    /// What is copied, where it is not the object.
+    /// The noncurrent version that is copied; `None` if it is the object itself.
     version: Option<String>,
     lease: Lease,
     intent: Intent,
 }
 
-/// A rewrite all of whose bytes are with the server, and recorded; the object still is the old one.
+/// A rewrite whose bytes are all uploaded and recorded. The object still is the old one.
 pub struct Prepared<'a> {
     rewrite: Rewrite<'a>,
     uploaded: Uploaded<'a>,
     members: Vec<MemberRow>,
 }
 
-/// A rewrite whose object is the new one; the catalog still knows the old one.
+/// A rewrite whose object is the new one. The catalog still knows the old one.
 pub struct Replaced<'a> {
     rewrite: Rewrite<'a>,
     members: Vec<MemberRow>,
 }
 
 impl Store {
-    /// Rewrites every archive that has pending edits, and says how many there were. What another writer is at work on
-    /// is left to the next call.
+    /// Rewrites every archive that has pending edits, and returns how many were rewritten. Archives of a log whose
+    /// lease another writer holds are left to the next call.
     pub async fn rewrite(&self) -> Result<usize, Error> {
-        self.rewrite_what(Retry::All).await
+        self.rewrite_pending(Retry::All).await
     }
 
-    /// The same for whoever does it again and again: what is wrong with one object is no failure of it, and is tried
-    /// again rarely.
+    /// Does what [`Store::rewrite`] does, for a periodic job: trouble with one object is no failure, and is retried
+    /// with a growing backoff.
     pub async fn rewrite_due(&self) -> Result<usize, Error> {
-        self.rewrite_what(Retry::Due).await
+        self.rewrite_pending(Retry::Due).await
     }
 
-    async fn rewrite_what(&self, retry: Retry) -> Result<usize, Error> {
+    async fn rewrite_pending(&self, retry: Retry) -> Result<usize, Error> {
         let put_off = self.put_off(retry).await?;
         let mut transaction = self.database.begin_job().await?;
         let mut archives = edits::archives_with_pending(&mut transaction).await?;
@@ -90,10 +91,10 @@ impl Store {
         failures.outcome(rewritten)
     }
 
-    /// Says how many archives were rewritten.
+    /// Returns 1 if the archive was rewritten, or 0 if nothing was pending for it.
     async fn rewrite_archive(&self, lease: Lease, archive_id: Uuid, retry: Retry) -> Result<usize, Error> {
         if retry == Retry::All {
-            // An earlier rewrite of this archive may be among what was put off.
+            // An intent of an earlier rewrite of this archive may have been put off.
             self.settle(lease, retry).await?;
         }
         let Some(rewrite) = self.begin_rewrite(lease, archive_id).await? else { return Ok(0) };
@@ -109,13 +110,13 @@ impl Store {
         prepared.replace().await?.promote().await.map(|()| 1)
     }
 
-    /// Writes down that an archive is to be rewritten. `None` if nothing is pending for it.
+    /// Writes an intent to rewrite an archive. `None` if no edit is pending for it.
     pub async fn begin_rewrite(&self, lease: Lease, archive_id: Uuid) -> Result<Option<Rewrite<'_>>, Error> {
         self.begin_copy(lease, archive_id, None).await
     }
 
-    /// Writes down that a noncurrent version is to be the object again, with what is pending for its archive. `None` if
-    /// that is in the catalog no more.
+    /// Writes an intent to make a noncurrent version the object again, with the pending edits of its archive. `None` if
+    /// the archive is no longer in the catalog.
     pub(in crate::store) async fn begin_put_back(
         &self,
         lease: Lease,
@@ -161,7 +162,7 @@ impl Store {
 }
 
 impl<'a> Rewrite<'a> {
-    /// Copies the object, and encodes anew the members that an edit touches.
+    /// Copies the object, and encodes the members anew that an edit touches.
     pub async fn upload(self) -> Result<Prepared<'a>, Error> {
         let metadata = ObjectMetadata {
             generation: self.intent.generation,
@@ -192,7 +193,8 @@ impl<'a> Rewrite<'a> {
         Ok(Prepared { rewrite: self, uploaded, members })
     }
 
-    /// Where long runs of members are not touched, the server copies them; they are read all the same, for the digest.
+    /// Copies the members, with the edits applied. S3 itself copies long runs of untouched members; they are read all
+    /// the same, for the digest.
     async fn copy(&self, scan: &mut Scan, upload: &mut Upload<'_>) -> Result<Vec<MemberRow>, Error> {
         let overlay = Arc::new(Overlay::new(self.edits.clone()));
         let is_touched = |member: &MemberRow| overlay.touches(member.first_position, member.last_position);
@@ -225,7 +227,8 @@ impl<'a> Rewrite<'a> {
         Ok(rows)
     }
 
-    /// From here on, whoever finds the new write-id in the object knows what it holds.
+    /// Records the members and the digest. From then on, a process that finds the new write-id in the object knows what
+    /// the object holds.
     async fn record(&self, members: &[MemberRow], uploaded: &Uploaded<'_>) -> Result<(), Error> {
         let facts = UploadedFacts {
             digest: uploaded.digest.clone(),
@@ -245,7 +248,7 @@ impl<'a> Rewrite<'a> {
 }
 
 impl<'a> Prepared<'a> {
-    /// The object becomes the new one.
+    /// Replaces the object with the new one.
     pub async fn replace(self) -> Result<Replaced<'a>, Error> {
         let Prepared { rewrite, uploaded, members } = self;
         uploaded.complete().await?;
@@ -254,7 +257,7 @@ impl<'a> Prepared<'a> {
 }
 
 impl Replaced<'_> {
-    /// Reads the new object back, makes the catalog follow, and removes what it superseded.
+    /// Reads the new object back, makes the catalog follow, and purges the old versions.
     pub async fn promote(self) -> Result<(), Error> {
         let Replaced { rewrite, members } = self;
         let Rewrite { store, bucket, log_row, archive, intent, .. } = rewrite;
@@ -283,7 +286,7 @@ impl Store {
         Ok(intents::of_archive(&mut transaction, log_id, archive_id).await?)
     }
 
-    /// Removes the noncurrent versions of an object; edits up to `sequence_max` are then done.
+    /// Purges the noncurrent versions of an object, and marks its archive's edits up to `sequence_max` as purged.
     pub(in crate::store) async fn purge(
         &self,
         log_row: &LogRow,

@@ -1,6 +1,7 @@
-//! Settling what somebody set out to write and nobody took over: its writer died, or lost its turn.
+//! Settling the intents of writers that died or lost their lease.
 //!
-//! Whether an object was replaced is not guessed: it bears the write-id of whoever wrote it.
+//! An object bears the write-id of its writer, which proves whether it was replaced. If the process dies half way, the
+//! intent remains, and the next lease holder settles it.
 
 use crate::bucket;
 use crate::database::catalog::intents::{self, Intent};
@@ -14,24 +15,25 @@ use crate::database::{self, ArchiveKey};
 use crate::store::archives::troubles::Retry;
 use crate::store::{Error, GaveWay, Store};
 
-/// Whatever is wrong with an object, its intent waits for it.
+/// The kinds of trouble that put off settling the intent of an object.
 const KINDS: [TroubleKind; 2] = [TroubleKind::Read, TroubleKind::Delete];
 
 impl Store {
-    /// Settles every intent of a topic. The lease makes sure that none of their writers can still begin to commit; and
-    /// a commit that is under way, our own of which we lost the answer included, holds the topic's row, which is locked
-    /// here before the intents are read. An error of one object is the outcome once the others are settled.
+    /// Settles every intent of a log, and returns how many were settled. The lease proves that none of their writers
+    /// can begin to commit. A commit under way, even our own whose reply was lost, holds the log's row, which is locked
+    /// here before the intents are read. An error of one object is returned once the others are settled.
     pub(in crate::store) async fn settle_intents(&self, lease: Lease) -> Result<usize, Error> {
         let (settled, failure) = self.settle(lease, Retry::All).await?;
         failure.map_or(Ok(settled), Err)
     }
 
-    /// The same for whoever has something else to do in the topic: that goes on beside what is wrong with one object.
+    /// Settles the intents of a log except those whose objects failed a short while ago. Trouble with one object is no
+    /// error, so that the caller's own work on the log goes on.
     pub(in crate::store) async fn settle_due_intents(&self, lease: Lease) -> Result<(), Error> {
         self.settle(lease, Retry::Due).await.map(drop)
     }
 
-    /// How many intents were settled, and why the last was not that was not.
+    /// Settles the intents of a log, and returns how many were settled, with the last error of one object.
     pub(in crate::store) async fn settle(&self, lease: Lease, retry: Retry) -> Result<(usize, Option<Error>), Error> {
         let mut transaction = self.database.begin_job().await?;
         if leases::check(&mut transaction, &lease).await?.is_none() {
@@ -68,14 +70,14 @@ impl Store {
 
     async fn settle_intent(&self, log_row: &LogRow, intent: &Intent) -> Result<(), Error> {
         let bucket = self.bucket()?;
-        // An upload that its writer forgot to give up can be completed by nobody any more.
+        // Nobody can complete an upload any more that its writer did not abort.
         bucket.abort_uploads(&log_row.log, intent.archive_id).await?;
         let mut transaction = self.database.begin_job().await?;
         let archive = archives::find(&mut transaction, log_row.id, intent.archive_id).await?;
         drop(transaction);
         let head = bucket.head(&log_row.log, intent.archive_id).await;
         let Some(archive) = archive else {
-            // One of a time that this database does not know may hold what nothing else does.
+            // An object from a time that this database does not know may hold events that nothing else holds.
             let (id, log) = (intent.archive_id, &log_row.log);
             let kept = |why: String| Err(Error::Damaged(format!("the object of archive {id} of {log} {why}")));
             match head {
@@ -96,21 +98,21 @@ impl Store {
             Ok(head) if head.said.write_id == Some(intent.write_id) => {
                 self.promote(log_row, &archive, intent, &head.etag).await
             }
-            // It did not happen, and never will. What became of the object that was to be replaced is for readers and
-            // for verifying to say.
+            // The rewrite did not happen, and never will. Readers and verifying find out what became of the object that
+            // it was to replace.
             Ok(_) | Err(bucket::Error::NotFound { .. }) => self.drop_rewrite(log_row, intent).await,
             Err(error) => Err(error.into()),
         }
     }
 
-    /// The object of an archive that never became live, or whose events are elsewhere now.
+    /// Deletes the object of an archive that never became live, or whose events are elsewhere now.
     async fn drop_orphan(&self, log_row: &LogRow, intent: &Intent) -> Result<(), Error> {
         let bucket = self.bucket()?;
         bucket.delete(&log_row.log, intent.archive_id).await?;
         bucket.purge(&log_row.log, intent.archive_id).await?;
         let mut transaction = self.database.begin_job().await?;
         edits::mark_purged(&mut transaction, log_row.id, intent.archive_id, intent.edit_sequence).await?;
-        // The intent first: a writer that holds it is still at its lookup pages.
+        // The intent is deleted first: a writer that holds it may be inserting its lookup pages.
         intents::delete(&mut transaction, intent).await?;
         lookups::delete(&mut transaction, ArchiveKey::new(log_row.id, intent.archive_id)).await?;
         database::commit(transaction).await?;

@@ -1,21 +1,22 @@
-//! The bucket's owner: a copy of the database, which has its deployment's id and its catalog, is kept from writing.
+//! The bucket's owner. A copy of the owner's database has the same deployment id and catalog, and must not write to the
+//! bucket.
 //!
-//! The bucket's marker bears one claim, its owner's: what tells the database from its copies, and a token that the
-//! database wrote down before. So a database finds in the marker
+//! The bucket's marker bears the claim of its owner: the identity that tells the database from its copies, and a token
+//! that the database recorded before. A database compares the claim in the marker with itself:
 //!
-//! | the claim | it | |
+//! | the claim | the database | so it |
 //! |---|---|---|
 //! | is its own, and Postgres has not been started since | owns the bucket | writes |
-//! | is its own, and Postgres has | was restarted, promoted, or copied with its folder | challenges: see below |
+//! | is its own, and Postgres was started since | was restarted, promoted, or copied with its folder | challenges |
 //! | is its own, of another cluster or oid | is a copy, or was moved | writes nothing |
-//! | is unknown to it | was adopted away from, or is older than the claim | writes nothing |
+//! | is unknown to it | lost the bucket to an adoption, or is older than the claim | writes nothing |
 //!
-//! A challenger writes its claim beside the owner's, and takes the owner's place after [`Settings::takeover_wait`]. An owner
-//! that lives looks more often than that, and answers with a new claim, which the challenger does not know. So of a
-//! database and a physical copy of it that is started, the one that was there goes on. [`Store::adopt`] asks nobody.
+//! A challenger writes its claim beside the owner's, and takes the owner's place after [`Settings::takeover_wait`]. A
+//! living owner looks at the marker more often than that, and answers with a new claim, which the challenger does not
+//! know. So if a physical copy of a running database is started, the original goes on. [`Store::adopt`] asks nobody.
 //!
-//! If the process dies after it has written its claim down, nothing has happened; after a challenge, the next process of this
-//! database goes on with it.
+//! If the process dies after it has recorded its claim, nothing has happened. If it dies after it has challenged the
+//! owner, the next process of this database continues the challenge.
 
 mod owner;
 
@@ -39,9 +40,9 @@ use owner::judge;
 /// The ownership as this process knows it.
 #[derive(Default)]
 pub struct Ownership {
-    /// One looks and takes at a time.
+    /// Held while a task looks at the marker and writes it, so that one does so at a time.
     turn: tokio::sync::Mutex<()>,
-    /// Why nothing is written.
+    /// The reason why this process writes nothing to the bucket; `None` if it may write.
     fenced: Mutex<Option<String>>,
     probed: OnceCell<()>,
 }
@@ -49,13 +50,13 @@ pub struct Ownership {
 /// The role in which a database asks for the bucket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Asking {
-    /// Its owner, or nobody.
+    /// The database asks as the bucket's owner, or for a bucket that nobody owns.
     Owner,
-    /// A database that is another one than the owner's, and is to take its place unless that one lives.
+    /// The database is a recovered one, which takes the bucket over unless the owner lives.
     Successor,
 }
 
-/// A look at the marker.
+/// The outcome of a look at the marker.
 struct Look {
     owner: Owner,
     identity: Identity,
@@ -87,7 +88,7 @@ impl Store {
         Ok(self.look().await?.owner)
     }
 
-    /// Marks a bucket that is nobody's as this database's; another one may have been faster.
+    /// Marks a bucket that nobody owns as this database's, and returns its owner: another database may be faster.
     pub async fn claim_bucket(&self) -> Result<Owner, Error> {
         let _turn = self.ownership.turn.lock().await;
         let look = self.look().await?;
@@ -98,7 +99,8 @@ impl Store {
         }
     }
 
-    /// Takes the bucket over, whoever owns it; the one before writes nothing as soon as it looks. Says the epoch of it.
+    /// Takes the bucket over from any owner of this deployment, and returns the epoch of the claim. The old owner
+    /// writes nothing more once it has looked at the marker.
     pub async fn adopt(&self) -> Result<i64, Error> {
         self.bucket()?.refuse_if_read_only()?;
         let _turn = self.ownership.turn.lock().await;
@@ -115,8 +117,8 @@ impl Store {
         Err(GaveWay::BucketClaimed.into())
     }
 
-    /// Proves that this process may write to the bucket, which costs a request if it was not proved not long ago. Where
-    /// Postgres was started anew, it waits whether somebody else answers.
+    /// Proves that this process may write to the bucket. The proof costs a request if the last one is too old. If
+    /// Postgres was started anew, the call challenges the owner and waits for an answer.
     pub(in crate::store) async fn own(&self) -> Result<(), Error> {
         let bucket = self.bucket()?;
         bucket.refuse_if_read_only()?;
@@ -153,25 +155,25 @@ impl Store {
         self.resolve(if is_empty { Asking::Successor } else { Asking::Owner }, look).await
     }
 
-    /// An owner that does not look cannot answer a challenger: so it looks when nothing is written, too.
+    /// Looks at the marker, even while nothing is written: an owner that does not look cannot answer a challenger.
     pub async fn watch_bucket(&self) -> Result<(), Error> {
         let turn = self.ownership.turn.lock().await;
         let outcome = async { self.resolve(Asking::Owner, self.look().await?).await }.await;
         drop(turn);
         match outcome {
             Ok(()) => self.probe_bucket().await,
-            // The jobs that need it say so.
+            // Jobs that need the bucket report the error.
             Err(error) => tracing::debug!(%error, "the bucket is not this database's, or away"),
         }
         Ok(())
     }
 
-    /// Why nothing is written to the bucket, where that is so.
+    /// Returns the reason why this process writes nothing to the bucket; `None` if it may write.
     pub fn fenced(&self) -> Option<String> {
         self.fenced_because().clone()
     }
 
-    /// Says once what the bucket does of what not every server does.
+    /// Probes, once in a process, the abilities that not every S3 server has, and logs them.
     pub async fn probe_bucket(&self) {
         let probing = async {
             self.own().await?;
@@ -217,11 +219,11 @@ impl Store {
         Ok(look)
     }
 
-    /// Ends with the bucket being this database's, or an error that says whose it is.
+    /// Makes the bucket this database's, or returns an error that names the owner.
     async fn resolve(&self, asking: Asking, mut look: Look) -> Result<(), Error> {
         let bucket = self.bucket()?;
         let is_patient = !self.settings.takeover_wait.is_zero();
-        // This database's, and since when it is known to be in the marker.
+        // The token of this database's challenge, and the time since when the marker is known to bear it.
         let mut challenge: Option<(Uuid, Instant)> = None;
         for _ in 0..ATTEMPTS {
             while let Owner::Challenging { token } = look.owner {
@@ -260,7 +262,8 @@ impl Store {
         Err(GaveWay::BucketClaimed.into())
     }
 
-    /// Makes the bucket this database's, and gives the epoch of it. `None` if somebody else was faster.
+    /// Writes this database's claim into the marker, and returns the claim's epoch. `None` if another process changed
+    /// the marker first.
     async fn take_bucket(&self, look: &Look) -> Result<Option<i64>, Error> {
         let claim = self.new_claim(look).await?;
         let (token, epoch) = (claim.token, claim.epoch);
@@ -272,7 +275,7 @@ impl Store {
         Ok(Some(epoch))
     }
 
-    /// Gives the token of the challenge, if nobody was faster.
+    /// Challenges the owner, and returns the challenge's token. `None` if another process changed the marker first.
     async fn challenge_owner(&self, look: &Look) -> Result<Option<Uuid>, Error> {
         let claim = self.new_claim(look).await?;
         let token = claim.token;
@@ -285,7 +288,8 @@ impl Store {
         Ok(self.mark_bucket(look, owner, Some(claim)).await?.then_some(token))
     }
 
-    /// The challenger that was found, and that nobody has answered, becomes the owner.
+    /// Makes the challenger in the marker, which nobody has answered, the owner. False if another process changed the
+    /// marker first.
     async fn settle_challenge(&self, look: &Look) -> Result<bool, Error> {
         let challenger = look.marker().and_then(|marker| marker.challenger.clone());
         let token = challenger.as_ref().map(|claim| claim.token);
@@ -302,7 +306,8 @@ impl Store {
         Ok(self.bucket()?.mark(&marker, look.etag()).await?)
     }
 
-    /// Written down before it is in the marker: what is there and not here is somebody else's.
+    /// Records a new claim. The database records each claim before the marker bears it: a claim in the marker that the
+    /// database does not have is another database's.
     async fn new_claim(&self, look: &Look) -> Result<Claim, Error> {
         let epoch_min = look.claims().map(|claim| claim.epoch).max().unwrap_or_default();
         let token = Uuid::new_v4();
@@ -318,7 +323,7 @@ impl Store {
         Err(GaveWay::BucketClaimed.into())
     }
 
-    /// None of them can be completed by the owner before any more.
+    /// Aborts the unfinished uploads of archives, so that the old owner can complete none of them.
     async fn abort_all_uploads(&self) {
         let aborting = async {
             let (bucket, mut from) = (self.bucket()?, None);
@@ -334,7 +339,7 @@ impl Store {
             }
         };
         if let Err(error) = aborting.await {
-            tracing::warn!(%error, "uploads that the owner before has begun may remain in the bucket");
+            tracing::warn!(%error, "unfinished uploads of the old owner may remain in the bucket");
         }
     }
 
@@ -351,7 +356,7 @@ impl Store {
         Ok(())
     }
 
-    /// Said once, and counted as long as it is so.
+    /// Records that the bucket is not this database's. The log says so once, and the metric for as long as it is so.
     fn found_fenced(&self, owner: Owner) -> Result<Error, Error> {
         let why = self.why_fenced(owner)?;
         metrics::gauge!("coldstream_bucket_owned").set(0);
@@ -361,7 +366,7 @@ impl Store {
         Ok(Error::Refused(why))
     }
 
-    /// One line, which says what can be done.
+    /// Returns one line about the owner, which says what an operator can do.
     pub fn why_fenced(&self, owner: Owner) -> Result<String, Error> {
         let name = Bucket::name(self.bucket()?);
         Ok(match owner {

@@ -1,34 +1,35 @@
-//! The owner of a bucket, as a database sees it that compares the marker with itself.
+//! The owner of a bucket, which a database finds by comparing the bucket's marker with itself. Nothing is written.
 
 use uuid::Uuid;
 
 use crate::bucket::{Claim, Marker};
 use crate::database::catalog::claims::Identity;
 
-/// The bucket's owner, as a database sees it.
+/// The bucket's owner, as one database judges it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Owner {
     Ours,
-    /// Nobody's, or only known to be of this deployment.
+    /// The bucket has no marker, or its marker names this deployment and no owner.
     Nobody,
     Another {
         deployment_id: Uuid,
     },
-    /// This database's, whose server was started anew: a copy of its folder would look the same.
+    /// This database owned the bucket before its server was started anew. A copy of its data folder looks the same.
     Restarted,
     /// This database has challenged the owner.
     Challenging {
         token: Uuid,
     },
-    /// Ours, and somebody else wants it.
+    /// This database owns the bucket, and another one challenges it.
     Challenged,
-    /// Another database's of this deployment.
+    /// Another database of this deployment owns the bucket, or is about to.
     Copied {
         epoch: i64,
     },
 }
 
-/// `is_known` says of a claim whether this database, or one that it is a copy of, has made it.
+/// Decides who owns the bucket. `is_known` returns whether this database, or the one that it is a copy of, has made a
+/// claim.
 pub fn judge(marker: Option<&Marker>, us: &Identity, is_known: impl Fn(&Claim) -> bool) -> Owner {
     let Some(Marker { deployment_id, owner, challenger }) = marker else { return Owner::Nobody };
     if *deployment_id != us.deployment_id {
@@ -44,7 +45,7 @@ pub fn judge(marker: Option<&Marker>, us: &Identity, is_known: impl Fn(&Claim) -
         None if owner.instance == us.instance => Owner::Ours,
         None => Owner::Restarted,
         Some(_) if owner.instance == us.instance => Owner::Challenged,
-        // Nobody of this database has answered yet, and the challenger is on its way.
+        // No process of this database has answered yet, and the challenger is about to take the bucket over.
         Some(challenger) if !is_of(challenger, us) || !is_known(challenger) => {
             Owner::Copied { epoch: challenger.epoch }
         }
@@ -52,7 +53,8 @@ pub fn judge(marker: Option<&Marker>, us: &Identity, is_known: impl Fn(&Claim) -
     }
 }
 
-/// Whether a claim was made where this database is, as far as the cluster says who it is.
+/// Returns whether a claim was made by this database in this cluster. A cluster that hides its identifier counts as the
+/// same.
 fn is_of(claim: &Claim, us: &Identity) -> bool {
     let is_another = |(theirs, ours): (&String, i64)| *theirs != ours.to_string();
     claim.database == us.database && !claim.cluster.as_ref().zip(us.cluster).is_some_and(is_another)
@@ -69,7 +71,7 @@ mod tests {
         Claim { epoch: 3, token: Uuid::from_u128(token), cluster: Some("7".into()), database: 16_384, instance: 100 }
     }
 
-    /// Claims below 10 are known.
+    /// Judges a marker. Claims whose tokens are below 10 are known.
     fn judged(owner: Option<Claim>, challenger: Option<Claim>) -> Owner {
         let marker = Marker { deployment_id: US.deployment_id, owner, challenger };
         judge(Some(&marker), &US, |claim| claim.token < Uuid::from_u128(10))
@@ -109,12 +111,12 @@ mod tests {
         let (restarted, foreign) = (Claim { instance: 99, ..claim(1) }, Claim { instance: 98, ..claim(12) });
         let challenging = Owner::Challenging { token: Uuid::from_u128(2) };
         let cases = [
-            // The owner itself, whose server runs on.
+            // The owner itself, whose server has run on.
             (claim(1), foreign.clone(), Owner::Challenged),
             // A process beside the challenger's, of the same server.
             (restarted.clone(), claim(2), challenging),
             (claim(11), claim(2), challenging),
-            // Two were started at once; and the challenger's server was once more.
+            // Two databases were started at once; or the challenger's server was started once more.
             (restarted.clone(), foreign.clone(), Owner::Copied { epoch: 3 }),
             (restarted, Claim { instance: 98, ..claim(2) }, Owner::Restarted),
             // A bystander.

@@ -1,12 +1,13 @@
-//! Which ids are certainly in no archive.
+//! Bloom filters that rule out that a published id is in an archive.
 //!
-//! Nearly every id that is published is new, and lookup pages say so; but each id is looked for in a page of every lookup,
-//! which for fifty events and a hundred archives are a thousand pages. So a process remembers the archived ids of the
-//! topics that it publishes to, in Bloom filters made from the pages behind the publishers' backs. Pages are asked for
-//! what a filter cannot rule out, and for lookups that are not in it yet.
+//! Nearly every id that is published is new, and lookup pages can tell. But each id is looked up in a page of every
+//! lookup: fifty events and a hundred archives cost a thousand pages. So a process remembers the archived ids of the
+//! logs that it publishes to, in Bloom filters that background tasks make from the pages. Publishers read pages only
+//! for ids that a filter cannot rule out, and of lookups that are not in the filters yet.
 //!
-//! What is remembered holds while the topic's catalog epoch stays: until it rises, events go into archives only, and a
-//! topic with as many archived events as the filters were made for has the same ones.
+//! The filters are good while the log's catalog epoch stays the same. Until it rises, events only move into archives,
+//! so a log with as many archived events as its filters were made from has the same archived events. The filters are in
+//! memory only: a process that starts makes its own.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -21,40 +22,41 @@ use crate::database::lookups;
 use crate::database::{Connection, Database};
 use crate::store::{Error, Store};
 
-/// Of all topics together: 17 million archived ids at least, since each new filter doubles the room of its topic.
+/// The most bytes of all filters. They have room for at least 17 million archived ids, since each new filter doubles
+/// the room of its log.
 const BYTES_MAX: u64 = 64 * 1024 * 1024;
 const FALSE_POSITIVE_RATE: f64 = 0.001;
 const BITS_PER_ID: u64 = 15;
-/// That a filter has room for at least.
+/// The fewest ids that a filter has room for.
 const IDS_MIN: usize = 65_536;
 
-/// Those of the topics that were published to most recently.
+/// The filters of the logs to which this process published most recently, by log id.
 pub struct ArchivedIds {
-    topics: Cache<i64, Arc<Mutex<Filters>>>,
+    logs: Cache<i64, Arc<Mutex<Filters>>>,
 }
 
-/// What is remembered of a topic.
+/// The filters of one log.
 #[derive(Default)]
 struct Filters {
     epoch: i64,
-    /// Of the topic, when all of its lookups were in here.
+    /// The log's archived count when all of its lookups were in the filters.
     archived_count: i64,
-    /// What the filters were made from.
+    /// The lookups from which the filters were made.
     lookup_ids: HashSet<Uuid>,
-    /// A lookup of these only, a merge, says nothing new.
+    /// The archives whose ids are in the filters. A merge of their lookups adds nothing new.
     archive_ids: HashSet<Uuid>,
     filters: Vec<BloomFilter>,
-    /// In the last of the filters.
+    /// The ids for which the last filter still has room.
     room: usize,
     is_being_filled: bool,
 }
 
-/// What has to be looked for in lookup pages.
+/// The ids that have to be looked up in pages.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Doubts {
     /// Ids that may be in any lookup.
     perhaps_known: Vec<String>,
-    /// Ids that are in none but those that are not in the filters.
+    /// Ids that may only be in lookups that are not in the filters yet.
     perhaps_newer: Vec<String>,
 }
 
@@ -63,7 +65,8 @@ impl Filters {
         self.filters.iter().any(|filter| filter.contains(&fingerprint))
     }
 
-    /// `ids_max` is how many ids the topic may have, about: so many a new filter is for.
+    /// Adds fingerprints to the filters. A new filter has room for `ids_max`, the approximate number of ids that the
+    /// log may have.
     fn insert(&mut self, fingerprints: &[u64], ids_max: usize) {
         if self.room < fingerprints.len() {
             self.room = ids_max.max(IDS_MIN);
@@ -111,7 +114,7 @@ fn locked(filters: &Mutex<Filters>) -> MutexGuard<'_, Filters> {
 impl ArchivedIds {
     pub fn new() -> ArchivedIds {
         let weigher = |_: &i64, filters: &Arc<Mutex<Filters>>| locked(filters).weight();
-        ArchivedIds { topics: Cache::builder().max_capacity(BYTES_MAX).weigher(weigher).build() }
+        ArchivedIds { logs: Cache::builder().max_capacity(BYTES_MAX).weigher(weigher).build() }
     }
 
     /// Reads the pages of lookups that are not in the filters yet.
@@ -143,7 +146,7 @@ impl ArchivedIds {
 }
 
 impl Store {
-    /// Members that perhaps hold one of these ids, as long as the topic is what is said of it here.
+    /// Returns the members that may hold one of these ids. The answer holds while the log's row is as given.
     pub(in crate::store) async fn members_with_ids(
         &self,
         connection: &mut Connection,
@@ -154,7 +157,7 @@ impl Store {
             return Ok(Vec::new());
         }
         let key = self.hash_key(connection).await?;
-        let filters = self.archived_ids.topics.get_with(log_row.id, Arc::default);
+        let filters = self.archived_ids.logs.get_with(log_row.id, Arc::default);
         let fingerprinted = ids.iter().map(|id| (id, key.fingerprint(id)));
         let (doubts, known) = {
             let filters = locked(&filters);
@@ -176,7 +179,7 @@ impl Store {
         Ok(members)
     }
 
-    /// Behind the caller's back, if there is something to add and nobody is at it.
+    /// Fills the filters in a background task, unless they are complete, too large, or being filled.
     fn fill_archived_ids(&self, log_row: &LogRow, filters: Arc<Mutex<Filters>>) {
         let has_room = (2 * log_row.archived_count as u64).saturating_mul(BITS_PER_ID) / 8 <= BYTES_MAX;
         {
@@ -189,11 +192,11 @@ impl Store {
         let (archived_ids, database, log_id) = (Arc::clone(&self.archived_ids), self.database.clone(), log_row.id);
         tokio::spawn(async move {
             if let Err(error) = archived_ids.fill(&database, log_id, &filters).await {
-                tracing::debug!(%error, log_id, "archived ids are looked for in their pages");
+                tracing::debug!(%error, log_id, "the filters of archived ids were not filled");
             }
             locked(&filters).is_being_filled = false;
-            // It weighs more now.
-            archived_ids.topics.insert(log_id, filters);
+            // The cache weighs an entry when it is inserted, and the filters have grown.
+            archived_ids.logs.insert(log_id, filters);
         });
     }
 }

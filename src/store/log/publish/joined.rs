@@ -1,11 +1,11 @@
-//! Calls that publish to the same log at the same time share a transaction (group commit): a log has one in flight,
-//! and what comes meanwhile makes up the next one. So the log's rate does not hang on how long a commit takes.
+//! Calls that publish to the same log at the same time share a transaction (group commit): a log has one transaction in
+//! flight, and the calls that come meanwhile share the next one. So a slow commit does not limit the log's rate.
 //!
-//! Mostly the transaction is one statement, which appends if no id is known and the topic is what it was thought to be.
-//! Whatever speaks against that, an error of any kind even, sends the calls the long way, under the topic's lock: ids
-//! that were published by an attempt whose answer was lost are found there.
+//! Mostly the transaction is one statement, which appends if no id is known and the log's row is as this process
+//! remembers it. In any other case, even after any error, the calls are published under the log's lock, where ids are
+//! found that an attempt has published whose reply was lost.
 //!
-//! If the process dies, each call's events are there all or not at all, and publishing them again changes nothing.
+//! If the process dies, all events of a call are in the log or none, and publishing them again changes nothing.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -20,20 +20,20 @@ use crate::event::{Log, NewEvent};
 use crate::store::log::publish::{Archived, Conflicts, Placed, Published, count_new, now};
 use crate::store::{Error, Store};
 
-/// In one transaction, unless a single call brings more.
+/// The most events and bytes of one transaction, unless a single call has more.
 const EVENTS_MAX: usize = 1_000;
 const BYTES_MAX: usize = 4 * 1024 * 1024;
-/// From so many events on, `COPY` is worth the round trips of its transaction.
+/// The fewest events for which `COPY` is worth the round trips of its transaction.
 const COPIED_EVENTS_MIN: usize = 500;
-/// Topics that are remembered.
-const TOPICS_MAX: usize = 10_000;
+/// The most logs whose rows are remembered.
+const LOGS_MAX: usize = 10_000;
 
-/// Who waits to publish, by log. Whoever finds its log missing starts a leader for it.
+/// The calls that wait to publish, by log. A call that finds no queue for its log starts a leader for the log.
 #[derive(Default)]
 pub struct Queues {
     waiting: Mutex<HashMap<Log, Vec<Call>>>,
-    /// Topics as they were when they were last locked: what is appended without looking is appended to none that has
-    /// changed since.
+    /// The logs' rows as they were when they were last locked. An append without a lookup succeeds only if the row has
+    /// not changed since.
     seen: Mutex<HashMap<Log, LogRow>>,
 }
 
@@ -46,12 +46,12 @@ struct Call {
 struct Leader {
     store: Arc<Store>,
     log: Log,
-    /// Whether the queue is gone, or another leader's by now.
+    /// Whether the leader has removed the queue. A queue that exists then is another leader's.
     has_ended: bool,
 }
 
 impl Drop for Leader {
-    /// After a panic, the next call of the log is to find no leader.
+    /// Removes the queue after a panic, so that the next call of the log starts a new leader.
     fn drop(&mut self) {
         if !self.has_ended {
             self.store.queues.waiting().remove(&self.log);
@@ -70,7 +70,7 @@ impl Queues {
 
     pub fn remember(&self, log_row: LogRow) {
         let mut seen = self.seen();
-        if seen.len() >= TOPICS_MAX {
+        if seen.len() >= LOGS_MAX {
             seen.clear();
         }
         seen.insert(log_row.log.clone(), log_row);
@@ -78,7 +78,7 @@ impl Queues {
 }
 
 impl Store {
-    /// Events that were checked, to one log.
+    /// Publishes events that were checked to one log.
     pub(in crate::store) async fn publish_joined(
         self: &Arc<Self>,
         log: Log,
@@ -93,12 +93,13 @@ impl Store {
             is_leaderless
         };
         if is_leaderless {
-            // In a task of its own: whoever gives up takes nobody along. Boxed, since what is spawned is moved about.
+            // The leader has a task of its own, so that a caller who gives up does not cancel the others. Boxed, since
+            // a future is moved when it is spawned.
             tokio::spawn(Box::pin(Leader { store: Arc::clone(self), log, has_ended: false }.lead()));
         }
         let patience = self.database.patience();
         match tokio::time::timeout(patience, answered).await {
-            Ok(answer) => answer.unwrap_or_else(|_| Err(Error::Unavailable("publishing was broken off".into()))),
+            Ok(answer) => answer.unwrap_or_else(|_| Err(Error::Unavailable("publishing was interrupted".into()))),
             Err(_) => Err(Error::Unavailable(format!("nothing was published within {patience:?}"))),
         }
     }
@@ -111,7 +112,8 @@ impl Leader {
         }
     }
 
-    /// Those that share the next transaction. Where there are none, the queue goes, before anybody can join it.
+    /// Takes the calls that share the next transaction. If there are none, it removes the queue under the same lock, so
+    /// that no call joins a queue without a leader.
     fn next(&mut self) -> Option<Vec<Call>> {
         let mut waiting = self.store.queues.waiting();
         let Some(queue) = waiting.get_mut(&self.log).filter(|queue| !queue.is_empty()) else {
@@ -140,7 +142,8 @@ impl Leader {
                 let results: Vec<_> = calls.iter().map(|_| Err(Error::Unavailable(why.clone()))).collect();
                 answer(calls, results.into_iter());
             }
-            // Something has to be looked for in archives, or one call spoiled it for all: the queue waits for neither.
+            // Archives have to be searched, or one call has failed the transaction of all. The queue waits for neither:
+            // each call is published by itself.
             Ok(None) | Err(_) => calls.into_iter().for_each(|call| {
                 let (store, batches) = (Arc::clone(&self.store), BTreeMap::from([(self.log.clone(), call.events)]));
                 tokio::spawn(async move {
@@ -152,7 +155,7 @@ impl Leader {
         }
     }
 
-    /// Under the topic's lock. `None` if archives have to be looked at first.
+    /// Publishes calls under the log's lock. `None` if archives have to be searched first.
     async fn place(&self, calls: &[Call]) -> Result<Option<Vec<Result<Vec<Published>, Error>>>, Error> {
         let (store, log) = (&self.store, &self.log);
         let events: Vec<&[NewEvent]> = calls.iter().map(|call| call.events.as_slice()).collect();
@@ -160,12 +163,12 @@ impl Leader {
         let placed = store.publish_to(&mut transaction, log, &events, Conflicts::Refuse, &Archived::default()).await?;
         let Placed::Published(log_row, results) = placed else { return Ok(None) };
         database::commit(transaction).await?;
-        store.tell_published(std::slice::from_ref(&log_row), count_new(results.iter().flatten().flatten()));
+        store.notify_published(std::slice::from_ref(&log_row), count_new(results.iter().flatten().flatten()));
         store.queues.remember(log_row);
         Ok(Some(results))
     }
 
-    /// Without a look at what is there, if that can be.
+    /// Publishes calls without the log's lock. `None` if that was not possible, or if its outcome is unknown.
     async fn append(&self, calls: &[Call]) -> Option<Vec<Vec<Published>>> {
         let events: Vec<&NewEvent> = calls.iter().flat_map(|call| &call.events).collect();
         let mut positions = self.store.append(&self.log, &events).await?..;
@@ -178,27 +181,28 @@ impl Leader {
 }
 
 impl Store {
-    /// Publishes events with one statement if all of them are new, as far as can be told without looking, and says
-    /// which position the first one was given.
+    /// Publishes events with one transaction if no hot event has their ids and no archive may have them, and returns
+    /// the position of the first one. `None` if that was not possible, or if an error left the outcome unknown.
     pub(in crate::store) async fn append(&self, log: &Log, events: &[&NewEvent]) -> Option<i64> {
         let log_row = self.queues.seen().get(log).cloned()?;
-        // What was consumed is remembered in rows that come and go.
+        // Ids of consumed events are remembered in rows that this path does not look up.
         if log_row.deleted_count > 0 {
             return None;
         }
         let end_position = self.try_append(&log_row, events).await.unwrap_or_else(|error| {
-            tracing::debug!(%error, %log, "events are published with a look at what is there");
+            tracing::debug!(%error, %log, "events are published under the log's lock instead");
             None
         });
         let Some(end_position) = end_position else {
             self.queues.seen().remove(log);
             return None;
         };
-        self.tell_published(&[log_row], events.len());
+        self.notify_published(&[log_row], events.len());
         Some(end_position + 1)
     }
 
-    /// What is archived after the look at archives changes the topic, and then nothing is appended.
+    /// Appends events if no archive may hold their ids, and returns the position of the head before. If events are
+    /// archived after that lookup, the log's row changes, and nothing is appended.
     async fn try_append(&self, log_row: &LogRow, events: &[&NewEvent]) -> Result<Option<i64>, Error> {
         let mut connection = self.database.connection().await?;
         let ids: Vec<String> = events.iter().map(|event| event.id.clone()).collect();
@@ -220,7 +224,7 @@ impl Store {
     }
 }
 
-/// Nobody may be waiting any more.
+/// Sends the results to the callers, some of whom may have given up.
 fn answer(calls: Vec<Call>, results: impl Iterator<Item = Result<Vec<Published>, Error>>) {
     for (call, result) in calls.into_iter().zip(results) {
         let _ = call.answer.send(result);

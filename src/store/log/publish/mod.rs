@@ -1,8 +1,8 @@
 //! Publishing: all or nothing, positions without gaps in commit order, and the same batch twice is published once.
 //!
-//! Positions are given under the topic's lock, which is held until the commit: whoever sees a position sees all below
-//! it. If the process dies before the commit, nothing happened; if the answer is lost, publishing the same ids again
-//! changes nothing.
+//! A publish locks the log's row, gives positions to the new events, and holds the lock until the commit: a reader who
+//! sees a position sees every position below it. If the process dies before the commit, nothing has happened. If the
+//! reply is lost, publishing the same ids again changes nothing.
 
 mod archived_ids;
 mod joined;
@@ -23,77 +23,80 @@ use crate::store::{ATTEMPTS, Error, Store};
 pub use archived_ids::ArchivedIds;
 pub use joined::Queues;
 
-/// What became of one event of a batch.
+/// The result of publishing one event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Published {
     pub id: String,
     pub position: i64,
-    /// False if it had been published before.
+    /// False if the event had been published before.
     pub is_new: bool,
 }
 
-/// The ways to treat a batch with an event whose id another one has. The same event again is fine.
+/// The treatment of a batch with an event whose id another event has. Publishing the same event again is no conflict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Conflicts {
     /// Nothing of the batch is published.
     Refuse,
-    /// Nothing that stands behind it in its log is published.
+    /// Neither that event nor the events behind it in its log are published.
     StopAt,
-    /// All but that event is published.
+    /// All events but that one are published.
     Skip,
 }
 
-/// Rung with the logs that something was published to, so that their couriers wake.
+/// Rings with the logs to which events were published, so that their couriers wake.
 pub type Bell = Box<dyn Fn(&[LogRow]) + Send + Sync>;
 
-/// Events of some logs, and what became of them, each log's in order.
+/// The events to publish, by log and in order.
 type Batches = BTreeMap<Log, Vec<NewEvent>>;
+/// The results of publishing them, by log and in the same order.
 type Results = BTreeMap<Log, Vec<Published>>;
-/// The outcome of each call to publish to a log.
-pub type Calls = Vec<Result<Vec<Published>, Error>>;
+/// The outcome of each call that publishes to a log.
+pub type CallResults = Vec<Result<Vec<Published>, Error>>;
 
-/// Events of a log that were found in archives, by id; and the members that were searched for them. Not the ids that
-/// were looked for: what is in no archive now may be archived before the next attempt.
+/// Events of a log that were found in archives, by id, and the members that were searched for them. The ids that were
+/// not found are not kept, because their events may be archived before the next attempt.
 #[derive(Default)]
 struct Archived {
     events: HashMap<String, Event>,
     searched: HashSet<(Uuid, i32)>,
 }
 
-/// Ids that may be in these members, which have to be searched first.
-struct LookFor {
+/// Ids to search for, and the members that may hold them.
+struct Search {
     ids: Vec<String>,
     members: Vec<(Uuid, i32)>,
 }
 
 enum Outcome {
-    /// And the topics, as they were before.
-    Published(BTreeMap<Log, Calls>, Vec<LogRow>),
-    LookFor(Vec<(Log, LookFor)>),
+    /// The results, and the logs' rows as they were before.
+    Published(BTreeMap<Log, CallResults>, Vec<LogRow>),
+    /// Nothing was published, because members have to be searched first.
+    NeedsSearch(Vec<(Log, Search)>),
 }
 
-/// What becomes of the calls that publish to one log.
+/// The outcome of placing the events of the calls that publish to one log.
 enum Placed {
-    /// The results of each, in their order.
-    Published(LogRow, Calls),
-    LookFor(LookFor),
+    /// The log's row as it was before, and the results of the calls in their order.
+    Published(LogRow, CallResults),
+    /// Nothing was placed, because members have to be searched first.
+    NeedsSearch(Search),
 }
 
 impl Store {
-    /// The results are in the order of the events.
+    /// Publishes events to a log, and returns the results in the order of the events.
     pub async fn publish(self: &Arc<Self>, log: &Log, events: Vec<NewEvent>) -> Result<Vec<Published>, Error> {
         let results = self.publish_all(BTreeMap::from([(log.clone(), events)])).await?;
         Ok(results.into_values().flatten().collect())
     }
 
-    /// Of any number of logs, and all of it or nothing.
+    /// Publishes events to any number of logs: all of them or nothing.
     pub async fn publish_all(self: &Arc<Self>, batches: Batches) -> Result<Results, Error> {
         let checked = batches.into_iter().filter(|(_, events)| !events.is_empty()).map(|(log, events)| {
             Ok((log, events.into_iter().map(|event| self.checked(event)).collect::<Result<_, Invalid>>()?))
         });
         let mut checked = checked.collect::<Result<Batches, Error>>()?;
         if checked.len() > 1 {
-            // Boxed: with it in them, the usual call's futures would be ten times as large.
+            // Boxed: an inline future would make the futures of the usual call ten times as large.
             return Box::pin(self.publish_checked(&checked)).await;
         }
         let Some((log, events)) = checked.pop_first() else { return Ok(Results::new()) };
@@ -102,28 +105,29 @@ impl Store {
     }
 
     async fn publish_checked(&self, batches: &Batches) -> Result<Results, Error> {
-        let results = self.publish_where(batches, Conflicts::Refuse).await?.into_iter();
-        let whole = |calls: Calls| calls.into_iter().flatten().flatten().collect();
+        let results = self.publish_batches(batches, Conflicts::Refuse).await?.into_iter();
+        let whole = |calls: CallResults| calls.into_iter().flatten().flatten().collect();
         Ok(results.map(|(log, calls)| (log, whole(calls))).collect())
     }
 
-    /// Each event is a call of its own, unless a conflict refuses the whole batch.
-    pub(in crate::store) async fn publish_where(
+    /// Publishes events to any number of logs, and treats conflicts as told. Each event is a call of its own, unless a
+    /// conflict refuses the whole batch.
+    pub(in crate::store) async fn publish_batches(
         &self,
         batches: &Batches,
         conflicts: Conflicts,
-    ) -> Result<BTreeMap<Log, Calls>, Error> {
+    ) -> Result<BTreeMap<Log, CallResults>, Error> {
         let mut archived: HashMap<Log, Archived> = HashMap::new();
         for _ in 0..ATTEMPTS {
             match self.try_publish(batches, conflicts, &archived).await {
-                Ok(Outcome::Published(results, topics)) => {
-                    self.tell_published(&topics, count_new(results.values().flatten().flatten().flatten()));
-                    topics.into_iter().for_each(|log_row| self.queues.remember(log_row));
+                Ok(Outcome::Published(results, log_rows)) => {
+                    self.notify_published(&log_rows, count_new(results.values().flatten().flatten().flatten()));
+                    log_rows.into_iter().for_each(|log_row| self.queues.remember(log_row));
                     return Ok(results);
                 }
-                // Outside of the transaction: nobody waits for S3 with a topic locked.
-                Ok(Outcome::LookFor(wanted)) => {
-                    for (log, LookFor { ids, members }) in wanted {
+                // The search runs outside of the transaction, so that no log's row stays locked while S3 answers.
+                Ok(Outcome::NeedsSearch(searches)) => {
+                    for (log, Search { ids, members }) in searches {
                         let found = self.find(&log, &ids).await?;
                         let archived = archived.entry(log).or_default();
                         archived.events.extend(found.into_iter().map(|found| (found.event.id.clone(), found.event)));
@@ -137,7 +141,8 @@ impl Store {
         Err(Error::Unavailable("events of the same ids are published or archived all the time".into()))
     }
 
-    /// Topics are locked in the order of their names, so that two batches cannot wait for each other.
+    /// Publishes batches with one transaction. Logs are locked in the order of their names, so that two calls cannot
+    /// deadlock.
     async fn try_publish(
         &self,
         batches: &Batches,
@@ -146,7 +151,7 @@ impl Store {
     ) -> Result<Outcome, Error> {
         let nothing = Archived::default();
         let mut transaction = self.database.begin().await?;
-        let (mut results, mut topics, mut wanted) = (BTreeMap::new(), Vec::new(), Vec::new());
+        let (mut results, mut log_rows, mut searches) = (BTreeMap::new(), Vec::new(), Vec::new());
         for (log, events) in batches {
             let archived = archived.get(log).unwrap_or(&nothing);
             let calls: Vec<&[NewEvent]> = match conflicts {
@@ -156,23 +161,23 @@ impl Store {
             match self.publish_to(&mut transaction, log, &calls, conflicts, archived).await? {
                 Placed::Published(log_row, mut calls) => {
                     if conflicts == Conflicts::Refuse {
-                        calls = calls.into_iter().map(|call| call.map(Ok)).collect::<Result<Calls, Error>>()?;
+                        calls = calls.into_iter().map(|call| call.map(Ok)).collect::<Result<CallResults, Error>>()?;
                     }
                     results.insert(log.clone(), calls);
-                    topics.push(log_row);
+                    log_rows.push(log_row);
                 }
-                Placed::LookFor(look_for) => wanted.push((log.clone(), look_for)),
+                Placed::NeedsSearch(search) => searches.push((log.clone(), search)),
             }
         }
-        if !wanted.is_empty() {
-            return Ok(Outcome::LookFor(wanted));
+        if !searches.is_empty() {
+            return Ok(Outcome::NeedsSearch(searches));
         }
         database::commit(transaction).await?;
-        Ok(Outcome::Published(results, topics))
+        Ok(Outcome::Published(results, log_rows))
     }
 
-    /// Places the events of some calls behind each other. A call that conflicts with what is there leaves the others
-    /// alone.
+    /// Places the events of several calls behind the head of a log, in the order of the calls. A call that conflicts
+    /// with a known event does not disturb the others.
     async fn publish_to(
         &self,
         transaction: &mut Transaction,
@@ -197,7 +202,7 @@ impl Store {
 
         let edits = edits_of_others(transaction, &log_row, &known, calls).await?;
         let mut places = Places { log_row: &log_row, known, edits, consumed, new: Vec::new() };
-        let mut results = Calls::with_capacity(calls.len());
+        let mut results = CallResults::with_capacity(calls.len());
         for events in calls {
             results.push(places.take(events));
             if conflicts == Conflicts::StopAt && results.last().is_some_and(Result::is_err) {
@@ -206,11 +211,11 @@ impl Store {
         }
         let new = places.new;
         if !members.is_empty() {
-            // A batch that is refused for hot events, or for two of its own, needs no look into archives.
+            // A batch that conflicts with hot events or with itself is refused without a search of archives.
             if conflicts == Conflicts::Refuse {
                 results.into_iter().collect::<Result<Vec<_>, Error>>()?;
             }
-            return Ok(Placed::LookFor(LookFor { ids: unknown, members }));
+            return Ok(Placed::NeedsSearch(Search { ids: unknown, members }));
         }
         if let Some(last) = new.last() {
             events::insert(transaction, log_row.id, &new, None).await?;
@@ -219,9 +224,10 @@ impl Store {
         Ok(Placed::Published(log_row, results))
     }
 
-    /// The topics are woken even if nothing is new: it may be what a caller gave up on before anybody was told.
-    fn tell_published(&self, topics: &[LogRow], new: usize) {
-        (self.bell)(topics);
+    /// Wakes the couriers of logs to which events were published. It wakes them even if no event is new, because an
+    /// earlier attempt may have been given up after its commit and before this call.
+    fn notify_published(&self, log_rows: &[LogRow], new: usize) {
+        (self.bell)(log_rows);
         metrics::counter!("coldstream_events_published_total").increment(new as u64);
     }
 }
@@ -239,20 +245,20 @@ async fn lock_or_make(transaction: &mut Transaction, log: &Log) -> Result<LogRow
     }
 }
 
-/// Gives each new event its place behind the head, and each repeated one the place that it has, or had before it was
-/// consumed.
+/// Gives each new event a position behind the head, and each repeated event the position that it has, or had before it
+/// was deleted as consumed.
 struct Places<'a> {
     log_row: &'a LogRow,
-    /// By id; those that are new are among them.
+    /// The known events by id, with the new ones.
     known: HashMap<String, Event>,
-    /// The edits of those among them that are not what is published now, by position.
+    /// The edits of known events that differ from the published ones, by position.
     edits: HashMap<i64, Edits>,
     consumed: HashMap<String, i64>,
     new: Vec<Event>,
 }
 
 impl Places<'_> {
-    /// All the events of a call, or none.
+    /// Places all events of a call, or none.
     fn take(&mut self, events: &[NewEvent]) -> Result<Vec<Published>, Error> {
         let taken = self.new.len();
         let mut published = Vec::with_capacity(events.len());
@@ -290,15 +296,15 @@ impl Places<'_> {
         Ok(Published { id: event.id.clone(), position, is_new })
     }
 
-    /// Whether an event was there before, whatever edits have made of it since.
+    /// Returns whether a published event is the same as a known one was before the edits of the known one.
     fn is_same(&self, event: &NewEvent, there: &Event) -> bool {
         let edits = self.edits.get(&there.position);
         event.is_same_as(there) || edits.is_some_and(|edits| event.was_same_as(there, edits))
     }
 }
 
-/// The edits of known events that differ from what is published now, all at once: an import that is run again after a
-/// rename has thousands of them.
+/// Returns the edits of known events that differ from the published ones. One query reads them all, because an import
+/// that is run again after a rename has thousands of them.
 async fn edits_of_others(
     transaction: &mut Transaction,
     log_row: &LogRow,

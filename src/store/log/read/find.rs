@@ -1,4 +1,4 @@
-//! Finding events by their ids, and whether a stream has any.
+//! Finding events by their ids, and finding out whether a stream is empty.
 
 use std::collections::HashSet;
 
@@ -15,12 +15,12 @@ use crate::store::archives::fetch::Interrupted;
 use crate::store::archives::overlay::Overlays;
 use crate::store::{Error, Store};
 
-/// An event and where it was found.
+/// An event, and the place where it was found.
 #[derive(Debug, Clone)]
 pub struct Found {
     pub log_row: LogRow,
     pub event: Event,
-    /// `None` where it is hot.
+    /// The archive that holds the event; `None` if the event is hot.
     pub archive_id: Option<Uuid>,
 }
 
@@ -29,9 +29,10 @@ impl Store {
         Ok(self.find(log, &[id.to_owned()]).await?.pop().map(|found| found.event))
     }
 
-    /// Archives are looked into only where no event of the stream is hot, and lookup pages say that they may have some.
+    /// Returns whether a stream has no events. Members are read only if no event of the stream is hot, and only those
+    /// that may hold events of the stream according to the lookup pages.
     pub async fn is_stream_empty(&self, log: &Log, stream: &str) -> Result<bool, Error> {
-        self.while_stale(log, || self.try_is_stream_empty(log, stream).boxed()).await
+        self.retry_while_stale(log, || self.try_is_stream_empty(log, stream).boxed()).await
     }
 
     async fn try_is_stream_empty(&self, log: &Log, stream: &str) -> Result<bool, Interrupted> {
@@ -55,9 +56,9 @@ impl Store {
         Ok(true)
     }
 
-    /// Those of these events that there are, hot or archived, in the order of their positions.
+    /// Finds the events with these ids, hot or archived, in the order of their positions. Unknown ids are left out.
     pub(in crate::store) async fn find(&self, log: &Log, ids: &[String]) -> Result<Vec<Found>, Error> {
-        self.while_stale(log, || self.try_find(log, ids).boxed()).await
+        self.retry_while_stale(log, || self.try_find(log, ids).boxed()).await
     }
 
     async fn try_find(&self, log: &Log, ids: &[String]) -> Result<Vec<Found>, Interrupted> {

@@ -11,9 +11,9 @@ use crate::store::archives::overlay::Overlays;
 use crate::store::{Error, Store};
 
 impl Store {
-    /// The newest event of any of these types; of no types, the newest at all.
+    /// Returns the newest event of any of these types, or the newest event of the log if no types are given.
     pub async fn last_event(&self, log: &Log, types: &[String]) -> Result<Option<Event>, Error> {
-        self.while_stale(log, || self.try_last_event(log, types).boxed()).await
+        self.retry_while_stale(log, || self.try_last_event(log, types).boxed()).await
     }
 
     async fn try_last_event(&self, log: &Log, types: &[String]) -> Result<Option<Event>, Interrupted> {
@@ -39,7 +39,8 @@ impl Store {
         self.last_of(log, members, &filter, &Overlays::new(edits), hot).await
     }
 
-    /// Members come with those first that reach furthest: what lies behind the best one found needs no look.
+    /// Returns the newest event among `hot` and the members that matches. The members come in descending order of their
+    /// last positions, so the search ends at the first one that ends before the best event found.
     async fn last_of(
         &self,
         log: &Log,

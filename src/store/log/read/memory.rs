@@ -1,8 +1,8 @@
-//! The memory that reads take, all together. A page that takes much waits until there is room for it, as long as is
-//! configured; what reads ahead takes room that is free, or reads less at a time.
+//! The memory that all reads take together. A large page waits until there is room for it, for as long as is
+//! configured. Readers that read ahead take free room, or read less at a time.
 //!
-//! Room is given back when what it was taken for is dropped: for a page that is on its way to a client, with the last
-//! of its bytes.
+//! Dropping a [`Held`] gives its room back. The room of a page that is sent to a client is given back with the last
+//! byte of the page.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,12 +11,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::store::{Error, ReadingSettings};
 
-/// A page of so many bytes takes no room: there are many of them, and nobody is to wait for one.
+/// The bytes below which a page takes no room: small pages are many, and nobody should wait for one.
 pub const SMALL_BYTES: i64 = 1024 * 1024;
-/// A page is in memory twice while it is made: as events, and as what is sent.
+/// A page is in memory twice while it is made: as events, and as the bytes that are sent.
 const COPIES: i64 = 2;
 const UNIT_BYTES: u64 = 1024;
-/// The share of what reads ahead, of replays and couriers.
+/// Replays and couriers, which read ahead, have one part in so many of the memory.
 const AHEAD_SHARE: u64 = 4;
 
 pub struct Memory {
@@ -26,7 +26,7 @@ pub struct Memory {
     wait: Duration,
 }
 
-/// Room that was taken, until it is dropped.
+/// Room that is taken until this is dropped.
 #[derive(Debug, Default)]
 pub struct Held(#[allow(dead_code, reason = "it is only there to be dropped")] Option<OwnedSemaphorePermit>);
 
@@ -38,12 +38,12 @@ impl Memory {
         Memory { pages: semaphore(bytes_max - ahead_bytes), ahead: semaphore(ahead_bytes), bytes_max, wait }
     }
 
-    /// The largest page that there ever is room for.
+    /// Returns the bytes of the largest page that ever has room.
     pub fn page_bytes_max(&self) -> i64 {
         i64::try_from(self.bytes_max).unwrap_or(i64::MAX) / COPIES
     }
 
-    /// Room for a page of about so many bytes. One that takes more than all the room is alone.
+    /// Takes room for a page of about `page_bytes`. A page that is larger than all the room takes all of it.
     pub async fn take_for_page(&self, page_bytes: i64) -> Result<Held, Error> {
         let all = units(self.bytes_max - self.bytes_max / AHEAD_SHARE);
         let wanted = units(page_bytes.saturating_mul(COPIES).max(0) as u64).min(all);
@@ -58,7 +58,7 @@ impl Memory {
         }
     }
 
-    /// Room to read so many bytes ahead, if some is free.
+    /// Takes room to read `bytes` ahead; `None` if not enough is free.
     pub fn take_ahead(&self, bytes: i64) -> Option<Held> {
         let permit = Arc::clone(&self.ahead).try_acquire_many_owned(units(bytes.max(0) as u64)).ok()?;
         Some(Held(Some(permit)))

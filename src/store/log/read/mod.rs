@@ -1,7 +1,7 @@
 //! Reading part of a log, wherever its events are.
 //!
-//! One repeatable-read view gives the catalog and the hot rows; members are fetched after it is closed, so that no
-//! connection waits for S3. An object that was replaced meanwhile is noticed by its ETag, and the read begins anew.
+//! One view gives the catalog and the hot rows. Members are fetched after it is closed, so that no connection waits for
+//! S3. If an object was replaced meanwhile, its ETag differs, and the read begins anew. A read changes nothing.
 
 pub mod find;
 mod last;
@@ -29,13 +29,13 @@ use crate::store::{Error, Store};
 
 use planning::Plan;
 
-/// Events that match, from a position on, in order of position.
+/// A query for the events that match a filter, from a position on, in the order of their positions.
 #[derive(Debug, Clone)]
 pub struct Query {
     pub filter: Filter,
-    /// The first position that may be given.
+    /// The lowest position that the answer may hold.
     pub from: i64,
-    /// How many are passed over first.
+    /// The number of matching events that are skipped first.
     pub skip: i64,
     pub limit: i64,
 }
@@ -43,24 +43,25 @@ pub struct Query {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page {
     pub events: Vec<Event>,
-    /// Where the log ended when the page was read; 0 for a log without events.
+    /// The head of the log when the page was read; 0 for a log without events.
     pub head_position: i64,
-    /// Of the log when the page was read: what was edited since has a lower one than there is now.
+    /// The log's edit counter when the page was read. A higher counter now means that events were edited since.
     pub edit_counter: i64,
-    /// There may be more that matches than the page had room for, in bytes.
+    /// Whether the page ended before its limit of events, so that more events may match.
     pub is_cut: bool,
 }
 
-/// How many bytes a page may have, in memory, about.
+/// The approximate bytes that a page may have in memory.
 #[derive(Debug, Clone, Copy)]
 pub enum PageSize {
-    /// It ends with the event that reaches so many. A page that passes over events is refused instead.
+    /// The page ends with the event that reaches this limit. A page that skips events is refused instead.
     Cut(i64),
-    /// One that has more is refused: who counts pages would miss what is left out of a shorter one.
+    /// A page that has more bytes is refused: a caller who counts pages would miss the events that a shorter page
+    /// leaves out.
     Whole(i64),
 }
 
-/// The kind of reader decides what a read waits for.
+/// The kind of reader, which decides what a read waits for.
 #[derive(Clone, Copy)]
 pub enum Reader<'a> {
     /// A caller waits for memory if its page is large.
@@ -71,8 +72,8 @@ pub enum Reader<'a> {
     InTurn(&'a Turns),
 }
 
-/// The turns of readers that are many: a few read at once. A reader that waits for S3 holds no turn of those that need
-/// Postgres alone, so hot events do not wait behind archived ones.
+/// The turns of many readers, of which a few read at once. A reader that waits for S3 holds no turn for rows, so hot
+/// events do not wait behind archived ones.
 pub struct Turns {
     rows: Semaphore,
     archives: Semaphore,
@@ -93,12 +94,13 @@ impl Turns {
 }
 
 impl Store {
-    /// Past the end, and in a log that nobody published to, there is an empty page.
+    /// Reads a page. Behind the head, and in a log that does not exist, the page is empty.
     pub async fn read(&self, log: &Log, query: &Query) -> Result<Page, Error> {
         Ok(self.read_page(log, query, PageSize::Whole(i64::MAX)).await?.0)
     }
 
-    /// A page with the memory that it takes, which is to be kept for as long as the page is, or what is made of it.
+    /// Reads a page, and returns it with the memory that it takes. The caller keeps that [`Held`] for as long as the
+    /// page, or the bytes made from it.
     pub async fn read_page(&self, log: &Log, query: &Query, size: PageSize) -> Result<(Page, Held), Error> {
         self.read_as(Reader::Caller, log, query, size).await
     }
@@ -118,10 +120,11 @@ impl Store {
             PageSize::Cut(_) => PageSize::Whole(page_bytes_max),
             PageSize::Whole(bytes_max) => PageSize::Whole(bytes_max.min(page_bytes_max)),
         };
-        self.while_stale(log, || self.try_read(reader, log, &query, size).boxed()).await
+        self.retry_while_stale(log, || self.try_read(reader, log, &query, size).boxed()).await
     }
 
-    /// A page that turns out to be large is planned anew once there is memory for it: nobody waits with a connection.
+    /// Reads a page in one view. A page that turns out to be large is planned anew once there is memory for it, so that
+    /// no read holds a connection while it waits for memory.
     async fn try_read(
         &self,
         reader: Reader<'_>,
@@ -156,13 +159,14 @@ impl Store {
             };
             let needs_archives = turns.filter(|_| !plan.members.is_empty());
             let _turn = OptionFuture::from(needs_archives.map(Turns::for_archives)).await;
-            let (events, is_cut) = self.carry_out(plan, query, size).await?;
+            let (events, is_cut) = self.execute(plan, query, size).await?;
             return Ok((Page { events, head_position, edit_counter, is_cut }, held));
         }
     }
 
-    /// Positions without gaps make a page of everything a range of positions. Any other page that begins inside a member
-    /// cannot be found by counting: such a read begins at the start of the member, and passes over what comes before.
+    /// Rewrites a query that skips events so that the events can be skipped by counting. If the log has no gaps, a page
+    /// of all events is a range of positions. Any other page that begins inside a member cannot be found by counting:
+    /// its read begins at the start of the member instead, and also skips the events before the page's first position.
     async fn anchored(&self, log: &Log, query: Query) -> Result<Query, Error> {
         if query.skip == 0 || query.from == 1 && query.filter != Filter::All {
             return Ok(query);
@@ -186,7 +190,7 @@ impl Store {
         Ok(Query { from: anchor, skip: query.skip.saturating_add(passed), ..query })
     }
 
-    /// The position, no higher than where a query begins, that no member reaches across that may hold what matches.
+    /// Returns the highest position, up to the query's first one, that no member with possible matches reaches across.
     async fn anchor(&self, view: &mut Transaction, log_id: i64, query: &Query) -> Result<i64, Error> {
         let mut anchor = query.from;
         if let Filter::Stream(stream) = &query.filter {
@@ -203,9 +207,9 @@ impl Store {
         Ok(anchor)
     }
 
-    /// Fetches members, a few ahead, and merges them with the hot rows, until there is enough. True if the page was
-    /// cut: bytes were what there was enough of, or what comes next is in an archive that cannot be had now.
-    async fn carry_out(&self, plan: Plan, query: &Query, size: PageSize) -> Result<(Vec<Event>, bool), Interrupted> {
+    /// Executes a plan: fetches members, a few ahead, and merges them with the hot rows until the page is full. True if
+    /// the page was cut: it reached its limit of bytes, or the next events are in an archive that is unavailable now.
+    async fn execute(&self, plan: Plan, query: &Query, size: PageSize) -> Result<(Vec<Event>, bool), Interrupted> {
         if query.limit <= 0 {
             return Ok((Vec::new(), false));
         }
@@ -262,7 +266,7 @@ impl Store {
         Ok((events, is_cut))
     }
 
-    /// The members of a segment with their archives, and where it ends.
+    /// Fetches the members of a segment, and returns them with their archives and the end of the segment.
     async fn fetch_segment(
         &self,
         log: &Log,
@@ -288,11 +292,11 @@ impl PageSize {
         matches!(self, PageSize::Cut(_))
     }
 
-    /// The bytes that a page will have, about, or an error if it may not have as many.
+    /// Returns the approximate bytes that a page will have, or an error if they are too many.
     fn bytes_of(self, plan: &Plan) -> Result<i64, Error> {
         match self {
             PageSize::Cut(bytes_max) => Ok(plan.page_bytes().min(bytes_max)),
-            // Lines of archives have more around an event than a page has.
+            // An event has more bytes around it in an archive than in a page, so the plan's number is too high.
             PageSize::Whole(bytes_max) if plan.page_bytes() > bytes_max.saturating_add(bytes_max / 4) => {
                 Err(too_large(plan.page_bytes(), bytes_max))
             }
@@ -305,12 +309,13 @@ fn too_large(bytes: i64, bytes_max: i64) -> Error {
     Error::TooLarge { bytes, bytes_max }
 }
 
-/// Whether everything that matches is at positions without gaps.
+/// Returns whether the matching events have positions without gaps.
 fn is_range(log_row: &LogRow, filter: &Filter) -> bool {
     *filter == Filter::All && log_row.deleted_count == 0
 }
 
-/// A read of everything that misses a position has lost an event: better no answer than a short one.
+/// Checks that a read of all events misses no position. A missing one is an event that was lost, and an error is better
+/// than a short answer.
 fn check_gapless(log_row: &LogRow, query: &Query, end: i64, events: &[Event]) -> Result<(), Error> {
     if !is_range(log_row, &query.filter) {
         return Ok(());

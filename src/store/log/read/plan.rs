@@ -1,12 +1,13 @@
-//! Which hot rows and which members answer a read. Computed from one view, no IO.
+//! The computation of a plan, which decides which hot rows and which members answer a read. It does no IO.
 //!
-//! The positions of a log are cut into segments, such that every member lies in one segment whole. Mostly a segment is
-//! one member, or the hot rows between two; members whose ranges overlap share one. Since the catalog counts what
-//! matches in each member, whole segments are skipped without reading them: a deep page costs no more than the first.
+//! The positions of a log are cut into segments, so that every member lies whole in one segment. Mostly a segment is
+//! one member, or the hot rows between two members; members whose ranges overlap share a segment. The catalog counts
+//! the matching events of each member, so whole segments are skipped without reading them: a deep page costs no more
+//! than the first one.
 
 use crate::event::PositionRange;
 
-/// Something that reaches over a range of positions and holds so many events that match.
+/// The range of positions of an archive, a member or a merge, and the number of its events that match.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reach {
     pub first_position: i64,
@@ -19,8 +20,9 @@ impl Reach {
         Reach { first_position: positions.start, last_position: positions.last(), matching }
     }
 
-    /// The part of it that can be archived at `start..end`, where `archived_from` is its first position there that is
-    /// not hot. Its count is that of the whole, or 0, which says nothing, where the whole begins before `start`.
+    /// Returns the part of the reach at `start..end` that can be archived. `archived_from` is its first position there
+    /// that is not hot. The part has the count of the whole, or 0, which promises nothing, if the whole begins before
+    /// `start`.
     pub fn within(self, PositionRange { start, end }: PositionRange, archived_from: i64) -> Option<Reach> {
         let matching = if self.first_position < start { 0 } else { self.matching };
         let is_any = archived_from <= self.last_position && archived_from < end;
@@ -28,7 +30,7 @@ impl Reach {
     }
 }
 
-/// Positions `start..end`, and the extents that lie in them.
+/// The positions `start..end`, and the extents that lie in them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Segment {
     pub start: i64,
@@ -37,12 +39,12 @@ pub struct Segment {
     pub extents: Vec<usize>,
 }
 
-/// Where to begin, and how far to go.
+/// The positions that a read needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seek {
     pub start: i64,
     pub end: i64,
-    /// How many events that match are to be passed over from `start` on.
+    /// The number of matching events to skip from `start` on.
     pub skip: i64,
 }
 
@@ -52,8 +54,8 @@ impl Seek {
     }
 }
 
-/// Cuts positions `start..end` into segments. The extents come in the order of their first positions; one that begins
-/// before `start` makes its segment begin there.
+/// Cuts the positions `start..end` into segments. The extents come in the order of their first positions. The segment
+/// of an extent that begins before `start` begins at `start`.
 pub fn segments(extents: &[Reach], start: i64, end: i64) -> Vec<Segment> {
     let mut segments: Vec<Segment> = Vec::new();
     let mut reached = start;
@@ -79,7 +81,7 @@ pub fn segments(extents: &[Reach], start: i64, end: i64) -> Vec<Segment> {
     segments
 }
 
-/// How many archived events that match are certain to be in these segments.
+/// Returns how many matching archived events are certain to be in these segments.
 pub fn archived(segments: &[Segment], extents: &[Reach]) -> i64 {
     let begins_at = segments.first().map_or(0, |first| first.start);
     let is_whole = |segment: &&Segment| is_whole(segment, extents, begins_at);
@@ -90,14 +92,15 @@ fn matching(segment: &Segment, extents: &[Reach]) -> i64 {
     segment.extents.iter().map(|extent| extents[*extent].matching).sum()
 }
 
-/// An extent that begins before the first segment does is counted with events that are not wanted.
+/// Returns whether the counts of a segment are exact. An extent that begins before the first segment does is counted
+/// with events that are not wanted.
 fn is_whole(segment: &Segment, extents: &[Reach], begins_at: i64) -> bool {
     segment.extents.iter().all(|extent| extents[*extent].first_position >= begins_at)
 }
 
-/// Passes over whole segments while `skip` allows, and goes on until `limit` events that match are certain. `hot` says
-/// how many hot rows match in each segment; where it is not known, `None`, nothing can be passed over, and nothing hot
-/// is relied upon.
+/// Skips whole segments while `skip` allows, and takes the segments behind them until `limit` matching events are
+/// certain. `hot` has the number of matching hot rows in each segment. If it is `None`, no segment can be skipped, and
+/// no hot row counts.
 pub fn seek(segments: &[Segment], extents: &[Reach], hot: Option<&[i64]>, skip: i64, limit: i64) -> Seek {
     let matching = |index: usize| matching(&segments[index], extents) + hot.map_or(0, |hot| hot[index]);
     let begins_at = segments.first().map_or(0, |first| first.start);
@@ -118,9 +121,9 @@ pub fn seek(segments: &[Segment], extents: &[Reach], hot: Option<&[i64]>, skip: 
     Seek { start, end, skip: left }
 }
 
-/// Drops the segments behind the one with which `wanted` events that match are certain: `hot` holds the positions of
-/// hot rows that match, which rise. So what rows alone can answer needs no archive.
-pub fn end_with(segments: &mut Vec<Segment>, extents: &[Reach], hot: &[i64], wanted: i64) {
+/// Keeps the first segments, up to the one with which `wanted` matching events are certain. `hot` has the positions of
+/// matching hot rows, in ascending order. So a page that rows alone can fill needs no archive.
+pub fn keep_until_certain(segments: &mut Vec<Segment>, extents: &[Reach], hot: &[i64], wanted: i64) {
     let begins_at = segments.first().map_or(0, |first| first.start);
     let (mut certain, before) = (0, |end: i64| hot.partition_point(|position| *position < end) as i64);
     let needed = segments.iter().position(|segment| {
@@ -148,7 +151,7 @@ mod tests {
         assert_eq!(segments(&[], 1, 1), []);
     }
 
-    /// Events at positions 1.., each in one of some archives or hot, and matching or not.
+    /// Generates events at positions from 1 on, each of which is hot or in one of four archives, and matches or not.
     fn log() -> impl Strategy<Value = Vec<(Option<usize>, bool)>> {
         prop::collection::vec((prop::option::of(0usize..4), any::<bool>()), 1..60)
     }
@@ -206,7 +209,7 @@ mod tests {
             archived.sort_by_key(|extent| extent.first_position);
             let hot: Vec<i64> = (from..end).filter(|at| is_hot(at) && matching(at)).take(limit as usize).collect();
             let mut needed = super::segments(&archived, from, end);
-            end_with(&mut needed, &archived, &hot, limit);
+            keep_until_certain(&mut needed, &archived, &hot, limit);
             let reached = needed.last().map_or(from, |last| last.end);
             let read: Vec<i64> = (from..reached).filter(matching).take(limit as usize).collect();
             prop_assert_eq!(&read, &first);

@@ -1,5 +1,5 @@
-//! What one view says of a read: which hot rows and which members have what is asked for. Passes over what it can
-//! count, by many archives at a time, by archive and by member.
+//! Planning a read from one view: which hot rows and which members hold the events of a query. Events that are counted
+//! are skipped without reading them, by many archives at a time, by archive and by member.
 
 use std::collections::BTreeSet;
 
@@ -18,35 +18,36 @@ use crate::store::log::read::plan::{self, Reach, Seek, Segment};
 use crate::store::log::read::{Query, is_range};
 use crate::store::{Error, Store};
 
-/// Archives that a read looks at first, and how many times as many if these are not enough.
-const ARCHIVES_AT_ONCE: i64 = 64;
-const ARCHIVES_MORE: i64 = 8;
-/// Members that are fetched ahead for one read, at most, and how much that may be.
+/// The most archives that a read looks at first. If these are too few, it looks at [`ARCHIVES_FACTOR`] times as many.
+const ARCHIVES_FIRST: i64 = 64;
+const ARCHIVES_FACTOR: i64 = 8;
+/// The most members and bytes that are fetched ahead for one read.
 const MEMBERS_AHEAD: usize = 8;
 const AHEAD_BYTES: i64 = 8 * 1024 * 1024;
 
-/// What one view says of a read.
+/// The rows and members that answer a read, as one view knew them.
 pub struct Plan {
     pub log_row: LogRow,
     pub segments: Vec<Segment>,
     /// The members of all segments.
     pub members: Vec<MemberExtent>,
-    /// Hot rows of all segments up to `end`, in order.
+    /// The matching hot rows of all segments up to `end`, in order.
     pub hot: Vec<Event>,
-    /// The first position that is looked at, and the one behind the last.
+    /// The first position that is read.
     start: i64,
+    /// The position behind the last one that is read.
     pub end: i64,
     pub overlays: Overlays,
-    /// Events that match and are still to be passed over.
+    /// The number of matching events that are still to be skipped.
     pub skip: i64,
-    /// Whether there may be more hot rows than bytes allowed.
+    /// Whether the hot rows ended at the limit of bytes, so that more may match.
     pub is_hot_cut: bool,
-    /// The bytes of the payloads of all hot rows that match, whether or not they were cut.
+    /// The bytes of the payloads of all matching hot rows, with those behind the limit of bytes.
     hot_bytes: i64,
 }
 
 impl Plan {
-    /// The bytes that the page has, about: its hot rows, and its share of the members.
+    /// Returns the approximate bytes of the page: its hot rows, and its share of the members.
     pub fn page_bytes(&self) -> i64 {
         let shares = self.members.iter().map(|member| {
             let wanted = member.positions().within(PositionRange::new(self.start, self.end)).len();
@@ -57,7 +58,7 @@ impl Plan {
         self.hot_bytes + shares.sum::<i64>()
     }
 
-    /// How many segments of members are fetched ahead: fewer where members are large.
+    /// Returns how many segments are fetched ahead: fewer if members are large.
     pub fn members_ahead(&self) -> usize {
         let largest = self.members.iter().map(|member| member.json_bytes).max().unwrap_or_default();
         usize::try_from(AHEAD_BYTES / largest.max(1)).unwrap_or(usize::MAX).clamp(1, MEMBERS_AHEAD)
@@ -84,7 +85,7 @@ impl Store {
         };
         let (start, end) =
             (segments.first().map_or(end, |first| first.start), segments.last().map_or(end, |last| last.end));
-        // Hot rows that come first can be passed over by Postgres.
+        // Postgres itself can skip hot rows that come before every member.
         let hot_skip = if segments.first().is_some_and(|first| first.extents.is_empty()) { skip } else { 0 };
         let skip = skip - hot_skip;
         let hot_limit = limit.saturating_add(skip);
@@ -93,7 +94,7 @@ impl Store {
         let found_bytes: i64 = hot.iter().map(|event| event.payload.byte_len() as i64).sum();
         let is_hot_cut = found_bytes >= hot_bytes_max;
         let (hot_bytes, end) = match hot.last() {
-            // Nothing is known of what follows hot rows that were cut.
+            // The rows behind the limit of bytes are not known, so the plan ends there.
             Some(last) if is_hot_cut => {
                 let all = events::range_bytes(view, log_row.id, filter, range, counts).await?;
                 (all, last.position + 1)
@@ -103,7 +104,7 @@ impl Store {
         segments.retain(|segment| segment.start < end);
         let (segments, members) = match members.is_empty() {
             true => (segments, members),
-            false => without_hot(view, log_row.id, (segments, members), &hot, hot_limit).await?,
+            false => narrow_by_hot(view, log_row.id, (segments, members), &hot, hot_limit).await?,
         };
         let (start, end) =
             (segments.first().map_or(end, |first| first.start), end.min(segments.last().map_or(end, |last| last.end)));
@@ -115,8 +116,8 @@ impl Store {
         Ok(Plan { log_row, segments, members, hot, start, end, overlays, skip, is_hot_cut, hot_bytes })
     }
 
-    /// Looks at whole archives first, at as many as it takes, then at the members of those that are needed. What is to be
-    /// passed over goes by many archives at a time before that.
+    /// Plans the archived part of a read: skips events by many archives at a time, looks at as many archives as the
+    /// page takes, and then at the members of those archives.
     async fn plan_archived(
         &self,
         view: &mut Transaction,
@@ -139,7 +140,7 @@ impl Store {
             0 => everything,
             _ => pass_over(view, log_row, query, types, everything).await?,
         };
-        let mut archives_max = ARCHIVES_AT_ONCE;
+        let mut archives_max = ARCHIVES_FIRST;
         let (archives, extents, segments) = loop {
             let archives = archives::extents(view, log_id, types, PositionRange::new(start, end), archives_max).await?;
             let extents: Vec<Reach> =
@@ -148,12 +149,12 @@ impl Store {
             let Some(last) = archives.last().filter(|_| archives.len() as i64 >= archives_max) else {
                 break (archives, extents, segments);
             };
-            // What begins behind the last one that was asked for is not known.
+            // Archives that begin behind the last one of this look are not known.
             segments.retain(|segment| segment.end <= last.first_position + 1);
             if plan::archived(&segments, &extents) >= skip.saturating_add(*limit) {
                 break (archives, extents, segments);
             }
-            archives_max *= ARCHIVES_MORE;
+            archives_max *= ARCHIVES_FACTOR;
         };
         let needed = seek(view, log_id, query, (&segments, &extents), skip).await?;
         let ids: Vec<Uuid> = archives
@@ -165,7 +166,7 @@ impl Store {
         self.cut(view, log_id, query, members, needed).await
     }
 
-    /// The segments that are needed of a range, with their members.
+    /// Returns the segments that a query needs of a range, with their members and the number of events to skip.
     async fn cut(
         &self,
         view: &mut Transaction,
@@ -183,7 +184,7 @@ impl Store {
     }
 }
 
-/// Up to where sums of many archives lead; nowhere, if they are not of all archives.
+/// Skips events by the sums of many archives at a time. Skips nothing if the sums do not cover all archives.
 async fn pass_over(
     view: &mut Transaction,
     log_row: &LogRow,
@@ -205,7 +206,7 @@ async fn pass_over(
     seek(view, log_row.id, query, (&segments, &extents), skip).await
 }
 
-/// Where to begin and how far to go, with the hot rows counted.
+/// Returns the positions that a query needs, with the hot rows counted.
 async fn seek(
     view: &mut Transaction,
     log_id: i64,
@@ -217,7 +218,7 @@ async fn seek(
     Ok(plan::seek(segments, extents, hot.as_deref(), skip, query.limit))
 }
 
-/// How many hot rows match in each segment; not asked where nothing is to be passed over.
+/// Counts the hot rows that match in each segment; `None` if no events are to be skipped.
 async fn hot_counts(
     view: &mut Transaction,
     log_id: i64,
@@ -233,9 +234,9 @@ async fn hot_counts(
     Ok(Some(events::count_between(view, log_id, filter, &boundaries).await?))
 }
 
-/// The segments that are needed once hot rows are known, with their members and no others: archives reach over hot rows
-/// where old and young events came in any order, and where some were restored.
-async fn without_hot(
+/// Narrows segments to those that are needed once the hot rows are known, with their members. Archives reach over hot
+/// rows if old and young events came in any order, or if events were restored.
+async fn narrow_by_hot(
     view: &mut Transaction,
     log_id: i64,
     (mut segments, members): (Vec<Segment>, Vec<MemberExtent>),
@@ -264,7 +265,7 @@ async fn without_hot(
     let (extents, mut members): (Vec<Reach>, Vec<MemberExtent>) = found.into_iter().unzip();
     segments = plan::segments(&extents, start, end);
     let hot: Vec<i64> = hot.iter().map(|event| event.position).collect();
-    plan::end_with(&mut segments, &extents, &hot, wanted);
+    plan::keep_until_certain(&mut segments, &extents, &hot, wanted);
     members.truncate(segments.iter().map(|segment| segment.extents.len()).sum());
     Ok((segments, members))
 }

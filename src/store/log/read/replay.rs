@@ -7,18 +7,18 @@ use crate::store::log::read::Reader;
 use crate::store::log::read::memory::Held;
 use crate::store::{Error, PageSize, Query, Store};
 
-/// Events that are read at once. Three such windows are in memory: one is passed on, one waits, one is being read.
+/// The most events of one window. Three windows are in memory: one is passed on, one waits, one is being read.
 const WINDOW_EVENTS: i64 = 8_000;
 const WINDOW_BYTES: i64 = 8 * 1024 * 1024;
-/// The memory for those windows, and for what is made of the one that is passed on.
+/// The memory for those windows, and for the bytes that are made from the one that is passed on.
 const AHEAD_BYTES: i64 = 4 * WINDOW_BYTES;
-/// A window has so many bytes if there is no memory for more: as many replays can go on as there are readers.
+/// The bytes of a window if there is no memory for a larger one, so that every replay can go on.
 const SMALL_WINDOW_BYTES: i64 = 256 * 1024;
 
 impl Store {
-    /// Everything that matches from a position on, up to the end as it is when it is reached, and at most
-    /// `query.limit`. Holds no view between windows: a slow reader does not keep Postgres from cleaning up. Waits for no
-    /// memory: windows are smaller where there is none.
+    /// Streams all events that match from a position on, up to the head of the log at the moment when it is reached,
+    /// and at most `query.limit`. Holds no view between windows, so a slow reader does not keep Postgres from
+    /// vacuuming. Waits for no memory: windows are smaller if there is none.
     pub fn replay(
         self: &Arc<Self>,
         log: Log,
@@ -51,7 +51,7 @@ impl Store {
     }
 }
 
-/// Reads the next item while the one before is passed on. The memory that is held is given back with the stream.
+/// Reads the next item while the one before is passed on. Dropping the stream gives the held memory back.
 fn read_ahead<T: Send + 'static>(
     items: impl Stream<Item = T> + Send + 'static,
     held: Option<Held>,
@@ -60,7 +60,7 @@ fn read_ahead<T: Send + 'static>(
     tokio::spawn(async move {
         let mut items = std::pin::pin!(items);
         while let Some(item) = items.next().await {
-            // Nobody reads on.
+            // The reader has dropped the stream.
             if sender.send(item).await.is_err() {
                 return;
             }
