@@ -156,8 +156,8 @@ pub async fn known(connection: &mut Connection, ids: &[Uuid]) -> Result<Vec<(Log
     .bind(ids)
     .fetch_all(connection)
     .await?;
-    let known = rows.into_iter().map(|(tenant, log_row, id)| {
-        Ok((Log::new(tenant, log_row).map_err(|error| Error::Damaged(error.to_string()))?, id))
+    let known = rows.into_iter().map(|(tenant, topic, id)| {
+        Ok((Log::new(tenant, topic).map_err(|error| Error::Damaged(error.to_string()))?, id))
     });
     known.collect()
 }

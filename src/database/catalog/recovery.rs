@@ -43,9 +43,9 @@ macro_rules! select_known_objects {
 }
 
 fn from_row(row: &PgRow) -> Result<KnownObject, Error> {
-    let (tenant, log_row): (String, String) = (row.try_get("tenant")?, row.try_get("topic")?);
+    let (tenant, topic): (String, String) = (row.try_get("tenant")?, row.try_get("topic")?);
     Ok(KnownObject {
-        log: Log::new(tenant, log_row).map_err(|error| Error::Damaged(error.to_string()))?,
+        log: Log::new(tenant, topic).map_err(|error| Error::Damaged(error.to_string()))?,
         archive_id: row.try_get("archive_id")?,
         generation: row.try_get("generation")?,
         write_id: row.try_get("write_id")?,

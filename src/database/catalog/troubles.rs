@@ -43,15 +43,15 @@ impl TroubleKind {
 }
 
 fn from_row(row: &PgRow) -> Result<Trouble, Error> {
-    let (tenant, log_row): (String, String) = (row.try_get("tenant")?, row.try_get("topic")?);
+    let (tenant, topic): (String, String) = (row.try_get("tenant")?, row.try_get("topic")?);
     let kind = match row.try_get("kind")? {
         "read" => TroubleKind::Read,
         "delete" => TroubleKind::Delete,
         "recover" => TroubleKind::Recover,
-        other => return Err(Error::Damaged(format!("a trouble of kind {other:?}"))),
+        other => return Err(Error::Damaged(format!("a trouble has the unknown kind {other:?}"))),
     };
     Ok(Trouble {
-        log: Log::new(tenant, log_row).map_err(|error| Error::Damaged(error.to_string()))?,
+        log: Log::new(tenant, topic).map_err(|error| Error::Damaged(error.to_string()))?,
         archive_id: row.try_get("archive_id")?,
         kind,
         why: row.try_get("why")?,

@@ -39,8 +39,8 @@ impl LogRow {
 macro_rules! select_topics {
     ($rest:literal) => {
         concat!(
-            "SELECT id, tenant, topic, head_position, archived_count, archived_to, deleted_count, archived_json_bytes, ",
-            "archived_object_bytes, edit_counter, catalog_epoch, hot_magnitude FROM logs ",
+            "SELECT id, tenant, topic, head_position, archived_count, archived_to, deleted_count, ",
+            "archived_json_bytes, archived_object_bytes, edit_counter, catalog_epoch, hot_magnitude FROM logs ",
             $rest
         )
     };

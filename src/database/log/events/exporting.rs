@@ -110,7 +110,7 @@ impl Export<'_> {
             self.receive().await?;
         }
         if !self.rest.starts_with(SIGNATURE) {
-            return Err(damaged("an export does not begin as one"));
+            return Err(damaged("an export does not begin with the signature of COPY"));
         }
         self.rest.advance(SIGNATURE.len() + FLAGS);
         let extension = self.rest.get_u32() as usize;
@@ -125,7 +125,7 @@ impl Export<'_> {
     async fn end(&mut self) -> Result<(), Error> {
         match self.messages.next().await.transpose()? {
             None => Ok(()),
-            Some(_) => Err(damaged("an export goes on behind its end")),
+            Some(_) => Err(damaged("an export goes on after its end")),
         }
     }
 }
@@ -160,12 +160,12 @@ impl ExportedRow {
     }
 
     fn column(&self, column: usize) -> Result<&[u8], Error> {
-        let (start, end) = self.columns[column].ok_or_else(|| damaged("an event lacks something"))?;
+        let (start, end) = self.columns[column].ok_or_else(|| damaged("a column of an event is NULL that must not be"))?;
         Ok(&self.bytes[start as usize..end as usize])
     }
 
     fn number(&self, column: usize) -> Result<i64, Error> {
-        let bytes = self.column(column)?.try_into().map_err(|_| damaged("a number has not eight bytes"))?;
+        let bytes = self.column(column)?.try_into().map_err(|_| damaged("a number does not have eight bytes"))?;
         Ok(i64::from_be_bytes(bytes))
     }
 

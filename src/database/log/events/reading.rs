@@ -150,7 +150,8 @@ pub async fn first_not_hot(
               ORDER BY number
               LIMIT 1),
              start_position + (
-                 SELECT count(*) FROM events WHERE log_id = $1 AND position >= start_position AND position < end_position
+                 SELECT count(*) FROM events
+                 WHERE log_id = $1 AND position >= start_position AND position < end_position
              )
          )
          FROM unnest($2::bigint[], $3::bigint[]) WITH ORDINALITY AS wanted (start_position, end_position, ordinal)
