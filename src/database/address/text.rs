@@ -64,9 +64,7 @@ fn servers_of(text: &str) -> Result<(String, String), AddressError> {
             None => server.split_once(':').unwrap_or((server, "")),
         };
         if port.contains(':') {
-            return Err(refused(
-                "an IPv6 address needs brackets, and a password needs %40 for @ and %2F for /",
-            ));
+            return Err(refused("an IPv6 address needs brackets, and a password needs %40 for @ and %2F for /"));
         }
         hosts.push(host);
         ports.push(port);

@@ -160,7 +160,8 @@ impl ExportedRow {
     }
 
     fn column(&self, column: usize) -> Result<&[u8], Error> {
-        let (start, end) = self.columns[column].ok_or_else(|| damaged("a column of an event is NULL that must not be"))?;
+        let (start, end) =
+            self.columns[column].ok_or_else(|| damaged("a column of an event is NULL that must not be"))?;
         Ok(&self.bytes[start as usize..end as usize])
     }
 
