@@ -17,7 +17,7 @@ use crate::event::{Change, Event, Invalid, Json, Log, Patch, PositionRange};
 use crate::store::log::read::find::Found;
 use crate::store::{Error, GaveWay, Store};
 
-/// The number of attempts of a change before which other changes of the same event come first.
+/// The number of times that a change is tried while other changes of the same event come first.
 pub const EDIT_ATTEMPTS: usize = 100;
 /// The most bytes of each text that goes into the ledger.
 const LEDGER_BYTES_MAX: usize = 1_000;

@@ -84,8 +84,8 @@ impl Store {
         // The events' rows are locked before the log's row, in the order in which an archive run locks them.
         let mut changed = invalidate_hot(&mut transaction, log_row.id, gdpr_id, &change).await?;
         changed += invalidate_snapshots(&mut transaction, log_row.id, gdpr_id, &change).await?;
-        // Archives that were published before this are seen below. One that is on its way now will find the counter
-        // raised, and give up.
+        // Archives that became live before this are seen below. One that is on its way does not become live, because it
+        // finds the edit counter raised.
         let Some(sequence) = rows::bump_edit_counter(&mut transaction, &log_row).await? else {
             return Err(catalog_changed(log));
         };
