@@ -1,8 +1,8 @@
 //! Finds out whether database and bucket belong together, and are of one age.
 //!
 //! A database that was restored to an earlier time does not know the archives that were written after it. A publish
-//! into it would give positions a second time, so this is found out before anything else is done. This module changes
-//! nothing in the bucket.
+//! into it would give positions a second time, so this is found out before anything else is done. It changes nothing,
+//! except that it notes troubles of single objects.
 
 use std::collections::HashMap;
 

@@ -190,8 +190,8 @@ impl TakeOver<'_> {
     }
 
     /// Adds the positions of events that are hot as well to `hot`. The two agree, or the archived event was edited
-    /// later. An archive is made of rows as they are, so the archived event got every difference later, unless the row
-    /// was edited after the archive was made.
+    /// later: an archive is made of rows as they are, so any difference came to the archive later, unless the row was
+    /// edited after the archive was made.
     async fn compare_with_hot(
         &self,
         transaction: &mut Transaction,
