@@ -77,7 +77,7 @@ struct Kept {
 pub(super) enum Opening {
     Begin(&'static str),
     Ping,
-    /// Nothing, if the connection was used a moment ago.
+    /// No question, if the connection was used a moment ago.
     Trust,
 }
 

@@ -128,7 +128,7 @@ fn settle_tls(taken: &mut BTreeMap<String, String>) -> Result<(), AddressError> 
         }
         (Some(_), Some("system")) => return Err(refused("sslrootcert=system needs sslmode=verify-full")),
         (Some("verify-ca"), None) => return Err(refused("sslmode=verify-ca needs sslrootcert, the CA's certificate")),
-        // An operator who names a CA wants that CA.
+        // An operator that names a CA wants that CA.
         (Some("require"), Some(_)) => Some("verify-ca"),
         (mode, _) => mode,
     };

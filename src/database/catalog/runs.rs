@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::database::{Connection, Error};
 
-/// What one archive run did.
+/// The results of one archive run.
 #[derive(Debug, Clone, PartialEq, Eq, FromRow)]
 pub struct ArchiveRun {
     pub id: Uuid,

@@ -21,7 +21,7 @@ pub enum TroubleKind {
     Recover,
 }
 
-/// One object, and what is wrong with it.
+/// The trouble of one object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trouble {
     pub log: Log,

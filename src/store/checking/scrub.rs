@@ -15,7 +15,7 @@ use crate::store::{Error, Store};
 
 /// The shortest time between two turns of an archive.
 const REST: Duration = Duration::days(7);
-/// The time after which a turn is taken for a dead process's, because nobody reads an archive for so long.
+/// The longest time that a turn lasts: nobody reads an archive for so long, so the process is dead.
 const TURN_MAX: Duration = Duration::days(1);
 
 impl Store {
