@@ -1,6 +1,6 @@
-//! Making a connection, with TLS as libpq has it. This module does what the driver does not do: with `sslmode=prefer` a
-//! server whose TLS cannot be used is spoken to in plain text, and one that takes no TLS from us, too; with `allow` one
-//! that takes nothing else is spoken to with TLS.
+//! Makes connections, with TLS as libpq has it. This module does what the driver does not do. With `sslmode=prefer` it
+//! speaks plain text to a server whose TLS cannot be used, and to one that takes no TLS from us. With `allow` it speaks
+//! TLS to a server that takes nothing else.
 
 use std::io::ErrorKind;
 use std::sync::Once;
@@ -8,31 +8,31 @@ use std::sync::Once;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use sqlx::{ConnectOptions, Connection, PgConnection};
 
-/// invalid_authorization_specification: pg_hba.conf has no line for us, with TLS or without.
+/// The code of invalid_authorization_specification: pg_hba.conf has no line for us, with TLS or without.
 const NOT_LET_IN: &str = "28000";
 const OTHER_AUTHORITY: &str =
-    "the certificate is of another CA than those that are trusted: sslrootcert names the file of its certificate";
-/// Words in the error of a refused certificate, and what can be done about it.
+    "no trusted CA has signed the certificate: set sslrootcert to the file with the certificate of the CA that has";
+/// Words in the error about a refused certificate, and what you can do about it.
 const REMEDIES: [(&str, &str); 5] = [
     (
         "UnsupportedCertVersion",
-        "the server's certificate is of X.509 version 1, with which TLS cannot be had: make one of version 3, or set \
-         sslmode=prefer or disable, without encryption",
+        "the server's certificate is of X.509 version 1, which cannot be used for TLS: make one of version 3, or set \
+         sslmode=prefer or disable and do without encryption",
     ),
     ("UnknownIssuer", OTHER_AUTHORITY),
     ("BadSignature", OTHER_AUTHORITY),
     (
         "not valid for name",
-        "the certificate's subjectAltName does not name the host: sslmode=verify-ca does not ask for it",
+        "the certificate's subjectAltName does not name the host: make one that does, or set sslmode=verify-ca",
     ),
-    ("CaUsedAsEndEntity", "the certificate is a CA's own: make one that this CA has signed"),
+    ("CaUsedAsEndEntity", "the certificate is a CA's own: make one that this CA signs"),
 ];
 
 pub(super) async fn connect(options: &PgConnectOptions) -> Result<PgConnection, sqlx::Error> {
     connected(options).await.map(|(connection, _)| connection)
 }
 
-/// The same options, with the mode by which the server can be connected to now: for a listener, which connects by
+/// Returns the same options, with the TLS mode that the server takes now. A listener needs them, because it connects by
 /// itself.
 pub(super) async fn settled(options: &PgConnectOptions) -> Result<PgConnectOptions, sqlx::Error> {
     let (connection, mode) = connected(options).await?;
@@ -52,7 +52,7 @@ async fn connected(options: &PgConnectOptions) -> Result<(PgConnection, PgSslMod
             say(mode, &error);
             Ok((connection, mode))
         }
-        // The first one has the reason: what it leads to is not wanted either.
+        // The first error has the reason, because the server does not want the other mode either.
         Err(other) if is_not_let_in(&other) => Err(explained(error)),
         Err(other) => Err(other),
     }
@@ -85,13 +85,13 @@ fn explained(error: sqlx::Error) -> sqlx::Error {
     remedy.map_or(error, |(_, remedy)| sqlx::Error::Tls(format!("{said}: {remedy}").into()))
 }
 
-/// Once a process: it is so with every connection.
+/// Logs the mode once a process, because every connection has the same.
 fn say(mode: PgSslMode, error: &sqlx::Error) {
     static SAID: Once = Once::new();
     SAID.call_once(|| match mode {
         PgSslMode::Disable => {
-            tracing::warn!(%error, "Postgres is spoken to in plain text, for want of TLS that can be used")
+            tracing::warn!(%error, "connections to Postgres are in plain text, because its TLS cannot be used")
         }
-        _ => tracing::info!("Postgres is spoken to with TLS, since it takes nothing else"),
+        _ => tracing::info!("connections to Postgres use TLS, because it takes nothing else"),
     });
 }

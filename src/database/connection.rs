@@ -1,8 +1,8 @@
 //! A connection on which nobody waits for ever. All SQL goes through one.
 //!
-//! Whatever is asked over it ends within a limit: a statement, each answer of one that is read as it comes, a piece of
-//! a COPY, BEGIN and COMMIT. An answer that did not come by then is [`silence`], and nothing more is asked over a
-//! connection that is silent: it is closed, and nobody waits for its farewell.
+//! Everything that is asked over it has a deadline: a statement, each row of an answer that is read as it comes, a
+//! piece of a COPY, BEGIN and COMMIT. An answer that misses its deadline becomes the error [`silence`]. A silent
+//! connection is asked nothing more: it is closed, and nobody waits for its farewell.
 
 use std::time::Duration;
 
@@ -17,12 +17,12 @@ use crate::database::errors::{ends_session, is_read_only, silence};
 
 type Outcome<T> = Result<T, sqlx::Error>;
 
-/// The time for which an answer is waited for.
+/// The time for which a caller waits for an answer.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Limit {
-    /// It ends then, whatever is asked meanwhile.
+    /// One deadline for everything that is asked meanwhile.
     Until(Instant),
-    /// It is so long for each answer by itself.
+    /// A time for each answer by itself.
     Each(Duration),
 }
 
@@ -48,11 +48,11 @@ pub struct Connection {
 #[derive(Debug)]
 struct State {
     limit: Limit,
-    /// It is true from BEGIN until the transaction is known to be over.
+    /// True from BEGIN until the transaction is known to be over.
     has_begun: bool,
-    /// An answer is on its way, which whoever asked may not wait for.
+    /// An answer is on its way, and perhaps its caller does not wait for it any more.
     is_busy: bool,
-    /// It is true from the beginning of a COPY to its end.
+    /// True from the beginning of a COPY to its end.
     is_copying: bool,
     is_broken: bool,
     is_read_only: bool,
@@ -69,22 +69,22 @@ impl Connection {
         self.state.limit = limit;
     }
 
-    /// Whether nothing can be asked over it any more.
+    /// Whether the connection cannot be used any more.
     pub(super) fn is_broken(&self) -> bool {
         self.state.is_broken || self.state.is_copying
     }
 
-    /// Whether it leads to a server that takes no changes.
+    /// Whether the connection leads to a server that takes no changes.
     pub(super) fn is_read_only(&self) -> bool {
         self.state.is_read_only
     }
 
-    /// It is of no use to anybody who wants to change something.
+    /// Marks the connection as useless to everybody who wants to change something.
     pub(super) fn found_read_only(&mut self) {
         (self.state.is_read_only, self.state.is_broken) = (true, true);
     }
 
-    /// Whether it can be given to somebody else as it is.
+    /// Whether the connection can go to another caller as it is.
     pub(super) fn is_settled(&self) -> bool {
         !(self.state.has_begun || self.state.is_busy || self.is_broken())
     }
@@ -93,17 +93,16 @@ impl Connection {
         self.raw.server_version_num()
     }
 
-    /// The bare connection, without a limit, for what the migrations of sqlx ask over it.
+    /// Returns the bare connection, which has no limit, for the migrations of sqlx.
     pub(super) fn raw(&mut self) -> &mut PgConnection {
         &mut self.raw
     }
 
-    /// The simplest question that there is.
     pub(super) async fn ping(&mut self) -> Outcome<()> {
         self.state.bound(self.raw.ping()).await
     }
 
-    /// Statements that give nothing back, in one round trip.
+    /// Runs statements that return nothing, in one round trip.
     pub(super) async fn run(&mut self, statements: impl SqlSafeStr) -> Outcome<()> {
         sqlx::raw_sql(statements).execute(self).await.map(drop)
     }
@@ -119,9 +118,9 @@ impl Connection {
         Ok(())
     }
 
-    /// Makes an end of what was left in the middle.
+    /// Ends a transaction or an answer that was left in the middle.
     pub(super) async fn settle(&mut self) -> Outcome<()> {
-        // Both wait first for what is on its way.
+        // Both wait for an answer that is on its way first.
         match self.state.has_begun {
             true => self.run("ROLLBACK").await?,
             false => self.ping().await?,
@@ -130,8 +129,8 @@ impl Connection {
         Ok(())
     }
 
-    /// The bytes that `COPY … TO STDOUT` gives. A stream that is left in the middle leaves a connection that is of no
-    /// use any more.
+    /// Returns the bytes of `COPY … TO STDOUT`. A caller that leaves the stream in the middle leaves a connection that
+    /// cannot be used any more.
     pub(super) async fn copy_out<'c>(&'c mut self, statement: &str) -> Outcome<BoxStream<'c, Outcome<Bytes>>> {
         let Connection { raw, state } = self;
         state.is_copying = true;
@@ -139,7 +138,8 @@ impl Connection {
         Ok(state.bound_each(messages))
     }
 
-    /// Takes what `COPY … FROM STDIN` reads. Left in the middle, it leaves a connection that is of no use any more.
+    /// Sends bytes to `COPY … FROM STDIN`. A caller that leaves the COPY in the middle leaves a connection that cannot
+    /// be used any more.
     pub(super) async fn copy_in<'c>(&'c mut self, statement: &str) -> Outcome<CopyIn<'c>> {
         let Connection { raw, state } = self;
         state.is_copying = true;
@@ -149,7 +149,7 @@ impl Connection {
 }
 
 impl State {
-    /// The answer, or that there was none.
+    /// Waits for an answer up to the limit, and remembers what the connection is good for after it.
     async fn bound<T>(&mut self, answer: impl Future<Output = Outcome<T>>) -> Outcome<T> {
         let started = Instant::now();
         self.is_busy = true;
@@ -165,7 +165,8 @@ impl State {
         outcome
     }
 
-    /// Answers that are read as they come. A reader that stops in the middle leaves some on their way.
+    /// Waits for each answer of a stream up to the limit. A reader that stops in the middle leaves answers on their
+    /// way.
     fn bound_each<'e, T: Send + 'e>(&'e mut self, answers: BoxStream<'e, Outcome<T>>) -> BoxStream<'e, Outcome<T>> {
         let rest = unfold(Some((self, answers)), |rest| async move {
             let (state, mut answers) = rest?;
@@ -199,7 +200,7 @@ impl CopyIn<'_> {
     pub async fn finish(self) -> Outcome<()> {
         let CopyIn { copy, state } = self;
         let outcome = state.bound(copy.finish()).await.map(drop);
-        // One that was refused has been followed to its end.
+        // A COPY that Postgres refused has come to its end.
         state.is_copying = !matches!(outcome, Ok(()) | Err(sqlx::Error::Database(_)));
         outcome
     }

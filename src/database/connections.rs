@@ -1,12 +1,12 @@
-//! Connections that are kept for the next one who needs one.
+//! A connection pool: it keeps connections for the next caller.
 //!
-//! A caller that takes one begins a transaction, mostly, and so finds out whether the connection still lives: one that
-//! was idle has a second for it, and is replaced otherwise, since a middle box that has forgotten it says nothing. The
-//! connection that was used last is the first to be used again, so that connections that such a box has forgotten cost
-//! one caller its second, and not everybody.
+//! A caller that takes a connection mostly begins a transaction, and so finds out whether the connection still lives. A
+//! connection that was idle has a second to answer, and is replaced otherwise, because a middle box that has forgotten
+//! a connection says nothing. The pool lends the connection first that was used last. So if a middle box has forgotten
+//! the idle connections, one caller loses its second, and not all of them.
 //!
 //! A connection comes back when it is dropped. One with a transaction or an answer in the middle is settled first, in a
-//! task of its own; one that is broken is closed, and its place is free at once.
+//! task of its own. One that is broken is closed, and its place is free at once.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
@@ -25,21 +25,21 @@ use crate::database::errors::{ends_session, is_full, is_starting, said, silence}
 use crate::database::session::Session;
 use crate::database::{Error, connecting};
 
-/// A connection that was idle and does not answer for so long is dead.
+/// The time after which an idle connection that does not answer is dead.
 pub(super) const SILENCE_MAX: Duration = Duration::from_secs(1);
-/// A connection that was used so lately still lives, or its user has another way.
+/// The time for which a connection is trusted after its last use: it still lives, or its user has another way.
 const TRUSTED: Duration = Duration::from_secs(1);
-/// A connection is not kept for ever: its server's address may be another one by now.
+/// The age at which a connection is closed, because its server's address may have changed by then.
 const AGE_MAX: Duration = Duration::from_secs(30 * 60);
 const IDLE_MAX: Duration = Duration::from_secs(10 * 60);
-/// The shortest time between two times when all connections are given up.
+/// The shortest time between two occasions on which the pools give up all connections.
 const RETIRE_INTERVAL: Duration = Duration::from_secs(1);
 /// The pause between two looks for a connection of a server that gives no more.
 const PLACE_PAUSE: Duration = Duration::from_millis(10);
 const TELL_INTERVAL: Duration = Duration::from_secs(60);
 const CONNECT_PAUSE_MIN: Duration = Duration::from_millis(10);
 const CONNECT_PAUSE_MAX: Duration = Duration::from_secs(1);
-/// The part of the patience in which a server that does not come up is tried again: the rest is for telling why.
+/// The part of the patience in which the pool retries a server that does not come up. The rest is for telling why.
 const CONNECT_PAUSES: f64 = 0.8;
 
 /// What all pools of a server know together.
@@ -95,7 +95,7 @@ impl Drop for Starving<'_> {
 pub(super) struct Connections {
     options: PgConnectOptions,
     session: Session,
-    /// The time for a place and a connection together.
+    /// The time within which a caller has a place and a connection.
     patience: Duration,
     pools: Arc<Pools>,
     idle: Mutex<Vec<Kept>>,
@@ -116,11 +116,11 @@ struct Kept {
 pub(super) enum Opening {
     Begin(&'static str),
     Ping,
-    /// Nothing, where it was used a moment ago.
+    /// No question, if the connection was used a moment ago.
     Trust,
 }
 
-/// One that is used by one caller at a time.
+/// A connection that is lent to one caller.
 pub struct PooledConnection {
     connection: Option<Connection>,
     place: Arc<()>,
@@ -130,7 +130,7 @@ pub struct PooledConnection {
 }
 
 impl Connections {
-    /// Makes no connection before it is needed.
+    /// Makes a pool, which connects only once a connection is needed.
     pub fn new(
         options: PgConnectOptions,
         session: Session,
@@ -169,7 +169,7 @@ impl Connections {
                 outcome => return outcome.map(|()| pooled),
             }
         }
-        // Boxed, since it is rare and large.
+        // Boxed, because the futures are rare and large.
         let kept = match Box::pin(self.connect()).await {
             Err(error) if is_full(&error) => Box::pin(self.wait_for_place(error)).await?,
             outcome => outcome?,
@@ -214,7 +214,7 @@ impl Connections {
         self.idle.lock()
     }
 
-    /// The one that was used last.
+    /// Takes the idle connection that was used last.
     fn pop(&self) -> Option<Kept> {
         let mut idle = self.idle();
         idle.retain(|kept| {
@@ -250,7 +250,7 @@ impl PooledConnection {
         }
     }
 
-    /// Leaves its place to another one.
+    /// Closes the connection, and returns its place for another one.
     fn give_up(mut self) -> Option<OwnedSemaphorePermit> {
         self.connection = None;
         self.permit.take()
@@ -295,8 +295,8 @@ impl DerefMut for PooledConnection {
     }
 }
 
-/// A new connection that has been told what holds for it. A server that is coming up is asked again and again, and so
-/// is one that a connection breaks off to before it was told.
+/// Makes a new connection, and sets its session up. It retries while a server is coming up, and after a connection that
+/// breaks off before its session is set up.
 pub(super) async fn connect(
     options: &PgConnectOptions,
     session: Session,

@@ -1,4 +1,4 @@
-//! The one table of Postgres' error codes: it says what an error means to the caller, and to the connection that it
+//! The one table of Postgres' error codes. It says what an error means to the caller, and to the connection that it
 //! came over.
 
 use std::io;
@@ -11,13 +11,13 @@ use crate::database::AddressError;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// It cannot be reached, has no connection left, or does not do for now what it is asked: try again later.
+    /// The database cannot be reached, has no connection left, or cannot do this for now: try again later.
     #[error("the database is not available: {}", said(.0))]
     Unavailable(sqlx::Error),
-    /// It answers, and takes no changes.
+    /// The database answers, and takes no changes.
     #[error("the database is read-only: it is in recovery, or default_transaction_read_only is on")]
     ReadOnly,
-    /// Another transaction came in between: the same one can be tried again at once.
+    /// Another transaction came first: try the same transaction again at once.
     #[error("the database gave way to another transaction: {}", said(.0))]
     GaveWay(sqlx::Error),
     #[error("the database refused: {}", said(.0))]
@@ -62,7 +62,7 @@ impl From<AddressError> for Error {
 pub enum CommitError {
     #[error(transparent)]
     Refused(Error),
-    /// The connection broke off: it may have been committed or not.
+    /// The connection broke off, so the transaction may have been committed or not.
     #[error("the database did not say whether it committed: {}", said(.0))]
     Unknown(sqlx::Error),
 }
@@ -79,28 +79,30 @@ enum Kind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Session {
     Stays,
-    /// Another one is made: this one has ended, or knows what does not hold any more, or leads to the wrong server.
+    /// The next caller gets a new connection: this one has ended, or knows something that does not hold any more, or
+    /// leads to the wrong server.
     Ends,
 }
 
 use Kind::{Damaged, GaveWay, Refused, Unavailable};
 use Session::{Ends, Stays};
 
-/// Codes and classes of codes (the first two characters); the longest that fits counts. All others are [`OTHERS`].
+/// Codes and classes of codes (the first two characters). The longest entry that fits a code counts; [`OTHERS`] is for
+/// all other codes.
 const TABLE: [(&str, Kind, Session); 25] = [
     // A connection that broke off, as poolers tell it.
     ("08", Unavailable, Ends),
-    // The plan of a prepared statement that a migration has changed the result of: the next connection prepares anew.
+    // A prepared statement whose result a migration has changed: the next connection prepares it anew.
     ("0A000", Unavailable, Ends),
     // Read-only: a failover has left us on the old primary, or its disk is full.
     ("25006", Unavailable, Ends),
     // A transaction that was idle or open for too long.
     ("25P03", Unavailable, Ends),
     ("25P04", Unavailable, Ends),
-    // A prepared statement that a pooler knows nothing of, or knows already.
+    // A prepared statement that a pooler does not know, or knows already.
     ("26000", Unavailable, Ends),
     ("42P05", Unavailable, Ends),
-    // A password that was changed, a role or a database that is being made anew: an operator mends that.
+    // A password that was changed, or a role or a database that is being made anew: an operator mends it.
     ("28", Unavailable, Stays),
     ("3D000", Unavailable, Stays),
     // Serialization failures and deadlocks.
@@ -109,20 +111,20 @@ const TABLE: [(&str, Kind, Session); 25] = [
     ("40003", Unavailable, Ends),
     // No disk, no memory, no connection left.
     ("53", Unavailable, Stays),
-    // Not in the state for it: in recovery, in use, or locked for longer than lock_timeout.
+    // Not in the right state: in recovery, in use, or locked for longer than lock_timeout.
     ("55", Unavailable, Stays),
     ("55P02", Refused, Stays),
     // Cancelled, by statement_timeout or by an operator.
     ("57", Unavailable, Stays),
     // Shutting down, crashed, not up yet, dropped, idle for too long.
     ("57P", Unavailable, Ends),
-    // The system beneath it failed.
+    // The system beneath Postgres failed.
     ("58", Unavailable, Ends),
     ("58P01", Damaged, Ends),
     ("58P02", Refused, Stays),
-    // The snapshot is too old.
+    // The view is too old ("snapshot too old").
     ("72", GaveWay, Stays),
-    // Its configuration is being changed.
+    // The configuration of Postgres is being changed.
     ("F0", Unavailable, Stays),
     ("XX000", Refused, Ends),
     ("XX001", Damaged, Ends),
@@ -157,7 +159,7 @@ impl From<sqlx::Error> for Error {
     }
 }
 
-/// Whether nothing more can be asked over the connection that this came over. The last statement may have taken effect.
+/// Whether the connection that an error came over cannot be used any more. Its last statement may have taken effect.
 pub(super) fn ends_session(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Database(why) => {
@@ -179,7 +181,7 @@ pub(super) fn is_full(error: &sqlx::Error) -> bool {
     code(error).as_deref() == Some("53300")
 }
 
-/// Whether a server is coming up, and may take the next connection.
+/// Whether the error came from a server that is coming up, so that the next attempt may succeed.
 pub(super) fn is_starting(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(error) => error.kind() == io::ErrorKind::ConnectionRefused,
@@ -187,7 +189,7 @@ pub(super) fn is_starting(error: &sqlx::Error) -> bool {
     }
 }
 
-/// The error that says that nothing was heard for so long.
+/// Makes the error that says that Postgres did not answer for so long.
 pub(super) fn silence(waited: Duration) -> sqlx::Error {
     let why = format!("Postgres did not answer within {:.1} s", waited.as_secs_f64());
     sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, why))
@@ -197,7 +199,7 @@ pub(super) fn silence(waited: Duration) -> sqlx::Error {
 mod tests {
     use super::*;
 
-    /// Codes of Postgres' appendix A that stand for their kinds, and what each has to mean.
+    /// Codes from appendix A of Postgres' manual, each of which stands for its kind, and what each has to mean.
     const CODES: [(&str, Kind, Session); 58] = [
         ("03000", Refused, Stays),
         ("08000", Unavailable, Ends),

@@ -1,8 +1,9 @@
-//! Bringing the tables up to date, over a connection of its own, which says at once why it cannot be had.
+//! Brings the tables up to date, over a connection of its own, whose error comes at once if the database cannot be
+//! reached.
 //!
-//! Tables that are up to date are neither written nor locked: a server that is read-only for now is served. A migration
-//! takes what it takes, such as the building of an index; whoever waits for it looks now and then whether Postgres
-//! still is at it, which ends what a client has left by itself (see [`super::session`]).
+//! Tables that are up to date are neither written nor locked, so a server that is read-only for now can be used. A
+//! migration takes as long as it takes, for example to build an index. The caller looks now and then whether Postgres
+//! is still at work on it; Postgres itself ends what a client has left (see [`super::session`]).
 
 use std::time::Duration;
 
@@ -15,14 +16,14 @@ use crate::database::session::Session;
 use crate::database::{Database, Error, server};
 
 const LOOK_INTERVAL: Duration = Duration::from_secs(10);
-/// Nobody will answer after so many looks in a row that nobody answered.
+/// The number of failed looks in a row after which nobody will answer.
 const UNANSWERED_MAX: u32 = 30;
-const PRECEDES_BASELINE: &str = "the tables were made by a build from before version 0.1.0, and cannot be brought up \
-     to date: archive with that build what is to be kept, then start with an empty database and run \
-     `coldstream recover`, which brings back what is archived";
+const PRECEDES_BASELINE: &str = "a build from before version 0.1.0 made the tables, and they cannot be brought up \
+     to date: archive all that you want to keep with that build, then start with an empty database and run \
+     `coldstream recover`, which brings back the archived events";
 
 impl Database {
-    /// Brings the tables up to date.
+    /// Applies the migrations that the database does not have.
     pub async fn migrate(&self) -> Result<(), Error> {
         let migrator = sqlx::migrate!();
         let mut connection = self.connect_directly().await?;
@@ -41,7 +42,7 @@ impl Database {
         }
     }
 
-    /// A connection whose statements and transactions have no end of their own.
+    /// Makes a connection whose statements and transactions have no timeouts.
     async fn connect_directly(&self) -> Result<Connection, Error> {
         let session = Session { patience: None, is_pooled: false };
         let mut connection =
@@ -50,10 +51,10 @@ impl Database {
         Ok(connection)
     }
 
-    /// Returns once Postgres has no such process any more, or could not be asked for long.
+    /// Returns once Postgres has no such process any more, or has not answered for long.
     async fn until_gone(&self, process_id: i32) -> Result<(), Error> {
         let mut looks = tokio::time::interval(LOOK_INTERVAL);
-        // The first one comes at once.
+        // The first tick comes at once.
         looks.tick().await;
         let mut unanswered = 0;
         loop {
@@ -76,7 +77,7 @@ impl Database {
     }
 }
 
-/// A migration that was applied to the database, as sqlx remembers it.
+/// A migration that was applied to the database, as sqlx recorded it.
 #[derive(sqlx::FromRow)]
 struct Applied {
     version: i64,
@@ -85,7 +86,7 @@ struct Applied {
     success: bool,
 }
 
-/// The migrations that were applied, in their order; none where sqlx remembers nothing.
+/// Returns the migrations that were applied, in their order; none if sqlx has recorded nothing.
 async fn applied(connection: &mut Connection) -> Result<Vec<Applied>, Error> {
     let is_there: bool =
         sqlx::query_scalar("SELECT to_regclass('_sqlx_migrations') IS NOT NULL").fetch_one(&mut *connection).await?;
@@ -96,13 +97,13 @@ async fn applied(connection: &mut Connection) -> Result<Vec<Applied>, Error> {
     Ok(sqlx::query_as(statement).fetch_all(connection).await?)
 }
 
-/// Whether every migration was applied, and nothing else. An attempt to apply them tells what speaks against that.
+/// Whether every migration was applied, and nothing else. If not, the attempt to apply them says what is wrong.
 fn is_up_to_date(applied: &[Applied], migrator: &Migrator) -> bool {
     let known = migrator.iter().map(|migration| (migration.version, &*migration.checksum, true));
     applied.iter().map(|applied| (applied.version, &*applied.checksum, applied.success)).eq(known)
 }
 
-/// Whether the database has the migrations that the first release replaced by a baseline: the first of them has the
+/// Whether the database has the migrations that the first release replaced by a baseline. The first one of them has the
 /// version of the baseline's first one, and another description.
 fn precedes_baseline(applied: &[Applied], migrator: &Migrator) -> bool {
     let firsts = applied.first().zip(migrator.iter().next());

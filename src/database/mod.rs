@@ -1,8 +1,8 @@
-//! All SQL. What is asked, in the words of the product; why it is asked, the callers know.
+//! All SQL, in the words of the product. This module says what is asked; the callers know why.
 //!
 //! Statements run in a transaction that the caller opens: a [`Database::view`] to read one moment, a
-//! [`Database::begin`] to change something; those for which each one is a transaction by itself, on a
-//! [`Database::connection`]. If the process dies, Postgres rolls back what was not committed.
+//! [`Database::begin`] to change something. A statement that is a transaction by itself runs on a
+//! [`Database::connection`]. If the process dies, Postgres rolls back every transaction that was not committed.
 //!
 //! Statements stand in rooms by subject, whose arrows `tests/layers.rs` checks:
 //!
@@ -46,28 +46,29 @@ use connections::{Connections, Opening, Pools};
 use errors::ends_session;
 use session::{BEGIN, Session, VIEW};
 
-/// An export holds one while it needs others for a moment, and so does a renewal of its lease.
+/// An export holds one connection while it needs others for a moment, and so does the renewal of its lease.
 const JOBS_CONNECTIONS_MIN: u32 = 4;
-/// One renews the replica's lease, one takes and releases; twice, while one set of subscribers follows
-/// another.
+/// One connection renews the replica's lease, and one takes and releases progress. There are two of each, for the
+/// moment when one replica of this process ends and the next one begins.
 const GROUPS_CONNECTIONS: u32 = 4;
 const DEFAULT_PATIENCE: Duration = Duration::from_secs(10);
-/// How many times as long as a caller a background job waits for each answer: it asks for much at once.
+/// The number of times as long that a background job waits for each answer than a caller does, because it asks for much
+/// at once.
 const JOBS_FACTOR: u32 = 30;
-/// An append waits for a part of a caller's time only, since the long way is to follow.
+/// The divisor for the part of a caller's time that an append may take, because the long way may follow.
 const APPEND_DIVISOR: u32 = 3;
 
-/// The address of the database, and how it is asked.
+/// The address of the database, and the limits of its connections.
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub url: String,
-    /// The way past a pooler that gives a connection for a transaction, if `url` leads to one.
+    /// The address past a pooler that lends a connection for one transaction, if `url` leads to such a pooler.
     pub direct_url: String,
-    /// Callers have so many; background jobs have a quarter as many.
+    /// The most connections for callers. Background jobs have a quarter as many.
     pub connections_max: u32,
-    /// Callers wait for no longer.
+    /// The longest time that a caller waits.
     pub patience: Duration,
-    /// Background jobs wait for each answer for no longer.
+    /// The longest time that a background job waits for each answer.
     pub jobs_patience: Duration,
 }
 
@@ -78,13 +79,13 @@ impl Settings {
         Settings { url, direct_url, connections_max, patience: DEFAULT_PATIENCE, jobs_patience }
     }
 
-    /// Callers wait for so long, and jobs many times as long.
+    /// Sets the time that callers wait; jobs wait many times as long.
     pub fn with_patience(self, patience: Duration) -> Settings {
         Settings { patience, jobs_patience: patience * JOBS_FACTOR, ..self }
     }
 }
 
-/// Statements that take effect together, once they are committed.
+/// Statements that take effect together, once they are committed. Dropping it rolls them back.
 pub struct Transaction(PooledConnection);
 
 impl Deref for Transaction {
@@ -101,7 +102,7 @@ impl DerefMut for Transaction {
     }
 }
 
-/// Publishers and readers have connections, background jobs others, so that neither waits for the other; and a
+/// The database. Callers and background jobs have connections of their own, so that neither waits for the other, and a
 /// replica's lease waits for none of them.
 #[derive(Clone)]
 pub struct Database {
@@ -110,19 +111,20 @@ pub struct Database {
     groups: Arc<Connections>,
     /// Connections for single statements that are many and short.
     appends: Arc<Connections>,
-    /// For what concerns a session: migrations hold a lock in it, and notifications come to it.
+    /// The way to a session of one's own: migrations hold a lock in theirs, and a listener hears notifications in its
+    /// own.
     direct: PgConnectOptions,
     patience: Duration,
     jobs_patience: Duration,
 }
 
 impl Database {
-    /// Makes no connection before it is needed.
+    /// Opens the database with default limits. It connects only once a connection is needed.
     pub fn new(url: &str, connections_max: u32) -> Result<Database, Error> {
         Database::open(&Settings::new(url, connections_max))
     }
 
-    /// The same, to the last setting.
+    /// Opens the database with every setting given.
     pub fn open(settings: &Settings) -> Result<Database, Error> {
         let Settings { url, direct_url, connections_max, patience, jobs_patience } = settings;
         let options = |url: &str| url.parse().map(|address: Address| address.options);
@@ -144,12 +146,11 @@ impl Database {
         })
     }
 
-    /// The time for which callers wait.
     pub fn patience(&self) -> Duration {
         self.patience
     }
 
-    /// Whether it answers, and takes changes.
+    /// Checks that the database answers, and takes changes.
     pub async fn check(&self) -> Result<(), Error> {
         let mut connection = self.callers.take(Opening::Ping, Limit::within(self.patience)).await?;
         let is_read_only: bool = sqlx::query_scalar("SELECT current_setting('transaction_read_only')::boolean")
@@ -162,12 +163,12 @@ impl Database {
         Ok(())
     }
 
-    /// One moment of everything, for reading.
+    /// Opens a view: one moment of the database, for reading.
     pub async fn view(&self) -> Result<Transaction, Error> {
         begun(&self.callers, VIEW, Limit::within(self.patience)).await
     }
 
-    /// One moment of everything, for background jobs.
+    /// Opens a view for a background job.
     pub async fn view_for_job(&self) -> Result<Transaction, Error> {
         begun(&self.jobs, VIEW, Limit::Each(self.jobs_patience)).await
     }
@@ -176,28 +177,28 @@ impl Database {
         begun(&self.callers, BEGIN, Limit::within(self.patience)).await
     }
 
-    /// A connection for single statements: nobody asks it first whether it is alive, if it was a moment ago.
+    /// Lends a connection for single statements. Nobody asks first whether it lives, if it did a moment ago.
     pub async fn connection(&self) -> Result<PooledConnection, Error> {
         let limit = Limit::within(self.patience / APPEND_DIVISOR);
         self.appends.take(Opening::Trust, limit).await
     }
 
-    /// A transaction for background jobs, and for what a caller changes in a whole log.
+    /// Begins a transaction for a background job, or for a caller's change of a whole log.
     pub async fn begin_job(&self) -> Result<Transaction, Error> {
         begun(&self.jobs, BEGIN, Limit::Each(self.jobs_patience)).await
     }
 
-    /// For a replica's lease, and what it takes and releases.
+    /// Begins a transaction of a replica, which takes and releases progress in it.
     pub async fn begin_groups(&self) -> Result<Transaction, Error> {
         begun(&self.groups, BEGIN, Limit::within(self.patience)).await
     }
 
-    /// A transaction for a replica's lease, which has an end of its own.
+    /// Begins a transaction that renews a replica's lease, with a deadline of its own.
     pub async fn begin_beat(&self, patience: Duration) -> Result<Transaction, Error> {
         begun(&self.groups, BEGIN, Limit::within(patience)).await
     }
 
-    /// For what background jobs read in a long answer.
+    /// Lends a connection for a background job that reads a long answer.
     pub async fn job_connection(&self) -> Result<PooledConnection, Error> {
         self.jobs.take(Opening::Ping, Limit::Each(self.jobs_patience)).await
     }
@@ -215,7 +216,7 @@ async fn begun(connections: &Arc<Connections>, statement: &'static str, limit: L
 
 pub async fn commit(mut transaction: Transaction) -> Result<(), CommitError> {
     transaction.commit().await.map_err(|error| match ends_session(&error) {
-        // A server that is shut down may say so when it has committed and not answered yet.
+        // A server that is shutting down may say so after it has committed, and before it has answered.
         true => CommitError::Unknown(error),
         false => CommitError::Refused(error.into()),
     })

@@ -1,10 +1,10 @@
-//! The requirements on a server and its database, checked before a table is touched.
+//! The requirements on a server and its database, checked before any table is touched.
 
 use crate::database::{Connection, Error};
 
 /// The first version that takes our SQL.
 const VERSION_MIN: i32 = 14;
-/// The encoding in which an event's text stays what it is.
+/// The encoding in which the text of an event stays as it is.
 const ENCODING: &str = "UTF8";
 
 pub(super) async fn check(connection: &mut Connection) -> Result<(), Error> {
@@ -14,7 +14,7 @@ pub(super) async fn check(connection: &mut Connection) -> Result<(), Error> {
     )
     .fetch_one(connection)
     .await?;
-    // 14.23 is 140023.
+    // Version 14.23 has the number 140023.
     if version_number / 10_000 < VERSION_MIN {
         return Err(Error::Unusable(format!(
             "the server is Postgres {version}: version {VERSION_MIN} or newer is needed"
@@ -22,7 +22,8 @@ pub(super) async fn check(connection: &mut Connection) -> Result<(), Error> {
     }
     if encoding != ENCODING {
         return Err(Error::Unusable(format!(
-            "the database's encoding is {encoding}: {ENCODING} is needed (CREATE DATABASE … ENCODING '{ENCODING}' TEMPLATE template0)"
+            "the database's encoding is {encoding}: {ENCODING} is needed \
+             (CREATE DATABASE … ENCODING '{ENCODING}' TEMPLATE template0)"
         )));
     }
     Ok(())

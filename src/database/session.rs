@@ -1,8 +1,9 @@
-//! The settings that hold for all statements of a connection, whatever a role, a database or a server says by default.
+//! The settings that hold for all statements of a connection, whatever a role, a database or a server has as its
+//! default.
 //!
-//! A connection of our own is told them once. A connection through a pooler that gives it for a transaction is told
-//! them with every BEGIN, which costs no round trip: settings that are made outside of a transaction stay with the
-//! client that gets that connection next. Single statements go by the defaults there.
+//! A connection of our own is set up once. A pooler that lends a connection for one transaction is told the settings
+//! with every BEGIN, which costs no round trip: settings that are made outside of a transaction would stay with the
+//! client that gets that connection next. Single statements through a pooler run with the defaults.
 
 use std::time::Duration;
 
@@ -10,12 +11,13 @@ use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 
 pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
 pub(super) const VIEW: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
-/// All of our statements are short, whatever the planner thinks of tables that it has no statistics of: compiling one
-/// takes a hundred times as long as carrying it out. It is set behind a pooler, too, where it harms nobody.
+/// All of our statements are short, whatever the planner expects of tables without statistics: compiling a statement
+/// takes a hundred times as long as running it. The setting is made behind a pooler, too, where it harms nobody.
 const NO_JIT: &str = "SET jit = off";
-/// Postgres waits for so much longer than we do before it ends what nobody waits for any more.
+/// The time that Postgres waits longer than we do, before it ends a statement for which nobody waits any more.
 const MARGIN: Duration = Duration::from_secs(2);
-/// The first version with an `idle_session_timeout`: an older one is to be refused for its version, and not for that.
+/// The first version with an `idle_session_timeout`. An older server has to be refused for its version, and not for
+/// this setting.
 const IDLE_SESSION_TIMEOUT_VERSION: u32 = 14_00_00;
 /// The first version with a `transaction_timeout`.
 const TRANSACTION_TIMEOUT_VERSION: u32 = 17_00_00;
@@ -25,13 +27,13 @@ const KEEPALIVES: [(&str, &str); 3] =
 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Session {
-    /// Nobody waits for an answer for longer; `None` where it takes what it takes.
+    /// The longest time that anybody waits for an answer; `None` where an answer may take as long as it takes.
     pub patience: Option<Duration>,
     pub is_pooled: bool,
 }
 
 impl Session {
-    /// The statements that a new connection is set up with.
+    /// Returns the statements that set up a new connection.
     pub fn set_up(&self, server_version: Option<u32>) -> SqlStr {
         if self.is_pooled {
             return NO_JIT.into_sql_str();
@@ -48,7 +50,7 @@ impl Session {
         AssertSqlSafe(statements).into_sql_str()
     }
 
-    /// How a transaction begins.
+    /// Returns the statements that begin a transaction.
     pub fn begin(&self, begin: &'static str, server_version: Option<u32>) -> SqlStr {
         if !self.is_pooled {
             return begin.into_sql_str();
@@ -60,7 +62,8 @@ impl Session {
         AssertSqlSafe(statements).into_sql_str()
     }
 
-    /// The timeouts in milliseconds; 0 for none. We wait for locks as for any answer.
+    /// Returns the timeouts in milliseconds; 0 stands for none. Locks have no timeout of their own, because we wait for
+    /// them as for any answer.
     fn timeouts(&self, server_version: Option<u32>) -> impl Iterator<Item = (&'static str, u128)> {
         let patience_ms = self.patience.map_or(0, |patience| (patience + MARGIN).as_millis());
         let known = server_version.is_some_and(|version| version >= TRANSACTION_TIMEOUT_VERSION);

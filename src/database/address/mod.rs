@@ -1,7 +1,7 @@
 //! The address of a database, in every form that psql takes: a URL, or keywords with values.
 //!
-//! Nothing of an address is passed over in silence: a parameter that cannot be had is refused by its name, and one that
-//! has no effect is told. A value is never part of what is said: it may be a password.
+//! No part of an address is ignored in silence: a parameter that is not supported is refused by its name, and one that
+//! has no effect is reported. No message contains a value, because it may be a password.
 
 mod text;
 
@@ -29,7 +29,7 @@ const TAKEN: [&str; 12] = [
     "sslrootcert",
     "user",
 ];
-/// The parameters that ask for nothing but what is done anyway, if they have one of these values.
+/// The parameters that ask for nothing special, as long as they have one of these values.
 const ASKING_NOTHING: [(&str, &[&str]); 10] = [
     ("channel_binding", &["disable", "prefer"]),
     ("client_encoding", &["UTF8", "utf8", "UTF-8", "utf-8", "auto"]),
@@ -42,12 +42,12 @@ const ASKING_NOTHING: [(&str, &[&str]); 10] = [
     ("sslsni", &["1"]),
     ("target_session_attrs", &["any"]),
 ];
-/// How long something is waited for has limits of our own.
+/// The parameters that set times, for which we have limits of our own.
 const WITHOUT_EFFECT: [&str; 6] =
     ["connect_timeout", "keepalives", "keepalives_count", "keepalives_idle", "keepalives_interval", "tcp_user_timeout"];
 const SSL_MODES: [&str; 6] = ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"];
 
-/// Why an address cannot be used: one line that names the parameter.
+/// The reason why an address cannot be used, in one line that names the parameter.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct AddressError(String);
@@ -55,18 +55,18 @@ pub struct AddressError(String);
 #[derive(Debug, Clone)]
 pub struct Address {
     pub(super) options: PgConnectOptions,
-    /// Parameters that have no effect.
+    /// The parameters that have no effect.
     pub without_effect: Vec<String>,
 }
 
 impl FromStr for Address {
     type Err = AddressError;
 
-    /// A parameter that is not given is taken as by psql: from the variables PGHOST, PGUSER and so on, from
-    /// `~/.pgpass`, or the default.
+    /// Parses an address. A parameter that is not given has the same value as in psql: from the variables PGHOST,
+    /// PGUSER and so on, from `~/.pgpass`, or the default.
     fn from_str(text: &str) -> Result<Address, AddressError> {
         let (mut taken, mut without_effect) = (BTreeMap::new(), Vec::new());
-        // An empty value is as good as none.
+        // An empty value counts as none.
         for (keyword, value) in text::parameters(text)?.into_iter().filter(|(_, value)| !value.is_empty()) {
             if TAKEN.contains(&&*keyword) {
                 taken.insert(keyword, value);
@@ -79,7 +79,7 @@ impl FromStr for Address {
         taken.entry("application_name".into()).or_insert(APPLICATION_NAME.into());
         settle_server(&mut taken)?;
         settle_tls(&mut taken)?;
-        // A statement that is logged as slow would be every export.
+        // The driver would log every export as a slow statement.
         let options = options(&taken)?.disable_statement_logging();
         Ok(Address { options, without_effect })
     }
@@ -92,43 +92,43 @@ fn refused(why: impl Into<String>) -> AddressError {
 fn check_asks_nothing(keyword: &str, value: &str) -> Result<(), AddressError> {
     match ASKING_NOTHING.iter().find(|(known, _)| *known == keyword) {
         Some((_, values)) if values.contains(&value) => Ok(()),
-        Some((_, values)) => Err(refused(format!("{keyword} can only be {}", values.join(" or ")))),
-        None => Err(refused(format!("{keyword:?} is no parameter that can be had: {}", TAKEN.join(", ")))),
+        Some((_, values)) => Err(refused(format!("{keyword} has to be {}", values.join(" or ")))),
+        None => Err(refused(format!("{keyword:?} is not supported: the parameters are {}", TAKEN.join(", ")))),
     }
 }
 
-/// One server, at a port.
+/// Checks that the address names one server, at a port.
 fn settle_server(taken: &mut BTreeMap<String, String>) -> Result<(), AddressError> {
     for keyword in ["host", "hostaddr", "port"] {
         if taken.get(keyword).is_some_and(|value| value.contains(',')) {
             return Err(refused(format!(
-                "{keyword} names several servers, and one is taken: give it a name or a proxy that follows the primary"
+                "{keyword} names several servers: name one host, or a proxy that follows the primary"
             )));
         }
     }
     if taken.get("port").is_some_and(|port| !port.parse::<u16>().is_ok_and(|port| port > 0)) {
-        return Err(refused("port is no number from 1 to 65535"));
+        return Err(refused("port is not a number from 1 to 65535"));
     }
     if taken.get("hostaddr").is_some_and(|address| address.parse::<IpAddr>().is_err()) {
-        return Err(refused("hostaddr is no IP address"));
+        return Err(refused("hostaddr is not an IP address"));
     }
     Ok(())
 }
 
-/// TLS as libpq means it, where the driver means something else.
+/// Gives the TLS parameters the meaning that they have in libpq, where the driver has another one.
 fn settle_tls(taken: &mut BTreeMap<String, String>) -> Result<(), AddressError> {
     let mode = taken.get("sslmode").cloned();
     if mode.as_ref().is_some_and(|mode| !SSL_MODES.contains(&mode.as_str())) {
-        return Err(refused(format!("sslmode is none of {}", SSL_MODES.join(", "))));
+        return Err(refused(format!("sslmode has to be one of {}", SSL_MODES.join(", "))));
     }
     let mode = match (mode.as_deref(), taken.get("sslrootcert").map(String::as_str)) {
         (None | Some("verify-full"), Some("system")) => {
             taken.remove("sslrootcert");
             Some("verify-full")
         }
-        (Some(_), Some("system")) => return Err(refused("sslrootcert=system takes sslmode=verify-full")),
-        (Some("verify-ca"), None) => return Err(refused("sslmode=verify-ca takes sslrootcert, the CA's certificate")),
-        // An operator who says which CA wants it to be that one.
+        (Some(_), Some("system")) => return Err(refused("sslrootcert=system needs sslmode=verify-full")),
+        (Some("verify-ca"), None) => return Err(refused("sslmode=verify-ca needs sslrootcert, the CA's certificate")),
+        // An operator that names a CA wants that CA.
         (Some("require"), Some(_)) => Some("verify-ca"),
         (mode, _) => mode,
     };
@@ -138,19 +138,22 @@ fn settle_tls(taken: &mut BTreeMap<String, String>) -> Result<(), AddressError> 
         taken.insert("sslmode".into(), mode.into());
     }
     if taken.contains_key("sslcert") != taken.contains_key("sslkey") {
-        return Err(refused("sslcert and sslkey go together"));
+        return Err(refused("sslcert and sslkey need each other: set both or none"));
     }
     if let Some(address) = taken.remove("hostaddr") {
         let verified = taken.get("sslmode").is_some_and(|mode| mode == "verify-full");
         if verified && taken.get("host").is_some_and(|host| *host != address) {
-            return Err(refused("hostaddr cannot be had with sslmode=verify-full, which is about host"));
+            return Err(refused(
+                "hostaddr cannot be combined with sslmode=verify-full, which verifies host: leave one of them out",
+            ));
         }
         taken.insert("host".into(), address);
     }
     Ok(())
 }
 
-/// The driver reads URLs otherwise than libpq, in which everything is a parameter otherwise than it would.
+/// Makes the options of the driver. The driver reads URLs differently from libpq, except URLs in which everything is a
+/// parameter.
 fn options(taken: &BTreeMap<String, String>) -> Result<PgConnectOptions, AddressError> {
     let mut url = Url::parse("postgres:").map_err(|error| refused(error.to_string()))?;
     url.query_pairs_mut().extend_pairs(taken);

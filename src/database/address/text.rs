@@ -11,7 +11,7 @@ use super::{AddressError, refused};
 const SCHEMES: [&str; 2] = ["postgres://", "postgresql://"];
 const FORMS: &str = "postgres://user:password@host:5432/database or host=… dbname=… is needed";
 
-/// Keywords and their values, in the order in which later ones win.
+/// Returns keywords and their values. A later one wins over an earlier one.
 pub(super) fn parameters(text: &str) -> Result<Vec<(String, String)>, AddressError> {
     if let Some(rest) = SCHEMES.iter().find_map(|scheme| text.strip_prefix(scheme)) {
         return url(rest);
@@ -26,7 +26,7 @@ pub(super) fn parameters(text: &str) -> Result<Vec<(String, String)>, AddressErr
 fn url(rest: &str) -> Result<Vec<(String, String)>, AddressError> {
     let mut found = Vec::new();
     let mut add = |keyword: &str, value: &str| decoded(value).map(|value| found.push((keyword.to_owned(), value)));
-    // A host has no @, so that libpq's first one may as well be part of a password.
+    // A host has no @, so every @ before the last one belongs to the user or the password, unlike in libpq.
     let authority = rest.find('/').unwrap_or(rest.len());
     let (user, rest) = match rest[..authority].rfind('@') {
         Some(at) => (&rest[..at], &rest[at + 1..]),
@@ -43,16 +43,16 @@ fn url(rest: &str) -> Result<Vec<(String, String)>, AddressError> {
     add("port", &port)?;
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         match pair.split_once('=') {
-            // Other drivers call it so.
+            // Other drivers have this name for it.
             Some(("ssl", "true")) => add("sslmode", "require")?,
             Some((keyword, value)) => add(&decoded(keyword)?, value)?,
-            None => return Err(refused("a parameter behind the ? is not of the form keyword=value")),
+            None => return Err(refused("a parameter after the ? is not of the form keyword=value")),
         }
     }
     Ok(found)
 }
 
-/// Hosts and ports, with commas between those of several servers.
+/// Returns hosts and ports, with commas between those of several servers.
 fn servers_of(text: &str) -> Result<(String, String), AddressError> {
     let (mut hosts, mut ports) = (Vec::new(), Vec::new());
     for server in text.split(',') {
@@ -60,13 +60,11 @@ fn servers_of(text: &str) -> Result<(String, String), AddressError> {
             Some(Some((host, port))) if port.is_empty() || port.starts_with(':') => {
                 (host, port.trim_start_matches(':'))
             }
-            Some(_) => return Err(refused("an address in brackets does not end as one")),
+            Some(_) => return Err(refused("an address in brackets has to end with ], or with ] and a port")),
             None => server.split_once(':').unwrap_or((server, "")),
         };
         if port.contains(':') {
-            return Err(refused(
-                "an IPv6 address has to stand in brackets, and a password keep its @ and / as %40 and %2F",
-            ));
+            return Err(refused("an IPv6 address needs brackets, and a password needs %40 for @ and %2F for /"));
         }
         hosts.push(host);
         ports.push(port);
@@ -101,7 +99,7 @@ fn keywords(text: &str) -> Result<Vec<(String, String)>, AddressError> {
         }
         pass_over_space(&mut letters);
         if letters.next() != Some('=') || keyword.is_empty() {
-            return Err(refused("something that should be a keyword is not followed by ="));
+            return Err(refused("a keyword is not followed by ="));
         }
         pass_over_space(&mut letters);
         let value = match letters.next_if_eq(&'\'') {

@@ -1,3 +1,6 @@
+//! The catalog's rows of archives. Promotions, corrections and deletions name the generation that the caller saw, so
+//! one that comes too late changes nothing.
+
 use sqlx::postgres::PgArguments;
 use sqlx::query::Query;
 use sqlx::{FromRow, Postgres, Row};
@@ -43,7 +46,7 @@ impl Archive {
     }
 }
 
-/// How far an archive reaches, and how many of its events match a filter.
+/// The positions that an archive reaches over, and the number of its events that match a filter.
 #[derive(Debug, Clone, PartialEq, Eq, FromRow)]
 pub struct ArchiveExtent {
     pub id: Uuid,
@@ -68,7 +71,7 @@ macro_rules! select_archives {
     };
 }
 
-/// Every column, in the order in which they are selected.
+/// Binds every column, in the order in which the columns are selected.
 fn with_columns<'a>(
     statement: Query<'a, Postgres, PgArguments>,
     archive: &'a Archive,
@@ -116,7 +119,7 @@ pub async fn find(connection: &mut Connection, log_id: i64, id: Uuid) -> Result<
         .await?)
 }
 
-/// All archives of a topic, in the order of their first positions.
+/// Returns all archives of a log, in the order of their first positions.
 pub async fn of_log(connection: &mut Connection, log_id: i64) -> Result<Vec<Archive>, Error> {
     Ok(sqlx::query_as(select_archives!("WHERE log_id = $1 ORDER BY first_position, id"))
         .bind(log_id)
@@ -124,7 +127,8 @@ pub async fn of_log(connection: &mut Connection, log_id: i64) -> Result<Vec<Arch
         .await?)
 }
 
-/// Those of these archives that the catalog or an intent knows, with their logs: an object of another one is nobody's.
+/// Returns which of these archives the catalog or an intent knows, with their logs. An object of any other archive
+/// belongs to nobody.
 pub async fn known(connection: &mut Connection, ids: &[Uuid]) -> Result<Vec<(Log, Uuid)>, Error> {
     let rows: Vec<(String, String, Uuid)> = sqlx::query_as(
         "SELECT tenant, topic, known.id
@@ -139,13 +143,13 @@ pub async fn known(connection: &mut Connection, ids: &[Uuid]) -> Result<Vec<(Log
     .bind(ids)
     .fetch_all(connection)
     .await?;
-    let known = rows.into_iter().map(|(tenant, log_row, id)| {
-        Ok((Log::new(tenant, log_row).map_err(|error| Error::Damaged(error.to_string()))?, id))
+    let known = rows.into_iter().map(|(tenant, topic, id)| {
+        Ok((Log::new(tenant, topic).map_err(|error| Error::Damaged(error.to_string()))?, id))
     });
     known.collect()
 }
 
-/// Whether there are archives at all.
+/// Whether the catalog holds any archive.
 pub async fn has_any(connection: &mut Connection) -> Result<bool, Error> {
     Ok(sqlx::query_scalar("SELECT EXISTS (SELECT FROM archives)").fetch_one(connection).await?)
 }
@@ -160,7 +164,8 @@ pub async fn insert(connection: &mut Connection, archive: &Archive) -> Result<()
     Ok(())
 }
 
-/// Makes the next generation the one that is read. False if another generation than `from_generation` is current.
+/// Makes the next generation the current one, which readers read. Returns false if the current generation is not
+/// `from_generation`.
 pub async fn promote(
     connection: &mut Connection,
     ArchiveKey { log_id, archive_id: id }: ArchiveKey,
@@ -187,13 +192,13 @@ pub async fn promote(
     Ok(promoted.rows_affected() == 1)
 }
 
-/// The topic of an archive, if there is such an archive.
+/// Returns the id of an archive's log, if the catalog knows the archive.
 pub async fn log_of(connection: &mut Connection, id: Uuid) -> Result<Option<i64>, Error> {
     Ok(sqlx::query_scalar("SELECT log_id FROM archives WHERE id = $1").bind(id).fetch_optional(connection).await?)
 }
 
-/// Corrects what is known of an object; when it was archived and rewritten stays. False if another generation of it is
-/// current, or none.
+/// Corrects the catalog's facts of an object, except the times when it was archived and rewritten. Returns false if the
+/// archive has another generation now, or is gone.
 pub async fn correct(connection: &mut Connection, archive: &Archive) -> Result<bool, Error> {
     let correct = sqlx::query(
         "UPDATE archives
@@ -206,7 +211,7 @@ pub async fn correct(connection: &mut Connection, archive: &Archive) -> Result<b
     Ok(corrected.rows_affected() == 1)
 }
 
-/// False if another generation of it is current, or none.
+/// Returns false if the archive has another generation now, or is gone.
 pub async fn delete(connection: &mut Connection, archive: &Archive) -> Result<bool, Error> {
     let deleted = sqlx::query("DELETE FROM archives WHERE log_id = $1 AND id = $2 AND generation = $3")
         .bind(archive.log_id)
@@ -217,8 +222,7 @@ pub async fn delete(connection: &mut Connection, archive: &Archive) -> Result<bo
     Ok(deleted.rows_affected() == 1)
 }
 
-/// Gives a type another name in every archive that has it, and says which archives those are, with the positions that
-/// they reach from and to.
+/// Renames a type in every archive that holds it, and returns those archives with the positions that they reach over.
 pub async fn rename(
     connection: &mut Connection,
     log_id: i64,
@@ -243,8 +247,8 @@ pub async fn rename(
     archives.collect()
 }
 
-/// Those that begin before position `$2` and reach across it. What is of some magnitude begins close to it, so that this
-/// is a look at a few rows for each.
+/// The archives that begin before position `$2` and reach across it. An archive of a magnitude begins close to the
+/// position, so the query looks at a few rows for each magnitude.
 macro_rules! archives_across {
     () => {
         "SELECT across.*
@@ -276,9 +280,9 @@ macro_rules! archives_within {
     };
 }
 
-/// Archives that reach into a range of positions and hold something that matches, in the order of their first
-/// positions: those that reach across its start, and the first `limit` of the others. What a stream has in which archive is
-/// said by the lookup pages, see [`super::members_with_stream`].
+/// Returns the archives that reach into a range of positions and hold a match, in the order of their first positions:
+/// all that reach across the start of the range, and the first `limit` of the others. The lookup pages say which
+/// archives hold a stream, see [`crate::database::lookups::members_with_stream`].
 pub async fn extents(
     connection: &mut Connection,
     log_id: i64,
@@ -312,8 +316,8 @@ pub async fn extents(
     Ok(query.fetch_all(connection).await?)
 }
 
-/// Where the archive begins that begins last of those that hold something that matches: the last event that does is not
-/// before that.
+/// Returns the first position of the last archive that holds a match, by the order of first positions. The last event
+/// that matches is not before that position.
 pub async fn last_from(
     connection: &mut Connection,
     log_id: i64,

@@ -5,17 +5,18 @@ use uuid::Uuid;
 
 use crate::database::{Connection, Error};
 
-/// A database as no copy of it is.
+/// The values that together tell a database from its copies.
 #[derive(Debug, Clone, PartialEq, Eq, FromRow)]
 pub struct Identity {
-    /// A copy has it, too.
+    /// A copy has the same one.
     pub deployment_id: Uuid,
-    /// The cluster's identifier since its `initdb`; a physical copy has it, too. `None` where the role may not know it.
+    /// The cluster's identifier since its `initdb`. A physical copy has the same one. `None` where the role may not
+    /// know it.
     pub cluster: Option<i64>,
-    /// Its oid, which a physical copy has, too.
+    /// The database's oid. A physical copy has the same one.
     pub database: i64,
-    /// When the server was started, in microseconds: no other server that runs has all of these. A restart and a
-    /// promoted standby change it, and so does a copy.
+    /// The time at which the server started, in microseconds. No other running server has all of these values. A
+    /// restart changes the time, and so does the promotion of a standby; a copy has another one.
     pub instance: i64,
 }
 
@@ -32,7 +33,7 @@ pub async fn identity(connection: &mut Connection) -> Result<Identity, Error> {
     .await?)
 }
 
-/// Whether this database, or the one that it is a copy of, has made a claim.
+/// Whether a claim was made by this database, or by the one that it was copied from.
 pub async fn is_known(connection: &mut Connection, (epoch, token): (i64, Uuid)) -> Result<bool, Error> {
     Ok(sqlx::query_scalar("SELECT EXISTS (SELECT FROM claims WHERE epoch = $1 AND token = $2)")
         .bind(epoch)
@@ -41,8 +42,8 @@ pub async fn is_known(connection: &mut Connection, (epoch, token): (i64, Uuid)) 
         .await?)
 }
 
-/// Writes down a claim that is about to be made. Its epoch is behind all of this database's and behind `epoch_min`; `None` if
-/// another process of this database has just taken it.
+/// Writes down a claim that is about to be made. Its epoch is greater than every epoch of this database, and than
+/// `epoch_min`. Returns `None` if another process of this database has just taken that epoch.
 pub async fn insert(connection: &mut Connection, epoch_min: i64, token: Uuid) -> Result<Option<i64>, Error> {
     Ok(sqlx::query_scalar(
         "INSERT INTO claims (epoch, token)

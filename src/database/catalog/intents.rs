@@ -1,3 +1,6 @@
+//! Intents: each names an object before the object is written, so a writer that dies leaves nothing in the bucket that
+//! no row knows of.
+
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 use uuid::Uuid;
@@ -5,19 +8,19 @@ use uuid::Uuid;
 use crate::database::catalog::leases::Lease;
 use crate::database::{ArchiveKey, Connection, Error};
 
-/// An object that somebody set out to write and that nothing has taken over yet.
+/// An object that a writer set out to write, and that no transaction has made live yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Intent {
     pub log_id: i64,
     pub archive_id: Uuid,
     pub generation: i64,
     pub write_id: Uuid,
-    /// Pending edits up to this sequence are in the object.
+    /// The object holds pending edits up to this sequence.
     pub edit_sequence: i64,
     pub uploaded: Option<UploadedFacts>,
 }
 
-/// What is known once every byte is uploaded.
+/// The facts that are known once every byte is uploaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UploadedFacts {
     pub digest: Vec<u8>,
@@ -70,8 +73,8 @@ pub async fn insert(connection: &mut Connection, intent: &Intent, lease: &Lease)
     Ok(())
 }
 
-/// Records what was uploaded. False if the intent has been settled by somebody else, or is about to be: whoever took the
-/// lease since aborts the uploads that there are, and none may be completed behind that.
+/// Records what was uploaded. Returns false if somebody else has settled the intent, or is about to: the next holder of
+/// the lease aborts every upload, and none may be completed after that.
 pub async fn complete(connection: &mut Connection, intent: &Intent, uploaded: &UploadedFacts) -> Result<bool, Error> {
     let UploadedFacts { digest, json_bytes, object_bytes } = uploaded;
     let completed = sqlx::query(
@@ -90,7 +93,7 @@ pub async fn complete(connection: &mut Connection, intent: &Intent, uploaded: &U
     Ok(completed.rows_affected() == 1)
 }
 
-/// Keeps it from being settled until the transaction ends. False if it is not there any more.
+/// Keeps the intent from being settled until the transaction ends. Returns false if the intent is gone.
 pub async fn hold(connection: &mut Connection, intent: &Intent) -> Result<bool, Error> {
     let held = sqlx::query("SELECT FROM intents WHERE log_id = $1 AND archive_id = $2 AND write_id = $3 FOR KEY SHARE")
         .bind(intent.log_id)
@@ -101,7 +104,7 @@ pub async fn hold(connection: &mut Connection, intent: &Intent) -> Result<bool, 
     Ok(held.is_some())
 }
 
-/// False if it was not there any more.
+/// Returns false if the intent was gone already.
 pub async fn delete(connection: &mut Connection, intent: &Intent) -> Result<bool, Error> {
     let deleted = sqlx::query("DELETE FROM intents WHERE log_id = $1 AND archive_id = $2 AND write_id = $3")
         .bind(intent.log_id)
@@ -112,7 +115,7 @@ pub async fn delete(connection: &mut Connection, intent: &Intent) -> Result<bool
     Ok(deleted.rows_affected() == 1)
 }
 
-/// Whoever wrote them down finds out when it comes to an end.
+/// Deletes all intents for an archive. Their writers find out when they try to finish.
 pub async fn delete_of_archive(
     connection: &mut Connection,
     ArchiveKey { log_id, archive_id }: ArchiveKey,
@@ -125,7 +128,7 @@ pub async fn delete_of_archive(
     Ok(())
 }
 
-/// The intents of a topic, oldest first.
+/// Returns the intents of a log, oldest first.
 pub async fn of_log(connection: &mut Connection, log_id: i64) -> Result<Vec<Intent>, Error> {
     let rows = sqlx::query(select_intents!("WHERE log_id = $1 ORDER BY intended_at, archive_id"))
         .bind(log_id)
@@ -141,7 +144,7 @@ pub async fn has_any(connection: &mut Connection, log_id: i64) -> Result<bool, E
         .await?)
 }
 
-/// Whether an archive is one that somebody set out to write.
+/// Whether an intent names this archive.
 pub async fn is_intended(connection: &mut Connection, archive_id: Uuid) -> Result<bool, Error> {
     Ok(sqlx::query_scalar("SELECT EXISTS (SELECT FROM intents WHERE archive_id = $1)")
         .bind(archive_id)
@@ -149,14 +152,14 @@ pub async fn is_intended(connection: &mut Connection, archive_id: Uuid) -> Resul
         .await?)
 }
 
-/// Whether an object is on its way, or an old value still somewhere in the bucket, of any topic.
+/// Whether any log has an object on its way, or an old value that is still somewhere in the bucket.
 pub async fn has_unfinished(connection: &mut Connection) -> Result<bool, Error> {
     Ok(sqlx::query_scalar("SELECT EXISTS (SELECT FROM intents) OR EXISTS (SELECT FROM edits WHERE purged_at IS NULL)")
         .fetch_one(connection)
         .await?)
 }
 
-/// The intent to rewrite an archive, if there is one.
+/// Returns the intent to rewrite an archive, if there is one.
 pub async fn of_archive(connection: &mut Connection, log_id: i64, archive_id: Uuid) -> Result<Option<Intent>, Error> {
     let row = sqlx::query(select_intents!("WHERE log_id = $1 AND archive_id = $2 ORDER BY generation DESC LIMIT 1"))
         .bind(log_id)
@@ -166,7 +169,7 @@ pub async fn of_archive(connection: &mut Connection, log_id: i64, archive_id: Uu
     row.as_ref().map(from_row).transpose()
 }
 
-/// Topics with intents whose writer's lease is not there any more: it expired, or somebody else has taken it.
+/// Returns the logs with intents whose writer has no lease any more: it expired, or somebody else has taken it.
 pub async fn logs_with_stale(connection: &mut Connection) -> Result<Vec<i64>, Error> {
     Ok(sqlx::query_scalar(
         "SELECT DISTINCT intents.log_id

@@ -1,10 +1,12 @@
+//! The lease of a log: only its newest holder can commit what it wrote. The lease of a process that died expires.
+
 use std::time::Duration;
 
 use uuid::Uuid;
 
 use crate::database::{Connection, Error};
 
-/// The right to write archives of one topic, until it expires or somebody else takes it afterwards.
+/// The right to write archives of one log, until the lease expires and somebody else takes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Lease {
     pub log_id: i64,
@@ -12,7 +14,8 @@ pub struct Lease {
     pub epoch: i64,
 }
 
-/// `None` while another holder's lease has not expired. The epoch that comes with it has never been given before.
+/// Takes the lease, with an epoch that no holder had before. Returns `None` while another holder's lease has not
+/// expired.
 pub async fn take(
     connection: &mut Connection,
     log_id: i64,
@@ -35,7 +38,7 @@ pub async fn take(
     Ok(epoch.map(|epoch| Lease { log_id, holder, epoch }))
 }
 
-/// False if somebody else has taken it since.
+/// Returns false if somebody else has taken the lease since.
 pub async fn renew(connection: &mut Connection, lease: &Lease, term: Duration) -> Result<bool, Error> {
     let renewed = sqlx::query(
         "UPDATE logs
@@ -50,7 +53,8 @@ pub async fn renew(connection: &mut Connection, lease: &Lease, term: Duration) -
     Ok(renewed.rows_affected() == 1)
 }
 
-/// Locks the topic's row until the transaction ends, and gives its edit counter if the lease still is the newest one.
+/// Locks the log's row until the transaction ends, and returns the log's edit counter if the lease still is the newest
+/// one.
 pub async fn check(connection: &mut Connection, lease: &Lease) -> Result<Option<i64>, Error> {
     Ok(sqlx::query_scalar("SELECT edit_counter FROM logs WHERE id = $1 AND lease_epoch = $2 FOR UPDATE")
         .bind(lease.log_id)
@@ -59,7 +63,7 @@ pub async fn check(connection: &mut Connection, lease: &Lease) -> Result<Option<
         .await?)
 }
 
-/// Lets others take it at once.
+/// Lets others take the lease at once.
 pub async fn release(connection: &mut Connection, lease: &Lease) -> Result<(), Error> {
     sqlx::query("UPDATE logs SET lease_holder = NULL, lease_expires_at = NULL WHERE id = $1 AND lease_epoch = $2")
         .bind(lease.log_id)

@@ -1,3 +1,5 @@
+//! The catalog's rows of members: where each member lies in its object, how far it reaches, and what it counts.
+
 use sqlx::FromRow;
 use uuid::Uuid;
 
@@ -15,11 +17,11 @@ pub struct MemberRow {
     pub first_position: i64,
     pub last_position: i64,
     pub count: i64,
-    /// In the order of the archive's types; may be shorter.
+    /// Counts in the order of the archive's types; the list may be shorter than theirs.
     pub type_counts: Vec<i64>,
 }
 
-/// Where a member is, how far it reaches, and how many of its events match a filter.
+/// The place of a member, the positions that it reaches over, and the number of its events that match a filter.
 #[derive(Debug, Clone, PartialEq, Eq, FromRow)]
 pub struct MemberExtent {
     pub archive_id: Uuid,
@@ -41,7 +43,7 @@ impl MemberExtent {
     }
 }
 
-/// The members of one generation, in order.
+/// Returns the members of one generation, in order.
 pub async fn of_archive(
     connection: &mut Connection,
     ArchiveKey { log_id, archive_id }: ArchiveKey,
@@ -67,7 +69,7 @@ pub async fn insert(
     members: &[MemberRow],
 ) -> Result<(), Error> {
     let numbers = |field: fn(&MemberRow) -> i64| members.iter().map(field).collect::<Vec<i64>>();
-    // Arrays of arrays would have to be of one length: these go as texts.
+    // The inner arrays of an array must have one length, so these travel as texts.
     let type_counts = members.iter().map(|member| {
         let counts: Vec<String> = member.type_counts.iter().map(i64::to_string).collect();
         format!("{{{}}}", counts.join(","))
@@ -111,9 +113,10 @@ pub async fn delete(
     Ok(())
 }
 
-/// Of each archive, through the index: while members are few, the planner thinks more of reading them all, and a plan is
-/// kept while they become many. How many are wanted comes from subqueries, so that knowing it makes no other plan: each
-/// time would be planned anew.
+/// Selects the members of one archive after the other, through the index. While members are few, the planner would
+/// rather read all of them, and Postgres keeps that plan while they become many. The wanted keys come from subqueries,
+/// so that the planner does not know their number: if it did, Postgres would prefer a plan for that number, and plan
+/// every execution anew.
 macro_rules! select_members {
     ($matching:literal, $archives:literal, $and:literal, $rest:literal) => {
         concat!(
@@ -135,7 +138,7 @@ macro_rules! select_members {
     };
 }
 
-/// Members of these archives that reach into a range of positions and hold something that matches.
+/// Returns the members of these archives that reach into a range of positions and hold a match.
 pub async fn extents(
     connection: &mut Connection,
     log_id: i64,
@@ -166,8 +169,8 @@ pub async fn extents(
     Ok(query.fetch_all(connection).await?)
 }
 
-/// These members of these archives; how many of their events match is for the caller to say, who has it from the
-/// lookup pages.
+/// Returns these members of these archives. The caller adds the number of matching events, which it has from the lookup
+/// pages.
 pub async fn by_key(
     connection: &mut Connection,
     log_id: i64,
@@ -187,7 +190,7 @@ pub async fn by_key(
     .await?)
 }
 
-/// The first position of the lowest member that reaches across `position`, if one begins before it.
+/// Returns the first position of the lowest member that reaches across `position`, if a member begins before it.
 pub async fn lowest_across(connection: &mut Connection, log_id: i64, position: i64) -> Result<Option<i64>, Error> {
     Ok(sqlx::query_scalar(concat!(
         "SELECT min(lowest.first_position)

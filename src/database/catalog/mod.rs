@@ -1,4 +1,5 @@
-//! The catalog: archives and their members, what is intended, under which lease, and what was found wrong.
+//! The catalog: archives and their members, intents and the leases under which they are written, and what was found
+//! wrong.
 
 pub mod archives;
 pub mod claims;

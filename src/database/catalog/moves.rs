@@ -1,15 +1,18 @@
+//! Announcements to readers of the database's change stream. An announcement appears there only if its transaction
+//! commits.
+
 use uuid::Uuid;
 
 use crate::database::log::rows::LogRow;
 use crate::database::{Connection, Error};
 use crate::event::Extent;
 
-/// Where the rows of a transaction come from or go to.
+/// The direction in which the rows of a transaction move.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Move {
-    /// Deletes that are no end of the events.
+    /// The deletes move events into an archive, and end none of them.
     Archive,
-    /// Inserts of events that were published long ago.
+    /// The inserts bring back events that were published long ago.
     Restore,
 }
 
@@ -22,7 +25,7 @@ impl Move {
     }
 }
 
-/// Tells whoever reads the database's change stream what the rows that follow in this transaction are: they only move.
+/// Tells readers of the database's change stream that the rows that follow in this transaction only move.
 pub async fn announce(
     connection: &mut Connection,
     direction: Move,

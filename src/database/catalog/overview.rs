@@ -1,4 +1,5 @@
-//! Figures of topics, for people who look at them: however many there are, a statement gives as many as are asked for.
+//! Figures of logs, for people who look at them. However many logs there are, a statement returns no more of them than
+//! the caller asks for.
 
 use sqlx::Row;
 
@@ -7,30 +8,31 @@ use crate::database::log::rows::from_row;
 use crate::database::{Connection, Error};
 use crate::event::Instant;
 
-/// A topic's row, and what is known of its hot events.
+/// A log's row, and figures of its hot events.
 #[derive(Debug, Clone)]
 pub struct TopicOverview {
     pub log_row: LogRow,
-    /// The average bytes of a hot row, without its share of indexes, from the first hundred.
+    /// The average bytes of the first hundred hot rows, without their share of indexes.
     pub row_bytes: f64,
     pub oldest_hot_raised_at: Option<Instant>,
 }
 
-/// All topics together.
+/// The sums over all logs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, sqlx::FromRow)]
 pub struct Totals {
     pub topics: i64,
-    /// The number of all positions that were given.
+    /// The number of positions that were ever given.
     pub events: i64,
     pub hot_events: i64,
     pub archived_events: i64,
     pub archived_object_bytes: i64,
 }
 
-/// Old events of topics that have fewer of them than a batch takes, among the topics that were looked at.
+/// The logs that have fewer old events than a batch takes, and the number of those events, among the logs that were
+/// looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, sqlx::FromRow)]
 pub struct RemaindersOfSome {
-    /// The last topic that was looked at; none if there was none.
+    /// The last log that was looked at; `None` if there was none.
     pub last_log_id: Option<i64>,
     pub topics: i64,
     pub events: i64,
@@ -61,14 +63,14 @@ macro_rules! select_overviews {
     };
 }
 
-/// So many topics behind one, in the order in which they were made.
+/// Returns at most `limit` logs after one, in the order in which they were made.
 pub async fn after(connection: &mut Connection, after_log_id: i64, limit: i64) -> Result<Vec<TopicOverview>, Error> {
     const STATEMENT: &str = select_overviews!("WHERE id > $1 ORDER BY id LIMIT $2", "logs.id");
     let rows = sqlx::query(STATEMENT).bind(after_log_id).bind(limit).fetch_all(connection).await?;
     rows.iter().map(overview).collect()
 }
 
-/// The topics with most hot events; among topics with as many, the ones with most events come first.
+/// Returns the logs with the most hot events. Among logs with equally many, the one with the most events comes first.
 pub async fn largest(connection: &mut Connection, limit: i64) -> Result<Vec<TopicOverview>, Error> {
     const STATEMENT: &str = select_overviews!(
         "ORDER BY head_position - archived_count - deleted_count DESC, head_position DESC, tenant, topic LIMIT $1",
@@ -98,14 +100,15 @@ pub async fn totals(connection: &mut Connection) -> Result<Totals, Error> {
     .await?)
 }
 
-/// Counts the remainders of at most so many topics behind one, without excluded topics. Restored events do not count.
+/// Counts the remainders of at most `topics_max` logs after one, without those of excluded topics. Restored events do
+/// not count.
 pub async fn remainders_after(
     connection: &mut Connection,
     (after_log_id, topics_max): (i64, i64),
     (raised_at_max, batch_size): (Instant, i64),
     excluded_topics: &[String],
 ) -> Result<RemaindersOfSome, Error> {
-    // Nobody counts further than to where a batch is due.
+    // The count of a log stops where a batch is due.
     Ok(sqlx::query_as(
         "SELECT max(id) AS last_log_id,
                 count(*) FILTER (WHERE old_events > 0 AND old_events < $4) AS topics,

@@ -1,4 +1,4 @@
-//! What is asked and written while a database is made to know its bucket again.
+//! The statements that make a database know its bucket again. Each takes part in a transaction of the caller.
 
 use sqlx::Row;
 use sqlx::postgres::PgRow;
@@ -19,12 +19,13 @@ pub struct KnownObject {
     pub archive_id: Uuid,
     pub generation: i64,
     pub write_id: Uuid,
-    /// `None` of an intent: what it sets out to write has none yet.
+    /// `None` for an intent, because its object is not written yet.
     pub etag: Option<String>,
 }
 
-/// Every archive; and every intent, but those to rewrite an archive of which nothing was recorded yet: no object bears
-/// their write-id. The intent for an archive that was restored is about the object as it was, whatever its generation.
+/// Selects every archive, and every intent except one: an intent to rewrite an archive for which nothing was recorded
+/// yet, because no object bears its write-id. The intent for an archive that was restored is about the object as it
+/// was, whatever its generation.
 macro_rules! select_known_objects {
     ($where:literal) => {
         concat!(
@@ -42,9 +43,9 @@ macro_rules! select_known_objects {
 }
 
 fn from_row(row: &PgRow) -> Result<KnownObject, Error> {
-    let (tenant, log_row): (String, String) = (row.try_get("tenant")?, row.try_get("topic")?);
+    let (tenant, topic): (String, String) = (row.try_get("tenant")?, row.try_get("topic")?);
     Ok(KnownObject {
-        log: Log::new(tenant, log_row).map_err(|error| Error::Damaged(error.to_string()))?,
+        log: Log::new(tenant, topic).map_err(|error| Error::Damaged(error.to_string()))?,
         archive_id: row.try_get("archive_id")?,
         generation: row.try_get("generation")?,
         write_id: row.try_get("write_id")?,
@@ -71,7 +72,7 @@ pub async fn known_objects_of(
     rows.iter().map(from_row).collect()
 }
 
-/// Makes this database another deployment's. False if it holds events, or has held some.
+/// Gives this database the id of another deployment. Returns false if the database holds events, or has held some.
 pub async fn adopt_deployment(connection: &mut Connection, id: Uuid) -> Result<bool, Error> {
     let adopted = sqlx::query("UPDATE deployment SET id = $1 WHERE NOT EXISTS (SELECT FROM logs)")
         .bind(id)
@@ -80,7 +81,8 @@ pub async fn adopt_deployment(connection: &mut Connection, id: Uuid) -> Result<b
     Ok(adopted.rows_affected() == 1)
 }
 
-/// Whether a hot event was changed since, or may have been: also while it was archived, and before it was restored.
+/// Whether a hot event was changed since then, or may have been. A change counts also if the event was archived at the
+/// time, and restored later.
 pub async fn hot_edited_since(
     connection: &mut Connection,
     (log_id, position): (i64, i64),
@@ -99,7 +101,7 @@ pub async fn hot_edited_since(
     .await?)
 }
 
-/// Whether an edit that was made since is pending for an archive.
+/// Whether an archive has a pending edit that was made since then.
 pub async fn has_pending_since(
     connection: &mut Connection,
     ArchiveKey { log_id, archive_id }: ArchiveKey,
@@ -118,8 +120,9 @@ pub async fn has_pending_since(
     .await?)
 }
 
-/// Counts in an archive that was found: so many of its events were nowhere until now. The head moves to its last
-/// position; what lies in between and is nowhere counts as deleted. Gives what does then; less than none is nonsense.
+/// Adds an archive that was found, with `found_count` events that were nowhere until now. The head moves to the
+/// archive's last position, and positions between that have no event count as deleted. Returns the number of deleted
+/// positions; a negative one means that the caller's numbers make no sense.
 pub async fn add_found(
     connection: &mut Connection,
     log_id: i64,
@@ -141,14 +144,14 @@ pub async fn add_found(
     .await?)
 }
 
-/// Makes an archive what its object turned out to be. Members, lookup pages and intents of what it was are gone: all
-/// are to be written anew.
+/// Makes the catalog's row of an archive say what its object turned out to be. It deletes the members, lookup pages and
+/// intents of the old row, and the caller has to write them anew.
 pub async fn replace_archive(connection: &mut Connection, archive: &Archive) -> Result<(), Error> {
     delete_what_is_known(connection, ArchiveKey::new(archive.log_id, archive.id)).await?;
     archives::insert(connection, archive).await
 }
 
-/// Takes an archive out of the catalog whose events are elsewhere, or nowhere. What is pending for it counts as done.
+/// Removes an archive from the catalog because its events are elsewhere, or nowhere. Its pending edits count as done.
 pub async fn forget_archive(connection: &mut Connection, key: ArchiveKey) -> Result<(), Error> {
     delete_what_is_known(connection, key).await?;
     lookups::delete(connection, key).await?;
@@ -170,7 +173,7 @@ async fn delete_what_is_known(
     intents::delete_of_archive(connection, ArchiveKey::new(log_id, archive_id)).await
 }
 
-/// The same object under another ETag.
+/// Records that the same object has another ETag.
 pub async fn set_etag(
     connection: &mut Connection,
     ArchiveKey { log_id, archive_id }: ArchiveKey,

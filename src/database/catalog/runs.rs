@@ -1,10 +1,12 @@
+//! The last archive runs. A run is written down once it is over, so a process that dies leaves no trace of its run.
+
 use sqlx::FromRow;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::database::{Connection, Error};
 
-/// What one pass of the archiver did.
+/// The results of one archive run.
 #[derive(Debug, Clone, PartialEq, Eq, FromRow)]
 pub struct ArchiveRun {
     pub id: Uuid,
@@ -15,10 +17,10 @@ pub struct ArchiveRun {
     pub error: Option<String>,
 }
 
-/// Passes that are remembered.
+/// The number of runs that are kept.
 const KEPT: i64 = 100;
 
-/// Remembers a pass, and forgets the oldest ones.
+/// Adds a run, and deletes the oldest runs.
 pub async fn insert(connection: &mut Connection, run: &ArchiveRun) -> Result<(), Error> {
     let ArchiveRun { id, started_at, finished_at, archives, events, error } = run;
     sqlx::query(

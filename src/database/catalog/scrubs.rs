@@ -1,9 +1,12 @@
+//! The turns of the scrub: a turn keeps other replicas away from an archive for a while. The turn of a process that
+//! died passes to another one after that.
+
 use time::OffsetDateTime;
 
 use crate::database::{ArchiveKey, Connection, Error};
 
-/// The archive whose last scrub is the longest ago, if that was before this moment, with its topic: the caller's turn.
-/// Not one whose turn somebody has who began later than `begun_before`.
+/// Begins the caller's turn: picks the archive whose last scrub is the longest ago, if that was before
+/// `scrubbed_before`. It passes over archives whose turn somebody began later than `begun_before`.
 pub async fn begin(
     connection: &mut Connection,
     scrubbed_before: OffsetDateTime,
@@ -26,7 +29,7 @@ pub async fn begin(
     .await?)
 }
 
-/// The turn is over: it counts, or it is the next one's again.
+/// Ends a turn. It counts as a scrub if the archive was read; otherwise the archive is due again.
 pub async fn end(connection: &mut Connection, key: ArchiveKey, is_read: bool) -> Result<(), Error> {
     sqlx::query(
         "UPDATE archives

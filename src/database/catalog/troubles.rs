@@ -1,3 +1,6 @@
+//! Troubles: what is wrong with single objects, and when each is due to be tried again. A trouble stays until somebody
+//! finds it mended.
+
 use sqlx::postgres::PgRow;
 use sqlx::{FromRow, Row};
 use time::OffsetDateTime;
@@ -6,18 +9,18 @@ use uuid::Uuid;
 use crate::database::{ArchiveKey, Connection, Error};
 use crate::event::Log;
 
-/// The operation that was not possible with an object.
+/// The operation that fails on an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum TroubleKind {
-    /// It is refused, or it is not what was written.
+    /// S3 refuses to give the object, or the object is not what was written.
     Read,
-    /// It, or what it superseded, cannot be deleted.
+    /// The object, or what it superseded, cannot be deleted.
     Delete,
-    /// It bears the name of an archive that the database does not know, and cannot be taken over.
+    /// The object bears the name of an archive that the database does not know, and cannot be taken over.
     Recover,
 }
 
-/// One object, and what is wrong with it.
+/// The trouble of one object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trouble {
     pub log: Log,
@@ -39,15 +42,15 @@ impl TroubleKind {
 }
 
 fn from_row(row: &PgRow) -> Result<Trouble, Error> {
-    let (tenant, log_row): (String, String) = (row.try_get("tenant")?, row.try_get("topic")?);
+    let (tenant, topic): (String, String) = (row.try_get("tenant")?, row.try_get("topic")?);
     let kind = match row.try_get("kind")? {
         "read" => TroubleKind::Read,
         "delete" => TroubleKind::Delete,
         "recover" => TroubleKind::Recover,
-        other => return Err(Error::Damaged(format!("a trouble of kind {other:?}"))),
+        other => return Err(Error::Damaged(format!("a trouble has the unknown kind {other:?}"))),
     };
     Ok(Trouble {
-        log: Log::new(tenant, log_row).map_err(|error| Error::Damaged(error.to_string()))?,
+        log: Log::new(tenant, topic).map_err(|error| Error::Damaged(error.to_string()))?,
         archive_id: row.try_get("archive_id")?,
         kind,
         why: row.try_get("why")?,
@@ -56,8 +59,8 @@ fn from_row(row: &PgRow) -> Result<Trouble, Error> {
     })
 }
 
-/// Writes down that something was not possible: it is due again after a minute, and after twice as long each further
-/// time, up to six hours. True if it is new.
+/// Writes down that an operation failed. It is due again after a minute, and each further failure doubles the wait, up
+/// to six hours. Returns true if the trouble is new.
 pub async fn insert(
     connection: &mut Connection,
     ArchiveKey { log_id, archive_id }: ArchiveKey,
@@ -81,7 +84,7 @@ pub async fn insert(
     .await?)
 }
 
-/// False if there was none of these kinds.
+/// Returns false if the archive had no trouble of these kinds.
 pub async fn delete(
     connection: &mut Connection,
     ArchiveKey { log_id, archive_id }: ArchiveKey,
@@ -110,7 +113,7 @@ pub async fn has_any(
         .await?)
 }
 
-/// The archives that need not be asked for again yet, and what was not possible with each.
+/// Returns the archives that are not due to be tried again yet, each with the operation that failed.
 pub async fn put_off(connection: &mut Connection) -> Result<Vec<(ArchiveKey, TroubleKind)>, Error> {
     let rows = sqlx::query(
         "SELECT log_id, archive_id, kind = 'read' AS is_read FROM troubles
@@ -124,7 +127,7 @@ pub async fn put_off(connection: &mut Connection) -> Result<Vec<(ArchiveKey, Tro
     put_off.collect()
 }
 
-/// The oldest ones.
+/// Returns the oldest troubles.
 pub async fn all(connection: &mut Connection, limit: i64) -> Result<Vec<Trouble>, Error> {
     let rows = sqlx::query(
         "SELECT tenant, topic, archive_id, kind, why, since, attempts
@@ -138,7 +141,7 @@ pub async fn all(connection: &mut Connection, limit: i64) -> Result<Vec<Trouble>
     rows.iter().map(from_row).collect()
 }
 
-/// How many objects there are in trouble, by what was not possible.
+/// Counts the troubles of each kind.
 pub async fn counts(connection: &mut Connection) -> Result<[(TroubleKind, i64); 3], Error> {
     let (read, delete, recover) = sqlx::query_as(
         "SELECT count(*) FILTER (WHERE kind = 'read'), count(*) FILTER (WHERE kind = 'delete'),
@@ -150,7 +153,7 @@ pub async fn counts(connection: &mut Connection) -> Result<[(TroubleKind, i64); 
     Ok([(TroubleKind::Read, read), (TroubleKind::Delete, delete), (TroubleKind::Recover, recover)])
 }
 
-/// Forgets what was wrong with archives that are not there any more.
+/// Deletes the troubles of archives that do not exist any more.
 pub async fn delete_past(connection: &mut Connection) -> Result<(), Error> {
     sqlx::query(
         "DELETE FROM troubles
@@ -168,7 +171,7 @@ pub async fn delete_past(connection: &mut Connection) -> Result<(), Error> {
     Ok(())
 }
 
-/// A recovery finds them out anew.
+/// Deletes the troubles of the last recovery; the next one finds them anew.
 pub async fn delete_of_recovery(connection: &mut Connection) -> Result<(), Error> {
     sqlx::query("DELETE FROM troubles WHERE kind = 'recover'").execute(connection).await?;
     Ok(())

@@ -1,4 +1,5 @@
-//! What groups could not handle, and what of it is on its way again.
+//! Events that groups could not handle, and resends. An event is in one of the two lists until its group has handled
+//! it, whichever process dies.
 
 use sqlx::{FromRow, Row};
 
@@ -39,7 +40,7 @@ pub async fn insert(
     Ok(())
 }
 
-/// Behind a position and a group's name, in the order of both.
+/// Returns the erroneous events after a position and a group's name, in the order of both.
 pub async fn after(
     connection: &mut Connection,
     log_id: i64,
@@ -63,7 +64,7 @@ pub async fn after(
     .await?)
 }
 
-/// Positions that a group has passed without handling them, in order.
+/// Returns the positions that a group has passed without handling them, in order.
 pub async fn unsettled(connection: &mut Connection, group: &Group, log_id: i64) -> Result<Vec<i64>, Error> {
     Ok(sqlx::query_scalar(
         "SELECT position FROM erroneous_events WHERE log_id = $1 AND is_parallel = $2 AND group_name = $3
@@ -78,7 +79,7 @@ pub async fn unsettled(connection: &mut Connection, group: &Group, log_id: i64) 
     .await?)
 }
 
-/// Moves it from the list to what is to be sent again. False if it is not on the list.
+/// Moves an event from the list of erroneous ones to the resends. Returns false if it is not on the list.
 pub async fn resend(connection: &mut Connection, group: &Group, log_id: i64, position: i64) -> Result<bool, Error> {
     let moved = sqlx::query(
         "WITH taken_off AS (
@@ -98,7 +99,7 @@ pub async fn resend(connection: &mut Connection, group: &Group, log_id: i64, pos
     Ok(moved.rows_affected() == 1)
 }
 
-/// Positions and retry numbers, in order of position.
+/// Returns the positions and the retry numbers of a group's resends, in order of position.
 pub async fn resends(
     connection: &mut Connection,
     group: &Group,

@@ -1,4 +1,4 @@
-//! Groups: how far each is, which replica owns its progress, its erroneous events, and what replicas tell each other.
+//! Groups: their progress, the replicas that own it, their erroneous events, and the notices of replicas.
 
 pub mod erroneous;
 pub mod notices;

@@ -1,4 +1,4 @@
-//! What replicas tell each other, through Postgres. A word that is lost is made up for by looking.
+//! Notices that replicas send each other through Postgres. A notice may be lost: every replica also looks now and then.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ const CHANNEL: &str = "coldstream";
 pub struct Listener(PgListener);
 
 impl Database {
-    /// Hears what is said from now on.
+    /// Makes a listener, which hears every notice from now on.
     pub async fn listen(&self) -> Result<Listener, Error> {
         let session = Session { patience: Some(self.patience), is_pooled: false };
         let options = within(self.patience, connecting::settled(&self.direct)).await?;
@@ -38,15 +38,16 @@ impl Database {
 }
 
 impl Listener {
-    /// `None` if the connection broke off: what was said meanwhile was not heard. A caller that waits has to [`check`]
-    /// now and then: a connection that a middle box has forgotten is as silent as one on which nobody says anything.
+    /// Returns the next notice, or `None` if the connection broke off: notices were missed then. A caller that waits
+    /// has to [`check`] now and then, because a connection that a middle box has forgotten is as silent as one without
+    /// notices.
     ///
     /// [`check`]: Listener::check
     pub async fn next(&mut self) -> Result<Option<String>, Error> {
         Ok(self.0.try_recv().await?.map(|heard| heard.payload().to_owned()))
     }
 
-    /// Whether anything can be heard.
+    /// Checks that notices can still arrive.
     pub async fn check(&mut self) -> Result<(), Error> {
         within(SILENCE_MAX, async { sqlx::raw_sql("SELECT 1").execute(&mut self.0).await.map(drop) }).await
     }
@@ -56,7 +57,7 @@ async fn within<T>(limit: Duration, answer: impl Future<Output = Result<T, sqlx:
     Ok(timeout(limit, answer).await.unwrap_or_else(|_| Err(silence(limit)))?)
 }
 
-/// Heard by every replica, the one that says it included.
+/// Sends notices to every replica, this one included.
 pub async fn notify(connection: &mut Connection, words: &[String]) -> Result<(), Error> {
     sqlx::query("SELECT pg_notify($1, word) FROM unnest($2::text[]) AS word")
         .bind(CHANNEL)
@@ -66,8 +67,8 @@ pub async fn notify(connection: &mut Connection, words: &[String]) -> Result<(),
     Ok(())
 }
 
-/// Heard by the other replicas. False where there are none, and then nothing is said: a notification would have to be
-/// committed. One that comes up meanwhile looks at everything once it is there.
+/// Sends notices to the other replicas. Returns false and sends nothing if there are none, because a notification would
+/// make the transaction commit something. A replica that starts meanwhile looks at everything once it is there.
 pub async fn notify_others(connection: &mut Connection, own_replica_id: Uuid, words: &[String]) -> Result<bool, Error> {
     let said = sqlx::query(
         "SELECT pg_notify($1, word) FROM unnest($2::text[]) AS word
@@ -81,7 +82,7 @@ pub async fn notify_others(connection: &mut Connection, own_replica_id: Uuid, wo
     Ok(said.rows_affected() > 0)
 }
 
-/// Lays a broadcast out for other replicas and says `word` to them; nothing where there is no other one.
+/// Stores a broadcast for the other replicas and sends them `word`, if there are any.
 pub async fn insert_broadcast(
     connection: &mut Connection,
     own_replica_id: Uuid,
@@ -111,7 +112,7 @@ pub async fn broadcast(connection: &mut Connection, id: Uuid) -> Result<Option<S
     Ok(sqlx::query_scalar("SELECT events FROM broadcasts WHERE id = $1").bind(id).fetch_optional(connection).await?)
 }
 
-/// Those that every replica has had the time to fetch.
+/// Deletes the broadcasts that every replica has had the time to fetch.
 pub async fn delete_old_broadcasts(connection: &mut Connection) -> Result<(), Error> {
     sqlx::query("DELETE FROM broadcasts WHERE sent_at < clock_timestamp() - interval '1 minute'")
         .execute(connection)

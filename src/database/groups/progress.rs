@@ -1,4 +1,5 @@
-//! How far groups got. Who may write it is checked with every statement: the owner, and the epoch of its turn.
+//! The progress of groups. Every statement that writes one checks the owner and the epoch of its turn, so a replica
+//! that lost a progress cannot change it.
 
 use std::time::Duration;
 
@@ -9,14 +10,14 @@ use uuid::Uuid;
 use crate::database::{Connection, Error};
 use crate::event::{Group, Log};
 
-/// A group wants the logs of a topic; of every topic, where none is named.
+/// A topic whose logs a group wants, or every topic if none is named.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Wanted {
     pub group: Group,
     pub topic: Option<String>,
 }
 
-/// The right to write a progress, until somebody else takes it.
+/// The right to write a progress, until another replica takes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Turn {
     pub group: Group,
@@ -25,22 +26,22 @@ pub struct Turn {
     pub epoch: i64,
 }
 
-/// How far a group got in a log.
+/// The progress of a group in a log.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// Everything up to here is handled.
+    /// The watermark: everything up to this position is handled.
     pub position: i64,
-    /// And these behind it, in order.
+    /// The positions after the watermark that are handled, in order.
     pub handled: Vec<i64>,
 }
 
-/// An event that nobody at the last owner could handle, or receive; at position 0 if there was none.
+/// The event that no subscriber at the last owner could handle, or receive. Its position is 0 if there was none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Refusal {
     pub position: i64,
     pub retry_number: i64,
     pub rounds: i64,
-    /// Connections in a row that ended as it came.
+    /// The number of connections in a row that ended when the event came.
     pub resets: i64,
 }
 
@@ -50,7 +51,7 @@ pub struct Taken {
     pub log: Log,
     pub progress: Progress,
     pub refusal: Refusal,
-    /// Whether something is to be sent to the group once more.
+    /// Whether the group has resends in this log.
     pub has_resends: bool,
 }
 
@@ -71,7 +72,8 @@ fn from_row(row: &PgRow, owner: Uuid) -> Result<Taken, Error> {
     })
 }
 
-/// Takes what is wanted, has something to deliver, and is owned by no live replica; of these topics, if some are named.
+/// Takes every progress that is wanted, has something to deliver, and belongs to no live replica; if `log_ids` names
+/// some logs, only of these.
 pub async fn take(
     connection: &mut Connection,
     replica_id: Uuid,
@@ -122,7 +124,7 @@ pub async fn take(
     rows.iter().map(|row| from_row(row, replica_id)).collect()
 }
 
-/// Of these topics, what other live replicas own.
+/// Returns the progress in these logs that other live replicas own.
 pub async fn owned_by_others(
     connection: &mut Connection,
     replica_id: Uuid,
@@ -144,7 +146,7 @@ pub async fn owned_by_others(
     owned.collect()
 }
 
-/// What a replica owns and has something to deliver.
+/// Returns the progress that a replica owns and that has something to deliver.
 pub async fn pending(connection: &mut Connection, replica_id: Uuid) -> Result<Vec<Taken>, Error> {
     let rows = sqlx::query(
         "WITH owned AS (
@@ -163,7 +165,8 @@ pub async fn pending(connection: &mut Connection, replica_id: Uuid) -> Result<Ve
     rows.iter().map(|row| from_row(row, replica_id)).collect()
 }
 
-/// Gives the log's edit counter; `None` if somebody else has taken it since. Locks the row until the transaction ends.
+/// Writes the progress, and returns the log's edit counter, or `None` if another replica has taken the progress since.
+/// It locks the row until the transaction ends.
 pub async fn update(
     connection: &mut Connection,
     turn: &Turn,
@@ -186,7 +189,7 @@ pub async fn update(
     .await?)
 }
 
-/// Lets others take these at once, and tells them what was refused.
+/// Lets others take these at once, and leaves them the refusals.
 pub async fn release(connection: &mut Connection, released: &[(Turn, Refusal)]) -> Result<(), Error> {
     let turns = || released.iter().map(|(turn, _)| turn);
     let refusals = |field: fn(&Refusal) -> i64| released.iter().map(|(_, refusal)| field(refusal)).collect::<Vec<_>>();
@@ -220,7 +223,7 @@ pub async fn release_all(connection: &mut Connection, replica_id: Uuid) -> Resul
     Ok(())
 }
 
-/// Lets others take it at once, and its owner again after a while.
+/// Lets others take a progress at once, and its owner again after a while.
 pub async fn hand_over(
     connection: &mut Connection,
     turn: &Turn,
@@ -248,7 +251,7 @@ pub async fn hand_over(
     Ok(())
 }
 
-/// Up to where everything is handled; 0 for a group that nobody has heard of.
+/// Returns the watermark of a group in a log; 0 if the group has no progress there.
 pub async fn handled_position(connection: &mut Connection, group: &Group, log_id: i64) -> Result<i64, Error> {
     let position: Option<i64> = sqlx::query_scalar(
         "SELECT position FROM group_progress WHERE group_name = $1 AND is_parallel = $2 AND log_id = $3",
@@ -261,7 +264,7 @@ pub async fn handled_position(connection: &mut Connection, group: &Group, log_id
     Ok(position.unwrap_or_default())
 }
 
-/// Of these positions, whether the group has one still to handle, and the error of one that it could not.
+/// Returns whether the group still has to handle one of these positions, and the error of one that it could not handle.
 pub async fn unhandled(
     connection: &mut Connection,
     group: &Group,

@@ -1,4 +1,4 @@
-//! Processes with subscribers, each with a row that it renews.
+//! Replicas: processes with subscribers, each with a lease that it renews. The lease of a process that died expires.
 
 use std::time::Duration;
 
@@ -6,14 +6,14 @@ use uuid::Uuid;
 
 use crate::database::{Connection, Error};
 
-/// Names of groups, by mode.
+/// The names of groups, by mode.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GroupNames {
     pub normal: Vec<String>,
     pub parallel: Vec<String>,
 }
 
-/// Once more changes nothing: the first time may have been committed unheard.
+/// Adds a replica, and renews it if it is there: an earlier attempt may have been committed without an answer.
 pub async fn insert(connection: &mut Connection, id: Uuid, groups: &GroupNames, term: Duration) -> Result<(), Error> {
     sqlx::query(
         "INSERT INTO replicas (id, expires_at, group_names, parallel_group_names)
@@ -29,7 +29,7 @@ pub async fn insert(connection: &mut Connection, id: Uuid, groups: &GroupNames, 
     Ok(())
 }
 
-/// False if it has been found dead: then others may have taken over what it owned.
+/// Returns false if the lease has expired: others may own the replica's progress by now.
 pub async fn renew(connection: &mut Connection, id: Uuid, groups: &GroupNames, term: Duration) -> Result<bool, Error> {
     let renewed = sqlx::query(
         "UPDATE replicas
@@ -45,7 +45,7 @@ pub async fn renew(connection: &mut Connection, id: Uuid, groups: &GroupNames, t
     Ok(renewed.rows_affected() == 1)
 }
 
-/// Says how many there were.
+/// Deletes the replicas whose lease has expired, and returns how many there were.
 pub async fn delete_dead(connection: &mut Connection) -> Result<u64, Error> {
     let deleted = sqlx::query("DELETE FROM replicas WHERE expires_at < clock_timestamp()").execute(connection).await?;
     Ok(deleted.rows_affected())
@@ -56,7 +56,7 @@ pub async fn delete(connection: &mut Connection, id: Uuid) -> Result<(), Error> 
     Ok(())
 }
 
-/// Whether another replica lives that has subscribers of the group.
+/// Whether another live replica has subscribers of the group.
 pub async fn others_subscribe(
     connection: &mut Connection,
     id: Uuid,

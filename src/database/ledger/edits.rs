@@ -1,3 +1,6 @@
+//! The ledger of edits, and the pending edits. One transaction lists an edit and makes its change or lays it over, so
+//! the ledger lists no edit that did not happen. It holds no values.
+
 use std::collections::HashMap;
 
 use sqlx::postgres::PgRow;
@@ -8,30 +11,30 @@ use uuid::Uuid;
 use crate::database::{ArchiveKey, Connection, Error};
 use crate::event::{Change, Edits, Invalid, PositionRange};
 
-/// A line of the ledger: never a value.
+/// A line of the ledger. It never holds a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Edit {
     pub id: Uuid,
     pub log_id: i64,
-    /// Of the edits of one topic.
+    /// The number of the edit among the edits of its log.
     pub sequence: i64,
     pub kind: EditKind,
-    /// An event's id, a GDPR id, or the name that a type had.
+    /// An event's id, a GDPR id, or the old name of a type.
     pub subject: String,
-    /// `None` where any number of events was changed.
+    /// `None` where the edit may change any number of events.
     pub position: Option<i64>,
-    /// What it is about is in this archive; `None` where it is hot.
+    /// The archive that holds what the edit changes; `None` where that is hot.
     pub archive_id: Option<Uuid>,
-    /// JSON pointers into the payload, or the name that a type has got.
+    /// JSON pointers into the payload, or the new name of a type.
     pub changed: Vec<String>,
     pub missing: Vec<String>,
     pub actor: String,
     pub reason: String,
     pub ticket: String,
     pub accepted_at: OffsetDateTime,
-    /// When the value was replaced where it is kept.
+    /// The time when the old value was replaced where it is kept.
     pub applied_at: Option<OffsetDateTime>,
-    /// When nothing was left that bears the old value.
+    /// The time when nothing was left that holds the old value.
     pub purged_at: Option<OffsetDateTime>,
 }
 
@@ -57,11 +60,11 @@ impl EditKind {
         [EditKind::Patch, EditKind::Introduce, EditKind::Invalidate, EditKind::Rename]
             .into_iter()
             .find(|kind| kind.as_str() == text)
-            .ok_or_else(|| Error::Damaged(format!("there is no kind of edit {text:?}")))
+            .ok_or_else(|| Error::Damaged(format!("an edit has the unknown kind {text:?}")))
     }
 }
 
-/// A change of some events of an archive that its object does not hold yet.
+/// A change of some events of an archive that the archive's object does not hold yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PendingEdit {
     pub archive_id: Uuid,
@@ -74,8 +77,8 @@ pub struct PendingEdit {
 macro_rules! select_edits {
     ($rest:literal) => {
         concat!(
-            "SELECT id, log_id, sequence, kind, subject, position, archive_id, changed, missing, actor, reason, ticket, ",
-            "accepted_at, applied_at, purged_at FROM edits ",
+            "SELECT id, log_id, sequence, kind, subject, position, archive_id, changed, missing, actor, reason, ",
+            "ticket, accepted_at, applied_at, purged_at FROM edits ",
             $rest
         )
     };
@@ -120,7 +123,7 @@ pub async fn edited_since(
     .await?)
 }
 
-/// The edits of the event at each of these positions, and of the types of its log.
+/// Returns the edits of the event at each of these positions, with the renames of its log.
 pub async fn of_event(
     connection: &mut Connection,
     log_id: i64,
@@ -144,7 +147,7 @@ pub async fn of_event(
     Ok(edits)
 }
 
-/// From the old name to the new one, in their order.
+/// Returns the renames of a log, each as the old name and the new one, in their order.
 pub async fn renames(connection: &mut Connection, log_id: i64) -> Result<Vec<(String, String)>, Error> {
     Ok(sqlx::query_as(
         "SELECT DISTINCT sequence, subject, changed[1] FROM edits
@@ -159,7 +162,7 @@ pub async fn renames(connection: &mut Connection, log_id: i64) -> Result<Vec<(St
     .collect())
 }
 
-/// The archives that an invalidation of this GDPR id was laid over before.
+/// Returns the archives that an invalidation of this GDPR id was laid over before.
 pub async fn archives_invalidated(connection: &mut Connection, log_id: i64, gdpr_id: &str) -> Result<Vec<Uuid>, Error> {
     Ok(sqlx::query_scalar(
         "SELECT archive_id FROM edits
@@ -172,7 +175,7 @@ pub async fn archives_invalidated(connection: &mut Connection, log_id: i64, gdpr
     .await?)
 }
 
-/// `None` if there is no edit of this id.
+/// Returns `None` if no edit has this id.
 pub async fn find(connection: &mut Connection, id: Uuid) -> Result<Option<Edit>, Error> {
     let row = sqlx::query(select_edits!("WHERE id = $1")).bind(id).fetch_optional(connection).await?;
     row.as_ref().map(edit_from_row).transpose()
@@ -221,7 +224,7 @@ pub async fn insert(connection: &mut Connection, edit: &Edit) -> Result<(), Erro
     Ok(())
 }
 
-/// Lays a change over positions `first_position..=last_position` of the archive that the edit is about.
+/// Lays a change over a range of positions of the edit's archive.
 pub async fn insert_pending(
     connection: &mut Connection,
     edit: &Edit,
@@ -254,7 +257,7 @@ fn pending_from_row(row: &PgRow) -> Result<PendingEdit, Error> {
     })
 }
 
-/// What is pending for a range of positions, in the order in which it is to be applied.
+/// Returns the pending edits of a range of positions, in the order in which they have to be applied.
 pub async fn pending(
     connection: &mut Connection,
     log_id: i64,
@@ -273,7 +276,7 @@ pub async fn pending(
     rows.iter().map(pending_from_row).collect()
 }
 
-/// What is pending for an archive, in the order in which it is to be applied.
+/// Returns the pending edits of an archive, in the order in which they have to be applied.
 pub async fn pending_of_archive(
     connection: &mut Connection,
     log_id: i64,
@@ -291,14 +294,15 @@ pub async fn pending_of_archive(
     rows.iter().map(pending_from_row).collect()
 }
 
-/// The archives that have pending edits.
+/// Returns the archives that have pending edits.
 pub async fn archives_with_pending(connection: &mut Connection) -> Result<Vec<ArchiveKey>, Error> {
     let statement =
         "SELECT log_id, archive_id FROM pending_edits GROUP BY log_id, archive_id ORDER BY log_id, archive_id";
     Ok(sqlx::query_as(statement).fetch_all(connection).await?)
 }
 
-/// Removes what a rewrite has taken over, up to the sequence that it saw, and says so in the ledger.
+/// Removes the pending edits that a rewrite put into the object, up to the sequence that it saw, and marks them as
+/// applied in the ledger.
 pub async fn settle(
     connection: &mut Connection,
     log_id: i64,
@@ -319,8 +323,8 @@ pub async fn settle(
     Ok(())
 }
 
-/// The archives whose applied edits may still have old values in noncurrent versions of the object, and the newest
-/// sequence of those edits. Not of an object that an intent is about: whoever settles that purges it.
+/// Returns the archives whose applied edits may have left old values in noncurrent versions of the object, each with
+/// the newest sequence of those edits. It leaves out archives with an intent: settling the intent purges the object.
 pub async fn unpurged_archives(connection: &mut Connection) -> Result<Vec<(ArchiveKey, i64)>, Error> {
     let rows = sqlx::query(
         "SELECT log_id, archive_id, max(sequence) AS sequence FROM edits
@@ -337,7 +341,7 @@ pub async fn unpurged_archives(connection: &mut Connection) -> Result<Vec<(Archi
     rows.iter().map(|row| Ok((ArchiveKey::from_row(row)?, row.try_get("sequence")?))).collect()
 }
 
-/// Of the applied edits of an archive up to a sequence.
+/// Marks the applied edits of an archive as purged, up to a sequence.
 pub async fn mark_purged(
     connection: &mut Connection,
     log_id: i64,
@@ -356,7 +360,7 @@ pub async fn mark_purged(
     Ok(())
 }
 
-/// Edits of hot events are done once no object is on its way that was begun before them.
+/// Marks edits of hot events as purged, unless an object is on its way that was begun before the edit.
 pub async fn mark_hot_purged(connection: &mut Connection) -> Result<(), Error> {
     sqlx::query(
         "UPDATE edits SET purged_at = now()

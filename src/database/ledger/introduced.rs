@@ -1,4 +1,4 @@
-//! GDPR ids of fields that became personal after they were archived: no lookup page knows them.
+//! GDPR ids of fields that became personal after they were archived. No lookup page leads to them.
 
 use std::collections::HashSet;
 
@@ -23,7 +23,7 @@ pub async fn insert(
     Ok(())
 }
 
-/// An archive's events are elsewhere now, and their GDPR ids are known there.
+/// Deletes the GDPR ids of an archive whose events are elsewhere now, and whose ids are known there.
 pub async fn delete(connection: &mut Connection, ArchiveKey { log_id, archive_id }: ArchiveKey) -> Result<(), Error> {
     sqlx::query("DELETE FROM introduced_gdpr_ids WHERE log_id = $1 AND archive_id = $2")
         .bind(log_id)
@@ -33,7 +33,7 @@ pub async fn delete(connection: &mut Connection, ArchiveKey { log_id, archive_id
     Ok(())
 }
 
-/// Those that were introduced on fields of an archive.
+/// Returns the GDPR ids that were introduced on fields of an archive.
 pub async fn of_archive(
     connection: &mut Connection,
     ArchiveKey { log_id, archive_id }: ArchiveKey,
@@ -48,7 +48,7 @@ pub async fn of_archive(
     Ok(ids.into_iter().collect())
 }
 
-/// The archive and position of the field that this GDPR id was introduced on.
+/// Returns the archive and the position of the field that this GDPR id was introduced on.
 pub async fn find(connection: &mut Connection, log_id: i64, gdpr_id: &str) -> Result<Option<(Uuid, i64)>, Error> {
     let row = sqlx::query("SELECT archive_id, position FROM introduced_gdpr_ids WHERE log_id = $1 AND gdpr_id = $2")
         .bind(log_id)

@@ -1,4 +1,4 @@
-//! The ledger of edits: each edit, the edits that no object holds yet, and personal ids that edits introduced.
+//! The ledger of edits: all edits, the edits that no object holds yet, and the GDPR ids that edits introduced.
 
 pub mod edits;
 pub mod introduced;

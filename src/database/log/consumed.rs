@@ -1,12 +1,13 @@
-//! Events that go once they are consumed, and what is remembered of them for a while.
+//! The deletion of events once they are consumed. Their ids are kept for a while in the same statement, so no event
+//! goes without its id.
 
 use std::collections::HashMap;
 
 use crate::database::{Connection, Error};
 use crate::event::Group;
 
-/// Deletes the events of a log that every one of these groups has handled, and says how many there were. One that a
-/// group could not handle stays: it can be sent again. Their ids are remembered for a minute.
+/// Deletes the events of a log that every one of these groups has handled, and returns how many there were. An event
+/// that a group could not handle stays, because it can be sent again. The ids of deleted events are kept for a minute.
 pub async fn delete(connection: &mut Connection, log_id: i64, groups: &[Group]) -> Result<i64, Error> {
     let deleted = sqlx::query(
         "WITH deleted AS (
@@ -37,7 +38,7 @@ pub async fn delete(connection: &mut Connection, log_id: i64, groups: &[Group]) 
     Ok(deleted.rows_affected() as i64)
 }
 
-/// Of these ids, those of events that were deleted within the last minute, with the positions that they had.
+/// Returns those of these ids whose events were deleted within the last minute, with the positions that the events had.
 pub async fn positions(
     connection: &mut Connection,
     log_id: i64,
@@ -55,7 +56,7 @@ pub async fn positions(
     Ok(rows.into_iter().collect())
 }
 
-/// Forgets what was deleted more than a minute ago.
+/// Deletes the ids of events that were deleted more than a minute ago.
 pub async fn forget(connection: &mut Connection, log_id: i64) -> Result<(), Error> {
     sqlx::query("DELETE FROM consumed_ids WHERE log_id = $1 AND consumed_at < clock_timestamp() - interval '1 minute'")
         .bind(log_id)

@@ -1,4 +1,5 @@
-//! The log: its row, its hot events, the snapshots of its streams, and which of its events were deleted once they were consumed.
+//! The log: its row, its hot events, the snapshots of its streams, and the ids of events that were deleted once they
+//! were consumed.
 
 pub mod consumed;
 pub mod events;

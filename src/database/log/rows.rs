@@ -1,3 +1,6 @@
+//! The rows of logs: names, head, counts and counters. A transaction that locks a log's row keeps every other writer of
+//! the log away until it ends.
+
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 
@@ -5,7 +8,7 @@ use crate::database::lookups::sums;
 use crate::database::{Connection, Error};
 use crate::event::Log;
 
-/// A log's row.
+/// A log's row: one tenant and topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogRow {
     pub id: i64,
@@ -14,15 +17,16 @@ pub struct LogRow {
     pub archived_count: i64,
     /// No archived event has a higher position.
     pub archived_to: i64,
-    /// Of positions whose events were deleted once they had been handled; where there are some, positions have gaps.
+    /// The number of positions whose events were deleted once they had been handled. Where it is not zero, positions
+    /// have gaps.
     pub deleted_count: i64,
     pub archived_json_bytes: i64,
     pub archived_object_bytes: i64,
     pub edit_counter: i64,
-    /// Rises whenever archived events turn out to be elsewhere, or other ones, than they were said to be: with a restore, a
-    /// repair, a recovery. While it stays, events go from rows into archives only.
+    /// A counter that rises whenever archived events turn out to be elsewhere, or other ones, than the catalog said:
+    /// with a restore, a repair or a recovery. While it stays, events only go from rows into archives.
     pub catalog_epoch: i64,
-    /// Binary digits of the number of hot events: an archiver looks for those with enough by it.
+    /// The number of binary digits of the number of hot events. An archiver finds the logs with enough events by it.
     pub hot_magnitude: i32,
 }
 
@@ -35,8 +39,8 @@ impl LogRow {
 macro_rules! select_topics {
     ($rest:literal) => {
         concat!(
-            "SELECT id, tenant, topic, head_position, archived_count, archived_to, deleted_count, archived_json_bytes, ",
-            "archived_object_bytes, edit_counter, catalog_epoch, hot_magnitude FROM logs ",
+            "SELECT id, tenant, topic, head_position, archived_count, archived_to, deleted_count, ",
+            "archived_json_bytes, archived_object_bytes, edit_counter, catalog_epoch, hot_magnitude FROM logs ",
             $rest
         )
     };
@@ -76,15 +80,15 @@ pub async fn by_id(connection: &mut Connection, log_id: i64) -> Result<LogRow, E
     from_row(&sqlx::query(select_topics!("WHERE id = $1")).bind(log_id).fetch_one(connection).await?)
 }
 
-/// All of them, in the order of their names.
+/// Returns all logs, in the order of their names.
 pub async fn all(connection: &mut Connection) -> Result<Vec<LogRow>, Error> {
     let rows = sqlx::query(select_topics!("ORDER BY tenant, topic")).fetch_all(connection).await?;
     rows.iter().map(from_row).collect()
 }
 
-/// Topics with at least so many hot events, those with most first.
+/// Returns the logs with at least `hot_count_min` hot events, the largest number first.
 pub async fn with_hot_events(connection: &mut Connection, hot_count_min: i64) -> Result<Vec<LogRow>, Error> {
-    // The magnitude is in an index, the count is not.
+    // The magnitude is in an index, and the count is not.
     let rows = sqlx::query(select_topics!(
         "WHERE hot_magnitude >= magnitude($1) AND head_position - archived_count - deleted_count >= $1
          ORDER BY head_position - archived_count - deleted_count DESC, id"
@@ -95,14 +99,14 @@ pub async fn with_hot_events(connection: &mut Connection, hot_count_min: i64) ->
     rows.iter().map(from_row).collect()
 }
 
-/// The topics of this name, of all tenants.
+/// Returns the logs of a topic, one for each tenant that has it.
 pub async fn named(connection: &mut Connection, topic: &str) -> Result<Vec<LogRow>, Error> {
     let rows =
         sqlx::query(select_topics!("WHERE topic = $1 ORDER BY tenant")).bind(topic).fetch_all(connection).await?;
     rows.iter().map(from_row).collect()
 }
 
-/// Makes the topic's row where there is none.
+/// Makes the log's row if it does not exist.
 pub async fn make(connection: &mut Connection, log: &Log) -> Result<(), Error> {
     sqlx::query(
         "INSERT INTO logs (tenant, topic) VALUES ($1, $2) ON CONFLICT ON CONSTRAINT logs_tenant_topic_key DO NOTHING",
@@ -114,7 +118,8 @@ pub async fn make(connection: &mut Connection, log: &Log) -> Result<(), Error> {
     Ok(())
 }
 
-/// Holds the topic until the transaction ends: positions are given, edits counted and archives published under this.
+/// Locks the log's row until the transaction ends. Positions are given, edits are counted and archives become live
+/// under this lock.
 pub async fn lock(connection: &mut Connection, log: &Log) -> Result<Option<LogRow>, Error> {
     let row = sqlx::query(select_topics!("WHERE tenant = $1 AND topic = $2 FOR UPDATE"))
         .bind(log.tenant())
@@ -137,7 +142,8 @@ pub async fn set_head(connection: &mut Connection, log_id: i64, head_position: i
     Ok(())
 }
 
-/// Adds what an archive took over that ends at some position, or what a rewrite or a restore changed of one.
+/// Adds the events of a new archive that ends at `last_position`, or the change that a rewrite or a restore made to
+/// one.
 pub async fn add_archived(
     connection: &mut Connection,
     log_id: i64,
@@ -163,7 +169,7 @@ pub async fn add_archived(
     Ok(())
 }
 
-/// Makes the sums those of the topic's archives, whatever they were.
+/// Sets the sums to those of the log's archives, whatever they were.
 pub async fn recount_archived(connection: &mut Connection, log_id: i64) -> Result<(), Error> {
     sqlx::query(
         "UPDATE logs
@@ -189,7 +195,7 @@ pub async fn recount_archived(connection: &mut Connection, log_id: i64) -> Resul
     sums::sum_up(connection, log_id, &wrong).await
 }
 
-/// Counts events that were deleted because they were consumed.
+/// Adds to the count of events that were deleted because they were consumed.
 pub async fn add_deleted(connection: &mut Connection, log_id: i64, count: i64) -> Result<(), Error> {
     sqlx::query(
         "UPDATE logs
@@ -204,7 +210,7 @@ pub async fn add_deleted(connection: &mut Connection, log_id: i64, count: i64) -
     Ok(())
 }
 
-/// What was known of archived events does not hold any more.
+/// Raises the catalog epoch: whatever readers know of archived events may not hold any more.
 pub async fn raise_catalog_epoch(connection: &mut Connection, log_id: i64) -> Result<(), Error> {
     sqlx::query("UPDATE logs SET catalog_epoch = catalog_epoch + 1 WHERE id = $1")
         .bind(log_id)
@@ -213,8 +219,9 @@ pub async fn raise_catalog_epoch(connection: &mut Connection, log_id: i64) -> Re
     Ok(())
 }
 
-/// The sequence of the edit that this transaction makes, which holds the topic from now on. `None` if events were
-/// restored since the topic was read: what was looked for in rows may have been in an archive then.
+/// Returns the sequence of the edit that this transaction makes, and locks the log's row from now on. Returns `None` if
+/// events were restored since `log_row` was read: an event that was looked for in rows may have been in an archive
+/// then.
 pub async fn bump_edit_counter(connection: &mut Connection, log_row: &LogRow) -> Result<Option<i64>, Error> {
     Ok(sqlx::query_scalar(
         "UPDATE logs SET edit_counter = edit_counter + 1 WHERE id = $1 AND catalog_epoch = $2 RETURNING edit_counter",

@@ -1,3 +1,6 @@
+//! Snapshots: the stand-ins for the first events of streams. An id names one snapshot of a log, and a snapshot that
+//! somebody else changed meanwhile is not overwritten.
+
 use crate::database::log::events::from_row;
 use crate::database::{Connection, Error};
 use crate::event::Event;
@@ -12,7 +15,8 @@ macro_rules! select_snapshots {
     };
 }
 
-/// The snapshot bears the position of the last event that it stands for. False if there is one of this id already.
+/// Adds a snapshot, which bears the position of the last event that it stands for. Returns false if the log has a
+/// snapshot with this id.
 pub async fn insert(connection: &mut Connection, log_id: i64, snapshot: &Event) -> Result<bool, Error> {
     let inserted = sqlx::query(
         "INSERT INTO snapshots (log_id, position, raised_at, deployment_id, id, stream, type, reason, correlation_id,
@@ -47,7 +51,8 @@ pub async fn find(connection: &mut Connection, log_id: i64, id: &str) -> Result<
     row.as_ref().map(from_row).transpose()
 }
 
-/// The one of a stream that stands for most events, of those that a reader of this deployment may use.
+/// Returns the snapshot that stands for the most events of a stream, among those that a reader of this deployment may
+/// use.
 pub async fn newest(
     connection: &mut Connection,
     log_id: i64,
@@ -66,7 +71,7 @@ pub async fn newest(
     row.as_ref().map(from_row).transpose()
 }
 
-/// Replaces payload and GDPR data. False if the snapshot is not what it was.
+/// Replaces the payload and the GDPR data. Returns false if the snapshot has changed.
 pub async fn replace(connection: &mut Connection, log_id: i64, old: &Event, new: &Event) -> Result<bool, Error> {
     let replaced = sqlx::query(
         "UPDATE snapshots SET payload = $5, gdpr = $6
@@ -83,7 +88,8 @@ pub async fn replace(connection: &mut Connection, log_id: i64, old: &Event, new:
     Ok(replaced.rows_affected() == 1)
 }
 
-/// Those with a field of this GDPR id that still shows its value, held until the transaction ends.
+/// Returns the snapshots with a field of this GDPR id that still shows its value, and locks them until the transaction
+/// ends.
 pub async fn lock_by_gdpr_id(connection: &mut Connection, log_id: i64, gdpr_id: &str) -> Result<Vec<Event>, Error> {
     let rows = sqlx::query(select_snapshots!(
         "WHERE log_id = $1 AND gdpr IS NOT NULL AND gdpr_ids(gdpr) @> ARRAY[$2] ORDER BY id FOR UPDATE"
@@ -95,7 +101,7 @@ pub async fn lock_by_gdpr_id(connection: &mut Connection, log_id: i64, gdpr_id: 
     rows.iter().map(from_row).collect()
 }
 
-/// Gives the snapshots of a type another one, and says how many there were.
+/// Renames the type of snapshots, and returns how many there were.
 pub async fn rename(connection: &mut Connection, log_id: i64, old_type: &str, new_type: &str) -> Result<u64, Error> {
     let renamed = sqlx::query("UPDATE snapshots SET type = $3 WHERE log_id = $1 AND type = $2")
         .bind(log_id)

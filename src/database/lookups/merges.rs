@@ -1,8 +1,9 @@
-//! Merging lookups, so that looking for something costs the same however many archives there are: ten archives' own
-//! become one, ten of those one of a hundred archives.
+//! Merges lookups, so that a search costs the same however many archives there are. The own lookups of ten archives
+//! become one, and ten of those become one of a hundred archives.
 //!
-//! Every run is read once from front to back, some pages at a time, and what comes out is written as it comes. Entries of
-//! archives that are kept elsewhere by now are left out.
+//! A merge reads every run once from front to back, some pages at a time, and writes the result as it comes. It leaves
+//! out the entries of archives that are kept elsewhere by now. It is part of a transaction, so it replaces its sources
+//! or changes nothing.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -13,14 +14,14 @@ use super::pages::{Entry, Kind, PageWriter, combine, entries_of};
 use super::{delete_pages, insert_pages};
 use crate::database::{Connection, Error};
 
-/// Lookups of a level that become one of the next.
+/// The number of lookups of a level that become one of the next level.
 const MERGED_AT_ONCE: i64 = 10;
-/// Those of a hundred archives stay.
+/// The highest level. Its lookups, of a hundred archives each, are merged no more.
 const LEVEL_MAX: i16 = 2;
-/// That are read ahead of all runs together, and written at once.
+/// The number of pages that are read ahead of all runs together, and that are written at once.
 const PAGES_AT_ONCE: usize = 512;
 
-/// Lookups that are to be one.
+/// The lookups that are to become one.
 #[derive(Debug)]
 pub struct Merge {
     log_id: i64,
@@ -36,16 +37,16 @@ struct Source {
 }
 
 impl Merge {
-    /// Those that are kept together afterwards.
+    /// The archives that the merged lookup leads to.
     fn archive_ids(&self) -> Vec<Uuid> {
         self.sources.iter().flat_map(|source| source.archive_ids.iter().copied().flatten()).collect()
     }
 }
 
-/// The next merge of a topic, if there are enough lookups of a level.
+/// Returns the next merge of a log, if a level has enough lookups.
 pub async fn due(connection: &mut Connection, log_id: i64) -> Result<Option<Merge>, Error> {
     for level in 0..LEVEL_MAX {
-        // Those of an archive that is not live yet are still written.
+        // The lookups of an archive that is not live yet are still being written.
         let sources: Vec<Source> = sqlx::query_as(
             "SELECT id, runs, archive_ids FROM lookups
              WHERE log_id = $1 AND level = $2
@@ -65,7 +66,7 @@ pub async fn due(connection: &mut Connection, log_id: i64) -> Result<Option<Merg
     Ok(None)
 }
 
-/// Topics that perhaps have something to merge. Looks at all lookups of all topics.
+/// Returns the logs that may have something to merge. It looks at all lookups of all logs.
 pub async fn logs_with_due(connection: &mut Connection) -> Result<Vec<i64>, Error> {
     Ok(sqlx::query_scalar(
         "SELECT DISTINCT log_id FROM (
@@ -79,7 +80,7 @@ pub async fn logs_with_due(connection: &mut Connection) -> Result<Vec<i64>, Erro
     .await?)
 }
 
-/// Writes one in the place of its sources, without sums. Says which one, and of how many archives it is.
+/// Writes one lookup in the place of its sources, without sums. Returns its id, and the number of its archives.
 pub async fn merge(connection: &mut Connection, merge: &Merge) -> Result<(Uuid, usize), Error> {
     let Merge { log_id, level, sources } = merge;
     let (id, archive_ids) = (Uuid::now_v7(), merge.archive_ids());
@@ -99,7 +100,7 @@ pub async fn merge(connection: &mut Connection, merge: &Merge) -> Result<(Uuid, 
     Ok((id, archive_ids.len()))
 }
 
-/// The greatest number of members that one of these archives has.
+/// Returns the greatest number of members that one of these archives has.
 async fn members_max(connection: &mut Connection, log_id: i64, archive_ids: &[Uuid]) -> Result<u32, Error> {
     let members: i32 = sqlx::query_scalar(
         "SELECT coalesce(max(last.member) + 1, 1)
@@ -144,11 +145,11 @@ struct Runs {
     pages_at_once: i64,
 }
 
-/// One of them, read up to some page.
+/// One run, read up to some page.
 struct Run {
     lookup_id: Uuid,
     run: i32,
-    /// By the ordinals of its source, those of the merge.
+    /// The ordinals of the merge, by the ordinals of the run's source.
     ordinals: Vec<Option<u32>>,
     ahead: VecDeque<Entry>,
     read_to: i64,
@@ -176,7 +177,7 @@ impl Runs {
         Ok(opened)
     }
 
-    /// All entries of the next head.
+    /// Returns all entries of the next head.
     async fn next(&mut self, connection: &mut Connection) -> Result<Option<Vec<Entry>>, Error> {
         let Some(&Reverse((head, _))) = self.heads.peek() else { return Ok(None) };
         let mut entries = Vec::new();
@@ -194,7 +195,7 @@ impl Runs {
         Ok(Some(entries))
     }
 
-    /// Reads on where a run has nothing ahead, and remembers its next head.
+    /// Reads on if a run has nothing ahead, and remembers the run's next head.
     async fn advance(&mut self, connection: &mut Connection, index: usize) -> Result<(), Error> {
         let run = &mut self.runs[index];
         if run.ahead.is_empty() {

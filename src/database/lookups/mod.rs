@@ -1,9 +1,10 @@
-//! Which member holds an event id, and which members hold a stream or a GDPR id.
+//! Lookups: the members that hold an event id, a stream or a GDPR id.
 //!
 //! A run is a sorted list of keyed hashes, cut into pages of one row each. An archive has a run for every 65,535 of its
-//! events, so that making one takes bounded memory; as archives add up, their runs are merged ([`merges`]). What is kept
-//! together, and of which archives, is a row of `lookups`, with what these hold in all ([`sums`]). A page may say
-//! "perhaps" (two ids can share a hash), never a false "no": the reader compares what it finds.
+//! events, so that making a run takes bounded memory. As archives add up, their runs are merged ([`merges`]). A row of
+//! `lookups` says which runs are kept together, which archives they are of, and what these archives hold in all
+//! ([`sums`]). A page may say "perhaps", because two ids can share a hash, and never a false "no": the reader compares
+//! what it finds.
 
 pub mod merges;
 mod pages;
@@ -20,12 +21,12 @@ use crate::database::{ArchiveKey, Connection, Error};
 
 use pages::{Entry, Hash, Kind, Page, PageWriter, combine, entries_of, head};
 
-/// Events that one run is about, at most.
+/// The most events that one run leads to.
 pub const RUN_EVENTS: usize = 65_535;
-/// Hashes that are looked for in one statement while a run is compared.
+/// The number of hashes that one statement looks for while a run is compared.
 const HASHES_AT_ONCE: usize = 4_096;
 
-/// Without it, ids and streams cannot be guessed from their hashes.
+/// The key of the hashes. Nobody can guess ids and streams from their hashes without the key.
 #[derive(Debug, Clone, Copy)]
 pub struct HashKey(u64, u64);
 
@@ -42,13 +43,13 @@ impl HashKey {
         ((hash.h1 >> 1) as i64, hash.h2)
     }
 
-    /// What lookups keep of an event's id: two ids can share it.
+    /// Returns the part of an id's hash that lookups keep. Two ids can share it.
     pub fn fingerprint(self, id: &str) -> u64 {
         head(self.hash(id).0)
     }
 }
 
-/// A run in the making: hash and member of each event, of its stream and of its GDPR ids.
+/// A run that is being made: the hash and the member of each event, of its stream and of its GDPR ids.
 pub struct LookupRun {
     key: HashKey,
     events: Vec<(Hash, u16)>,
@@ -103,13 +104,13 @@ fn entries_for(kind: Kind, hashes: &[(Hash, u16)]) -> Vec<Entry> {
     hashes.iter().map(|(hash, member)| Entry::new(kind, *hash, 0, (*member).into(), 1)).collect()
 }
 
-/// The key of this deployment.
+/// Returns the hash key of this deployment.
 pub async fn hash_key(connection: &mut Connection) -> Result<HashKey, Error> {
     let key: Uuid = sqlx::query_scalar("SELECT hash_key FROM deployment").fetch_one(connection).await?;
     Ok(HashKey::new(key))
 }
 
-/// One more run of an archive's own.
+/// Adds a run to an archive's own lookup.
 pub async fn insert_run(
     connection: &mut Connection,
     ArchiveKey { log_id, archive_id }: ArchiveKey,
@@ -156,8 +157,8 @@ async fn insert_pages(
     Ok(())
 }
 
-/// Forgets where an archive's events are. What a merge says of it does not count any more, and goes with the last of the
-/// merge's archives.
+/// Deletes an archive's lookup. The archive's entries in a merge do not count any more; they go with the last archive
+/// of that merge.
 pub async fn delete(connection: &mut Connection, ArchiveKey { log_id, archive_id }: ArchiveKey) -> Result<(), Error> {
     delete_pages(connection, log_id, &[archive_id]).await?;
     let without: Vec<Uuid> = sqlx::query_scalar(
@@ -187,9 +188,9 @@ async fn delete_pages(connection: &mut Connection, log_id: i64, lookup_ids: &[Uu
     Ok(())
 }
 
-/// Whether every event of a run is led to. What a stream has in a member is compared with all that is kept of that
-/// member: such a run ends with a member. Pages may lead to more GDPR ids: fields that were invalidated since have their
-/// entries still.
+/// Whether the pages lead to every event of a run. The number of a stream's events in a member is compared with all
+/// that the pages keep of that member, because a run that is passed to this function ends with a member. Pages may lead
+/// to more GDPR ids, because fields that were invalidated since still have their entries.
 pub async fn leads_to(
     connection: &mut Connection,
     ArchiveKey { log_id, archive_id }: ArchiveKey,
@@ -221,7 +222,8 @@ pub async fn leads_to(
     Ok(true)
 }
 
-/// The lookups of live archives, with the archives that they say something of; of those that are known, nothing.
+/// Returns the lookups of live archives, each with the archives that it leads to; a lookup that is known already comes
+/// without them.
 pub async fn live(
     connection: &mut Connection,
     log_id: i64,
@@ -241,7 +243,7 @@ pub async fn live(
     .await?)
 }
 
-/// Gives the fingerprints of all events that a lookup leads to, a page at a time.
+/// Passes the fingerprints of all events that a lookup leads to, a page at a time.
 pub async fn fingerprints(
     connection: &mut Connection,
     log_id: i64,
@@ -262,7 +264,7 @@ pub async fn fingerprints(
     Ok(())
 }
 
-/// Members that perhaps hold one of these event ids, without a look at some lookups.
+/// Returns the members that perhaps hold one of these event ids. It does not look into the lookups of `except`.
 pub async fn members_with_ids(
     connection: &mut Connection,
     log_id: i64,
@@ -274,7 +276,7 @@ pub async fn members_with_ids(
     members_with(connection, (log_id, Among::AllBut(except)), Kind::Event, hashes).await
 }
 
-/// Members that perhaps hold a field with this GDPR id that showed its value when it was archived.
+/// Returns the members that perhaps hold a field with this GDPR id, if the field showed its value when it was archived.
 pub async fn members_with_gdpr_id(
     connection: &mut Connection,
     log_id: i64,
@@ -298,7 +300,7 @@ async fn members_with(
     Ok(members)
 }
 
-/// Members that hold events of a stream, and how many each.
+/// Returns the members that hold events of a stream, each with their number.
 pub async fn members_with_stream(
     connection: &mut Connection,
     log_id: i64,
@@ -309,15 +311,15 @@ pub async fn members_with_stream(
     Ok(found.into_iter().map(|(archive_id, entry)| ((archive_id, entry.member as i32), entry.count.into())).collect())
 }
 
-/// Which lookups of a topic are looked through.
+/// The lookups of a log that are searched.
 #[derive(Clone, Copy)]
 enum Among<'a> {
-    /// Those that say something of this archive.
+    /// The lookups that lead to this archive.
     Of(Uuid),
     AllBut(&'a [Uuid]),
 }
 
-/// Where these hashes lead to.
+/// Returns the entries that these hashes lead to, with their archives.
 async fn led_to(
     connection: &mut Connection,
     (log_id, among): (i64, Among<'_>),
@@ -332,7 +334,7 @@ async fn led_to(
     let mut firsts: Vec<i64> = hashes.iter().map(|hash| hash.0).collect();
     firsts.sort_unstable();
     firsts.dedup();
-    // A lookup that was merged meanwhile is looked through again in what it became.
+    // A lookup that was merged meanwhile is searched again as a part of its merge.
     let found = loop {
         let mut found: BTreeMap<Uuid, Vec<Entry>> = BTreeMap::new();
         let mut pages = found_pages(connection, (log_id, among), kind, &firsts);
@@ -349,17 +351,18 @@ async fn led_to(
     };
     let mut led_to = Vec::new();
     for (archive_id, mut entries) in found {
-        // Some runs may say something of one member.
+        // Several runs may lead to one member.
         combine(kind, &mut entries);
         led_to.extend(entries.into_iter().map(|entry| (archive_id, entry)));
     }
     Ok(led_to)
 }
 
-/// Entries by the archives that they lead to. What is about an archive that is kept elsewhere by now, or is no more, does
-/// not count. `None` if one of the lookups is gone.
+/// Groups entries by the archives that they lead to. Entries of an archive that is kept elsewhere by now, or is gone,
+/// do not count. Returns `None` if one of the lookups is gone.
 ///
-/// A merge names a hundred archives, of which an entry means one: their names are asked for where there is an entry.
+/// A merge names a hundred archives, and an entry means one of them, so the statement asks only for the names that
+/// entries mean.
 async fn by_archive(
     connection: &mut Connection,
     log_id: i64,
@@ -400,7 +403,7 @@ async fn by_archive(
     Ok(Some(found))
 }
 
-/// The pages that could hold one of these hashes, each once, with the lookups that they belong to.
+/// Returns the pages that may hold one of these hashes, each once, with the lookups that they belong to.
 fn found_pages<'a>(
     connection: &'a mut Connection,
     (log_id, among): (i64, Among<'a>),

@@ -1,20 +1,20 @@
 //! The bytes of lookup pages.
 //!
-//! A page holds entries in the order of their hashes. Neighbours are close, so each says only how far it is from the one
-//! before; numbers are LEB128.
+//! A page holds entries in the order of their hashes. Neighbouring hashes are close, so each entry holds only its
+//! distance from the entry before it. Numbers are LEB128.
 //!
 //! | | |
 //! |---|---|
 //! | page | [`FORMAT`], stride, entries |
 //! | entry of an event or a GDPR id | distance, place |
-//! | entry of a stream | distance, four more bytes of its hash, how many places, and of each: (distance from the place before) × 2, or that + 1 and a count of events that is not 1 |
+//! | entry of a stream | distance, four more bytes of its hash, number of places, and for each place: (distance from the place before) × 2, or that + 1 and a count of events that is not 1 |
 //! | place | number of the archive in its merge × stride + member |
 //!
-//! Pages of an earlier version hold numbers of fixed width. Their first byte is below 128, and they still are read.
+//! Pages of an earlier version hold numbers of fixed width. Their first byte is below 128, and they are still read.
 
 use crate::database::Error;
 
-/// A page with its row's header is a quarter of a Postgres page at most, and so inside its row.
+/// The most bytes of a page. With its row's header it is a quarter of a Postgres page, and so stays inside its row.
 const PAGE_BYTES: usize = 1_960;
 const FORMAT: u8 = 0x81;
 
@@ -30,21 +30,21 @@ impl Kind {
     pub const ALL: [Kind; 3] = [Kind::Event, Kind::Stream, Kind::Gdpr];
 }
 
-/// The first half finds the page: 63 bits, so that it is a positive bigint.
+/// A hash in two halves. The first half finds the page, and has 63 bits, so that it is a positive bigint.
 pub type Hash = (i64, u64);
 
-/// What a page keeps of a hash's first half. All entries with the same one are in one page.
+/// Returns the part of a hash's first half that a page keeps. All entries with the same part are in one page.
 pub fn head(hash: i64) -> u64 {
     hash as u64 >> 15
 }
 
-/// Some events of a member, or one, that a hash leads to.
+/// One or more events of a member that a hash leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Entry {
     pub head: u64,
-    /// Of a stream; 0 otherwise.
+    /// Further bytes of a stream's hash; 0 for other kinds.
     pub tail: u32,
-    /// Which one of a merge's archives; 0 for an archive's own.
+    /// The number of the archive in its merge; 0 in an archive's own lookup.
     pub ordinal: u32,
     pub member: u32,
     pub count: u32,
@@ -61,7 +61,7 @@ impl Entry {
     }
 }
 
-/// Puts entries in order, so that no two are about the same.
+/// Sorts entries, and joins those that mean the same.
 pub fn combine(kind: Kind, entries: &mut Vec<Entry>) {
     entries.sort_unstable();
     entries.dedup_by(|next, kept| {
@@ -83,7 +83,7 @@ pub struct Page {
 /// Fills pages of one kind.
 pub struct PageWriter {
     kind: Kind,
-    /// More than the greatest number of a member.
+    /// A number that is greater than every member's.
     stride: u64,
     pages: Vec<Page>,
     last_head: u64,
@@ -95,7 +95,7 @@ impl PageWriter {
         PageWriter { kind, stride: stride.into(), pages: Vec::new(), last_head: 0, scratch: Vec::new() }
     }
 
-    /// All entries of the next head, as [`combine`] leaves them.
+    /// Adds all entries of the next head, as [`combine`] leaves them.
     pub fn push(&mut self, entries: &[Entry]) -> Result<(), Error> {
         let Some(first) = entries.first() else { return Ok(()) };
         if let Some(entry) = entries.iter().find(|entry| u64::from(entry.member) >= self.stride) {
@@ -118,7 +118,7 @@ impl PageWriter {
         Ok(())
     }
 
-    /// What follows the first distance.
+    /// Writes everything that follows the first distance.
     fn write_rest(&mut self, entries: &[Entry]) {
         let place = |entry: &Entry| u64::from(entry.ordinal) * self.stride + u64::from(entry.member);
         let out = &mut self.scratch;
@@ -152,7 +152,7 @@ impl PageWriter {
         }
     }
 
-    /// The pages that are full, and that no entry goes into any more, once there are so many.
+    /// Takes the full pages, into which no entry goes any more, once there are at least `count_min` of them.
     pub fn take_full(&mut self, count_min: usize) -> Vec<Page> {
         if self.pages.len() <= count_min {
             return Vec::new();
@@ -166,7 +166,7 @@ impl PageWriter {
     }
 }
 
-/// The entries of a page, in the order of their heads.
+/// Returns the entries of a page, in the order of their heads.
 pub fn entries_of(kind: Kind, page: &[u8]) -> Result<Vec<Entry>, Error> {
     match page.split_first() {
         Some((&FORMAT, rest)) => compact_entries(kind, Reader(rest)),
@@ -202,7 +202,8 @@ fn compact_entries(kind: Kind, mut reader: Reader) -> Result<Vec<Entry>, Error> 
     Ok(entries)
 }
 
-/// Of an earlier version: hash and member; of a stream hash, its second half, how many members, and each with a count.
+/// Reads a page of the earlier version: the hash and the member; for a stream the hash, its second half, the number of
+/// members, and each member with a count.
 fn fixed_entries(kind: Kind, mut reader: Reader) -> Result<Vec<Entry>, Error> {
     let mut entries = Vec::new();
     while !reader.0.is_empty() {
@@ -220,7 +221,7 @@ fn fixed_entries(kind: Kind, mut reader: Reader) -> Result<Vec<Entry>, Error> {
     Ok(entries)
 }
 
-/// Of a number in LEB128.
+/// The most bytes of a number in LEB128.
 const NUMBER_BYTES_MAX: usize = 10;
 
 fn write_number(out: &mut Vec<u8>, mut number: u64) {
@@ -265,7 +266,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn groups() -> impl Strategy<Value = Vec<Entry>> {
-        // Heads close together and far apart, so that some come several times.
+        // Heads are close together and far apart, so that some come several times.
         let head = prop_oneof![0..20_u64, 0..1_u64 << 48];
         let entry = (head, 0..3_u32, 0..4_u32, 0..300_u32, 1..4_u32);
         let entry = entry.prop_map(|(head, tail, ordinal, member, count)| Entry { head, tail, ordinal, member, count });
@@ -310,7 +311,7 @@ mod tests {
         }
     }
 
-    /// As they were written before merges were.
+    /// The bytes are as they were written before there were merges.
     #[test]
     fn pages_of_the_earlier_version_are_read() {
         let (hash, rest) = (0x0123_4567_89ab_cdef_i64, 0xfedc_ba98_7654_3210_u64);

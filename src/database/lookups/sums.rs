@@ -1,12 +1,13 @@
-//! What the archives of a merge reach over and hold together, so that many are passed over at once. An archive that
-//! leaves takes it along ([`super::delete_lookups`]): its merge is passed over archive by archive from then on.
+//! The sums of merges: the positions that the archives of a merge reach over, and what they hold together, so that a
+//! reader passes over many archives at once. When an archive leaves its merge, the merge loses its sums
+//! ([`super::delete`]), and readers pass over its archives one by one from then on.
 
 use uuid::Uuid;
 
 use crate::database::{Connection, Error};
 use crate::event::PositionRange;
 
-/// What reaches from a position to another one, and how many events it holds, and how many that match.
+/// The positions of one or more archives, and the number of their events and of those that match.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, sqlx::FromRow)]
 pub struct Sum {
     pub first_position: i64,
@@ -21,8 +22,8 @@ impl Sum {
     }
 }
 
-/// All archives of a topic, and what they hold of these types or of all, in the order of the first positions: merges, and
-/// archives that no merge has sums of.
+/// Returns the sums that together cover all archives of a log, in the order of their first positions: those of merges,
+/// and those of archives in merges without sums. Matching events are of these types, or of all.
 pub async fn all(connection: &mut Connection, log_id: i64, types: Option<&[String]>) -> Result<Vec<Sum>, Error> {
     Ok(sqlx::query_as(
         "SELECT first_position, last_position, count, matching
@@ -48,7 +49,7 @@ pub async fn all(connection: &mut Connection, log_id: i64, types: Option<&[Strin
     .await?)
 }
 
-/// Makes the sums of merges what they have to be. Archives stay as they are meanwhile: the topic is locked.
+/// Writes the right sums of merges. Archives stay as they are meanwhile, because the log's row is locked.
 pub async fn sum_up(connection: &mut Connection, log_id: i64, ids: &[Uuid]) -> Result<(), Error> {
     sqlx::query(
         "UPDATE lookups
@@ -64,7 +65,7 @@ pub async fn sum_up(connection: &mut Connection, log_id: i64, ids: &[Uuid]) -> R
     Ok(())
 }
 
-/// Merges whose sums are not what they have to be.
+/// Returns the merges whose sums are not right.
 pub async fn wrong(connection: &mut Connection, log_id: i64) -> Result<Vec<Uuid>, Error> {
     Ok(sqlx::query_scalar(
         "SELECT lookups.id

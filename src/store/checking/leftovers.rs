@@ -1,8 +1,8 @@
-//! Looking through the whole bucket for what nobody needs any more.
+//! Searches the whole bucket for things that nobody needs any more.
 //!
-//! What an intent knows is settled as ever. An object of ours that nothing knows may be an archive that is newer than a
-//! catalog that was put back to an earlier time: it is told, and deleted only by whoever says so. What is not ours is
-//! told and never touched.
+//! An object that an intent knows is settled as usual. An object of ours that neither the catalog nor an intent knows
+//! may be an archive that is newer than a catalog that was put back to an earlier time: the sweep reports it, and
+//! deletes it only if the caller says so. Objects that are not ours are reported and never touched.
 
 use std::collections::HashSet;
 
@@ -14,16 +14,16 @@ use crate::database::catalog::{archives, intents};
 use crate::database::log::rows;
 use crate::store::{Error, Store};
 
-/// How far a sweep of the bucket may go.
+/// The limits of a sweep of the bucket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SweepRequest {
-    /// Nothing is deleted, and no upload aborted.
+    /// Nothing is deleted, and no upload is aborted.
     pub is_dry: bool,
-    /// Objects of ours that nothing knows are deleted.
+    /// Objects of ours that neither the catalog nor an intent knows are deleted.
     pub deletes_unknown: bool,
-    /// Younger ones are not even told.
+    /// The age from which unknown objects are reported.
     pub unknown_older_than: Duration,
-    /// Younger ones may be under way, and so may probes.
+    /// The age from which uploads and probes are leftovers, because younger ones may still be in use.
     pub uploads_older_than: Duration,
 }
 
@@ -34,17 +34,17 @@ pub enum Leftover {
     Unknown { key: String, is_deleted: bool },
     /// An upload of ours that was begun long ago.
     Upload { key: String, is_aborted: bool },
-    /// What a process that died probed the bucket with.
+    /// An object with which a process that died probed the bucket.
     Probe { key: String, is_deleted: bool },
     /// Somebody else's object.
     Stranger { key: String },
-    /// S3 refuses to say what it is, or to delete it.
+    /// An object that S3 refuses to describe or to delete.
     Refused { key: String, why: String },
 }
 
 impl Store {
-    /// Settles what dead writers left, says how many intents that were, and tells what else there is. An error of
-    /// one object is the outcome once everything has been looked at.
+    /// Settles the intents of dead writers, returns how many there were, and reports everything else. An error of one
+    /// object is the outcome once everything has been looked at.
     pub async fn sweep_bucket(&self, request: SweepRequest, mut tell: impl FnMut(Leftover)) -> Result<usize, Error> {
         if !request.is_dry {
             self.own().await?;
@@ -77,7 +77,8 @@ impl Store {
         if is_dry { Ok(0) } else { self.sweep().await }
     }
 
-    /// What is to be told of an object that neither the catalog nor an intent knew when it was listed.
+    /// Sweeps an object that neither the catalog nor an intent knew when it was listed, and returns the report about
+    /// it.
     async fn sweep_object(
         &self,
         object: ListedObject,
@@ -100,7 +101,7 @@ impl Store {
         }
         let Some(archive_id) = archive_in_key(&key) else { return Ok(Some(Leftover::Stranger { key })) };
         let said = match bucket.head_of(&key).await {
-            // Whoever it belonged to has deleted it since.
+            // Its owner has deleted it since.
             Err(bucket::Error::NotFound { .. }) => return Ok(None),
             head => head?.said,
         };
@@ -115,8 +116,9 @@ impl Store {
         Ok(Some(Leftover::Unknown { key, is_deleted }))
     }
 
-    /// Under the lease of its topic: whoever takes it over meanwhile has that, too, and what was taken over since it was
-    /// listed is known by then. False where that is so, or it may be needed.
+    /// Deletes an unknown object under the lease of its log. A recovery that takes an object over holds that lease,
+    /// too, so an object that was taken over since it was listed is known by then. Returns false if the object is
+    /// known, or may be needed.
     async fn delete_unknown(&self, key: &str, archive_id: Uuid, said: &Said) -> Result<bool, Error> {
         let mut view = self.database.view_for_job().await?;
         let topics = rows::all(&mut view).await?;
@@ -146,7 +148,7 @@ impl Store {
         }
     }
 
-    /// Those that an intent knows are its writer's, or whoever's settles it.
+    /// Aborts old uploads, except those of an intent: they belong to its writer, or to the process that settles it.
     async fn sweep_uploads(
         &self,
         SweepRequest { is_dry, uploads_older_than, .. }: SweepRequest,
@@ -174,7 +176,7 @@ impl Store {
         }
     }
 
-    /// Those of these keys that are of archives which the catalog or an intent knows.
+    /// Returns those of these keys whose archives the catalog or an intent knows.
     async fn known_keys(&self, keys: impl Iterator<Item = &str>) -> Result<HashSet<String>, Error> {
         let ids: Vec<Uuid> = keys.filter_map(archive_in_key).collect();
         let mut view = self.database.view_for_job().await?;
@@ -189,7 +191,7 @@ impl Store {
     }
 }
 
-/// An error of one object is told like everything else.
+/// Reports an error of one object like everything else.
 fn refused(key: String, error: Error) -> Result<Option<Leftover>, Error> {
     match error.is_of_one_object() {
         true => Ok(Some(Leftover::Refused { key, why: error.to_string() })),

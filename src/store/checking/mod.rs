@@ -1,7 +1,7 @@
-//! Checking that the bucket and the catalog agree: verification, scrubs at leisure, repair, and sweeping up objects that
-//! nobody needs.
+//! Checks that the bucket and the catalog agree: verification, scrubs in the background, repair, and the sweep of
+//! objects that nobody needs.
 //!
-//! Verification changes nothing. Repair and sweeping hold the log's lease, and can be stopped at any moment: the same
+//! Verification changes nothing. Repair and sweep hold the log's lease. Both can be stopped at any moment, and the same
 //! call goes on.
 
 pub mod leftovers;

@@ -1,15 +1,15 @@
-//! Repairing what a verification found, where nothing has to be guessed.
+//! Repairs what a verification found, where nothing has to be guessed.
 //!
 //! | found | repaired if | by |
 //! |---|---|---|
-//! | the catalog or the lookup pages say otherwise than an object | the object has the digest that is known of it; or its ETag, write-id, positions and count | making all that is known of it anew |
+//! | the catalog or the lookup pages differ from an object | the object has the digest that the catalog knows; or its ETag, write-id, positions and count | writing the catalog's rows and the lookup pages anew |
 //! | an object is missing, or is not the one that was written, nor a later one | a noncurrent version is | rewriting the archive from it |
 //! | events are hot and archived | both are equal | deleting the rows |
 //! | sums are wrong | always | adding up |
 //!
-//! Each is one transaction under the topic's lease, and is verified afterwards. An older generation is never taken for
-//! the current one: its events bear what was edited away. If the process dies, what it repaired is repaired; a rewrite is
-//! settled like any other.
+//! Each repair is one transaction under the log's lease, and is verified afterwards. A repair never takes an older
+//! generation for the current one, because its events hold values that were edited away. If the process dies, its
+//! finished repairs stay; a rewrite is settled like any other.
 
 use uuid::Uuid;
 
@@ -28,16 +28,16 @@ use crate::store::archives::source::Source;
 use crate::store::checking::verify::{Finding, Pacing, Verified};
 use crate::store::{Error, Store};
 
-/// What became of what was found.
+/// The findings, by their outcome.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Repaired {
     pub repaired: Vec<Finding>,
-    /// Still so.
+    /// The findings that remain.
     pub left: Vec<Finding>,
 }
 
 impl Store {
-    /// Verifies everything, repairs what can be, and verifies again what was not as it should be.
+    /// Verifies everything, repairs what it can, and verifies the logs with findings again.
     pub async fn repair(&self, pace: Pacing<'_>, mut progress: impl FnMut(i64)) -> Result<Repaired, Error> {
         let (mut outcome, mut events) = (Repaired::default(), 0);
         for log_id in self.log_ids().await? {
@@ -61,7 +61,7 @@ impl Store {
         Ok(outcome)
     }
 
-    /// What fails does not keep the rest from being repaired.
+    /// Repairs a log. A failure does not keep the rest from being repaired.
     async fn repair_topic(&self, lease: Lease, found: &Verified, pace: Pacing<'_>) -> Result<(), Error> {
         let mut failure = self.settle_intents(lease).await.err();
         for archive_id in &found.broken {
@@ -91,7 +91,8 @@ impl Store {
         }
     }
 
-    /// False if no noncurrent version is the object that was written; or if there is a later one.
+    /// Rewrites an archive from a noncurrent version of its object. Returns false if no version is the object that was
+    /// written, or if there is a later object.
     async fn put_back(&self, source: &Source<'_>, lease: Lease, pace: Pacing<'_>) -> Result<bool, Error> {
         let (bucket, archive, log) = (self.bucket()?, &source.archive, &source.log_row.log);
         match bucket.head(log, archive.id).await {
@@ -149,7 +150,7 @@ impl Store {
         Ok(())
     }
 
-    /// Those of these events, which lie in their order, that are in rows just as they are here.
+    /// Returns those of these events that are hot and equal. The events lie in order of position.
     async fn hot_among(&self, log_id: i64, events: &[Event]) -> Result<Vec<Event>, Error> {
         let ids: Vec<String> = events.iter().map(|event| event.id.clone()).collect();
         let mut view = self.database.view_for_job().await?;
@@ -164,7 +165,8 @@ impl Store {
 }
 
 impl Source<'_> {
-    /// Makes all that is known of the object anew, from its bytes or a version's. [`Error::Damaged`] if they are not what was written.
+    /// Writes everything that the catalog knows of the object anew, from the bytes of the object or of a version of it.
+    /// Returns [`Error::Damaged`] if they are not what was written.
     async fn correct(&self, scan: Scan, lease: &Lease, pace: Pacing<'_>) -> Result<(), Error> {
         let Source { store, log_row, archive, .. } = self;
         let write_id = scan.head().said.write_id;
@@ -201,19 +203,19 @@ impl Source<'_> {
         }
         rows::recount_archived(&mut transaction, log_row.id).await?;
         database::commit(transaction).await?;
-        tracing::warn!(log = %log_row.log, archive_id = %archive.id, "what is known of an archive was made anew");
+        tracing::warn!(log = %log_row.log, archive_id = %archive.id, "the catalog's rows of an archive were made anew");
         Ok(())
     }
 }
 
-/// Whether an object is of a generation that the catalog does not know: it holds edits that this database has forgotten,
-/// and taking it up is for [`Store::recover`].
+/// Whether an object is of a generation that the catalog does not know. It holds edits that this database has
+/// forgotten, and only [`Store::recover`] takes it over.
 fn is_later(said: &Said, archive: &Archive) -> bool {
     said.generation >= Some(archive.generation) && said.write_id != Some(archive.write_id)
 }
 
-/// Whether what was found is what was written: the digest says so; or the server, which gave the object its ETag when it
-/// was written, and the object itself, together with what it holds.
+/// Whether the object that was found is the one that was written. Either its digest proves it; or its ETag, which S3
+/// gave it when it was written, and its write-id do so together with the positions and the count that it holds.
 fn is_witnessed(known: &Archive, found: &Archive, write_id: Option<Uuid>) -> bool {
     let holds = |archive: &Archive| (archive.first_position, archive.last_position, archive.count);
     found.digest == known.digest

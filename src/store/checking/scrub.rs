@@ -1,8 +1,8 @@
-//! Verifying archives in the background, one after the other, the one first whose last turn is the longest ago.
+//! Verifies archives in the background, one after the other. The archive whose last turn is the longest ago is next.
 //!
-//! Whose turn it is stands in the catalog: replicas share the work, and a process that starts goes on where another
-//! ended. A turn counts once the archive was read: what S3 being away broke off is the next one's at once, and what a
-//! process was at that died, a day later.
+//! The catalog records the turns, so replicas share the work, and a process that starts goes on where another one
+//! ended. A turn counts once the archive was read. If S3 was away, the archive is due again at once; if the process
+//! died, it is due a day later.
 
 use time::{Duration, OffsetDateTime};
 
@@ -12,14 +12,14 @@ use crate::database::{self, ArchiveKey};
 use crate::store::checking::verify::{Pacing, Seen};
 use crate::store::{Error, Store};
 
-/// Between two turns of an archive, at least.
+/// The shortest time between two turns of an archive.
 const REST: Duration = Duration::days(7);
-/// Nobody reads an archive for so long.
+/// The longest time that a turn lasts: nobody reads an archive for so long, so the process is dead.
 const TURN_MAX: Duration = Duration::days(1);
 
 impl Store {
-    /// Verifies the next archive, and tells the log and the metrics what is wrong with it. False if all had their turn
-    /// not long ago.
+    /// Verifies the next archive, and reports its findings in the log and the metrics. Returns false if every archive
+    /// had its turn a short time ago.
     pub async fn scrub(&self, pace: Pacing<'_>) -> Result<bool, Error> {
         let mut transaction = self.database.begin_job().await?;
         let now = OffsetDateTime::now_utc();

@@ -1,4 +1,5 @@
-//! Cleaning up after writers that died: settling their intents, and purging what their rewrites superseded.
+//! Cleans up after writers that died: settles their intents, and purges what their rewrites superseded. A sweep can be
+//! stopped at any moment, and the next one goes on.
 
 use crate::database::catalog::intents;
 use crate::database::catalog::troubles::TroubleKind;
@@ -9,14 +10,14 @@ use crate::store::archives::troubles::{Failures, Retry};
 use crate::store::{Error, Store};
 
 impl Store {
-    /// Says how many intents were settled. What somebody is at work on is left alone; what fails does not keep the
-    /// rest from its turn.
+    /// Settles intents, and returns how many. It leaves alone what another writer is at work on. A failure does not
+    /// keep the rest from being settled.
     pub async fn sweep(&self) -> Result<usize, Error> {
         self.sweep_what(Retry::All).await
     }
 
-    /// The same for whoever does it again and again: what is wrong with one object is no failure of it, and is tried
-    /// again rarely.
+    /// Sweeps as [`Store::sweep`] does, for a job that repeats it: the trouble of one object is no failure of the
+    /// sweep, and is tried again rarely.
     pub async fn sweep_due(&self) -> Result<usize, Error> {
         self.sweep_what(Retry::Due).await
     }
@@ -34,7 +35,7 @@ impl Store {
                     failure.into_iter().for_each(|error| failures.add(error));
                 }
                 Err(error) => {
-                    tracing::warn!(%error, log_id, "what a writer left was not settled");
+                    tracing::warn!(%error, log_id, "the intents of a log were not settled");
                     failures.add(error);
                 }
             }
@@ -44,7 +45,7 @@ impl Store {
         failures.outcome(settled)
     }
 
-    /// Whether there is something left to settle, rewrite or purge: for now it may be another writer's.
+    /// Whether there is something left to settle, rewrite or purge. It may be another writer's for now.
     pub async fn has_unfinished(&self) -> Result<bool, Error> {
         let mut view = self.database.begin_job().await?;
         Ok(intents::has_unfinished(&mut view).await?)

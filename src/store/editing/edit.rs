@@ -1,8 +1,8 @@
-//! Changing or erasing fields of one event, wherever it is.
+//! Changes or erases fields of one event, wherever it is.
 //!
-//! One transaction writes the ledger and either the hot row or a pending edit; from its commit on every read shows the
-//! new value. If the process dies before it, nothing happened; after it, the rewrite is made up for by whoever looks
-//! for pending edits next.
+//! One transaction writes the ledger and either the hot row or a pending edit. From its commit on, every read shows the
+//! new value. If the process dies before the commit, nothing happened; if it dies after it, the next look for pending
+//! edits makes up for the rewrite.
 
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -17,15 +17,15 @@ use crate::event::{Change, Event, Invalid, Json, Log, Patch, PositionRange};
 use crate::store::log::read::find::Found;
 use crate::store::{Error, GaveWay, Store};
 
-/// How often a change is tried that others of the same event come before.
+/// The number of times that a change is tried while other changes of the same event come first.
 pub const EDIT_ATTEMPTS: usize = 100;
-/// Bytes, at most, of each text that goes into the ledger.
+/// The most bytes of each text that goes into the ledger.
 const LEDGER_BYTES_MAX: usize = 1_000;
 
 #[derive(Debug, Clone)]
 pub struct EditRequest {
     pub patch: Patch,
-    /// Who, why, and by which ticket. They are kept for ever: personal data do not belong there.
+    /// The actor, the reason and the ticket are kept for ever, so they must hold no personal data.
     pub actor: String,
     pub reason: String,
     pub ticket: String,
@@ -45,12 +45,12 @@ pub struct EditOutcome {
 pub struct Changed {
     pub event: Event,
     pub change: Change,
-    /// What the ledger says of it.
+    /// The line of the ledger about it.
     pub line: Edit,
 }
 
 impl Store {
-    /// `None` if there is no such event.
+    /// Patches an event. Returns `None` if there is no such event.
     pub async fn edit(&self, log: &Log, event_id: &str, request: &EditRequest) -> Result<Option<EditOutcome>, Error> {
         check_ledger(request)?;
         for _ in 0..EDIT_ATTEMPTS {
@@ -80,7 +80,8 @@ impl Store {
         Err(moved_all_the_time(log, event_id))
     }
 
-    /// Makes a change of one event effective. `None` if it was changed or moved meanwhile: look again.
+    /// Makes a change of one event effective. Returns `None` if the event was changed or moved meanwhile, and has to be
+    /// found again.
     pub(in crate::store) async fn change(
         &self,
         found: &Found,
@@ -106,12 +107,12 @@ impl Store {
         Changed { event, change, line }: Changed,
     ) -> Result<Option<(Event, Edit)>, Error> {
         let mut transaction = self.database.begin().await?;
-        // The row before the topic: in the order in which an archive run takes them.
+        // The event's row is locked before the log's row, in the order in which an archive run locks them.
         if archive_id.is_none() && !events::replace(&mut transaction, log_row.id, old, &event).await? {
             return Ok(None);
         }
         let Some(sequence) = rows::bump_edit_counter(&mut transaction, log_row).await? else { return Ok(None) };
-        // Another change came first: what was read is not what is there any more.
+        // Another change came first, so the event is not what was read.
         let place = (log_row.id, old.position);
         if archive_id.is_some() && edits::edited_since(&mut transaction, place, log_row.edit_counter).await? {
             return Ok(None);
@@ -134,14 +135,14 @@ impl Store {
         Ok(Some((event, line)))
     }
 
-    /// A line of the ledger; `None` if there is no edit of this id.
+    /// Returns a line of the ledger, or `None` if no edit has this id.
     pub async fn edit_by_id(&self, id: Uuid) -> Result<Option<Edit>, Error> {
         let mut view = self.database.view().await?;
         Ok(edits::find(&mut view, id).await?)
     }
 }
 
-/// A line of the ledger that is still to be given its sequence.
+/// Makes a line of the ledger, which still needs its sequence.
 pub fn line(kind: EditKind, log_row: &LogRow, subject: &str) -> Edit {
     Edit {
         id: Uuid::now_v7(),
@@ -162,7 +163,7 @@ pub fn line(kind: EditKind, log_row: &LogRow, subject: &str) -> Edit {
     }
 }
 
-/// Of rows that bear the new value already.
+/// Adds a line about rows that have the new value already.
 pub async fn insert_hot_line(transaction: &mut Transaction, line: Edit) -> Result<Edit, Error> {
     // An object that is on its way may hold the old value, until it is dropped.
     let is_exported = intents::has_any(transaction, line.log_id).await?;
@@ -172,7 +173,7 @@ pub async fn insert_hot_line(transaction: &mut Transaction, line: Edit) -> Resul
     Ok(line)
 }
 
-/// What was looked for in rows was in an archive then.
+/// The error of an edit that looked for an event in rows while it was in an archive.
 pub fn catalog_changed(log: &Log) -> Error {
     GaveWay::Moved(format!("an event of {log}")).into()
 }
@@ -181,7 +182,8 @@ pub fn moved_all_the_time(log: &Log, what: &str) -> Error {
     Error::Unavailable(format!("{what:?} of {log} is edited or moved all the time"))
 }
 
-/// An invalidated field shows its default for good, or goes: a value that it got now could not be erased by its GDPR id.
+/// Checks that an invalidated field shows its default, or is removed: a new value could not be erased by the field's
+/// GDPR id any more.
 fn check_invalidated(event: &Event, payload: &Json) -> Result<(), Invalid> {
     let members = payload.members();
     for (name, field) in event.gdpr.iter().filter(|(_, field)| field.is_invalidated) {

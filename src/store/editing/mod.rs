@@ -1,7 +1,7 @@
-//! Changing what was published: payload edits, personal fields, renamed groups and streams, wherever the event is.
+//! Changes of published events: edits of payloads, personal fields and renamed types, wherever the events are.
 //!
-//! An edit is one transaction. Of an archived event it becomes a pending edit, which every read applies from then on and
-//! a rewrite puts into the object later.
+//! An edit is one transaction. An edit of an archived event becomes a pending edit: every read applies it from then on,
+//! and a rewrite puts it into the object later.
 
 pub mod edit;
 mod personal;

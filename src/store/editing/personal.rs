@@ -1,8 +1,8 @@
-//! Personal fields: making one of a plain field, and invalidating all that bear a GDPR id.
+//! Personal fields: makes a plain field personal, and invalidates all fields that bear a GDPR id.
 //!
 //! Both are edits, and as safe: one transaction changes hot rows and snapshots, lays the change over the archived
-//! events, and writes the ledger. It asks the lookup pages which members may be concerned, and S3 nothing, so that it
-//! is answered at once whatever it touches; the rewrites follow.
+//! events, and writes the ledger. The transaction asks the lookup pages which members may be concerned, and does not
+//! ask S3, so the answer comes at once whatever it touches. The rewrites follow.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,8 +20,8 @@ use crate::store::editing::edit::{Changed, EDIT_ATTEMPTS, catalog_changed, inser
 use crate::store::{ATTEMPTS, Error, Store};
 
 impl Store {
-    /// Makes a plain field of an event or of a snapshot a personal one, with a GDPR id of its own. A field that is
-    /// personal already stays as it is.
+    /// Makes a plain field of an event or of a snapshot personal, with a GDPR id of its own. A field that is personal
+    /// already stays as it is.
     pub async fn introduce_gdpr(&self, log: &Log, event_id: &str, field: &str, default: Json) -> Result<(), Error> {
         let gdpr = GdprField::new(Uuid::now_v7().to_string(), default)?;
         let change = Change::Introduce { field: field.to_owned(), gdpr };
@@ -63,8 +63,9 @@ impl Store {
         Ok(database::commit(transaction).await?)
     }
 
-    /// From now on every field of this log that bears the GDPR id shows its default: hot, archived and of snapshots.
-    /// Events that are published with it later are others. Where nothing bears it, nothing happens.
+    /// Makes every field of this log that bears the GDPR id show its default from now on, in hot and archived events
+    /// and in snapshots. Events that are published with the id later are not concerned. If no field bears the id,
+    /// nothing happens.
     pub async fn invalidate_gdpr(&self, log: &Log, gdpr_id: &str) -> Result<(), Error> {
         for _ in 0..ATTEMPTS {
             match self.try_invalidate(log, gdpr_id).await {
@@ -80,10 +81,11 @@ impl Store {
         let mut transaction = self.database.begin_job().await?;
         let Some(log_row) = rows::find(&mut transaction, log).await? else { return Ok(()) };
         let line = || line(EditKind::Invalidate, &log_row, gdpr_id);
-        // Rows before the topic: in the order in which an archive run takes them.
+        // The events' rows are locked before the log's row, in the order in which an archive run locks them.
         let mut changed = invalidate_hot(&mut transaction, log_row.id, gdpr_id, &change).await?;
         changed += invalidate_snapshots(&mut transaction, log_row.id, gdpr_id, &change).await?;
-        // What was archived before this is seen below; what is under way will not be taken over.
+        // Archives that became live before this are seen below. One that is on its way does not become live, because it
+        // finds the edit counter raised.
         let Some(sequence) = rows::bump_edit_counter(&mut transaction, &log_row).await? else {
             return Err(catalog_changed(log));
         };
@@ -109,7 +111,7 @@ impl Store {
         Ok(())
     }
 
-    /// The positions, by archive, where fields with this id may be that no invalidation was laid over yet.
+    /// Returns, by archive, the positions at which fields with this id may be that no invalidation was laid over yet.
     async fn members_with_gdpr_id(
         &self,
         transaction: &mut Transaction,
@@ -132,7 +134,7 @@ impl Store {
     }
 }
 
-/// The event with the field made personal; `None` if it is already.
+/// Returns the event with the field made personal, or `None` if the field is personal already.
 fn introduced(event: &Event, field: &str, change: &Change) -> Result<Option<Event>, Invalid> {
     if !event.payload.members().iter().any(|member| member.key().is_ok_and(|key| key == field)) {
         return Err(Invalid(format!("the event {:?} has no field {field:?}", event.id)));

@@ -1,7 +1,7 @@
-//! Giving a type of events another name, in all tenants of a topic.
+//! Renames a type of events, in all logs of a topic.
 //!
-//! One transaction a log changes hot rows, snapshots and the catalog, and lays the new name over the archived events;
-//! the rewrites follow. If the process dies between two logs, the same call again does the rest.
+//! One transaction for each log changes hot rows, snapshots and the catalog, and lays the new name over the archived
+//! events. The rewrites follow. If the process dies between two logs, the same call does the rest.
 
 use crate::database;
 use crate::database::catalog::archives;
@@ -13,7 +13,8 @@ use crate::store::editing::edit::{catalog_changed, insert_hot_line, line, moved_
 use crate::store::{ATTEMPTS, Error, Store};
 
 impl Store {
-    /// Events that are published under the old name later keep it. A type that nobody used is nothing to rename.
+    /// Renames a type. Events that are published under the old name later keep it. If no event has the type, nothing
+    /// happens.
     pub async fn rename_type(&self, topic: &str, old_type: &str, new_type: &str) -> Result<(), Error> {
         Log::new("", topic)?;
         check_type(old_type)?;
@@ -45,7 +46,7 @@ impl Store {
         let mut transaction = self.database.begin_job().await?;
         let topic = rows::by_id(&mut transaction, topic.id).await?;
         let line = || Edit { changed: vec![new_type.to_owned()], ..line(EditKind::Rename, &topic, old_type) };
-        // Rows before the topic: in the order in which an archive run takes them.
+        // The events' rows are locked before the log's row, in the order in which an archive run locks them.
         let mut renamed = events::rename(&mut transaction, topic.id, old_type, new_type).await?;
         renamed += snapshots::rename(&mut transaction, topic.id, old_type, new_type).await?;
         let Some(sequence) = rows::bump_edit_counter(&mut transaction, &topic).await? else {

@@ -1,6 +1,6 @@
-//! Rebuilding the catalog from the bucket, after a database was lost or put back to an earlier moment.
+//! Rebuilds the catalog from the bucket, after a database was lost or put back to an earlier moment.
 //!
-//! Every object is taken over in one transaction of its own, so a recovery that dies goes on where it was.
+//! A recovery takes over every object in a transaction of its own, so a recovery that dies goes on where it was.
 
 pub mod reconcile;
 pub mod recover;

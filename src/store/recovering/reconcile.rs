@@ -1,8 +1,8 @@
-//! Whether database and bucket belong together, and are of one age.
+//! Finds out whether database and bucket belong together, and are of one age.
 //!
-//! A database that was restored to an earlier time does not know the archives that were written after it. Publishing
-//! into it would give positions a second time, so that is found out before anything else is done. Nothing is changed
-//! here.
+//! A database that was restored to an earlier time does not know the archives that were written after it. A publish
+//! into it would give positions a second time, so this is found out before anything else is done. It changes nothing,
+//! except that it notes troubles of single objects.
 
 use std::collections::HashMap;
 
@@ -17,18 +17,19 @@ use crate::database::catalog::troubles::{self, TroubleKind};
 use crate::database::log::rows::{self, LogRow};
 use crate::store::{Error, Store};
 
-/// Objects that are asked about at once.
+/// The number of objects that S3 is asked about at once.
 const HEADS_AT_ONCE: usize = 8;
-/// An object that somebody is just writing, or taking away, is another one, or gone, at the second look.
+/// The number of looks at an object. One that somebody is just writing, or deleting, is another one, or gone, at the
+/// second look.
 const LOOKS: usize = 2;
 
-/// What stands between a database and serving it over its bucket.
+/// The reasons that keep a database from serving its bucket.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Unreconciled {
-    /// Keys of archives that the database does not know, or not as they are.
+    /// The keys of archives that the database does not know, or not as they are.
     pub archives: Vec<String>,
-    /// The archives among them that say that the database is of another time than the bucket. The trouble of each of
-    /// the others is its own.
+    /// The keys among them that show that the database is of another time than the bucket. The trouble of each other
+    /// archive is that archive's own.
     pub of_another_time: Vec<String>,
     pub strangers: Strangers,
 }
@@ -37,36 +38,36 @@ pub struct Unreconciled {
 pub struct Doubtful {
     pub archives: Vec<ListedArchive>,
     pub strangers: Strangers,
-    /// Some archives are listed as the catalog knows them.
+    /// Whether the list shows some archives as the catalog knows them.
     pub is_any_known: bool,
 }
 
-/// What an object is to the database.
+/// The relation of an object to the database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
-    /// It is expected.
+    /// The database expects the object as it is.
     Known,
-    /// Somebody set out to write it, or to delete it, and it is no archive now.
+    /// A writer set out to write the object, or to delete it, and it is no archive now.
     Intended,
-    /// No archive of ours says such things of itself.
+    /// The object does not say that it is an archive of ours.
     Stranger,
-    /// Nothing is known of it.
+    /// The database does not know the object.
     Unknown,
-    /// It was rewritten after what the database knows.
+    /// The object was rewritten after the database's last knowledge of it.
     Newer,
-    /// It was written by whom the database knows, and bears another ETag: it was copied, or is damaged.
+    /// The object has the write-id that the database knows, and another ETag: it was copied, or is damaged.
     Moved,
-    /// It was replaced by an older generation of itself.
+    /// An older generation has replaced the object.
     Older,
-    /// It was written by another database that believes to be this one.
+    /// Another database that takes itself for this one has written the object.
     Forked,
-    /// Something that says nothing of the kind is where an archive is to be.
+    /// An object that does not say that it is an archive is in the place of one.
     Replaced,
-    /// S3 does not say what it is.
+    /// S3 refuses to describe the object.
     Refused,
 }
 
-/// `known` is about the same archive, and was asked for after the head was.
+/// Returns the standing of an object. `known` is about the same archive, and was read after `head` was.
 pub fn standing(archive_id: Uuid, head: &Head, known: &[KnownObject]) -> Standing {
     if head.said.archive_id != Some(archive_id) {
         return Standing::Stranger;
@@ -110,7 +111,7 @@ impl Store {
             let log_row = topics.get(&listed.folder);
             let says_so = match standing {
                 Standing::Unknown | Standing::Newer | Standing::Forked => true,
-                // No object of a bucket that was copied bears the ETag that is known.
+                // In a copy of the bucket, no object has the ETag that the catalog knows.
                 Standing::Moved => !is_any_known && self.is_as_long_as_known(log_row, &listed).await?,
                 _ => false,
             };
@@ -125,14 +126,14 @@ impl Store {
         Ok(unreconciled)
     }
 
-    /// Whether a recovery has said of an object that it cannot be taken over.
+    /// Whether a recovery has reported that it cannot take an object over.
     async fn is_told(&self, log_row: Option<&LogRow>, listed: &ListedArchive) -> Result<bool, Error> {
         let Some(log_row) = log_row else { return Ok(false) };
         let mut view = self.database.view_for_job().await?;
         Ok(troubles::has_any(&mut view, ArchiveKey::new(log_row.id, listed.archive_id), TroubleKind::Recover).await?)
     }
 
-    /// Whether it is as long as the object that the catalog knows, as a copy of it is.
+    /// Whether an object is as long as the catalog says, as a copy is.
     async fn is_as_long_as_known(&self, log_row: Option<&LogRow>, listed: &ListedArchive) -> Result<bool, Error> {
         let Some(log_row) = log_row else { return Ok(false) };
         let mut view = self.database.view_for_job().await?;
@@ -140,7 +141,7 @@ impl Store {
         Ok(archive.is_some_and(|archive| archive.object_bytes == listed.bytes))
     }
 
-    /// Tells what is wrong with one object, which keeps nobody from anything else.
+    /// Reports what is wrong with one object, which holds nothing else up.
     async fn tell_of(&self, log_row: Option<&LogRow>, listed: &ListedArchive, standing: Standing) {
         let why = match standing {
             Standing::Refused => "S3 refuses to say what it is",
@@ -157,14 +158,15 @@ impl Store {
         }
     }
 
-    /// Topics by where their archives are.
+    /// Returns all logs, by the folders of their archives.
     pub(in crate::store) async fn topics_by_folder(&self) -> Result<HashMap<String, LogRow>, Error> {
         let mut view = self.database.view_for_job().await?;
         let topics = rows::all(&mut view).await?;
         Ok(topics.into_iter().map(|log_row| (object_folder(&log_row.log), log_row)).collect())
     }
 
-    /// What the catalog does not know under the ETag that it is listed with; and what cannot be an archive.
+    /// Returns the archives that the catalog does not know under the ETag in the list, and the objects that cannot be
+    /// archives.
     pub(in crate::store) async fn doubtful(&self) -> Result<Doubtful, Error> {
         let bucket::Listed { mut archives, strangers } = self.bucket()?.list_archives().await?;
         let known = self.known_objects().await?;
@@ -177,7 +179,7 @@ impl Store {
         Ok(Doubtful { archives, strangers, is_any_known })
     }
 
-    /// What objects are to the database, those that are gone left out.
+    /// Returns the standings of objects, without those that are gone.
     pub(in crate::store) async fn standings_of(
         &self,
         archives: Vec<ListedArchive>,
@@ -192,7 +194,7 @@ impl Store {
             head => head.map(|head| Some((listed, Some(head)))),
         });
         let heads: Vec<_> = futures::stream::iter(heads).buffered(HEADS_AT_ONCE).try_collect().await?;
-        // Afterwards: whoever writes an object has said so before.
+        // This is read after the heads, because a writer adds its intent before it writes the object.
         let known = self.known_objects().await?;
         let mut standings = Vec::new();
         for (listed, head) in heads.into_iter().flatten() {
@@ -210,10 +212,10 @@ impl Store {
         match (standing(listed.archive_id, head, known), known) {
             (Standing::Intended, [intent, ..]) => {
                 match self.stands_in_for(&intent.log, listed.archive_id, &head.said).await {
-                    // An archive of another time, unless its intent is all there is to it.
+                    // The archive is of another time, unless its intent is all there is to it.
                     Ok(Some(_)) => Ok(Standing::Unknown),
                     Ok(None) => Ok(Standing::Intended),
-                    // The one who settles the intent finds out the same, and keeps it.
+                    // The process that settles the intent finds the same, and keeps the object.
                     Err(error) if error.is_of_one_object() => Ok(Standing::Intended),
                     Err(error) => Err(error),
                 }
@@ -223,7 +225,7 @@ impl Store {
         }
     }
 
-    /// By key.
+    /// Returns the known objects, by key.
     pub(in crate::store) async fn known_objects(&self) -> Result<HashMap<String, Vec<KnownObject>>, Error> {
         let mut view = self.database.view_for_job().await?;
         let mut by_key: HashMap<String, Vec<KnownObject>> = HashMap::new();

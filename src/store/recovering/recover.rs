@@ -1,9 +1,10 @@
-//! Making a database know its bucket again: one that is empty, or that was restored to an earlier time.
+//! Makes a database know its bucket again, if it is empty, or was restored to an earlier time.
 //!
-//! Objects are read whole, one after the other, a member at a time. What an object turns out to hold is written by one
-//! transaction, lookup pages included, so whatever moment the process dies at, an archive is recovered or untouched,
-//! and the next run goes on where this one ended. Each is recovered under its topic's lease, so that no archiver works
-//! beside it; what is pending, and what intents of that time point at, is left to those whose turn it is afterwards.
+//! Objects are read whole, one after the other, a member at a time. One transaction writes everything that an object
+//! turns out to hold, lookup pages included. So at whatever moment the process dies, an archive is recovered or
+//! untouched, and the next run goes on where this one ended. Each archive is recovered under its log's lease, so that
+//! no archiver works beside it. Pending edits, and objects that intents of that time name, are left to the jobs that
+//! handle them otherwise.
 
 use std::collections::HashSet;
 
@@ -18,18 +19,18 @@ use crate::store::recovering::reconcile::{Doubtful, Standing};
 use crate::store::recovering::take_over::{TakeOver, Taken};
 use crate::store::{Error, GaveWay, Store};
 
-/// What a run has done, and what it could not do.
+/// The results of a recovery, and the objects that it could not recover.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Recovery {
     pub archives: i64,
     pub events: i64,
-    /// Logs that have positions whose events are nowhere any more, in the order of their names.
+    /// The logs that have positions whose events are nowhere any more, in the order of their names.
     pub gaps: Vec<RecoveredLog>,
-    /// Archives whose objects are gone, and that left the catalog for one that was taken over.
+    /// The archives whose objects are gone, and which left the catalog for an archive that was taken over.
     pub superseded: Vec<Superseded>,
     pub unrecovered: Vec<Unrecovered>,
     pub strangers: Strangers,
-    /// Archives of topics that another writer was at work on: look again later.
+    /// The number of archives of logs that another writer was at work on: run the recovery again later.
     pub put_off: i64,
 }
 
@@ -37,12 +38,12 @@ pub struct Recovery {
 pub struct RecoveredLog {
     pub log: Log,
     pub head_position: i64,
-    /// Of events that were deleted once they were consumed, or lost with the database.
+    /// The number of positions of events that were deleted once they were consumed, or lost with the database.
     pub gone: i64,
 }
 
-/// An archive that was restored, in part or whole, after what the database knows. Events of it that are nowhere now went
-/// into rows, and are lost with them: [`Store::nowhere`].
+/// An archive that was restored, in part or whole, after the database's last knowledge of it. Events of the archive
+/// that are nowhere now went into rows, and are lost with them: [`Store::nowhere`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Superseded {
     pub log: Log,
@@ -59,13 +60,14 @@ pub struct Unrecovered {
 }
 
 impl Store {
-    /// Recovers what the database does not know of the bucket. `progress` is told how many events were read so far.
+    /// Recovers everything in the bucket that the database does not know. It tells `progress` how many events were read
+    /// so far.
     pub async fn recover(&self, mut progress: impl FnMut(i64)) -> Result<Recovery, Error> {
         self.succeed().await?;
         let Doubtful { archives, strangers, .. } = self.doubtful().await?;
         let mut recovery = Recovery { strangers, ..Recovery::default() };
         let mut doubtful = self.standings_of(archives).await?;
-        // Archives that are known come first: others are compared with them.
+        // Archives that the database knows come first, because others are compared with them.
         doubtful.sort_by_key(|(_, standing)| *standing == Standing::Unknown);
         self.forget_set_aside().await?;
         let mut put_off = HashSet::new();
@@ -103,7 +105,7 @@ impl Store {
         Ok(recovery)
     }
 
-    /// `None` if there was nothing to do.
+    /// Recovers one object. Returns `None` if there was nothing to do.
     async fn recover_object(&self, listed: &ListedArchive) -> Result<Option<(Log, Taken)>, Error> {
         let mut scan = self.bucket()?.scan_of(&listed.key).await?;
         let said = &scan.head().said;
@@ -131,7 +133,7 @@ impl Store {
         log_row.ok_or_else(|| GaveWay::Moved(format!("the log {log}")).into())
     }
 
-    /// Archives of the catalog whose objects are not there.
+    /// Returns the archives of the catalog whose objects are missing.
     async fn missing_objects(&self) -> Result<Vec<Unrecovered>, Error> {
         let known = self.known_objects().await?;
         let mut listed: Vec<String> =

@@ -1,6 +1,6 @@
-//! An object that cannot be taken over is set aside: a start passes over what a recovery has told of, and gives no
-//! position to other events that such an object says it holds, so that it can still be taken over once it is whole
-//! again.
+//! Sets aside an object that cannot be taken over. A start passes over an object that a recovery has reported, and
+//! gives no other event a position that such an object says it holds, so that the object can still be taken over once
+//! it is whole again.
 
 use crate::bucket::{self, ListedArchive, ObjectMetadata, log_in_folder};
 use crate::database::catalog::recovery;
@@ -9,7 +9,7 @@ use crate::database::{self, ArchiveKey};
 use crate::store::recovering::reconcile::Standing;
 use crate::store::{Error, Store};
 
-/// No log is so long: who says that an event has a higher one is not to be believed.
+/// A position that no log reaches. An object that claims a higher one is not believed.
 const POSITION_MAX: i64 = 1 << 53;
 
 impl Store {
@@ -19,7 +19,7 @@ impl Store {
         Ok(database::commit(transaction).await?)
     }
 
-    /// An object whose log cannot be told stays what it was to a start.
+    /// Sets an object aside. If its log cannot be found out, a start treats the object as before.
     pub(in crate::store) async fn set_aside(
         &self,
         listed: &ListedArchive,

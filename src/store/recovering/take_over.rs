@@ -1,3 +1,6 @@
+//! Takes one object over into the catalog. One transaction writes everything, so if the process dies, the object is
+//! taken over or nothing has changed.
+
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
@@ -17,7 +20,7 @@ use crate::store::archives::overlay::Overlay;
 use crate::store::recovering::reconcile::{Standing, standing};
 use crate::store::{Error, GaveWay, Store};
 
-/// One object on its way into the catalog.
+/// An object on its way into the catalog.
 pub struct TakeOver<'a> {
     pub store: &'a Store,
     pub log_row: &'a LogRow,
@@ -26,10 +29,10 @@ pub struct TakeOver<'a> {
     pub lease: Lease,
 }
 
-/// What became of it.
+/// The outcome of a takeover.
 pub struct Taken {
     pub events: i64,
-    /// Archives that left the catalog for it.
+    /// The archives that left the catalog for the object.
     pub superseded: Vec<Archive>,
 }
 
@@ -38,9 +41,10 @@ impl TakeOver<'_> {
         ArchiveKey::new(self.log_row.id, self.listed.archive_id)
     }
 
-    /// `None` if there was nothing to do.
+    /// Takes the object over. Returns `None` if there was nothing to do.
     pub async fn run(self, scan: Scan) -> Result<Option<Taken>, Error> {
-        // It may have been deleted or replaced while another one had the lease, and still be read to its end.
+        // The object may have been deleted or replaced while another process had the lease, and can still be read to
+        // its end.
         let etag = scan.etag().to_owned();
         if self.store.bucket()?.head_of(&self.listed.key).await?.etag != etag {
             return Err(GaveWay::Moved(format!("the object {}", self.listed.key)).into());
@@ -74,8 +78,8 @@ impl TakeOver<'_> {
         Ok(self.store.stands_in_for(&self.log_row.log, self.listed.archive_id, said).await?.is_some())
     }
 
-    /// Reads the object to its end, and writes its lookup pages. `hot` is told of what it holds and is hot, too, where
-    /// that is wanted.
+    /// Reads the object to its end, and writes its lookup pages. If `hot` is given, the positions of its events that
+    /// are hot, too, are added to it.
     async fn read(
         &self,
         transaction: &mut Transaction,
@@ -112,7 +116,7 @@ impl TakeOver<'_> {
         }
     }
 
-    /// An archive that is not in the catalog. What of it is hot, too, leaves.
+    /// Adds an archive that is not in the catalog. Its events that are hot, too, leave their rows.
     async fn adopt(&self, transaction: &mut Transaction, scan: Scan) -> Result<Taken, Error> {
         let mut hot = PositionSet::default();
         let contents = self.read(transaction, scan, Some(&mut hot)).await?;
@@ -124,7 +128,7 @@ impl TakeOver<'_> {
             return Err(self.conflict(position, "another archive holds that, too"));
         }
         let archive = contents.archive(self.key(), self.metadata.generation, self.metadata.write_id);
-        // Rows first, the topic last: in the order in which an archive run takes them.
+        // The events' rows are locked before the log's row, in the order in which an archive run locks them.
         let left = events::delete(transaction, self.log_row.id, &hot).await? as i64;
         intents::delete_of_archive(transaction, self.key()).await?;
         archives::insert(transaction, &archive).await?;
@@ -133,7 +137,7 @@ impl TakeOver<'_> {
         for old in &superseded {
             let left = (-old.count, -old.json_bytes, -old.object_bytes);
             rows::add_archived(transaction, self.log_row.id, old.last_position, left).await?;
-            // Until an archive that is taken over takes its own back from that count.
+            // The count holds until an archive that is taken over takes its own events back from it.
             rows::add_deleted(transaction, self.log_row.id, old.count).await?;
         }
         let added = (archive.count, archive.json_bytes, archive.object_bytes);
@@ -146,8 +150,8 @@ impl TakeOver<'_> {
         Ok(Taken { events: archive.count, superseded })
     }
 
-    /// Archives of the catalog that this one has come in place of: each is older, reaches into its positions, and has no
-    /// object any more, as a restore leaves it. What was pending for it then is in what came afterwards.
+    /// Returns the archives of the catalog that this one has replaced. Each is older, reaches into its positions, and
+    /// has no object any more, as a restore leaves it. Its pending edits of that time are in what came after it.
     async fn superseded(&self, transaction: &mut Transaction, positions: &PositionSet) -> Result<Vec<Archive>, Error> {
         let ArchiveKey { log_id, archive_id } = self.key();
         let log = &self.log_row.log;
@@ -172,7 +176,7 @@ impl TakeOver<'_> {
         Ok(superseded)
     }
 
-    /// Archives of the catalog that reach into these positions.
+    /// Returns the other archives of the catalog that reach into these positions.
     async fn others(
         &self,
         transaction: &mut Transaction,
@@ -185,8 +189,9 @@ impl TakeOver<'_> {
         Ok(others)
     }
 
-    /// Remembers those that are hot as well. They agree, or the archived one was edited later: an archive is made of
-    /// rows as they are, so what a row differs by came to the archive, unless the row was edited after it was made.
+    /// Adds the positions of events that are hot as well to `hot`. The two agree, or the archived event was edited
+    /// later: an archive is made of rows as they are, so any difference came to the archive later, unless the row was
+    /// edited after the archive was made.
     async fn compare_with_hot(
         &self,
         transaction: &mut Transaction,
@@ -217,8 +222,8 @@ impl TakeOver<'_> {
         Error::Damaged(format!("the object {} cannot be taken over: position {position}: {why}", self.listed.key))
     }
 
-    /// A position that one of the archives of the catalog holds. Only members that reach across are looked at, and read
-    /// only where they have gaps.
+    /// Returns a position that another archive of the catalog holds. It looks only at members that reach across the
+    /// positions, and reads a member only if it has gaps.
     async fn held_elsewhere(
         &self,
         transaction: &mut Transaction,
@@ -239,7 +244,7 @@ impl TakeOver<'_> {
         Ok(None)
     }
 
-    /// An archive that was rewritten after what the catalog knows of it.
+    /// Updates an archive that was rewritten after the catalog's last knowledge of it.
     async fn renew(&self, transaction: &mut Transaction, scan: Scan) -> Result<i64, Error> {
         let other = scan.damaged("it does not hold the positions that the catalog knows");
         let old = self.known(transaction).await?;
@@ -257,7 +262,7 @@ impl TakeOver<'_> {
         Ok(new.count)
     }
 
-    /// An object that the catalog knows under another ETag.
+    /// Updates the ETag of an object that the catalog knows under another one.
     async fn follow(&self, transaction: &mut Transaction, scan: Scan) -> Result<i64, Error> {
         let other = scan.damaged("its digest is not the one that the catalog knows");
         let old = self.known(transaction).await?;
@@ -277,7 +282,7 @@ impl TakeOver<'_> {
     }
 }
 
-/// When the batch of an archive was chosen, which its id says.
+/// Returns the time at which the batch of an archive was chosen, which is in the archive's id.
 fn made_at(archive_id: Uuid) -> OffsetDateTime {
     let (seconds, nanos) = archive_id.get_timestamp().map_or((0, 0), |timestamp| timestamp.to_unix());
     let at = OffsetDateTime::from_unix_timestamp(seconds as i64).unwrap_or(OffsetDateTime::UNIX_EPOCH);

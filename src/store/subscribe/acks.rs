@@ -1,10 +1,10 @@
-//! What an ack means. It bears no event id: the tenant, the topic and the stream have to do.
+//! The meaning of an ack. An ack bears no event id, so its tenant, topic and stream have to do.
 //!
-//! Some clients ack broadcasts, others do not. Where a subscriber is known to, an ack that says "handled" pays off a
-//! broadcast first: the event is handled once as many acks came as things were sent, so a broadcast's ack never
-//! completes an event that is still being handled. Those clients name the stream of what failed: an error of another
-//! stream is a broadcast's, and one of the same stream may be either's, so that the event is delivered again. What was
-//! paid off in doubt is remembered until the event is done with.
+//! Some clients ack broadcasts, and others do not. If a subscriber is known to, an ack that says "handled" pays off a
+//! broadcast first: the event is handled only once there are as many acks as deliveries, so the ack of a broadcast
+//! never completes an event that is still being handled. Those clients name the stream of a failed event. An error of
+//! another stream is a broadcast's. An error of the same stream may be either's, so the event is delivered again.
+//! Broadcasts that were paid off in doubt are remembered until the event is done with.
 
 use crate::event::Log;
 use crate::store::subscribe::subscriber::Subscriber;
@@ -12,16 +12,18 @@ use crate::store::subscribe::subscriber::Subscriber;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Meaning {
     Event(i64),
-    /// The error is a broadcast's, and what was taken for the broadcast's ack was this event's: it is handled.
+    /// The error is a broadcast's, and the ack that seemed to be the broadcast's was this event's: the event is
+    /// handled.
     Handled(i64),
     /// The error is this event's, or a broadcast's.
     Doubtful(i64),
     Nothing,
-    /// Several events, and nobody could say which.
+    /// The ack may mean several events, and nobody can say which one.
     Unclear,
 }
 
-/// `in_flight`: position and stream of what is on its way to the subscriber.
+/// Returns the meaning of an ack. `in_flight` has the position and the stream of each event that is in flight on the
+/// subscriber.
 pub fn of(in_flight: &[(i64, String)], stream: &str, error: &str, subscriber: &Subscriber, log: &Log) -> Meaning {
     let meaning = match error.is_empty() {
         true => of_success(in_flight, stream, subscriber, log),
@@ -40,7 +42,7 @@ fn of_success(in_flight: &[(i64, String)], stream: &str, subscriber: &Subscriber
             Meaning::Nothing
         }
         (_, Some(_)) if subscriber.pays_in_doubt(log, stream) => Meaning::Nothing,
-        // Several are in flight only where streams are named, the empty one too.
+        // Several events are in flight only if acks name streams, the empty one included.
         (_, Some(position)) => Meaning::Event(position),
         (_, None) if stream.is_empty() && subscriber.pays_in_doubt(log, stream) => Meaning::Nothing,
         ([(position, _)], None) if stream.is_empty() || !subscriber.had_broadcasts(log) => Meaning::Event(*position),
@@ -52,7 +54,7 @@ fn of_success(in_flight: &[(i64, String)], stream: &str, subscriber: &Subscriber
     }
 }
 
-/// Those who ack broadcasts name the stream of what failed.
+/// Returns the meaning of an ack with an error. Clients that ack broadcasts name the stream of what failed.
 fn of_error(in_flight: &[(i64, String)], stream: &str, subscriber: &Subscriber, log: &Log) -> Meaning {
     match (in_flight, named(in_flight, stream)) {
         ([], _) => {
@@ -62,7 +64,7 @@ fn of_error(in_flight: &[(i64, String)], stream: &str, subscriber: &Subscriber, 
         (_, Some(position)) if subscriber.may_be_broadcast(log, stream) => Meaning::Doubtful(position),
         (_, Some(position)) => Meaning::Event(position),
         (_, None) if subscriber.pays_broadcast(log, stream) => Meaning::Nothing,
-        // The ack that paid it off was another broadcast's, or, where none is left, the event's.
+        // The ack that paid this broadcast off was another broadcast's, or, if none is left, the event's.
         ([(position, _)], None) if subscriber.may_be_broadcast(log, stream) => {
             if subscriber.pays_in_doubt(log, "") {
                 Meaning::Nothing

@@ -1,4 +1,5 @@
-//! Broadcasts: to everybody who is connected now, at once, in no order, and kept nowhere.
+//! Broadcasts: events for every subscriber that is connected now, sent at once, in no order, and kept nowhere. A
+//! broadcast may be lost if a process dies.
 
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use crate::event::{Event, Instant, Invalid, Json, Log, Metadata, NewEvent};
 use crate::store::subscribe::notices::Word;
 use crate::store::{Error, Store};
 
-/// As it goes from replica to replica.
+/// A broadcast as one replica stores it for the others.
 #[derive(Serialize, Deserialize)]
 struct Laid {
     tenant: String,
@@ -32,7 +33,7 @@ struct Laid {
 }
 
 impl Store {
-    /// To every subscriber of every group, wherever it is connected.
+    /// Sends events to every subscriber of every group, wherever it is connected.
     pub async fn broadcast(&self, events: Vec<(Log, NewEvent)>) -> Result<(), Error> {
         if events.is_empty() {
             return Ok(());
@@ -55,7 +56,7 @@ impl Store {
         Ok(())
     }
 
-    /// To the subscribers of this process alone.
+    /// Sends an event to the subscribers of this process alone.
     pub fn broadcast_here(&self, log: &Log, event: NewEvent) {
         let now = Instant::from_unix_nanos(OffsetDateTime::now_utc().unix_timestamp_nanos() as i64);
         if let Some(replica) = self.subscriptions.replica() {
@@ -63,7 +64,7 @@ impl Store {
         }
     }
 
-    /// One of another replica. Nothing if it is too old.
+    /// Fetches a broadcast of another replica. Returns nothing if it is too old.
     pub(super) async fn fetch_broadcast(&self, id: Uuid) -> Result<Vec<(Log, Event)>, Error> {
         let mut transaction = self.database.view().await?;
         let Some(text) = notices::broadcast(&mut transaction, id).await? else { return Ok(Vec::new()) };

@@ -1,4 +1,4 @@
-//! How far groups got, and waiting for them.
+//! The progress of groups for callers: reads it, and waits for it.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,11 +14,11 @@ use crate::database::log::{events, rows};
 use crate::event::{Event, Filter, Group, Log, PositionRange};
 use crate::store::{Error, Query, Store};
 
-/// What other replicas write down is looked at so often while somebody waits.
+/// The interval at which a waiting caller looks at what other replicas have written.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 impl Store {
-    /// The event up to which the group has handled everything.
+    /// Returns the event up to which the group has handled everything.
     pub async fn last_handled(&self, log: &Log, group: &Group) -> Result<Option<Event>, Error> {
         let mut view = self.database.view().await?;
         let Some(log_row) = rows::find(&mut view, log).await? else { return Ok(None) };
@@ -27,8 +27,8 @@ impl Store {
         if position == 0 { Ok(None) } else { self.event_at(log, position).await }
     }
 
-    /// Waits until each group has handled every event of a correlation. Gives the reason if one could not, or has not
-    /// in time.
+    /// Waits until each group has handled every event of a correlation. Returns the reason if a group could not handle
+    /// one, or has not in time.
     pub async fn wait_until_handled(
         self: &Arc<Self>,
         log: &Log,
@@ -42,15 +42,15 @@ impl Store {
         let wait_max = self.settings.subscribing.consistency_wait;
         let deadline = Instant::now() + wait_max;
         let late = Ok(Err(format!("not everything was handled within {} s", wait_max.as_secs_f32())));
-        // Archiving moves events from the rows to where this looks: rows first. Restores move them back: rows again,
-        // behind the search.
+        // Archiving moves events from rows to archives, so this looks at rows first. Restores move them back, so it
+        // looks at rows again after the search.
         let (mut positions, mut is_searched) = (BTreeSet::new(), false);
         loop {
             let progressed = self.subscriptions.progressed.notified();
             positions.extend(self.hot_positions(log, correlation_id).await?);
             let wanted: Vec<i64> = positions.iter().copied().collect();
             match self.outcome(log, &wanted, groups).await? {
-                // No need to search archives for what is missing as well, as long as something hot is.
+                // Archives need not be searched for missing events as long as a hot one is missing.
                 Some(Ok(())) if !is_searched => {
                     let searching = self.archived_positions(log, correlation_id, groups);
                     let Ok(archived) = tokio::time::timeout_at(deadline, searching).await else { return late };
@@ -75,8 +75,8 @@ impl Store {
         Ok(events::positions_of_correlation(&mut view, log_row.id, correlation_id).await?)
     }
 
-    /// Those that a group may still have to handle: it has passed them without, or it has not come so far. Most groups
-    /// are past all archives, and nothing is read.
+    /// Returns the archived positions that a group may still have to handle, because it has passed them without
+    /// handling them, or has not come so far. Most groups are past all archives, and then nothing is read.
     async fn archived_positions(
         self: &Arc<Self>,
         log: &Log,
@@ -112,7 +112,7 @@ impl Store {
         Ok(positions)
     }
 
-    /// `None` while something is still to be handled.
+    /// Returns the outcome, or `None` while something is still to be handled.
     async fn outcome(
         &self,
         log: &Log,

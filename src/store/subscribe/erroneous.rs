@@ -1,5 +1,5 @@
-//! What groups could not handle: listed, and sent once more. The list holds positions; the events are read where they
-//! are, so that it shows edits and renames.
+//! Erroneous events: lists them, and sends them once more. The list holds positions, and the events are read where they
+//! are, so the list shows edits and renames.
 
 use crate::database;
 use crate::database::groups::erroneous::{self, Erroneous};
@@ -21,8 +21,8 @@ pub struct ErroneousEvent {
 }
 
 impl Store {
-    /// There is one for each event and group, in order. An empty list of types stands for all types. A list of more
-    /// bytes than are given is refused: nobody could ask for the rest of it.
+    /// Returns the erroneous events, one for each event and group, in order. An empty list of types stands for all
+    /// types. A list of more than `bytes_max` bytes is refused, because nobody could ask for the rest of it.
     pub async fn erroneous_events(
         &self,
         log: &Log,
@@ -35,11 +35,11 @@ impl Store {
         let (mut found, mut bytes): (Vec<ErroneousEvent>, i64) = (Vec::new(), 0);
         let (mut position, mut group_name) = (0, String::new());
         loop {
-            let mut snapshot = self.database.view().await?;
-            let Some(log_row) = rows::find(&mut snapshot, log).await? else { return Ok(found) };
+            let mut view = self.database.view().await?;
+            let Some(log_row) = rows::find(&mut view, log).await? else { return Ok(found) };
             let behind = (position, group_name.as_str());
-            let rows = erroneous::after(&mut snapshot, log_row.id, is_parallel, behind, limit as i64).await?;
-            drop(snapshot);
+            let rows = erroneous::after(&mut view, log_row.id, is_parallel, behind, limit as i64).await?;
+            drop(view);
             let is_end = rows.len() < limit;
             for Erroneous { group_name: name, position: at, error, retry_number } in rows {
                 (position, group_name) = (at, name.clone());
@@ -59,7 +59,7 @@ impl Store {
         }
     }
 
-    /// Takes an event off the list: the group gets it once more. From the commit on it will, whatever dies.
+    /// Takes an event off the list, so that the group gets it once more. From the commit on it will, whatever dies.
     pub async fn resend_erroneous(&self, log: &Log, group: &Group, event_id: &str) -> Result<(), Error> {
         let none = || Invalid(format!("the event {event_id:?} is not erroneous for {:?}", group.name));
         let found = self.find(log, &[event_id.to_owned()]).await?.pop().ok_or_else(none)?;

@@ -1,8 +1,8 @@
-//! Subscribing: events are delivered to groups, each in order and at least once.
+//! Subscriptions: events are delivered to groups, to each in order and at least once.
 //!
 //! A group's progress in a log is a row. At any time one live replica owns it, and only the owner's epoch may write it.
-//! What was in flight when a process died is delivered again, by whoever takes the row over. `docs/decisions/0018-one-owner-of-a-progress.md` says
-//! why it is built so.
+//! If a process dies, the next owner of the row delivers again what was in flight.
+//! `docs/decisions/0018-one-owner-of-a-progress.md` says why it is built so.
 
 mod acks;
 mod broadcast;
@@ -41,21 +41,21 @@ pub use crate::event::Group;
 pub use erroneous::ErroneousEvent;
 pub use subscriber::{Deliveries, Delivery, Subscribing};
 
-/// Couriers that read at once, and that write, or ask whether what they send was edited: the other connections are left
-/// to publishers and readers. Each by itself, or what is sent and acked would wait behind what ten thousand topics have
-/// to be read.
+/// The couriers that read at once, and those that write, or ask whether an event was edited before they send it. The
+/// other connections are left to publishers and readers. The two have limits of their own: otherwise sends and acks
+/// would wait behind the reads of ten thousand logs.
 const READS_MAX: usize = 4;
 const WRITES_MAX: usize = 4;
-/// Couriers that wait for S3 at once, without a connection: those of hot events do not wait behind them.
+/// The couriers that wait for S3 at once, without a connection. Couriers of hot events do not wait behind them.
 const ARCHIVED_READS_MAX: usize = 4;
-/// Publishers do not wait for Postgres' notifications, which would make their commits queue up: what they published
-/// meanwhile is told in one word.
+/// The time for which notices of new events are collected. Publishers do not wait for Postgres' notifications, which
+/// would make their commits queue up.
 const WORD_INTERVAL: Duration = Duration::from_millis(3);
-/// Where there was no other replica the last time, so as not to ask for one with every few publications. One that comes up
-/// meanwhile hears of them that much later.
+/// The same time if there was no other replica at the last notice, so that the process does not ask for one with every
+/// few publications. A replica that starts meanwhile hears of them that much later.
 const WORD_INTERVAL_ALONE: Duration = Duration::from_millis(50);
 
-/// Groups that have to have handled an event before it is deleted, by topic.
+/// The groups that must have handled an event before it is deleted, by topic.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RequiredGroups {
     pub normal: BTreeMap<String, Vec<String>>,
@@ -65,13 +65,13 @@ pub struct RequiredGroups {
 #[derive(Debug, Clone)]
 pub struct SubscribingSettings {
     pub required_groups: RequiredGroups,
-    /// How long somebody waits for groups, at most.
+    /// The longest time that a caller waits for groups.
     pub consistency_wait: Duration,
-    /// An event is erroneous after so many connections in a row that could not receive it.
+    /// The number of connections in a row that could not receive an event, after which it is erroneous.
     pub delivery_attempts_max: i64,
 }
 
-/// What this process knows of subscriptions.
+/// The subscriptions of this process.
 pub struct Subscriptions {
     current: Mutex<Current>,
     replicas: TaskTracker,
@@ -81,9 +81,9 @@ pub struct Subscriptions {
     writes: Semaphore,
     /// Signals that progress was written down.
     progressed: Notify,
-    /// Topics that were published to, and that other replicas have not been told of.
+    /// The logs that have new events of which other replicas were not told yet.
     untold: Mutex<BTreeSet<i64>>,
-    /// Whether there was no other replica when something was to be told.
+    /// Whether there was no other replica at the last notice.
     is_alone: AtomicBool,
 }
 
@@ -93,7 +93,7 @@ struct Current {
     is_closed: bool,
 }
 
-/// A connection's place in its group; it is left when this is dropped.
+/// A connection's place in its group. Dropping it leaves the group.
 pub struct Subscription {
     replica: Arc<Replica>,
     subscriber: Arc<Subscriber>,
@@ -140,9 +140,9 @@ impl Subscriptions {
             tokio::spawn(async move {
                 let is_alone = subscriptions.is_alone.load(Ordering::Relaxed);
                 tokio::time::sleep(if is_alone { WORD_INTERVAL_ALONE } else { WORD_INTERVAL }).await;
-                // If this process dies before, the others find out by looking.
+                // If this process dies before that, other replicas find the events by looking.
                 if let Err(error) = subscriptions.tell_others(&database).await {
-                    tracing::debug!(%error, "other replicas were not told of what was published");
+                    tracing::debug!(%error, "other replicas were not told about new events");
                 }
             });
         }
@@ -157,7 +157,8 @@ impl Subscriptions {
         let mut connection = database.connection().await?;
         let has_others = match groups::notices::notify_others(&mut connection, own_replica_id, &words).await {
             Ok(has_others) => has_others,
-            // It may have died since it was last used, which is noticed at once in a pool.
+            // The connection may have died since it was last used. A transaction finds that out at once, and gets
+            // another one.
             Err(_) => {
                 drop(connection);
                 let mut transaction = database.begin().await?;
@@ -172,7 +173,7 @@ impl Subscriptions {
 }
 
 impl Store {
-    /// From now on events are delivered, until the subscription is dropped.
+    /// Subscribes a client. Events are delivered until the subscription is dropped.
     pub fn subscribe(self: &Arc<Self>, subscribing: Subscribing) -> Result<(Subscription, Deliveries), Error> {
         let number = self.subscriptions.numbers.fetch_add(1, Ordering::Relaxed);
         let (subscriber, deliveries) = Subscriber::new(number, subscribing);
@@ -205,18 +206,18 @@ impl Store {
         }
     }
 
-    /// Returns once everything that was owned is released.
+    /// Returns once all progress that was owned is released.
     pub async fn subscriptions_closed(&self) {
         self.subscriptions.replicas.close();
         self.subscriptions.replicas.wait().await;
     }
 
-    /// Another way to learn that progress was written down.
+    /// Wakes callers that wait for progress, as another way for them to learn that it was written down.
     pub fn look_at_progress(&self) {
         self.subscriptions.progressed.notify_waiters();
     }
 
-    /// Another way to learn that something was published.
+    /// Wakes the couriers of a log, as another way for them to learn of new events.
     pub async fn look_at(self: &Arc<Self>, log: &Log) -> Result<(), Error> {
         let mut view = self.database.view().await?;
         if let (Some(log_row), Some(replica)) = (rows::find(&mut view, log).await?, self.subscriptions.replica()) {
@@ -227,17 +228,17 @@ impl Store {
 }
 
 impl Subscription {
-    /// Returns once its stream is to end.
+    /// Returns once the stream of this subscription has to end.
     pub async fn closed(&self) {
         self.subscriber.closed().await;
     }
 
-    /// The client itself has ended its stream, while the connection was fine.
+    /// Remembers that the client itself has ended its stream, while the connection was fine.
     pub fn ended_by_client(&self) {
         self.subscriber.receipts.ended(Instant::now());
     }
 
-    /// What the client says of an event of this log: `error` is empty if it was handled.
+    /// Takes the client's answer about an event of this log. `error` is empty if the event was handled.
     pub async fn acked(&self, log: &Log, stream: String, error: String, retry: bool) {
         let Some(inbox) = self.replica.inbox(&self.subscriber.group, log) else {
             return self.subscriber.acked_nothing(log, &stream);

@@ -1,20 +1,22 @@
+//! The words of notices. A notice is lost if nobody listens; replicas look now and then to make up for it.
+
 use std::fmt;
 
 use uuid::Uuid;
 
-/// A notification takes less than 8,000 bytes.
+/// The most logs in one notice, because Postgres takes less than 8,000 bytes.
 pub const LOG_IDS_MAX: usize = 350;
 
-/// What replicas tell each other.
+/// A notice that replicas send each other.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Word {
-    /// There is something new in these topics.
+    /// There are new events in these logs.
     Published(Vec<i64>),
-    /// An event of this topic is to be sent to a group once more.
+    /// An event of this log is to be sent to a group once more.
     Resent(i64),
-    /// There may be progress to be taken.
+    /// There may be progress to take.
     Released,
-    /// A broadcast is laid out, by the process with this id.
+    /// The process with this id has stored a broadcast.
     Broadcast { process_id: Uuid, id: Uuid },
 }
 

@@ -1,4 +1,5 @@
-//! One connection: what it takes, what is on its way to it, and what its acks can mean.
+//! A subscriber: the events that its connection takes, the deliveries on their way to it, and the possible meanings of
+//! its acks.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -14,28 +15,30 @@ use crate::event::Group;
 use crate::event::{Event, Log};
 use crate::store::subscribe::courier::unreceived::Receipts;
 
-/// Persisted events that wait for the connection to take them.
+/// The number of persisted events that wait for the connection to take them.
 const QUEUED_EVENTS_MAX: usize = 8;
-/// Broadcasts that wait for it; more are dropped, since nobody waits for the slowest.
+/// The bytes of broadcasts that wait for the connection. Further ones are dropped, because nobody waits for the
+/// slowest.
 const QUEUED_BROADCAST_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// Clients cannot take an event right behind the answer that they are subscribed.
+/// The delay before the first event, because clients cannot take one right after the answer that they are subscribed.
 const FIRST_EVENT_DELAY: Duration = Duration::from_millis(50);
-/// Events of one log in flight on one connection in parallel mode, once it is known to name streams in its acks.
+/// The number of events of one log in flight on one connection in parallel mode, once the client is known to name
+/// streams in its acks.
 const IN_FLIGHT_MAX: usize = 64;
 
-/// What a client asks for.
+/// A client's request to subscribe.
 #[derive(Debug, Clone)]
 pub struct Subscribing {
     pub group: Group,
     pub subscriber_id: String,
     pub deployment_id: i64,
-    /// None: all, those made later included.
+    /// The topics that the client wants. None stands for all, also those that are made later.
     pub topics: BTreeSet<String>,
-    /// Known of some clients: they answer broadcasts as they answer other events.
+    /// Whether the client is known to answer broadcasts as it answers other events.
     pub acks_broadcasts: bool,
 }
 
-/// What a client gets.
+/// A message to a client.
 #[derive(Debug)]
 pub enum Delivery {
     Event { log: Log, event: Box<Event>, retry_number: i64 },
@@ -67,12 +70,12 @@ pub struct Subscriber {
     closed: CancellationToken,
 }
 
-/// Those of one log.
+/// The broadcasts of one log.
 #[derive(Default)]
 struct Broadcasts {
-    /// Streams of those whose ack is still to come, in order.
+    /// The streams of the broadcasts whose ack is still to come, in order.
     unacked: Vec<String>,
-    /// Streams of those that an ack paid off which may have been meant for the event in flight.
+    /// The streams of the broadcasts that were paid off by an ack that may have meant the event in flight.
     in_doubt: Vec<String>,
 }
 
@@ -108,7 +111,7 @@ impl Subscriber {
         (subscriber, deliveries)
     }
 
-    /// `None` stands for all.
+    /// Returns the topics that the subscriber wants. `None` stands for all.
     pub fn topics(&self) -> Vec<Option<String>> {
         let Subscribing { topics, .. } = &self.subscribing;
         if topics.is_empty() { vec![None] } else { topics.iter().cloned().map(Some).collect() }
@@ -119,7 +122,7 @@ impl Subscriber {
         topics.is_empty() || topics.contains(log.topic())
     }
 
-    /// Whether its deployment may take an event of another one.
+    /// Whether the subscriber's deployment may take an event of this one.
     pub fn may_take(&self, deployment_id: i64) -> bool {
         let own = self.subscribing.deployment_id;
         deployment_id == 0 || own == 0 || own >= deployment_id
@@ -129,19 +132,19 @@ impl Subscriber {
         if self.names_streams.load(Ordering::Relaxed) { IN_FLIGHT_MAX } else { 1 }
     }
 
-    /// Its acks can be told from each other: several events of a log may be in flight at once. Not so those of clients
-    /// that ack broadcasts: they name the stream now and then.
+    /// Notes that the acks of this subscriber name streams, so several events of a log may be in flight at once. It is
+    /// not so with clients that ack broadcasts, because they name the stream only now and then.
     pub fn names_streams(&self) {
         self.names_streams.store(!self.acks_broadcasts.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
-    /// In the order in which it was asked for: of ten thousand topics each has its turn.
+    /// Waits for room, in the order in which it was asked for, so that each of ten thousand logs has its turn.
     pub fn room(&self) -> impl Future<Output = Room> + Send + use<> {
         let room = Arc::clone(&self.room);
         async { room.acquire_owned().await.expect("it is never closed") }
     }
 
-    /// One that is sent to a connection that just went is found in flight on a subscriber that has left.
+    /// Sends an event. If the connection has just gone, the event is found in flight on a subscriber that has left.
     pub fn send(&self, room: Room, log: &Log, event: Box<Event>, retry_number: i64) {
         let delivery = Delivery::Event { log: log.clone(), event, retry_number };
         let _ = self.queue.send(Queued { delivery, _room: Some(room) });
@@ -154,7 +157,7 @@ impl Subscriber {
             tracing::warn!(subscriber_id = %self.subscribing.subscriber_id, %log, "a broadcast was dropped: the subscriber is too slow");
             return;
         }
-        // Counted before it can be acked.
+        // The broadcast is counted before it can be acked.
         {
             let mut broadcasts = self.broadcasts();
             let of_log = broadcasts.entry(log.clone()).or_default();
@@ -166,7 +169,7 @@ impl Subscriber {
         let _ = self.queue.send(Queued { delivery, _room: None });
     }
 
-    /// An ack came while no event of the log was in flight: it is one of a broadcast, if there was any.
+    /// Notes an ack that came while no event of the log was in flight: it is one of a broadcast, if there was any.
     pub fn acked_nothing(&self, log: &Log, stream: &str) {
         if self.had_broadcasts(log) {
             self.acks_broadcasts.store(true, Ordering::Relaxed);
@@ -174,7 +177,7 @@ impl Subscriber {
         }
     }
 
-    /// Whether an ack that names this stream, or none, may be one of a broadcast, which is then paid off.
+    /// Pays a broadcast off with an ack that names this stream, or none. Returns whether there was one to pay off.
     pub fn pays_broadcast(&self, log: &Log, stream: &str) -> bool {
         let mut broadcasts = self.broadcasts();
         let Some(Broadcasts { unacked, .. }) = broadcasts.get_mut(log) else { return false };
@@ -182,7 +185,8 @@ impl Subscriber {
         paid.map(|paid| unacked.remove(paid)).is_some()
     }
 
-    /// Like [`Subscriber::pays_broadcast`], while an event is in flight that the ack may have been meant for.
+    /// Pays a broadcast off as [`Subscriber::pays_broadcast`] does, while an event is in flight that the ack may have
+    /// meant.
     pub fn pays_in_doubt(&self, log: &Log, stream: &str) -> bool {
         let mut broadcasts = self.broadcasts();
         let Some(Broadcasts { unacked, in_doubt, .. }) = broadcasts.get_mut(log) else { return false };
@@ -191,8 +195,8 @@ impl Subscriber {
         paid.is_some()
     }
 
-    /// Whether what failed in this stream may have been a broadcast: one whose ack is still to come, or one that was
-    /// paid off in doubt. That is over then.
+    /// Whether the failed event of this stream may have been a broadcast: one whose ack is still to come, or one that
+    /// was paid off in doubt. The doubt is over then.
     pub fn may_be_broadcast(&self, log: &Log, stream: &str) -> bool {
         let mut broadcasts = self.broadcasts();
         let Some(Broadcasts { unacked, in_doubt, .. }) = broadcasts.get_mut(log) else { return false };
@@ -200,7 +204,7 @@ impl Subscriber {
         doubt.map(|doubt| in_doubt.remove(doubt)).is_some() || unacked.iter().any(|other| other == stream)
     }
 
-    /// The event in flight is done with.
+    /// Forgets doubts, because the event in flight is done with.
     pub fn forget_doubts(&self, log: &Log) {
         if let Some(of_log) = self.broadcasts().get_mut(log) {
             of_log.in_doubt.clear();
@@ -219,7 +223,7 @@ impl Subscriber {
         let _ = self.queue.send(Queued { delivery: Delivery::Panic { reason: reason.to_owned() }, _room: None });
     }
 
-    /// Ends its stream: the client connects again.
+    /// Ends the subscriber's stream; the client connects again.
     pub fn close(&self) {
         self.closed.cancel();
     }
@@ -234,7 +238,7 @@ impl Subscriber {
 }
 
 impl Deliveries {
-    /// `None` once the subscriber is closed.
+    /// Returns the next delivery, or `None` once the subscriber is closed.
     pub async fn next(&mut self) -> Option<Delivery> {
         let queued = tokio::select! {
             biased;

@@ -1,4 +1,5 @@
-//! What of a log is on its way to a group: read ahead, in flight, waiting to be sent again. Pure.
+//! The events of a log that are on their way to a group: read ahead, in flight, or waiting to be sent again. The window
+//! is pure: it does no IO.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -7,27 +8,27 @@ use tokio::time::Instant;
 use crate::database::groups::progress::{Progress, Refusal};
 use crate::event::Event;
 
-/// In parallel mode, events behind one that takes long are handled meanwhile, and that many are remembered at most.
+/// The most positions in parallel mode that are remembered while an event before them takes long and they are handled.
 const PARALLEL_POSITIONS_MAX: i64 = 1_000;
 
-/// An event on its way.
+/// An event on its way to a group.
 #[derive(Debug, Clone)]
 pub struct Item {
     pub stream: String,
     pub deployment_id: i64,
-    /// `None` once it was sent: to send it again, it is read again.
+    /// `None` once the event was sent. It is read again to be sent again.
     pub event: Option<Box<Event>>,
-    /// It was read because it was its turn, and waits for another one: it is not forgotten before that.
+    /// Whether the event was read because it was its turn, and waits for another turn. It is not forgotten before that.
     pub is_due: bool,
     pub retry_number: i64,
-    /// Subscribers that refused it since all had been asked.
+    /// The subscribers that refused the event in this round.
     pub refused_by: HashSet<u64>,
-    /// How often all of them had refused it.
+    /// The number of rounds in which all of them refused the event.
     pub rounds: i64,
-    /// How many connections in a row could not receive it, and when the last one of them ended.
+    /// The number of connections in a row that could not receive the event, and the time when the last one ended.
     pub resets: i64,
     pub reset_at: Option<Instant>,
-    /// It was erroneous, and is sent to the group once more, outside of the order.
+    /// Whether the event was erroneous, and is sent to the group once more, out of order.
     pub is_resent: bool,
     state: State,
 }
@@ -37,7 +38,7 @@ enum State {
     Waiting {
         until: Option<Instant>,
     },
-    /// On its way to this subscriber.
+    /// The event is in flight on this subscriber.
     InFlight(u64),
 }
 
@@ -62,7 +63,8 @@ impl Item {
         matches!(self.state, State::InFlight(_))
     }
 
-    /// The refusals that the next owner is to know. A row says how often an event that is sent once more was refused.
+    /// Returns the refusal that the next owner has to know. For an event that is sent once more, a row says how often
+    /// it was refused.
     pub fn refusal(&self, position: i64) -> Option<Refusal> {
         let Item { retry_number, rounds, resets, .. } = *self;
         let is_told = resets > 0 || retry_number > 0 && !self.is_resent;
@@ -77,9 +79,9 @@ impl Item {
 pub struct Window {
     is_parallel: bool,
     items: BTreeMap<i64, Item>,
-    /// Positions that are handled behind one that is not.
+    /// The positions that are handled after one that is not.
     handled: BTreeSet<i64>,
-    /// Everything below was read.
+    /// Everything before this position was read.
     next: i64,
 }
 
@@ -89,7 +91,7 @@ impl Window {
         Window { is_parallel, items: BTreeMap::new(), handled, next: progress.position + 1 }
     }
 
-    /// Where reading goes on, and how many events there is room for.
+    /// Returns the position from which to read on, and the number of events for which there is room.
     pub fn wants(&self, limit: i64) -> (i64, i64) {
         let room = match self.is_parallel {
             true => PARALLEL_POSITIONS_MAX - (self.next - 1 - self.progress().position),
@@ -98,7 +100,7 @@ impl Window {
         (self.next, limit.min(room).max(0))
     }
 
-    /// Takes in what was read from `next` on; everything below `end` was read.
+    /// Adds the events that were read from `next` on. Everything before `end` was read.
     pub fn fill(&mut self, events: Vec<Event>, end: i64) {
         for event in events {
             if event.position >= self.next && !self.handled.contains(&event.position) {
@@ -112,7 +114,7 @@ impl Window {
         self.items.entry(event.position).or_insert_with(|| Item::new(event, retry_number, true));
     }
 
-    /// How far the group got. What is not there to be handled counts as handled.
+    /// Returns the group's progress. A position without an event counts as handled.
     pub fn progress(&self) -> Progress {
         let outstanding = self.items.iter().find(|(_, item)| !item.is_resent);
         let position = outstanding.map_or(self.next, |(position, _)| *position) - 1;
@@ -123,7 +125,8 @@ impl Window {
         self.items.get_mut(&position)
     }
 
-    /// The refusal of the event that could be received least, or was refused most often.
+    /// Returns the refusal of the event that connections failed to receive most often, or else that was refused most
+    /// often.
     pub fn refusal(&self) -> Option<Refusal> {
         let refusals = self.items.iter().filter_map(|(position, item)| item.refusal(*position));
         refusals.max_by_key(|refusal| (refusal.resets, refusal.retry_number))
@@ -137,12 +140,13 @@ impl Window {
         self.items.values().any(Item::is_in_flight)
     }
 
-    /// Events that were read and not sent.
+    /// Returns the number of events that were read and not sent.
     pub fn ahead(&self) -> usize {
         self.items.values().filter(|item| item.event.is_some()).count()
     }
 
-    /// What may be sent now, in order: one in flight, and in parallel mode one a stream.
+    /// Returns the positions that may be sent now, in order: one event in flight, or in parallel mode one for each
+    /// stream.
     pub fn sendable(&self, now: Instant) -> Vec<i64> {
         let in_flight = self.items.values().filter(|item| item.is_in_flight());
         let mut busy: HashSet<&str> = in_flight.map(|item| item.stream.as_str()).collect();
@@ -158,7 +162,7 @@ impl Window {
             if is_ready {
                 sendable.push(*position);
             }
-            // One that is sent once more is out of the order anyway, and keeps nobody waiting before it is sent.
+            // An event that is sent once more is out of order anyway, and holds nothing up before it is sent.
             let is_blocking = is_ready || !item.is_resent;
             if is_blocking && !self.is_parallel {
                 break;
@@ -170,7 +174,7 @@ impl Window {
         sendable
     }
 
-    /// When the next one that waits has waited long enough.
+    /// Returns the time at which the next waiting event has waited long enough.
     pub fn next_at(&self) -> Option<Instant> {
         let waits = self.items.values().filter_map(|item| match item.state {
             State::Waiting { until } => until,
@@ -191,13 +195,13 @@ impl Window {
         }
     }
 
-    /// Positions and streams.
+    /// Returns the positions and streams of the events in flight on a subscriber.
     pub fn in_flight_on(&self, subscriber: u64) -> Vec<(i64, String)> {
         let on = self.items.iter().filter(|(_, item)| item.state == State::InFlight(subscriber));
         on.map(|(position, item)| (*position, item.stream.clone())).collect()
     }
 
-    /// What was in flight on subscribers that are gone is to be sent again at once.
+    /// Makes the events that were in flight on subscribers that are gone ready to be sent again at once.
     pub fn requeue(&mut self, is_gone: impl Fn(u64) -> bool) {
         for item in self.items.values_mut() {
             if matches!(item.state, State::InFlight(subscriber) if is_gone(subscriber)) {
@@ -206,7 +210,7 @@ impl Window {
         }
     }
 
-    /// Nothing is to be done about it any more.
+    /// Removes an event for which there is nothing more to do.
     pub fn done(&mut self, position: i64) {
         if self.items.remove(&position).is_some_and(|item| !item.is_resent) {
             self.handled.insert(position);
@@ -215,14 +219,14 @@ impl Window {
         self.handled = self.handled.split_off(&(lowest + 1));
     }
 
-    /// Keeps the places of events only: each is read again when it is sent.
+    /// Keeps only the places of events, so that each is read again when it is sent.
     pub fn forget_events(&mut self) {
         self.items.values_mut().for_each(|item| item.event = None);
     }
 
-    /// Forgets what was read and not tried yet, so that whoever takes long costs no memory. The place of what is next is
-    /// kept, and in parallel mode, where other streams go on behind it, each place: it is read when it is sent. True if
-    /// more is to be read once more with what follows.
+    /// Forgets the events that were read and not tried yet, so that a slow subscriber costs no memory. It keeps the
+    /// place of the next event. In parallel mode, where other streams go on after it, it keeps every place, and each
+    /// event is read when it is sent. Returns true if some events have to be read once more with what follows.
     pub fn trim(&mut self) -> bool {
         self.items.values_mut().filter(|item| !item.is_due).for_each(|item| item.event = None);
         if self.is_parallel {

@@ -1,4 +1,4 @@
-//! Events get their rows.
+//! Rows for events. Either all events of a call get their rows, or none of them does.
 
 use sqlx::postgres::PgArguments;
 use sqlx::query::Query;
@@ -10,12 +10,12 @@ use crate::database::log::rows::LogRow;
 use crate::database::{Connection, Error};
 use crate::event::{Event, Metadata};
 
-/// The topic, the position, and the columns of an event.
+/// The number of columns of an event's row: the log's id, the position, and `columns!`.
 const COPIED_COLUMNS: i16 = 13;
-/// Sent at once, at least.
+/// The fewest bytes that are sent at once, except at the end.
 const COPIED_BYTES: usize = 256 * 1024;
 
-/// The first twelve parameters, which `bind_events` binds, as rows.
+/// The first twelve parameters as rows; `bind_events` binds them.
 macro_rules! bound_events {
     () => {
         concat!(
@@ -27,7 +27,7 @@ macro_rules! bound_events {
     };
 }
 
-/// Events in order of position, with the positions that they bear. They are not archived before the hold is over.
+/// Inserts events in order of position, at the positions that they bear. They are not archived before the hold is over.
 pub async fn insert(
     connection: &mut Connection,
     log_id: i64,
@@ -44,13 +44,13 @@ pub async fn insert(
     Ok(())
 }
 
-/// Moves the end of a topic's log, if the topic is what it was when it was read, and none of the new ids is hot.
+/// Moves the end of a log, if the log's row is what it was when it was read, and none of the new ids is hot.
 ///
-/// The update waits for the row and looks at it as it is then, however old the snapshot of the statement is. An id that
-/// is there already is refused by its index all the same; inserting one that an archiver is deleting would wait for it
-/// with the topic locked, so while somebody has the topic's lease the ids are looked for first. In their order, which
-/// one index has: while the table is small, others that begin with the topic look as good to the planner, and a plan is
-/// kept while the table grows.
+/// The update waits for the row and sees it as it is then, however old the view of the statement is. The index on ids
+/// refuses a known id in any case. But inserting an id that an archiver is deleting would wait for the archiver with
+/// the log's row locked, so the update looks for the ids first while somebody has the log's lease. It looks in the
+/// order of the ids, which only one index has: while the table is small, other indexes that begin with the log look as
+/// good to the planner, and Postgres keeps a plan while the table grows.
 macro_rules! move_end {
     ($ids:literal, $count:literal, $log_id:literal, $archived:literal, $epoch:literal, $deleted:literal) => {
         concat!(
@@ -90,7 +90,7 @@ macro_rules! move_end {
     };
 }
 
-/// The rows of an append, from what moved the end of the log and from where its parameters are.
+/// An append: `$log_row` moves the end of the log, and `$rows` says where the parameters of the events are.
 macro_rules! append {
     ($log_row:expr, $rows:expr) => {
         concat!(
@@ -107,7 +107,7 @@ macro_rules! append {
     };
 }
 
-/// One event as a row, from the same parameters as those of `bound_events!`, each of which is a single value.
+/// One event as a row, from the parameters of `bound_events!`, each of which is a single value here.
 macro_rules! bound_event {
     () => {
         concat!(
@@ -119,12 +119,12 @@ macro_rules! bound_event {
     };
 }
 
-/// Puts events behind the end of their log, which bear the positions from 1 on until then, and says where that end
-/// was. One statement, and a transaction by itself. `None`, and nothing happened, if an id is hot already, or if events
-/// of the topic left their rows or came back into them since it was read.
+/// Appends events to their log, and returns the position at which the log ended before. Until then the events bear the
+/// positions from 1 on. It is one statement, and a transaction by itself. It returns `None` and changes nothing if an
+/// id is hot already, or if events of the log left their rows or came back into them since `log_row` was read.
 pub async fn append(connection: &mut Connection, log_row: &LogRow, events: &[Event]) -> Result<Option<i64>, Error> {
     let append = match events {
-        // Most calls bring one, and where nobody else publishes that is all there is.
+        // Most calls bring one event, and where nobody else publishes, every transaction holds just that one.
         [event] => bind_event(
             sqlx::query(append!(move_end!("ARRAY[$4]", "$13", "$14", "$15", "$16", "$17"), bound_event!())),
             event,
@@ -139,8 +139,8 @@ pub async fn append(connection: &mut Connection, log_row: &LogRow, events: &[Eve
     unless_known(append.fetch_optional(connection).await)?.map(|row| Ok(row.try_get("end_position")?)).transpose()
 }
 
-/// The same for many events, which are made while Postgres takes those before them, in a transaction of the caller's:
-/// `None` leaves nothing that it could commit.
+/// Appends many events as [`append`] does, in a transaction of the caller. It makes each event while Postgres takes the
+/// events before it. After `None`, the caller has nothing to commit.
 pub async fn append_many(
     connection: &mut Connection,
     log_row: &LogRow,
@@ -173,7 +173,7 @@ pub async fn append_many(
             rows.text(text);
         }
         rows.text_or_null(event.gdpr_json().as_deref());
-        // Postgres inserts what it has while more is written.
+        // Postgres inserts the rows that it has while more are written.
         if rows.len() >= COPIED_BYTES {
             copy.send(rows.take()).await?;
         }
@@ -182,7 +182,7 @@ pub async fn append_many(
     Ok(unless_known(copy.finish().await.map(Some))?.map(|_| end_position))
 }
 
-/// `None` where an id was there already.
+/// Turns the refusal of a known id into `None`.
 fn unless_known<T>(outcome: Result<Option<T>, sqlx::Error>) -> Result<Option<T>, Error> {
     match outcome {
         Err(sqlx::Error::Database(error)) if error.is_unique_violation() => Ok(None),

@@ -1,12 +1,12 @@
 //! Rows as `COPY (FORMAT binary)` takes and gives them.
 
 pub const SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
-/// Flags, and an extension of no bytes.
+/// The flags, and the length of an empty extension.
 const HEADER_REST: [u8; 8] = [0; 8];
 const END: i16 = -1;
 const NULL: i32 = -1;
 
-/// Rows in the making: each begins with the number of its columns.
+/// Rows that are being written. Each begins with the number of its columns.
 pub struct Rows(Vec<u8>);
 
 impl Rows {
@@ -43,7 +43,7 @@ impl Rows {
         self.0.len()
     }
 
-    /// What there is of them so far.
+    /// Takes the bytes that were written so far.
     pub fn take(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.0)
     }

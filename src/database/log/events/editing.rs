@@ -1,10 +1,11 @@
-//! Hot events that are edited.
+//! Edits of hot events. An event that somebody else changed meanwhile is not overwritten.
 
 use super::from_row;
 use crate::database::{Connection, Error};
 use crate::event::Event;
 
-/// The hot events at these positions or with these ids, in order of position, held until the transaction ends.
+/// Returns the hot events at these positions or with these ids, in order of position, and locks them until the
+/// transaction ends.
 pub async fn lock_hot(
     connection: &mut Connection,
     log_id: i64,
@@ -22,8 +23,8 @@ pub async fn lock_hot(
     rows.iter().map(from_row).collect()
 }
 
-/// The hot events with a field of this GDPR id that still shows its value, in order of position, held until the
-/// transaction ends.
+/// Returns the hot events with a field of this GDPR id that still shows its value, in order of position, and locks them
+/// until the transaction ends.
 pub async fn lock_hot_by_gdpr_id(connection: &mut Connection, log_id: i64, gdpr_id: &str) -> Result<Vec<Event>, Error> {
     let rows = sqlx::query(select_events!(
         "WHERE log_id = $1 AND gdpr IS NOT NULL AND gdpr_ids(gdpr) @> ARRAY[$2] ORDER BY position FOR UPDATE"
@@ -35,7 +36,7 @@ pub async fn lock_hot_by_gdpr_id(connection: &mut Connection, log_id: i64, gdpr_
     rows.iter().map(from_row).collect()
 }
 
-/// Replaces payload and GDPR data. False if the event is not hot any more, or not what it was.
+/// Replaces the payload and the GDPR data. Returns false if the event is not hot any more, or has changed.
 pub async fn replace(connection: &mut Connection, log_id: i64, old: &Event, new: &Event) -> Result<bool, Error> {
     let replaced = sqlx::query(
         "UPDATE events SET payload = $5, gdpr = $6
@@ -52,7 +53,7 @@ pub async fn replace(connection: &mut Connection, log_id: i64, old: &Event, new:
     Ok(replaced.rows_affected() == 1)
 }
 
-/// Gives the hot events of a type another one, and says how many there were.
+/// Renames the type of hot events, and returns how many there were.
 pub async fn rename(connection: &mut Connection, log_id: i64, old_type: &str, new_type: &str) -> Result<u64, Error> {
     let renamed = sqlx::query("UPDATE events SET type = $3 WHERE log_id = $1 AND type = $2")
         .bind(log_id)

@@ -1,5 +1,5 @@
-//! Rows on their way out, as `COPY (FORMAT binary)` gives them: nothing of a row is copied or looked at before somebody
-//! asks for its event.
+//! Rows on their way out, as `COPY (FORMAT binary)` gives them. An export copies or decodes nothing of a row before the
+//! caller asks for its event.
 
 use std::borrow::Cow;
 
@@ -12,19 +12,19 @@ use super::copying::SIGNATURE;
 use crate::database::{Connection, Error};
 use crate::event::{BorrowedEvent, BorrowedMetadata, Instant, PositionRange};
 
-/// Position, and then the columns of an event.
+/// The number of columns of an exported row: the position, and `columns!`.
 const COLUMNS: usize = 12;
 
-/// The old events at positions `first..=last` that nothing holds at this moment, in order of position, out of one view:
-/// all, or the first of them, which have as many bytes as are wanted.
-/// A connection on which it is not followed to its end cannot be used again.
+/// The old events of a range of positions that no hold keeps at this moment, in order of position, from one view: all
+/// of them, or as many of the first ones as reach the wanted bytes. A connection whose export was not read to its end
+/// cannot be used again.
 pub struct Export<'c> {
     messages: BoxStream<'c, Result<Bytes, sqlx::Error>>,
-    /// What came and was not taken yet.
+    /// The bytes that were received and not taken yet.
     rest: Bytes,
 }
 
-/// Where in a row each column begins and ends; `None` where it is NULL.
+/// The start and the end of each column in a row; `None` where the column is NULL.
 type Columns = [Option<(u32, u32)>; COLUMNS];
 
 pub struct ExportedRow {
@@ -32,7 +32,7 @@ pub struct ExportedRow {
     columns: Columns,
 }
 
-/// What some bytes begin with.
+/// The beginning of some bytes: a whole row, the end of the export, or only a part.
 enum Begun {
     Row(Columns, usize),
     End,
@@ -46,7 +46,7 @@ pub async fn export(
     range: PositionRange,
     bytes_max: i64,
 ) -> Result<Export<'_>, Error> {
-    // COPY takes no parameters.
+    // COPY takes no parameters, so the statement is formatted.
     let now_micros = now.unix_timestamp_nanos() / 1_000;
     let statement = format!(
         concat!(
@@ -88,7 +88,7 @@ impl Export<'_> {
         }
     }
 
-    /// A message mostly is a row, but need not be.
+    /// Receives one more message. A message mostly is one row, but need not be.
     async fn receive(&mut self) -> Result<(), Error> {
         let message = self.messages.next().await.transpose()?;
         let message = message.ok_or_else(|| damaged("an export ends in the middle of a row"))?;
@@ -110,7 +110,7 @@ impl Export<'_> {
             self.receive().await?;
         }
         if !self.rest.starts_with(SIGNATURE) {
-            return Err(damaged("an export does not begin as one"));
+            return Err(damaged("an export does not begin with the signature of COPY"));
         }
         self.rest.advance(SIGNATURE.len() + FLAGS);
         let extension = self.rest.get_u32() as usize;
@@ -121,11 +121,11 @@ impl Export<'_> {
         Ok(())
     }
 
-    /// Follows the statement to its end, where it can fail still.
+    /// Reads the statement to its end, because it can still fail there.
     async fn end(&mut self) -> Result<(), Error> {
         match self.messages.next().await.transpose()? {
             None => Ok(()),
-            Some(_) => Err(damaged("an export goes on behind its end")),
+            Some(_) => Err(damaged("an export goes on after its end")),
         }
     }
 }
@@ -135,7 +135,7 @@ impl ExportedRow {
         self.number(0)
     }
 
-    /// No less than what an export counts of it.
+    /// The bytes of the row, no fewer than the export counts for it.
     pub fn byte_len(&self) -> i64 {
         self.bytes.len() as i64
     }
@@ -160,12 +160,13 @@ impl ExportedRow {
     }
 
     fn column(&self, column: usize) -> Result<&[u8], Error> {
-        let (start, end) = self.columns[column].ok_or_else(|| damaged("an event lacks something"))?;
+        let (start, end) =
+            self.columns[column].ok_or_else(|| damaged("a column of an event is NULL that must not be"))?;
         Ok(&self.bytes[start as usize..end as usize])
     }
 
     fn number(&self, column: usize) -> Result<i64, Error> {
-        let bytes = self.column(column)?.try_into().map_err(|_| damaged("a number has not eight bytes"))?;
+        let bytes = self.column(column)?.try_into().map_err(|_| damaged("a number does not have eight bytes"))?;
         Ok(i64::from_be_bytes(bytes))
     }
 
@@ -174,7 +175,8 @@ impl ExportedRow {
     }
 }
 
-/// A row is the number of its columns, and each column its length and its bytes; the end is the number -1.
+/// Finds out what some bytes begin with. A row is the number of its columns, and for each column its length and its
+/// bytes; the end is the number -1.
 fn begun(bytes: &[u8]) -> Result<Begun, Error> {
     let Some((count, _)) = bytes.split_first_chunk() else { return Ok(Begun::Part) };
     match i16::from_be_bytes(*count) {

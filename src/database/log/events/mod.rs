@@ -1,4 +1,4 @@
-//! Hot events: rows of one table.
+//! Hot events: the rows of one table.
 
 use bytes::Bytes;
 use sqlx::Row;
@@ -7,7 +7,7 @@ use sqlx::postgres::PgRow;
 use crate::database::Error;
 use crate::event::{Event, Instant, Json, Metadata};
 
-/// Those of an event but for its position.
+/// The columns of an event, except its position.
 macro_rules! columns {
     () => {
         "raised_at, deployment_id, id, stream, type, reason, correlation_id, causation_id, user_id, payload, gdpr"
@@ -20,7 +20,7 @@ macro_rules! select_events {
     };
 }
 
-// Behind the macros, which they use.
+// These modules use the macros, so they come after them.
 mod adding;
 mod copying;
 mod editing;
@@ -38,7 +38,7 @@ pub use reading::{
     by_ids, count_between, first, first_not_hot, has_any, last, positions_of_correlation, range, range_bytes,
 };
 
-/// Of the columns of `select_events!`, in their order.
+/// Makes an event from the columns of `select_events!`, in their order.
 pub(super) fn from_row(row: &PgRow) -> Result<Event, Error> {
     let gdpr: Option<&str> = row.try_get(11)?;
     Ok(Event {
@@ -59,7 +59,7 @@ pub(super) fn from_row(row: &PgRow) -> Result<Event, Error> {
     })
 }
 
-/// A text as it came over the wire; Postgres has checked that it is UTF-8.
+/// The bytes of a text as they came over the wire; Postgres has checked that they are UTF-8.
 fn raw_bytes(row: &PgRow, column: usize) -> Result<Bytes, Error> {
     let value = row.try_get_raw(column)?;
     let bytes = value.as_bytes().map_err(|error| Error::Damaged(error.to_string()))?;

@@ -1,4 +1,4 @@
-//! Which events leave their rows, and how they do.
+//! The events that leave their rows: which ones are next, and their deletion.
 
 use sqlx::Row;
 use time::OffsetDateTime;
@@ -6,16 +6,16 @@ use time::OffsetDateTime;
 use crate::database::{Connection, Error, Transaction};
 use crate::event::{PositionRange, PositionSet};
 
-/// In one statement.
+/// The most positions that one statement may delete.
 const POSITIONS_AT_ONCE: usize = 10_000;
 
-/// The range of a batch: the first `batch_size` old ones in order of position that nothing
-/// holds at this moment. `None` if there are fewer.
+/// Returns the range of a batch: the first `batch_size` old events in order of position that no hold keeps at this
+/// moment. Returns `None` if there are fewer.
 ///
-/// Whether there are enough is counted by age, which is cheap where most events are young. Mostly the oldest ones are the
-/// first ones as well, without a gap, which the same index says; else they are looked up by position. Both in the order
-/// of an index, for as long as the caller's transaction lasts: the planner may think little of a table without statistics,
-/// and else read every old event, and sort them, to find the first.
+/// The statement counts by age whether there are enough, which is cheap where most events are young. Mostly the oldest
+/// events are also the first ones, without a gap, and the same index says so; otherwise a second statement finds them
+/// by position. Both read in the order of an index, because sorting is off for the rest of the caller's transaction:
+/// without statistics, the planner may expect few rows, and would read and sort every old event to find the first.
 pub async fn eligible_batch(
     transaction: &mut Transaction,
     log_id: i64,

@@ -1,4 +1,4 @@
-//! What readers ask of hot events.
+//! The questions that readers ask about hot events.
 
 use futures::TryStreamExt;
 use sqlx::postgres::PgArguments;
@@ -41,8 +41,8 @@ macro_rules! select_bytes_within {
     };
 }
 
-/// Hot events in a range that match, in order of position, after `skip` of them; at most `limit`, and
-/// none behind the one whose payload reaches `bytes_max`.
+/// Returns the hot events of a range that match, in order of position, after the first `skip` of them: at most `limit`,
+/// and none after the one whose payload reaches `bytes_max`.
 pub async fn range(
     connection: &mut Connection,
     log_id: i64,
@@ -57,12 +57,12 @@ pub async fn range(
         Filter::Stream(_) => sqlx::query(select_events_within!("AND stream = $7")),
     };
     let query = query.bind(log_id).bind(range.start).bind(range.end).bind(skip).bind(limit).bind(bytes_max);
-    // One by one: rows and what is made of them are not in memory at once.
+    // Rows come one by one, so that they are not in memory together with the events that are made of them.
     let rows = bind_filter(query, filter).fetch(connection).map_err(Error::from);
     rows.and_then(async |row| from_row(&row)).try_collect().await
 }
 
-/// How many hot events match in each of the ranges that lie between the boundaries, which rise.
+/// Counts the hot events that match in each range between two neighbouring boundaries. The boundaries rise.
 pub async fn count_between(
     connection: &mut Connection,
     log_id: i64,
@@ -93,7 +93,7 @@ pub async fn count_between(
     Ok(counts)
 }
 
-/// The hot ones of these ids, in order of position.
+/// Returns the hot events with these ids, in order of position.
 pub async fn by_ids(connection: &mut Connection, log_id: i64, ids: &[String]) -> Result<Vec<Event>, Error> {
     let rows = sqlx::query(select_events!("WHERE log_id = $1 AND id = ANY($2) ORDER BY position"))
         .bind(log_id)
@@ -117,9 +117,9 @@ pub async fn last(connection: &mut Connection, log_id: i64, filter: &Filter) -> 
     row.as_ref().map(from_row).transpose()
 }
 
-/// The lowest position of a range at which there is a hot event.
+/// Returns the lowest position of a range at which there is a hot event.
 pub async fn first(connection: &mut Connection, log_id: i64, range: PositionRange) -> Result<Option<i64>, Error> {
-    // Where the planner expects one row, min() may read all of them.
+    // Where the planner expects one row, min() may read all rows.
     Ok(sqlx::query_scalar(
         "SELECT position FROM events WHERE log_id = $1 AND position >= $2 AND position < $3 ORDER BY position LIMIT 1",
     )
@@ -130,7 +130,8 @@ pub async fn first(connection: &mut Connection, log_id: i64, range: PositionRang
     .await?)
 }
 
-/// The first position of each of these ranges at which there is no hot event; the end of the range if there is none. Looks at the hot events that a range begins with, and at no others.
+/// Returns the first position of each range at which there is no hot event, or the end of the range if every position
+/// has one. It reads the hot events that the range begins with, and no others.
 pub async fn first_not_hot(
     connection: &mut Connection,
     log_id: i64,
@@ -149,7 +150,8 @@ pub async fn first_not_hot(
               ORDER BY number
               LIMIT 1),
              start_position + (
-                 SELECT count(*) FROM events WHERE log_id = $1 AND position >= start_position AND position < end_position
+                 SELECT count(*) FROM events
+                 WHERE log_id = $1 AND position >= start_position AND position < end_position
              )
          )
          FROM unnest($2::bigint[], $3::bigint[]) WITH ORDINALITY AS wanted (start_position, end_position, ordinal)
@@ -171,7 +173,7 @@ pub async fn has_any(connection: &mut Connection, log_id: i64, stream: &str) -> 
         .await?)
 }
 
-/// How many bytes the payloads have that [`hot_range`] gives without a limit on them.
+/// Returns the bytes of the payloads that [`range`] gives if it has no limit on bytes.
 pub async fn range_bytes(
     connection: &mut Connection,
     log_id: i64,
@@ -188,7 +190,7 @@ pub async fn range_bytes(
     Ok(bind_filter(query, filter).fetch_one(connection).await?.try_get(0)?)
 }
 
-/// Where the hot events of a correlation are.
+/// Returns the positions of the hot events of a correlation.
 pub async fn positions_of_correlation(
     connection: &mut Connection,
     log_id: i64,
@@ -204,7 +206,7 @@ pub async fn positions_of_correlation(
     .await?)
 }
 
-/// Binds the last parameter of a query that has one where there is something to filter by.
+/// Binds the last parameter of a query, if the filter has a value.
 fn bind_filter<'q>(query: Query<'q, Postgres, PgArguments>, filter: &'q Filter) -> Query<'q, Postgres, PgArguments> {
     match filter {
         Filter::All => query,

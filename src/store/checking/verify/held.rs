@@ -1,4 +1,4 @@
-//! The contents that an object was found to have, beside what the catalog says of it.
+//! The contents that were found in an object, beside what the catalog says of it.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,6 @@ use crate::database::catalog::archives::Archive;
 use crate::event::Event;
 use crate::event::PositionSet;
 
-/// The contents that were found in an object.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Held {
     pub positions: PositionSet,
@@ -27,7 +26,7 @@ impl Held {
         *self.types.entry(event.event_type.clone()).or_default() += 1;
     }
 
-    /// The points in which the catalog says otherwise.
+    /// Returns the points in which the catalog differs.
     pub fn differs_from(&self, archive: &Archive) -> Vec<String> {
         let types = counted(archive, &archive.type_counts);
         let mut found = Vec::new();
@@ -49,7 +48,7 @@ impl Held {
     }
 }
 
-/// By name: one comes twice where a type was renamed to another.
+/// Sums the counts by name, because a name comes twice where a type was renamed to another one.
 pub fn counted(archive: &Archive, counts: &[i64]) -> BTreeMap<String, i64> {
     let mut types: BTreeMap<String, i64> = BTreeMap::new();
     for (name, count) in archive.types.iter().zip(counts).filter(|(_, count)| **count > 0) {

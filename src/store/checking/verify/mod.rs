@@ -1,8 +1,8 @@
-//! Verifying that every object holds what the catalog says, and that the catalog agrees with itself.
+//! Verifies that every object holds what the catalog says, and that the catalog agrees with itself.
 //!
-//! Objects are read whole, one after the other, a member at a time: memory does not grow with them. The service may go
-//! on meanwhile: what moves is looked at where one view of its log saw it, since no archive ever loses a position;
-//! one that was restored is gone, and then its log is looked at anew.
+//! Objects are read whole, one after the other, a member at a time, so memory does not grow with them. The service may
+//! go on meanwhile. Everything that moves is looked at where one view of its log saw it, because no archive ever loses
+//! a position. If an archive was restored, it is gone, and its log is verified anew.
 
 mod held;
 
@@ -30,34 +30,34 @@ use crate::store::{ATTEMPTS, Error, Store};
 
 use held::{Held, counted};
 
-/// Is told how many bytes were read of an object, and may take its time.
+/// A function that is told how many bytes of an object were read, and may take its time.
 pub type Pacing<'a> = &'a (dyn Fn(i64) -> BoxFuture<'static, ()> + Send + Sync + 'a);
 
-/// Something that is not as it should be.
+/// A defect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
     pub log: Log,
-    /// `None` where it is about the log as a whole.
+    /// `None` where the finding is about the log as a whole.
     pub archive_id: Option<Uuid>,
     pub what: String,
 }
 
-/// What is wrong with a log, and where.
+/// The findings of a log, and the archives that they are about.
 #[derive(Debug, Default)]
 pub struct Verified {
     pub findings: Vec<Finding>,
-    /// Archives that are not what the catalog says, or the catalog not what they are.
+    /// The archives that differ from the catalog, or from their lookup pages.
     pub broken: BTreeSet<Uuid>,
-    /// Archives with positions that are hot as well.
+    /// The archives with positions that are hot as well.
     pub doubled: BTreeSet<Uuid>,
 }
 
-/// What became of an object that was to be read.
+/// The outcome of reading an object.
 pub enum Seen {
-    /// The positions that it holds, and what is wrong.
+    /// The positions that the object holds, and its defects.
     Read(PositionSet, Vec<String>),
     Unreadable(String),
-    /// The archive is in the catalog no more.
+    /// The archive is not in the catalog any more.
     Gone,
 }
 
@@ -76,9 +76,9 @@ impl fmt::Display for Place {
     }
 }
 
-/// Why an object could not be read to its end.
+/// The reason why an object could not be read to its end.
 enum Unread {
-    /// It is another one than the catalog knew when it was asked.
+    /// The object is not the one that the catalog knew a moment ago.
     Stale(String),
     Found(String),
     Gone,
@@ -107,8 +107,8 @@ impl From<bucket::Error> for Unread {
 }
 
 impl Store {
-    /// All that is wrong. `progress` is told after each archive how many events were read so far. What cannot be
-    /// verified because Postgres or S3 are away is an error.
+    /// Returns all findings. After each archive, it tells `progress` how many events were read so far. If Postgres or
+    /// S3 is away, the outcome is an error.
     pub async fn verify(&self, progress: impl FnMut(i64)) -> Result<Vec<Finding>, Error> {
         self.verify_at(&|_| std::future::ready(()).boxed(), progress).await
     }
@@ -145,7 +145,7 @@ impl Store {
         }
     }
 
-    /// And whether an archive was restored meanwhile.
+    /// Verifies a log once, and returns whether an archive was restored meanwhile.
     async fn try_verify_topic(
         &self,
         log_id: i64,
@@ -218,7 +218,7 @@ impl Store {
         loop {
             match self.try_verify(log_row, archive_id, pace).await {
                 Ok((positions, found)) if found.is_empty() => return Ok(Seen::Read(positions, found)),
-                // Of an archive that was restored a moment ago, lookup pages and object are gone as well.
+                // If an archive was restored a moment ago, its lookup pages and its object are gone as well.
                 Ok(_) | Err(Unread::Found(_)) if !self.has_archive(log_row, archive_id).await? => {
                     return Ok(Seen::Gone);
                 }
@@ -252,7 +252,7 @@ impl Store {
         let members =
             members::of_archive(&mut view, ArchiveKey::new(log_row.id, archive_id), archive.generation).await?;
         let edits = edits::pending_of_archive(&mut view, log_row.id, archive_id).await?;
-        // A rewrite has put them into the object, and lookup pages stay as they are.
+        // A rewrite may have put these GDPR ids into the object, and the lookup pages stayed as they were.
         let introduced = introduced::of_archive(&mut view, ArchiveKey::new(log_row.id, archive_id)).await?;
         let key = self.hash_key(&mut view).await?;
         drop(view);
@@ -299,7 +299,7 @@ impl Store {
     }
 }
 
-/// An object that is refused by now is as unreadable as one that is another.
+/// Turns an error of one object into `false`: an object that S3 refuses now is as unreadable as one that is another.
 fn refusal_as_no(error: Error) -> Result<bool, Error> {
     if error.is_of_one_object() { Ok(false) } else { Err(error) }
 }
@@ -314,12 +314,12 @@ fn wrong_sums(log_row: &LogRow, archives: &[Archive]) -> Vec<String> {
     let wrong = sums.iter().filter(|(_, known, found)| known != found);
     let mut wrong: Vec<String> =
         wrong.map(|(what, known, found)| format!("archived {what}: {known} in all, {found} by archive")).collect();
-    // Too low, and reads would miss what is behind it.
+    // If it were too low, reads would miss the positions after it.
     let last_position = archives.iter().map(|archive| archive.last_position).max().unwrap_or(0);
     if log_row.archived_to < last_position {
         wrong.push(format!("the last archived position: {last_position}, {} in the topic's row", log_row.archived_to));
     }
-    // Too low, and nothing of the topic would ever be archived.
+    // If it were too low, nothing of the log would ever be archived.
     let digits = (i64::BITS - log_row.hot_count().leading_zeros()) as i32;
     if log_row.hot_magnitude != digits {
         wrong.push(format!(
@@ -330,15 +330,15 @@ fn wrong_sums(log_row: &LogRow, archives: &[Archive]) -> Vec<String> {
     wrong
 }
 
-/// Every position is somewhere, once; only positions whose events were deleted are nowhere. And which archives hold
-/// something that is hot as well.
+/// Checks that every position is in exactly one place, except positions whose events were deleted. Returns also the
+/// archives that hold something that is hot as well.
 fn wrong_places(
     log_row: &LogRow,
     mut places: Vec<(PositionRange, Place)>,
     all_are_read: bool,
 ) -> (Vec<String>, BTreeSet<Uuid>) {
     places.sort_unstable();
-    // The first position that nothing was found at or behind.
+    // The first position from which on nothing was found.
     let (mut next, mut missing, mut found) = (1, 0, Vec::new());
     let (mut last_place, mut doubled) = (Place::Hot, BTreeSet::new());
     for (range, place) in places {

@@ -1,7 +1,7 @@
 //! Delivers one progress: reads ahead, offers events to the group's subscribers here, and writes down what was acked
-//! before it sends the next. It comes to its end when nothing is left to deliver.
+//! before it sends the next event. A courier ends when nothing is left to deliver.
 //!
-//! If the process dies, what was in flight is delivered again by whoever takes the progress over: at least once.
+//! If the process dies, the next owner of the progress delivers everything again that was in flight: at least once.
 
 mod offering;
 mod reading;
@@ -29,36 +29,36 @@ use crate::store::subscribe::window::{Item, Window};
 
 use reading::{READ_EVENTS_MIN, Reading};
 
-/// Clients say so of an event that reaches them before they are ready.
+/// The delay after the error "not subscribed", which clients send for an event that reaches them before they are ready.
 const NOT_SUBSCRIBED_DELAY: Duration = Duration::from_millis(50);
 const BACK_OFF_MIN: Duration = Duration::from_millis(100);
 const BACK_OFF_MAX: Duration = Duration::from_secs(5);
-/// So often every subscriber has refused an event when they are told to panic, about 1.5 s after the first time. They
-/// are told once: a panic makes some clients connect twice.
+/// The number of rounds in which every subscriber refused an event before they are told to panic, about 1.5 s after the
+/// first refusal. They are told once, because a panic makes some clients connect twice.
 const PANIC_ROUNDS: i64 = 5;
-/// A topic that its subscribers may not take is offered to other replicas so often.
+/// The interval at which a log is offered to other replicas if no subscriber here may take its next event.
 const HELD_DELAY: Duration = Duration::from_secs(2);
-/// What was read ahead is forgotten when nothing was acked for so long.
+/// The time without an ack after which events that were read ahead are forgotten.
 const AHEAD_KEPT: Duration = Duration::from_secs(1);
 
-/// What a client says of an event.
+/// A client's answer about an event.
 pub struct Ack {
     pub subscriber: Arc<Subscriber>,
     pub stream: String,
-    /// Empty if it was handled.
+    /// Empty if the event was handled.
     pub error: String,
     pub retry: bool,
 }
 
-/// Why a courier has come to its end.
+/// The reason why a courier has come to its end.
 pub enum End {
     /// Everything is handled.
     Idle(Progress),
-    /// No subscriber here wants the topic any more. What was refused is still, when they come back.
+    /// No subscriber here wants the log any more. The refusal still holds when they come back.
     Deserted { refusal: Refusal },
-    /// Nobody here can handle the next event; another replica may have somebody.
+    /// Nobody here can handle the next event, and another replica may have somebody who can.
     HandedOver { refusal: Refusal, wait: Duration },
-    /// Somebody else owns the progress.
+    /// Another replica owns the progress.
     Lost,
 }
 
@@ -71,30 +71,33 @@ pub struct Courier {
     subscribers: watch::Receiver<Vec<Arc<Subscriber>>>,
     inbox: mpsc::Receiver<Ack>,
     wake: Arc<Wake>,
-    /// Where it waits for room, by subscriber. A place in a line is kept while it does something else.
+    /// The lines in which the courier waits for room, by subscriber. It keeps its places in them while it does
+    /// something else.
     lines: HashMap<u64, BoxFuture<'static, Room>>,
-    /// Subscribers that were sent what is large, by their numbers.
+    /// The subscribers that were sent large events, by their numbers.
     pub carriers: HashMap<u64, Arc<Subscriber>>,
     reading: Option<Reading>,
-    /// The memory that it reads ahead in.
+    /// The memory for reading ahead.
     ahead: Option<Held>,
     read_limit: i64,
-    /// Of the log, as it was last heard of: what was read before is not sent as it was.
+    /// The log's edit counter, as the courier last heard of it. An event that was read before that edit is not sent as
+    /// it was.
     edit_counter: i64,
-    /// Nothing was waited for since.
+    /// Whether the courier has not waited for anything since it heard of the edit counter.
     is_edit_counter_fresh: bool,
     read_retry_at: Option<Instant>,
-    /// Reads in a row that failed for good, of one event each.
+    /// The number of reads in a row that failed for good, of one event each.
     failed_reads: u32,
-    /// Events that could not be read are not read again to be sent once more until then; everything else goes on.
+    /// The time before which resends that could not be read are not read again. Everything else goes on.
     resend_retry_at: Option<Instant>,
-    /// Everything was read that there was.
+    /// Whether everything was read that there was.
     is_at_end: bool,
-    /// Since when nothing was acked.
+    /// The time since which nothing was acked.
     quiet_since: Instant,
-    /// Nothing is read ahead before something is acked.
+    /// Whether nothing is read ahead until something is acked.
     is_trimmed: bool,
-    /// Another replica may have a subscriber for what nobody here takes.
+    /// The event that nobody here takes, and the wait before the owner may take it again. Another replica may have a
+    /// subscriber for it.
     hand_over: Option<(i64, Duration)>,
     held_until: Option<Instant>,
 }
@@ -137,7 +140,7 @@ impl Courier {
         loop {
             let end = self.deliver().await;
             if matches!(end, End::Lost) {
-                // Their acks of what is in flight could be taken for acks of what is sent next.
+                // The acks of what is in flight on these subscribers could be taken for acks of what is sent next.
                 let subscribers = self.subscribers.borrow().clone();
                 let has_in_flight =
                     |subscriber: &&Arc<Subscriber>| !self.window.in_flight_on(subscriber.number).is_empty();
@@ -149,7 +152,8 @@ impl Courier {
         }
     }
 
-    /// Nothing is in flight any more: what came since the courier looked last are acks of broadcasts.
+    /// Counts acks that came since the courier looked last. Nothing is in flight any more, so they are acks of
+    /// broadcasts.
     async fn count_last_acks(mut self) {
         self.inbox.close();
         while let Some(ack) = self.inbox.recv().await {
@@ -160,7 +164,7 @@ impl Courier {
     async fn deliver(&mut self) -> End {
         let mut pending: Vec<Ack> = Vec::new();
         loop {
-            // Subscribers first: whoever has left has said before what there was to say.
+            // The subscribers are read first: one that has left has sent all its acks before.
             let subscribers: Vec<Arc<Subscriber>> = self.subscribers.borrow_and_update().clone();
             while let Ok(ack) = self.inbox.try_recv() {
                 pending.push(ack);
@@ -213,7 +217,7 @@ impl Courier {
         let (position, error, retry) = match acks::of(&in_flight, &stream, &error, &subscriber, &self.log) {
             Meaning::Event(position) => (position, error, retry),
             Meaning::Handled(position) => (position, String::new(), false),
-            // It is sent again, to be sure.
+            // The event is sent again, to be sure.
             Meaning::Doubtful(position) => (position, error, true),
             Meaning::Nothing => return,
             Meaning::Unclear => {
@@ -242,7 +246,7 @@ impl Courier {
         }
     }
 
-    /// Another subscriber is asked first, and all of them again after a while.
+    /// Handles a refusal: the event goes to another subscriber first, and to all of them again after a while.
     fn refused(&mut self, position: i64, number: u64, error: &str, subscribers: &[Arc<Subscriber>]) {
         let Some(item) = self.window.get(position) else { return };
         metrics::counter!("coldstream_events_refused_total").increment(1);
@@ -268,9 +272,9 @@ impl Courier {
         }
     }
 
-    /// False if somebody else has taken the progress.
+    /// Writes the outcomes down. Returns false if another replica has taken the progress.
     async fn write_down(&mut self, outcomes: Outcomes) -> bool {
-        // There may be more of them than are loaded at once.
+        // There may be more resends than are loaded at once.
         let is_resent = |item: Option<&mut Item>| item.is_some_and(|item| item.is_resent);
         if outcomes.positions().any(|position| is_resent(self.window.get(position))) {
             self.wake.resends.store(true, Ordering::Release);
@@ -286,7 +290,7 @@ impl Courier {
         true
     }
 
-    /// What was read before the newest edit is read again.
+    /// Forgets the events that were read before the newest edit, so that they are read again.
     fn heard_of_edits(&mut self, edit_counter: i64) {
         if edit_counter > self.edit_counter {
             self.window.forget_events();
@@ -295,7 +299,7 @@ impl Courier {
         self.is_edit_counter_fresh = true;
     }
 
-    /// Lets another replica try, if there is one with subscribers of the group.
+    /// Lets another replica try, if another one has subscribers of the group.
     async fn handed_over(&mut self) -> Option<End> {
         if self.window.is_any_in_flight() {
             return None;
@@ -308,7 +312,7 @@ impl Courier {
         Some(End::HandedOver { refusal: item.refusal(position).unwrap_or_default(), wait })
     }
 
-    /// Until there is something to do. Gives the ack that was it.
+    /// Waits until there is something to do. Returns the ack, if an ack ended the wait.
     async fn wait(&mut self, subscribers: &[Arc<Subscriber>]) -> Option<Ack> {
         let now = Instant::now();
         let trim_at = (self.window.ahead() > 0 && !self.is_trimmed).then_some(self.quiet_since + AHEAD_KEPT);
@@ -344,7 +348,7 @@ impl Courier {
                 if trim_at.is_some_and(|at| at <= Instant::now()) {
                     self.is_trimmed = true;
                     if self.window.trim() {
-                        // What is being read does not follow upon what is left.
+                        // The events that are being read do not follow upon what is left.
                         (self.reading, self.is_at_end) = (None, false);
                         self.ahead = None;
                     }

@@ -1,4 +1,4 @@
-//! Offering events to the subscribers that may take them.
+//! Offers events to the subscribers that may take them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,14 +12,14 @@ use crate::store::subscribe::courier::reading::READ_RETRY_DELAY_MAX;
 use crate::store::subscribe::courier::{Courier, HELD_DELAY};
 use crate::store::subscribe::subscriber::{Room, Subscriber};
 
-/// What became of an offer.
+/// The outcome of an offer.
 enum Offer {
     Sent,
-    /// The queues of those who may take it are full.
+    /// The queues of the subscribers that may take the event are full.
     Busy(Vec<Arc<Subscriber>>),
-    /// The next one may have other subscribers.
+    /// The event has to wait, and the next one may have other subscribers.
     Later,
-    /// No subscriber may take it.
+    /// No subscriber may take the event.
     Held,
 }
 
@@ -28,7 +28,7 @@ impl Courier {
         self.window.in_flight_on(subscriber.number).len() < subscriber.in_flight_max()
     }
 
-    /// Offers what may be sent.
+    /// Offers all events that may be sent.
     pub async fn offer_all(&mut self, subscribers: &[Arc<Subscriber>]) -> Result<(), Error> {
         let mut busy: HashMap<u64, Arc<Subscriber>> = HashMap::new();
         self.held_until = None;
@@ -43,7 +43,8 @@ impl Courier {
                 }
             }
         }
-        // Room that there is no use for is somebody else's; of one place in a line several events can have made use.
+        // The courier gives up places in lines that it does not need, to others. Several events can have needed the
+        // same place.
         self.lines.retain(|number, _| busy.contains_key(number));
         for subscriber in busy.values() {
             self.line(subscriber);
@@ -58,7 +59,8 @@ impl Courier {
         if able.is_empty() {
             return Ok(Offer::Held);
         }
-        // Whoever has not refused it, even if it is busy; the others where only they are left.
+        // Subscribers that have not refused the event come first, even if they are busy; the others only if there is
+        // nobody else.
         if able.iter().any(|subscriber| !item.refused_by.contains(&subscriber.number)) {
             able.retain(|subscriber| !item.refused_by.contains(&subscriber.number));
         }
@@ -69,7 +71,8 @@ impl Courier {
         if able.is_empty() {
             return Ok(Offer::Later);
         }
-        // Before anything is asked of Postgres, or each event would be asked for by all who wait for room.
+        // Room comes before any question to Postgres, or all couriers that wait for room would ask Postgres for their
+        // events.
         let Some((subscriber, room)) = self.place(&able) else {
             return Ok(Offer::Busy(able.into_iter().cloned().collect()));
         };
@@ -81,10 +84,10 @@ impl Courier {
         let event = match item.event.take() {
             Some(event) => event,
             None => {
-                // Others may have been edited before this one is read.
+                // Other events may be edited before this one is read.
                 self.is_edit_counter_fresh = false;
                 let Some(event) = self.replica.store.hot_event_at(&self.turn, position).await? else {
-                    // Nobody waits for room behind a read from S3.
+                    // The room is given back, so that nobody waits for it behind a read from S3.
                     drop(room);
                     self.read_for_next_turn(position).await?;
                     return Ok(Offer::Later);
@@ -110,7 +113,7 @@ impl Courier {
     async fn read_for_next_turn(&mut self, position: i64) -> Result<(), Error> {
         self.lines.clear();
         match self.replica.store.event_at(&self.log, position).await {
-            // Whatever can be sent beside it is.
+            // Other events go on beside the unreadable one.
             Err(error) if error.is_of_one_object() => {
                 self.tell_unreadable(&error);
                 self.window.wait(position, Some(Instant::now() + READ_RETRY_DELAY_MAX));
@@ -121,15 +124,15 @@ impl Courier {
                     (item.event, item.is_due) = (Some(Box::new(event)), true);
                 }
             }
-            // It was deleted meanwhile: there is nothing to handle.
+            // The event was deleted meanwhile, so there is nothing to handle.
             Ok(None) => self.window.done(position),
         }
-        // It goes on with what there is now.
+        // The courier goes on at once.
         self.wake.notify.notify_one();
         Ok(())
     }
 
-    /// Room at the first of them that has some now; at the others it is waited for.
+    /// Takes room at the first subscriber that has some now, and stands in line at the ones before it.
     fn place<'a>(&mut self, able: &[&'a Arc<Subscriber>]) -> Option<(&'a Arc<Subscriber>, Room)> {
         able.iter().find_map(|subscriber| {
             let room = self.line(subscriber).now_or_never()?;

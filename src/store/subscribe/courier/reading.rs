@@ -1,4 +1,4 @@
-//! Reading ahead, and reading again what is to be sent once more.
+//! Reads ahead, and reads again what is to be sent once more.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -18,14 +18,14 @@ use crate::store::{Error, Page, PageSize, Query};
 pub const READ_EVENTS_MIN: i64 = 4;
 const READ_EVENTS_MAX: i64 = 256;
 const READ_BYTES_MAX: i64 = 1024 * 1024;
-/// A read has so many bytes if there is no memory to read more ahead.
+/// The bytes of a read if there is no memory to read more ahead.
 const READ_BYTES_MIN: i64 = 64 * 1024;
 const READ_RETRY_DELAY: Duration = Duration::from_secs(1);
-/// An object that is refused or damaged is so for longer, mostly.
+/// The longest delay, because an object that is refused or damaged mostly stays so for longer.
 pub const READ_RETRY_DELAY_MAX: Duration = Duration::from_secs(5 * 60);
 
-/// A read that is under way: from where on, and how many events at most, as it was when it began. In a task of its own:
-/// what it holds it gives back, also while its courier waits for something that others hold.
+/// A read that is under way: its first position, and the most events, as they were when it began. It runs in a task of
+/// its own, so it gives back what it holds also while its courier waits for something that others hold.
 pub struct Reading {
     from: i64,
     limit: i64,
@@ -33,7 +33,7 @@ pub struct Reading {
 }
 
 impl Reading {
-    /// Returns once it has come to its end.
+    /// Returns the page once the read has come to its end.
     pub async fn page(&mut self) -> Result<Page, Error> {
         (&mut self.page).await.unwrap_or_else(|error| Err(given_up(&error)))
     }
@@ -43,7 +43,7 @@ impl Courier {
     /// Begins to read the next events, if there is room for them.
     pub fn read_ahead(&mut self, subscribers: &[Arc<Subscriber>]) {
         let now = Instant::now();
-        // Other streams go on while one takes long.
+        // Other streams go on while one of them takes long.
         let is_free = self.turn.group.is_parallel && subscribers.iter().any(|subscriber| self.has_room(subscriber));
         let is_put_off = self.is_trimmed && !self.window.is_empty() && !is_free;
         if is_put_off || self.reading.is_some() || self.read_retry_at.is_some_and(|at| at > now) {
@@ -67,7 +67,7 @@ impl Courier {
     }
 
     pub fn has_read(&mut self, page: Result<Page, Error>) {
-        // What there is room for now may be another thing than what was asked for.
+        // The courier may have room for other events now than it asked for.
         let Some(Reading { from, limit, .. }) = self.reading.take() else { return };
         if self.turn.group.is_parallel {
             self.is_trimmed = false;
@@ -82,7 +82,7 @@ impl Courier {
             Some(last) if !self.is_at_end => last.position + 1,
             _ => page.head_position + 1,
         };
-        // A backlog is read in larger steps than what comes one by one.
+        // A backlog is read in larger steps than events that come one by one.
         self.read_limit = (self.read_limit * 2).min(READ_EVENTS_MAX);
         if page.edit_counter > self.edit_counter {
             self.window.forget_events();
@@ -95,7 +95,7 @@ impl Courier {
         self.recall_refusal();
     }
 
-    /// Gives an event what its last owner knew of it, once it is here.
+    /// Gives an event the refusal that its last owner left, once the event is here.
     fn recall_refusal(&mut self) {
         let Refusal { position, retry_number, rounds, resets } = self.refusal;
         if let Some(item) = self.window.get(position) {
@@ -104,12 +104,12 @@ impl Courier {
         }
     }
 
-    /// The first of several events that cannot be read together may be readable: reads ask for a single event, until
-    /// that one cannot be read.
+    /// Handles a failed read. If several events cannot be read together, the first of them may be readable, so reads
+    /// ask for a single event until that one cannot be read.
     pub fn failed_reading(&mut self, error: Error, limit: i64) {
         match error {
             Error::Unavailable(_) | Error::GaveWay(_) => {
-                tracing::warn!(%error, log = %self.log, "events cannot be read to be delivered");
+                tracing::warn!(%error, log = %self.log, "events cannot be delivered, because they cannot be read");
             }
             _ if limit > 1 => self.read_limit = 1,
             error => {
@@ -123,7 +123,9 @@ impl Courier {
     pub fn tell_unreadable(&self, error: &Error) {
         let group = &self.turn.group.name;
         metrics::counter!("coldstream_events_unreadable_total").increment(1);
-        tracing::error!(%error, log = %self.log, group, "an event that a group is to get cannot be read");
+        tracing::error!(
+            %error, log = %self.log, group, "an event cannot be delivered to a group, because it cannot be read"
+        );
     }
 
     pub fn failed_loading(&mut self, error: &Error) {
@@ -131,7 +133,7 @@ impl Courier {
             true => READ_RETRY_DELAY_MAX,
             false => READ_RETRY_DELAY,
         };
-        tracing::warn!(%error, log = %self.log, "an event cannot be read to be sent once more");
+        tracing::warn!(%error, log = %self.log, "an event cannot be sent once more, because it cannot be read");
         self.wake.resends.store(true, Ordering::Release);
         self.resend_retry_at = Some(Instant::now() + delay);
     }
@@ -144,15 +146,15 @@ impl Courier {
         self.read_retry_at.into_iter().chain(self.resend_retry_at)
     }
 
-    /// An event that cannot be read keeps no other from being sent once more: its error is the outcome once the rest is
-    /// loaded.
+    /// Loads events that are to be sent once more. An event that cannot be read keeps no other from being loaded; its
+    /// error is the outcome afterwards.
     pub async fn load_resends(&mut self) -> Result<(), Error> {
         let mut outcome = Ok(());
         for (position, retry_number) in self.replica.store.resends(&self.turn).await? {
             if self.window.get(position).is_some() {
                 continue;
             }
-            // Nobody waits for room behind a read, which may be one from S3.
+            // The courier leaves its lines, so that nobody waits for room behind a read, which may be one from S3.
             self.lines.clear();
             match self.replica.store.event_at(&self.log, position).await {
                 Ok(Some(event)) => self.window.resend(event, retry_number),
@@ -166,7 +168,7 @@ impl Courier {
     }
 }
 
-/// The delay after so many reads in a row that failed for good.
+/// Returns the delay after a number of reads in a row that failed for good.
 fn retry_delay(failed_reads: u32) -> Duration {
     let times = 2_u32.saturating_pow(failed_reads.saturating_sub(1));
     READ_RETRY_DELAY.saturating_mul(times).min(READ_RETRY_DELAY_MAX)

@@ -1,4 +1,5 @@
-//! Writing down what became of events: one transaction, which the owner's epoch has to allow.
+//! Writes down the outcomes of deliveries, in one transaction that the owner's epoch has to allow. If the process dies
+//! before its commit, the events are delivered again.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,15 +15,15 @@ use crate::store::subscribe::window::Window;
 use crate::store::{Error, PageSize, Query, Store};
 
 const RETRY_INTERVAL: Duration = Duration::from_millis(200);
-/// Of an error text.
+/// The most bytes of an error text.
 const ERROR_BYTES_MAX: usize = 8 * 1024;
-/// Events that are sent once more at a time.
+/// The number of resends that are loaded at once.
 const RESENDS_MAX: i64 = 100;
 
 #[derive(Default)]
 pub struct Outcomes {
     pub handled: Vec<i64>,
-    /// With what went wrong.
+    /// The positions of erroneous events, each with its error.
     pub erroneous: Vec<(i64, String)>,
 }
 
@@ -36,17 +37,17 @@ impl Outcomes {
     }
 }
 
-/// What is written down.
+/// The contents of the transaction.
 struct Record {
     progress: progress::Progress,
-    /// Erroneous before, and sent once more.
+    /// The positions of events that were erroneous before, and were sent once more.
     settled: Vec<i64>,
     erroneous: Vec<(i64, String, i64)>,
 }
 
 impl Store {
-    /// Tries until it is known what became of it, for as long as the lease lasts. Gives the log's edit counter; `None` if
-    /// somebody else has taken the progress.
+    /// Writes outcomes down, and tries until the result is known, for as long as the lease lasts. Returns the log's
+    /// edit counter, or `None` if another replica has taken the progress.
     pub(in crate::store::subscribe) async fn write_down(
         &self,
         replica: &Replica,
@@ -97,8 +98,8 @@ impl Store {
         Ok(Some(edit_counter))
     }
 
-    /// Deletes what every required group has handled, if the topic is one whose events go then. What is not deleted now
-    /// is when the next event is handled. Says whether that took its time.
+    /// Deletes the events that every required group has handled, if the topic is one whose events go then. Events that
+    /// stay now are deleted when the next one is handled. Returns whether it had to ask the database.
     pub(in crate::store::subscribe) async fn delete_consumed(&self, turn: &Turn, log: &Log) -> bool {
         let required = &self.settings.subscribing.required_groups;
         let of_mode = |is_parallel: bool, topics: &BTreeMap<String, Vec<String>>| {
@@ -115,7 +116,7 @@ impl Store {
         true
     }
 
-    /// Rows first, the topic last, as the archiver does.
+    /// The events' rows are locked before the log's row, as the archiver does it.
     async fn try_delete_consumed(&self, log_id: i64, groups: &[Group]) -> Result<(), Error> {
         let _permit = self.subscriptions.write_permit().await;
         let mut transaction = self.database.begin().await?;
@@ -128,14 +129,14 @@ impl Store {
         Ok(())
     }
 
-    /// How often a log was edited.
+    /// Returns the edit counter of the log.
     pub(in crate::store::subscribe) async fn edit_counter(&self, turn: &Turn) -> Result<i64, Error> {
         let _permit = self.subscriptions.write_permit().await;
         let mut transaction = self.database.view().await?;
         Ok(rows::edit_counter(&mut transaction, turn.log_id).await?)
     }
 
-    /// The event at a position, if it is in Postgres.
+    /// Returns the event at a position, if it is in Postgres.
     pub(in crate::store::subscribe) async fn hot_event_at(
         &self,
         turn: &Turn,
@@ -148,7 +149,7 @@ impl Store {
         Ok(found.await?.pop())
     }
 
-    /// The event at a position, as it is read now. `None` if it was deleted.
+    /// Returns the event at a position, as readers see it now, or `None` if it was deleted.
     pub(in crate::store::subscribe) async fn event_at(&self, log: &Log, position: i64) -> Result<Option<Event>, Error> {
         let query = Query { filter: Filter::All, from: position, skip: 0, limit: 1 };
         let (page, _) =
@@ -157,14 +158,14 @@ impl Store {
         Ok(event.filter(|event| event.position == position))
     }
 
-    /// Where there is something that is to be sent to the group once more, with its retry numbers.
+    /// Returns the positions of events that are to be sent to the group once more, with their retry numbers.
     pub(in crate::store::subscribe) async fn resends(&self, turn: &Turn) -> Result<Vec<(i64, i64)>, Error> {
         let _permit = self.subscriptions.reads.for_rows().await;
         let mut transaction = self.database.view().await?;
         Ok(erroneous::resends(&mut transaction, &turn.group, turn.log_id, RESENDS_MAX).await?)
     }
 
-    /// Whether another replica has subscribers of the group. If that cannot be said, it has none.
+    /// Whether another replica has subscribers of the group. If the database does not answer, it counts as none.
     pub(in crate::store::subscribe) async fn others_subscribe(&self, replica_id: uuid::Uuid, group: &Group) -> bool {
         let asked = async {
             let mut transaction = self.database.begin().await?;
@@ -177,7 +178,7 @@ impl Store {
     }
 }
 
-/// Postgres keeps no NUL in text.
+/// Shortens an error text, and removes every NUL, which Postgres does not keep in text.
 fn shortened(error: &str) -> String {
     let mut error = error.replace('\0', "");
     let end = (0..=ERROR_BYTES_MAX.min(error.len())).rev().find(|end| error.is_char_boundary(*end));

@@ -1,10 +1,10 @@
-//! Events that clients cannot receive. A gRPC library takes messages up to some size, 4 MiB where nobody says more; a
-//! larger one makes it end the stream, and its application connects again, for the same event, for ever.
+//! Events that clients cannot receive. A gRPC library takes messages up to some size, 4 MiB if nobody sets another one.
+//! A larger message makes the library end the stream, and its application connects again, for the same event, for ever.
 //!
-//! Four signs tell such an end from others: the event is large; the client itself ended its stream, and did not lose
-//! its connection, as one does that is killed; it did so right after the event was sent, before an ack; and it came
-//! back for the event, while consumers that leave because they are to do not. The largest of several such events on a
-//! stream is the one, whatever the client's limit is.
+//! Four signs tell such an end from others. The event is large. The client itself ended its stream, and did not lose
+//! its connection, as a killed one does. It did so right after the event was sent, before an ack. And it came back for
+//! the event, while consumers that leave on purpose do not. If several such events are on a stream, the largest is the
+//! one, whatever the client's limit is.
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
@@ -17,15 +17,15 @@ use crate::store::subscribe::courier::Courier;
 use crate::store::subscribe::courier::record::Outcomes;
 use crate::store::subscribe::subscriber::Subscriber;
 
-/// No library is known that takes less.
+/// The smallest size of a large event. No library is known that takes less.
 const LARGE_BYTES_MIN: usize = 64 * 1024;
-/// A client that stays for so long has received the event.
+/// The time after which a client that stays has received the event.
 const RECEIVED_AFTER: Duration = Duration::from_secs(10);
 
-/// The large events that are on their way on one connection, and when its client ended it.
+/// The large events that are in flight on one connection, and the time when its client ended it.
 #[derive(Default)]
 pub struct Receipts {
-    /// By topic and position.
+    /// The events by log and position.
     large: Mutex<HashMap<(i64, i64), Sent>>,
     ended_at: OnceLock<Instant>,
 }
@@ -39,7 +39,7 @@ struct Sent {
 /// The fate of a large event that was not acked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Receipt {
-    /// The client ended its stream as it came.
+    /// The client ended its stream when the event came.
     Reset {
         bytes: usize,
         at: Instant,
@@ -53,7 +53,7 @@ impl Receipts {
         self.large.lock()
     }
 
-    /// Whether it is one of those that are looked at.
+    /// Remembers an event that was sent, if it is large. Returns whether it is.
     pub fn sent(&self, place: (i64, i64), bytes: usize, at: Instant) -> bool {
         let is_large = bytes >= LARGE_BYTES_MIN;
         if is_large {
@@ -66,7 +66,7 @@ impl Receipts {
         self.large().remove(&place);
     }
 
-    /// The client itself has ended its stream.
+    /// Remembers that the client itself has ended its stream.
     pub fn ended(&self, at: Instant) {
         let _ = self.ended_at.set(at);
     }
@@ -87,8 +87,8 @@ impl Receipts {
 }
 
 impl Courier {
-    /// Counts events that subscribers which have left since could not receive. An event that none of the group can
-    /// receive is erroneous.
+    /// Counts events that subscribers could not receive, for subscribers that have left since. An event that no
+    /// subscriber of the group can receive is erroneous.
     pub fn look_at_receipts(&mut self, subscribers: &[Arc<Subscriber>], outcomes: &mut Outcomes) {
         let has_left = |number: &u64| subscribers.iter().all(|subscriber| subscriber.number != *number);
         let gone: Vec<Arc<Subscriber>> =
@@ -103,7 +103,7 @@ impl Courier {
         }
     }
 
-    /// Says what is wrong with the event, once it was tried often enough.
+    /// Returns the error of the event, once it was tried often enough.
     fn unreceived(&mut self, position: i64, subscriber: &Subscriber) -> Option<String> {
         let receipt = subscriber.receipts.of((self.turn.log_id, position), Instant::now());
         let attempts_max = self.replica.store.settings.subscribing.delivery_attempts_max;

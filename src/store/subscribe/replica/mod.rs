@@ -1,8 +1,9 @@
-//! What a replica with subscribers has: a lease, an ear for other replicas, and the progress that it owns. It begins
-//! with the first subscriber and ends with the last one; without one there is no query, no connection and no task.
+//! A replica with subscribers: its lease, its listener for other replicas, and the progress that it owns. It begins
+//! with the first subscriber and ends with the last one. Without a subscriber there is no query, no connection and no
+//! task.
 //!
-//! If the process dies, its lease ends, and another replica takes over. If it could not renew its lease in time, it
-//! ends its subscribers' streams: others may be delivering.
+//! If the process dies, its lease ends, and another replica takes over. If the replica could not renew its lease in
+//! time, it ends its subscribers' streams, because others may be delivering.
 
 pub mod tend;
 
@@ -25,18 +26,19 @@ use crate::store::Store;
 use crate::store::subscribe::courier::{Ack, Courier, End};
 use crate::store::subscribe::subscriber::Subscriber;
 
-/// Acks that a courier has not looked at. Clients give an ack up that is not taken at once, and then hang: there is room for whatever may be in flight.
+/// The number of acks that may wait for a courier. Clients give up an ack that is not taken at once, and then hang, so
+/// there is room for everything that may be in flight.
 const INBOX_ACKS_MAX: usize = 4_096;
 
 pub struct Replica {
     pub id: Uuid,
     pub store: Arc<Store>,
     state: Mutex<State>,
-    /// There is something to take or to release.
+    /// Signals that there is something to take or to release.
     pub errand: Notify,
-    /// The last subscriber is gone, or the process ends.
+    /// Cancelled when the last subscriber is gone, or the process ends.
     pub ending: CancellationToken,
-    /// Others may own what it owned.
+    /// Cancelled when other replicas may own what this one owned.
     pub lost: CancellationToken,
     pub lease_end: Mutex<Option<Instant>>,
     pub couriers: TaskTracker,
@@ -49,22 +51,22 @@ struct State {
     errands: Errands,
 }
 
-/// What is to be done in Postgres.
+/// The work that is to be done in Postgres.
 #[derive(Default)]
 pub struct Errands {
     pub looks_everywhere: bool,
-    /// Something that is owned may have been left without a courier.
+    /// An owned progress may have been left without a courier.
     pub looks_at_own: bool,
     pub look_at: BTreeSet<i64>,
     pub releases: Vec<(Turn, Refusal)>,
     pub hand_overs: Vec<(Turn, Refusal, Duration)>,
 }
 
-/// A group's subscribers, and what is owned for it.
+/// The subscribers of a group, and the progress that the replica owns for it.
 struct Members {
     subscribers: watch::Sender<Vec<Arc<Subscriber>>>,
     owned: HashMap<i64, Owned>,
-    /// Topics whose progress another replica owned when it was looked at last.
+    /// The logs whose progress another replica owned at the last look.
     elsewhere: HashSet<i64>,
 }
 
@@ -78,7 +80,7 @@ struct Owned {
     inbox: Option<mpsc::Sender<Ack>>,
 }
 
-/// What a courier is woken for.
+/// The reasons for which a courier is woken.
 #[derive(Default)]
 pub struct Wake {
     pub published: AtomicBool,
@@ -86,12 +88,12 @@ pub struct Wake {
     pub notify: Notify,
 }
 
-/// Why there may be something to deliver.
+/// The reason why there may be something to deliver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
     Published,
     Resent,
-    /// It is not known.
+    /// The reason is not known.
     Any,
 }
 
@@ -117,7 +119,7 @@ impl Members {
         is_covered(&self.subscribers, log)
     }
 
-    /// Nobody wants anything, and nothing is owned.
+    /// Whether the group has no subscribers here, and nothing is owned for it.
     fn is_over(&self) -> bool {
         self.owned.is_empty() && self.subscribers.borrow().is_empty()
     }
@@ -145,7 +147,7 @@ impl Replica {
         self.state.lock()
     }
 
-    /// Whether nobody else can have taken what it owns.
+    /// Whether no other replica can have taken what this one owns.
     pub fn is_live(&self) -> bool {
         let lease_end = *self.lease_end.lock();
         !self.lost.is_cancelled() && lease_end.is_some_and(|end| Instant::now() < end)
@@ -161,7 +163,7 @@ impl Replica {
         self.errand.notify_one();
     }
 
-    /// Whether it was the last one.
+    /// Removes a subscriber. Returns whether it was the last one.
     pub fn leave(&self, subscriber: &Subscriber) -> bool {
         let mut state = self.state();
         if let Some(members) = state.groups.get_mut(&subscriber.group) {
@@ -203,14 +205,15 @@ impl Replica {
         }
     }
 
-    /// Where the ack of an event of this log is to go; `None` if none of it is in flight.
+    /// Returns the channel for acks of this log's events, or `None` if none of them is in flight.
     pub fn inbox(&self, group: &Group, log: &Log) -> Option<mpsc::Sender<Ack>> {
         let state = self.state();
         let log_id = state.log_ids.get(log)?;
         state.groups.get(group)?.owned.get(log_id)?.inbox.clone()
     }
 
-    /// There may be something to deliver in this topic; its log is not known to those who heard of it from afar.
+    /// Wakes the courier of each group in this log, where there may be something to deliver. A notice from another
+    /// replica names no tenant and topic, so `log` is `None` then.
     pub fn wake(self: &Arc<Self>, log_id: i64, log: Option<&Log>, cause: Cause) {
         let mut guard = self.state();
         let State { groups, errands, .. } = &mut *guard;
@@ -230,7 +233,7 @@ impl Replica {
         }
     }
 
-    /// What others own, somebody may have given up.
+    /// Looks for progress everywhere, because others may have given up what they owned.
     pub fn look_everywhere(&self, at_own: bool) {
         let mut state = self.state();
         state.groups.values_mut().for_each(|members| members.elsewhere.clear());
@@ -255,12 +258,12 @@ impl Replica {
         self.couriers.spawn(courier.run());
     }
 
-    /// Begins to deliver what was taken. What nobody wants any more is released again.
+    /// Begins to deliver the progress that was taken. Progress that nobody here wants any more is released again.
     pub fn adopt(self: &Arc<Self>, taken: Vec<Taken>) {
         let mut guard = self.state();
         let State { groups, log_ids, errands } = &mut *guard;
         for Taken { turn, log, progress, refusal, has_resends } in taken {
-            // What is about to be given up is not begun anew.
+            // Progress that is about to be given up does not begin anew.
             let is_given_up = errands.releases.iter().any(|(other, _)| *other == turn)
                 || errands.hand_overs.iter().any(|(other, ..)| *other == turn);
             if is_given_up {
@@ -280,7 +283,7 @@ impl Replica {
         }
     }
 
-    /// What other replicas own, unless somebody has said since that it may have been given up.
+    /// Remembers what other replicas own, unless a notice has said since that it may have been given up.
     pub fn remember_elsewhere(&self, owned: Vec<(Group, i64)>) {
         let mut state = self.state();
         if state.errands.looks_everywhere {
@@ -293,7 +296,7 @@ impl Replica {
         }
     }
 
-    /// A courier has come to its end. False if there is more to do for it.
+    /// Settles the end of a courier. Returns false if the courier has more to do.
     pub fn rest(&self, turn: &Turn, end: End) -> bool {
         let mut guard = self.state();
         let State { groups, errands, .. } = &mut *guard;
@@ -313,7 +316,7 @@ impl Replica {
             End::Deserted { refusal } => {
                 members.owned.remove(&turn.log_id);
                 errands.releases.push((turn.clone(), refusal));
-                // Somebody may have joined since the courier looked.
+                // A subscriber may have joined since the courier looked.
                 errands.look_at.insert(turn.log_id);
             }
             End::HandedOver { refusal, wait } => {
@@ -336,7 +339,7 @@ impl Replica {
         std::mem::take(&mut self.state().errands)
     }
 
-    /// What could not be done is done the next time.
+    /// Puts back errands that failed, to be done the next time.
     pub fn put_back(&self, errands: Errands) {
         let Errands { looks_everywhere, looks_at_own, look_at, releases, hand_overs } = errands;
         let mut state = self.state();
@@ -347,13 +350,13 @@ impl Replica {
         state.errands.hand_overs.extend(hand_overs);
     }
 
-    /// What the groups' subscribers want.
+    /// Returns what the groups' subscribers want.
     pub fn wanted(&self) -> Vec<Wanted> {
         let mut wanted = Vec::new();
         for (group, members) in &self.state().groups {
             let mut topics: BTreeSet<Option<String>> =
                 members.subscribers.borrow().iter().flat_map(|subscriber| subscriber.topics()).collect();
-            // All includes each.
+            // All topics include each topic.
             if topics.contains(&None) {
                 topics.retain(Option::is_none);
             }
@@ -372,7 +375,7 @@ impl Replica {
 }
 
 impl State {
-    /// Releases what is at rest and has no subscriber any more; couriers see for themselves.
+    /// Releases progress that is at rest and has no subscriber any more. Couriers at work notice it by themselves.
     fn drop_uncovered(&mut self) {
         let State { groups, errands, .. } = self;
         for members in groups.values_mut() {

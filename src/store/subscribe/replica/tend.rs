@@ -1,4 +1,5 @@
-//! What a replica does by itself: renewing its lease, listening, taking and releasing.
+//! The tasks of a replica: it renews its lease, listens, takes progress and releases it. If the process dies, its lease
+//! expires, and others take its progress.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,19 +16,20 @@ use crate::store::subscribe::notices::Word;
 use crate::store::subscribe::replica::{Cause, Errands, Replica};
 use crate::store::{Error, Store};
 
-/// A replica that has not been heard of for so long is dead: its work moves to another in less than 5 s.
+/// The time after which a silent replica is dead. Its work moves to another replica in less than 5 s.
 const LEASE_TERM: Duration = Duration::from_secs(3);
 const BEAT_INTERVAL: Duration = Duration::from_millis(800);
-/// Makes up for every word that was not heard.
+/// The interval of the looks that make up for lost notices.
 const LOOK_INTERVAL: Duration = Duration::from_secs(10);
 const RETRY_INTERVAL: Duration = Duration::from_millis(200);
-/// An attempt that fails again and again is made less and less often.
+/// The longest pause between attempts, which are made less and less often while they fail.
 const RETRY_INTERVAL_MAX: Duration = Duration::from_secs(5);
-/// Two attempts fit into a lease: one over a connection that has fallen silent, another over the next one.
+/// The time for one attempt to renew the lease. Two attempts fit into a lease: one over a connection that has fallen
+/// silent, another over the next connection.
 const BEAT_PATIENCE: Duration = Duration::from_millis(1_500);
 const LAST_ACKS_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// From the first subscriber to the last one.
+/// Runs a replica, from its first subscriber to its last one.
 pub async fn run(replica: Arc<Replica>) {
     let lives = async {
         tokio::join!(replica.beats(), replica.listens());
@@ -35,18 +37,18 @@ pub async fn run(replica: Arc<Replica>) {
     let left = async {
         replica.ending.cancelled().await;
         replica.couriers.close();
-        // What was acked is still written down.
+        // Couriers still write down what was acked.
         let _ = tokio::time::timeout(LAST_ACKS_TIMEOUT, replica.couriers.wait()).await;
     };
     let ends = async {
         tokio::select! {
             () = lives => {}
             () = left => {}
-            // Without a lease there is nothing to write.
+            // Without a lease the replica may write nothing.
             () = replica.lost.cancelled() => {}
         }
     };
-    // An errand is done whole: what couriers leave behind after the last one is for the burial.
+    // An errand is done to its end. Errands that couriers leave after the last one are done by `bury`.
     tokio::join!(ends, replica.does_errands());
     replica.lost.cancel();
     replica.close_subscribers();
@@ -56,7 +58,7 @@ pub async fn run(replica: Arc<Replica>) {
 }
 
 impl Replica {
-    /// Returns when the lease is lost.
+    /// Renews the lease, and returns when it is lost.
     async fn beats(&self) {
         let mut is_registered = false;
         let mut lease_end: Option<Instant> = None;
@@ -78,7 +80,7 @@ impl Replica {
                 Ok(Err(error)) => {
                     tracing::warn!(%error, "the replica's lease was not renewed");
                     tokio::time::sleep(pause).await;
-                    // Nothing is at stake without a lease.
+                    // Without a lease there is no hurry.
                     pause = if is_registered { RETRY_INTERVAL } else { longer(pause) };
                 }
                 Err(_) if lease_end.is_some() => {}
@@ -97,7 +99,7 @@ impl Replica {
         loop {
             let started = Instant::now();
             if let Err(error) = self.listen().await {
-                tracing::warn!(%error, "other replicas cannot be heard");
+                tracing::warn!(%error, "notices of other replicas cannot be received");
             }
             pause = if started.elapsed() > LOOK_INTERVAL { RETRY_INTERVAL } else { pause };
             tokio::time::sleep(pause).await;
@@ -105,11 +107,11 @@ impl Replica {
         }
     }
 
-    /// Until the connection breaks off.
+    /// Listens until the connection breaks off.
     async fn listen(self: &Arc<Self>) -> Result<(), Error> {
         let mut listener = self.store.database.listen().await?;
         loop {
-            // What was said before it listened, or while the connection was away.
+            // Notices may have been missed before it listened, or while the connection was away.
             self.catch_up().await?;
             listener.check().await?;
             let look_at = Instant::now() + LOOK_INTERVAL;
@@ -124,7 +126,7 @@ impl Replica {
         }
     }
 
-    /// One look at everything, for the whole replica.
+    /// Looks at everything once, for the whole replica.
     async fn catch_up(self: &Arc<Self>) -> Result<(), Error> {
         let mut transaction = self.store.database.begin_groups().await?;
         notices::delete_old_broadcasts(&mut transaction).await?;
@@ -149,7 +151,7 @@ impl Replica {
                 });
             }
             Some(Word::Broadcast { .. }) => {}
-            None => tracing::warn!(text, "another replica said what is not understood"),
+            None => tracing::warn!(text, "a notice of another replica is not understood"),
         }
     }
 
@@ -160,7 +162,7 @@ impl Replica {
         Ok(())
     }
 
-    /// Until the replica ends.
+    /// Does errands until the replica ends.
     async fn does_errands(self: &Arc<Self>) {
         let mut look_again: BTreeSet<Instant> = BTreeSet::new();
         loop {
@@ -180,17 +182,17 @@ impl Replica {
                     self.look_everywhere(false);
                 }
             }
-            // Nothing can be taken before there is a lease; the first beat comes with a word.
+            // Nothing can be taken before there is a lease; the first beat signals an errand.
             if !self.is_live() {
                 continue;
             }
             let errands = self.errands();
             let waits: Vec<Duration> = errands.hand_overs.iter().map(|(_, _, wait)| *wait).collect();
             let done = self.do_errands(errands).await;
-            // Counted from when they were handed over, not from before.
+            // The waits begin when the progress was handed over, and not before.
             look_again.extend(waits.into_iter().map(|wait| Instant::now() + wait));
             if let Err((error, left)) = done {
-                tracing::warn!(%error, "what a replica owns was not changed and will be");
+                tracing::warn!(%error, "progress was not taken or released, and will be tried again");
                 self.put_back(left);
                 tokio::time::sleep(RETRY_INTERVAL).await;
                 self.errand.notify_one();
@@ -227,7 +229,7 @@ impl Replica {
 }
 
 impl Store {
-    /// Renews the lease, or begins it. False if it is lost.
+    /// Renews the lease, or begins it. Returns false if it is lost.
     async fn beat(&self, replica: &Replica, is_registered: bool) -> Result<bool, Error> {
         let names = replica.group_names();
         let mut transaction = self.database.begin_beat(BEAT_PATIENCE).await?;
@@ -246,7 +248,7 @@ impl Store {
         Ok(is_held)
     }
 
-    /// What is taken, and what others own of the topics that are named.
+    /// Takes progress, and returns it with what others own in the logs that `log_ids` names.
     async fn take(
         &self,
         replica_id: Uuid,
@@ -281,7 +283,7 @@ impl Store {
         Ok(database::commit(transaction).await?)
     }
 
-    /// Lets others take everything that a replica owns.
+    /// Ends a replica, and lets others take everything that it owns.
     async fn bury(&self, replica_id: Uuid, errands: &Errands) -> Result<(), Error> {
         let mut transaction = self.database.begin_groups().await?;
         release(&mut transaction, errands).await?;
