@@ -163,6 +163,11 @@ impl Store {
         Ok(event)
     }
 
+    /// Checks events that are not published yet, as publishing them would.
+    pub fn check_events<'a>(&self, events: impl IntoIterator<Item = &'a NewEvent>) -> Result<(), Invalid> {
+        events.into_iter().try_for_each(|event| self.checked(event.clone()).map(drop))
+    }
+
     /// Checks the size of an event that an edit has made larger. An edit that makes an event smaller always passes.
     fn check_growth(&self, old: &Event, new: &Event) -> Result<(), Invalid> {
         if new.byte_len() > old.byte_len() { new.check_size(self.settings.event_bytes_max) } else { Ok(()) }

@@ -9,7 +9,7 @@ use futures::future::join_all;
 use rand::RngExt;
 use reqwest::{Client, Response, StatusCode};
 
-use crate::support::{Kind, Program, Service, World, archive, import, old_event, settings};
+use crate::support::{Program, Service, World, archive, import, old_event, settings};
 
 const MIB: usize = 1024 * 1024;
 /// The memory of a small container.
@@ -141,7 +141,7 @@ async fn a_page_that_is_too_large_is_refused_before_it_is_read() {
         let why = refused.text().await.unwrap();
         assert!(why.contains("at most 33554432") && why.contains("ask for fewer"), "{why}");
     }
-    assert_eq!(world.proxy.count(Kind::Get), 0, "the catalog knows how large members are");
+    assert_eq!(world.proxy.take_asked(), [], "the catalog knows how large members are");
     let peak = service.peak_memory_bytes();
     assert!(peak < LIMIT_BYTES / 2, "{} MiB", peak / MIB);
     end(service, world).await;

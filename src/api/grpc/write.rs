@@ -33,6 +33,8 @@ pub async fn publish(store: &Arc<Store>, request: PublishRequest) -> Result<Publ
             false => batches.entry(log).or_default().push(event),
         }
     }
+    // A broadcast that is refused keeps the whole batch from being published.
+    store.check_events(broadcasts.iter().map(|(_, event)| event)).map_err(status::invalid)?;
     store.publish_all(batches).await.map_err(status::status)?;
     store.broadcast(broadcasts).await.map_err(status::status)?;
     Ok(PublishResponse {})

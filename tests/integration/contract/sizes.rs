@@ -101,7 +101,9 @@ async fn one_limit_holds_at_every_door() {
     scene.publish(vec![sized("grpc", MAX)]).await.unwrap();
     is_permanent(scene.publish(vec![sized("grpc+", MAX + 1)]).await, REFUSED);
     let options = Some(EventOptions { broadcast: true });
-    is_permanent(scene.publish(vec![PublishEvent { options, ..sized("broadcast", MAX + 1) }]).await, REFUSED);
+    let broadcast = PublishEvent { options, ..sized("broadcast", MAX + 1) };
+    is_permanent(scene.publish(vec![sized("beside", MAX), broadcast]).await, REFUSED);
+    is_permanent(scene.event(TENANT, "beside").await, "unable to find event");
     for (bytes, is_refused) in [(MAX, false), (MAX + 1, true)] {
         let request = CreateStreamSnapshotRequest {
             tenant_id: TENANT.into(),

@@ -109,7 +109,7 @@ async fn a_bucket_that_was_deleted_is_an_error_and_not_an_empty_one() {
 async fn a_wrong_bucket_or_wrong_credentials_stop_the_start() {
     let (world, _) = archived().await;
     let page = "<html><body>It works!</body></html>";
-    let missing = Program::new(&world, 3).set("S3_BUCKET", "somebody-elses");
+    let missing = Program::new(&world, 3).set("HTTP_ADDR", "127.0.0.1:0").set("S3_BUCKET", "somebody-elses");
     let line = missing.run(&["serve"]).await.failed();
     assert!(line.contains("S3_BUCKET somebody-elses") && line.contains("archived"), "{line}");
     let refused = [

@@ -4,11 +4,14 @@
 use coldstream::store::Error;
 use reqwest::StatusCode;
 use tonic::Code;
+use url::Url;
+use uuid::Uuid;
 
 use super::published;
 use crate::grpc::{self, TENANT, TOPIC, ids};
 use crate::support::{
-    Program, StatementFate, World, archive, edit_request, event, import, old_event, publish, read_all, settings,
+    Program, StatementFate, World, archive, edit_request, event, everything, import, old_event, publish, read_all,
+    settings,
 };
 
 /// Makes sessions that begin from now on take changes, or none.
@@ -125,5 +128,45 @@ async fn what_passes_is_no_refusal() {
         publish(&store, &log, vec![old_event(number + 1)]).await;
     }
     assert_eq!(read_all(&store, &log).await, published(0, codes.len() + 1));
+    world.audit().await;
+}
+
+/// Readers have all connections that the server gives, and give one up for publishers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn publishers_get_their_share_of_too_few_connections() {
+    const CONNECTIONS: u32 = 4;
+    let mut world = World::new().await;
+    let log = world.log();
+    publish(&world.store(settings(100)), &log, (0..10).map(event).collect()).await;
+    let role = format!("few_{}", Uuid::new_v4().simple());
+    let statements = format!(
+        "CREATE ROLE {role} LOGIN PASSWORD 'few' CONNECTION LIMIT {CONNECTIONS};
+         GRANT ALL ON ALL TABLES IN SCHEMA public TO {role};
+         GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {role}"
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(statements)).execute(&world.sql).await.unwrap();
+    let mut url: Url = world.url().parse().unwrap();
+    url.set_username(&role).and_then(|()| url.set_password(Some("few"))).unwrap();
+    let store = world.store_of(url.as_str(), settings(100));
+    let readers: Vec<_> = (0..10)
+        .map(|_| {
+            let (store, log) = (store.clone(), log.clone());
+            tokio::spawn(async move {
+                loop {
+                    drop(store.read(&log, &everything()).await);
+                }
+            })
+        })
+        .collect();
+    for number in 10..40 {
+        publish(&store, &log, vec![event(number)]).await;
+    }
+    for reader in readers {
+        reader.abort();
+        assert!(reader.await.unwrap_err().is_cancelled());
+    }
+    drop(store);
+    let statements = format!("DROP OWNED BY {role}; DROP ROLE {role}");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(statements)).execute(&world.sql).await.unwrap();
     world.audit().await;
 }

@@ -166,6 +166,22 @@ async fn a_bucket_from_before_there_were_owners_is_marked_by_the_first_that_come
     world.audit().await;
 }
 
+/// The owner may be gone for good or only for now: an operator says which, and no recovery guesses.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_recovery_of_a_copy_does_not_take_the_bucket_over() {
+    let mut world = World::new().await;
+    production(&world).await;
+    let clone = world.backup().await;
+    let (before, marked) = (contents(&world).await, marker(&world).await);
+    let recover = || program(&world, &clone).set("S3_TAKEOVER_SECONDS", 0);
+    assert!(is_fenced(&recover().run(&["recover"]).await.failed()));
+    assert_eq!((contents(&world).await, marker(&world).await), (before, marked));
+    recover().run(&["adopt", "--yes"]).await.succeeded();
+    recover().run(&["recover"]).await.succeeded();
+    Program::new(&world, BATCH).run(&["adopt", "--yes"]).await.succeeded();
+    world.audit().await;
+}
+
 /// A recovery into an empty database takes the bucket over, unless the owner is at work.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_owner_that_lives_keeps_its_bucket_from_a_recovery() {

@@ -218,3 +218,26 @@ async fn a_refused_object_is_a_problem_of_its_own_and_is_in_the_status() {
     assert!(!program().run(&["status"]).await.succeeded().contains("trouble"));
     scene.finish().await;
 }
+
+/// Whether an event is there already may not be known of some, and is of the others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_import_goes_on_beside_what_it_cannot_compare() {
+    let scene = Scene::new().await;
+    scene.refuse(&[Kind::Get], 403, GLACIER);
+    let line = |id: &str, topic: &str| {
+        format!(
+            r#"{{"id":"{id}","tenant_id":"acme","topic":"{topic}","type":"t","raised_at":"2020-01-01T00:00:00Z","payload":{{}}}}"#
+        )
+    };
+    let lines = [line("event-1", "orders"), line("new-1", "bills"), line("event-2", "orders"), line("new-2", "bills")];
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), lines.join("\n")).unwrap();
+    let path = file.path().to_str().unwrap();
+    let ended = Program::new(&scene.world, 4).unset("STREAMS_ARCHIVE").run(&["import", path]).await;
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(ended.output.starts_with("imported 2 events in"), "{ended:?}");
+    let named = format!("{path}, line 1: 2 events of acme/orders are not imported: the object {}", scene.key);
+    assert!(ended.errors.iter().any(|line| line.contains(&named)), "{ended:?}");
+    assert!(ended.errors.last().unwrap().contains("2 events were not imported"), "{ended:?}");
+    scene.finish().await;
+}

@@ -1,10 +1,12 @@
 //! A fault of one object is no sign that the database is of another time, and stops no start.
 
+use std::time::{Duration, Instant};
+
 use coldstream::store::TroubleKind;
 use uuid::Uuid;
 
 use super::{EVERY, Scene, batches_of_four};
-use crate::support::{Fate, Kind, Program, Service, World, edit, import, old_event, read_all};
+use crate::support::{Fate, Gate, Kind, Program, Service, World, edit, import, old_event, read_all};
 
 /// Checks that a service serves hot events and those of other archives, and names the object.
 async fn is_served(scene: &Scene, case: &str) {
@@ -157,5 +159,27 @@ async fn strangers_by_the_million_take_no_memory() {
     assert!(peak < PEAK_BYTES_MAX, "{peak} bytes");
     running.terminate();
     assert_eq!(running.end().await.code, Some(0));
+    scene.finish().await;
+}
+
+/// An S3 server that takes connections and answers nothing is away, too: hot events do not wait for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_silent_s3_server_stops_no_start() {
+    let scene = Scene::new().await;
+    let gate = Gate::new();
+    scene.world.proxy.script({
+        let gate = gate.clone();
+        move |_| Fate::Hold(gate.clone())
+    });
+    let started = Instant::now();
+    let service = Service::start(Program::new(&scene.world, 4)).await;
+    assert!(started.elapsed() < Duration::from_secs(60), "the start waited for S3");
+    let url = |id: &str| format!("{}/v1/topics/orders/events/{id}?tenant=acme", service.http);
+    assert_eq!(reqwest::get(url("event-9")).await.unwrap().status(), 200);
+    gate.lose();
+    scene.world.proxy.heal();
+    while reqwest::get(url("event-1")).await.unwrap().status() != 200 {}
+    service.terminate();
+    assert_eq!(service.end().await.code, Some(0));
     scene.finish().await;
 }
