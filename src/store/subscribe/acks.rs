@@ -6,8 +6,22 @@
 //! another stream is a broadcast's. An error of the same stream may be either's, so the event is delivered again.
 //! Broadcasts that were paid off in doubt are remembered until the event is done with.
 
-use crate::event::Log;
-use crate::store::subscribe::subscriber::Subscriber;
+/// Everything that is known of a subscriber's acks for one log.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Known {
+    /// Whether the client acks broadcasts.
+    pub acks_broadcasts: bool,
+    /// The broadcasts of the log; `None` if there was none.
+    pub broadcasts: Option<Broadcasts>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Broadcasts {
+    /// The streams of the broadcasts whose ack is still to come, in order.
+    pub unacked: Vec<String>,
+    /// The streams of the broadcasts that were paid off by an ack that may have meant the event in flight.
+    in_doubt: Vec<String>,
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Meaning {
@@ -22,64 +36,114 @@ pub enum Meaning {
     Unclear,
 }
 
-/// Returns the meaning of an ack. `in_flight` has the position and the stream of each event that is in flight on the
-/// subscriber.
-pub fn of(in_flight: &[(i64, String)], stream: &str, error: &str, subscriber: &Subscriber, log: &Log) -> Meaning {
-    let meaning = match error.is_empty() {
-        true => of_success(in_flight, stream, subscriber, log),
-        false => of_error(in_flight, stream, subscriber, log),
-    };
-    if matches!(meaning, Meaning::Event(_) | Meaning::Handled(_)) {
-        subscriber.forget_doubts(log);
+/// Returns the meaning of an ack, and what is known after it. `in_flight` has the position and the stream of each event
+/// that is in flight on the subscriber.
+pub fn meaning(known: Known, in_flight: &[(i64, String)], stream: &str, error: &str) -> (Meaning, Known) {
+    if in_flight.is_empty() {
+        return (Meaning::Nothing, known.after_nothing(stream));
     }
-    meaning
+    let (meaning, mut known) = match error.is_empty() {
+        true => of_success(known, in_flight, stream),
+        false => of_error(known, in_flight, stream),
+    };
+    if let (Meaning::Event(_) | Meaning::Handled(_), Some(broadcasts)) = (meaning, &mut known.broadcasts) {
+        broadcasts.in_doubt.clear();
+    }
+    (meaning, known)
 }
 
-fn of_success(in_flight: &[(i64, String)], stream: &str, subscriber: &Subscriber, log: &Log) -> Meaning {
-    match (in_flight, named(in_flight, stream)) {
-        ([], _) => {
-            subscriber.acked_nothing(log, stream);
-            Meaning::Nothing
-        }
-        (_, Some(_)) if subscriber.pays_in_doubt(log, stream) => Meaning::Nothing,
+fn of_success(mut known: Known, in_flight: &[(i64, String)], stream: &str) -> (Meaning, Known) {
+    let named = named(in_flight, stream);
+    if (named.is_some() || stream.is_empty()) && known.pay_in_doubt(stream) {
+        return (Meaning::Nothing, known);
+    }
+    let meaning = match (in_flight, named) {
         // Several events are in flight only if acks name streams, the empty one included.
         (_, Some(position)) => Meaning::Event(position),
-        (_, None) if stream.is_empty() && subscriber.pays_in_doubt(log, stream) => Meaning::Nothing,
-        ([(position, _)], None) if stream.is_empty() || !subscriber.had_broadcasts(log) => Meaning::Event(*position),
+        ([(position, _)], None) if stream.is_empty() || known.broadcasts.is_none() => Meaning::Event(*position),
         (_, None) if stream.is_empty() => Meaning::Unclear,
         (_, None) => {
-            subscriber.pays_broadcast(log, stream);
+            known.pay(stream);
             Meaning::Nothing
         }
-    }
+    };
+    (meaning, known)
 }
 
 /// Returns the meaning of an ack with an error. Clients that ack broadcasts name the stream of what failed.
-fn of_error(in_flight: &[(i64, String)], stream: &str, subscriber: &Subscriber, log: &Log) -> Meaning {
-    match (in_flight, named(in_flight, stream)) {
-        ([], _) => {
-            subscriber.acked_nothing(log, stream);
-            Meaning::Nothing
-        }
-        (_, Some(position)) if subscriber.may_be_broadcast(log, stream) => Meaning::Doubtful(position),
-        (_, Some(position)) => Meaning::Event(position),
-        (_, None) if subscriber.pays_broadcast(log, stream) => Meaning::Nothing,
-        // The ack that paid this broadcast off was another broadcast's, or, if none is left, the event's.
-        ([(position, _)], None) if subscriber.may_be_broadcast(log, stream) => {
-            if subscriber.pays_in_doubt(log, "") {
-                Meaning::Nothing
-            } else {
-                Meaning::Handled(*position)
-            }
-        }
-        ([(position, _)], None) if stream.is_empty() || !subscriber.had_broadcasts(log) => Meaning::Event(*position),
-        (_, None) if stream.is_empty() => Meaning::Unclear,
-        (_, None) => Meaning::Nothing,
+fn of_error(mut known: Known, in_flight: &[(i64, String)], stream: &str) -> (Meaning, Known) {
+    if let Some(position) = named(in_flight, stream) {
+        let is_doubtful = known.settle_doubt(stream);
+        return (if is_doubtful { Meaning::Doubtful(position) } else { Meaning::Event(position) }, known);
     }
+    if known.pay(stream) {
+        return (Meaning::Nothing, known);
+    }
+    let meaning = match in_flight {
+        // The ack that paid this broadcast off was another broadcast's, or, if none is left, the event's.
+        [(position, _)] if known.may_be_broadcast(stream) => {
+            known.settle_doubt(stream);
+            if known.pay_in_doubt("") { Meaning::Nothing } else { Meaning::Handled(*position) }
+        }
+        [(position, _)] if stream.is_empty() || known.broadcasts.is_none() => Meaning::Event(*position),
+        _ if stream.is_empty() => Meaning::Unclear,
+        _ => Meaning::Nothing,
+    };
+    (meaning, known)
 }
 
 fn named(in_flight: &[(i64, String)], stream: &str) -> Option<i64> {
     in_flight.iter().find(|(_, other)| other == stream).map(|(position, _)| *position)
+}
+
+impl Known {
+    /// Returns what is known after an ack that came while no event of the log was in flight: it is one of a broadcast,
+    /// if there was any.
+    fn after_nothing(mut self, stream: &str) -> Known {
+        self.acks_broadcasts |= self.broadcasts.is_some();
+        self.pay(stream);
+        self
+    }
+
+    /// Pays a broadcast off with an ack that names this stream, or none. Returns whether there was one to pay off.
+    fn pay(&mut self, stream: &str) -> bool {
+        self.broadcasts.as_mut().and_then(|broadcasts| broadcasts.take_unacked(stream)).is_some()
+    }
+
+    /// Pays a broadcast off as [`Known::pay`] does, while an event is in flight that the ack may have meant.
+    fn pay_in_doubt(&mut self, stream: &str) -> bool {
+        let Some(broadcasts) = &mut self.broadcasts else { return false };
+        let paid = broadcasts.take_unacked(stream);
+        let is_paid = paid.is_some();
+        broadcasts.in_doubt.extend(paid);
+        is_paid
+    }
+
+    /// Whether the failed event of this stream may have been a broadcast: one whose ack is still to come, or one that
+    /// was paid off in doubt.
+    fn may_be_broadcast(&self, stream: &str) -> bool {
+        let of_stream = |streams: &Vec<String>| streams.iter().any(|other| other == stream);
+        self.broadcasts.as_ref().is_some_and(|known| of_stream(&known.in_doubt) || of_stream(&known.unacked))
+    }
+
+    /// Returns what [`Known::may_be_broadcast`] does; a doubt about the stream is over then.
+    fn settle_doubt(&mut self, stream: &str) -> bool {
+        let may_be_broadcast = self.may_be_broadcast(stream);
+        if let Some(Broadcasts { in_doubt, .. }) = &mut self.broadcasts
+            && let Some(doubt) = in_doubt.iter().position(|other| other == stream)
+        {
+            in_doubt.remove(doubt);
+        }
+        may_be_broadcast
+    }
+}
+
+impl Broadcasts {
+    /// Removes the first unacked broadcast of a stream, or of any stream if none is named.
+    fn take_unacked(&mut self, stream: &str) -> Option<String> {
+        let taken = self.unacked.iter().position(|other| stream.is_empty() || other == stream)?;
+        Some(self.unacked.remove(taken))
+    }
 }
 
 #[cfg(test)]
@@ -88,9 +152,8 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::event::Group;
-    use crate::event::{Event, Gdpr, Instant, Json, Metadata, NewEvent};
-    use crate::store::subscribe::subscriber::{Deliveries, Subscribing};
+    use crate::event::{Event, Gdpr, Group, Instant, Json, Log, Metadata, NewEvent};
+    use crate::store::subscribe::subscriber::{Deliveries, Subscriber, Subscribing};
 
     fn subscriber(acks_broadcasts: bool) -> (Subscriber, Deliveries) {
         let group = Group { name: "group".into(), is_parallel: false };
@@ -129,7 +192,7 @@ mod tests {
         let (subscriber, _deliveries) = subscriber(true);
         broadcast(&subscriber, "hall");
         let one = in_flight(&["a"]);
-        let means = |stream: &str, error: &str| of(&one, stream, error, &subscriber, &log());
+        let means = |stream: &str, error: &str| subscriber.understand(&log(), &one, stream, error);
         assert_eq!(means("", ""), Meaning::Nothing, "two were sent, and this is the first ack");
         assert_eq!(means("", ""), Meaning::Event(1));
         broadcast(&subscriber, "a");
@@ -151,7 +214,7 @@ mod tests {
         assert_eq!(means("a", ""), Meaning::Event(1), "it names the stream, and is the event's");
         assert_eq!(means("hall", ""), Meaning::Nothing);
         broadcast(&subscriber, "hall");
-        assert_eq!(of(&[], "", "", &subscriber, &log()), Meaning::Nothing);
+        assert_eq!(subscriber.understand(&log(), &[], "", ""), Meaning::Nothing);
         assert_eq!(means("", ""), Meaning::Event(1));
     }
 
@@ -160,22 +223,26 @@ mod tests {
         let (subscriber, _deliveries) = subscriber(false);
         broadcast(&subscriber, "hall");
         let one = in_flight(&["a"]);
-        assert_eq!(of(&one, "hall", "", &subscriber, &log()), Meaning::Nothing, "another stream's");
-        assert_eq!(of(&one, "a", "", &subscriber, &log()), Meaning::Event(1));
-        assert_eq!(of(&[], "", "", &subscriber, &log()), Meaning::Nothing);
+        assert_eq!(subscriber.understand(&log(), &one, "hall", ""), Meaning::Nothing, "another stream's");
+        assert_eq!(subscriber.understand(&log(), &one, "a", ""), Meaning::Event(1));
+        assert_eq!(subscriber.understand(&log(), &[], "", ""), Meaning::Nothing);
         broadcast(&subscriber, "hall");
-        assert_eq!(of(&one, "", "", &subscriber, &log()), Meaning::Nothing, "it has acked one before");
-        assert_eq!(of(&one, "", "", &subscriber, &log()), Meaning::Event(1));
+        assert_eq!(subscriber.understand(&log(), &one, "", ""), Meaning::Nothing, "it has acked one before");
+        assert_eq!(subscriber.understand(&log(), &one, "", ""), Meaning::Event(1));
     }
 
     #[test]
     fn a_stream_tells_events_from_each_other() {
         let (subscriber, _deliveries) = subscriber(false);
         let two = in_flight(&["a", "b"]);
-        assert_eq!(of(&two, "b", "", &subscriber, &log()), Meaning::Event(2));
-        assert_eq!(of(&two, "c", "", &subscriber, &log()), Meaning::Nothing);
-        assert_eq!(of(&two, "", "", &subscriber, &log()), Meaning::Unclear);
-        assert_eq!(of(&in_flight(&["a"]), "", "", &subscriber, &log()), Meaning::Event(1));
-        assert_eq!(of(&in_flight(&["a"]), "x", "", &subscriber, &log()), Meaning::Event(1), "what else could it be");
+        assert_eq!(subscriber.understand(&log(), &two, "b", ""), Meaning::Event(2));
+        assert_eq!(subscriber.understand(&log(), &two, "c", ""), Meaning::Nothing);
+        assert_eq!(subscriber.understand(&log(), &two, "", ""), Meaning::Unclear);
+        assert_eq!(subscriber.understand(&log(), &in_flight(&["a"]), "", ""), Meaning::Event(1));
+        assert_eq!(
+            subscriber.understand(&log(), &in_flight(&["a"]), "x", ""),
+            Meaning::Event(1),
+            "what else could it be"
+        );
     }
 }

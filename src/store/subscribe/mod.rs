@@ -241,12 +241,13 @@ impl Subscription {
     /// Takes the client's answer about an event of this log. `error` is empty if the event was handled.
     pub async fn acked(&self, log: &Log, stream: String, error: String, retry: bool) {
         let Some(inbox) = self.replica.inbox(&self.subscriber.group, log) else {
-            return self.subscriber.acked_nothing(log, &stream);
+            self.subscriber.understand(log, &[], &stream, &error);
+            return;
         };
         let ack = Ack { subscriber: Arc::clone(&self.subscriber), stream, error, retry };
         // A courier that has just come to its end has nothing in flight.
         if let Err(SendError(ack)) = inbox.send(ack).await {
-            self.subscriber.acked_nothing(log, &ack.stream);
+            self.subscriber.understand(log, &[], &ack.stream, &ack.error);
         }
     }
 }

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::event::Group;
 use crate::event::{Event, Log};
+use crate::store::subscribe::acks::{self, Broadcasts, Known, Meaning};
 use crate::store::subscribe::courier::unreceived::Receipts;
 
 /// The number of persisted events that wait for the connection to take them.
@@ -68,15 +69,6 @@ pub struct Subscriber {
     broadcasts: Mutex<HashMap<Log, Broadcasts>>,
     names_streams: AtomicBool,
     closed: CancellationToken,
-}
-
-/// The broadcasts of one log.
-#[derive(Default)]
-struct Broadcasts {
-    /// The streams of the broadcasts whose ack is still to come, in order.
-    unacked: Vec<String>,
-    /// The streams of the broadcasts that were paid off by an ack that may have meant the event in flight.
-    in_doubt: Vec<String>,
 }
 
 /// The other end of a connection's queue.
@@ -169,54 +161,19 @@ impl Subscriber {
         let _ = self.queue.send(Queued { delivery, _room: None });
     }
 
-    /// Notes an ack that came while no event of the log was in flight: it is one of a broadcast, if there was any.
-    pub fn acked_nothing(&self, log: &Log, stream: &str) {
-        if self.had_broadcasts(log) {
-            self.acks_broadcasts.store(true, Ordering::Relaxed);
-            self.pays_broadcast(log, stream);
-        }
-    }
-
-    /// Pays a broadcast off with an ack that names this stream, or none. Returns whether there was one to pay off.
-    pub fn pays_broadcast(&self, log: &Log, stream: &str) -> bool {
+    /// Returns the meaning of an ack, and remembers what it says of the broadcasts.
+    pub fn understand(&self, log: &Log, in_flight: &[(i64, String)], stream: &str, error: &str) -> Meaning {
         let mut broadcasts = self.broadcasts();
-        let Some(Broadcasts { unacked, .. }) = broadcasts.get_mut(log) else { return false };
-        let paid = unacked.iter().position(|other| stream.is_empty() || other == stream);
-        paid.map(|paid| unacked.remove(paid)).is_some()
-    }
-
-    /// Pays a broadcast off as [`Subscriber::pays_broadcast`] does, while an event is in flight that the ack may have
-    /// meant.
-    pub fn pays_in_doubt(&self, log: &Log, stream: &str) -> bool {
-        let mut broadcasts = self.broadcasts();
-        let Some(Broadcasts { unacked, in_doubt, .. }) = broadcasts.get_mut(log) else { return false };
-        let paid = unacked.iter().position(|other| stream.is_empty() || other == stream);
-        in_doubt.extend(paid.map(|paid| unacked.remove(paid)));
-        paid.is_some()
-    }
-
-    /// Whether the failed event of this stream may have been a broadcast: one whose ack is still to come, or one that
-    /// was paid off in doubt. The doubt is over then.
-    pub fn may_be_broadcast(&self, log: &Log, stream: &str) -> bool {
-        let mut broadcasts = self.broadcasts();
-        let Some(Broadcasts { unacked, in_doubt, .. }) = broadcasts.get_mut(log) else { return false };
-        let doubt = in_doubt.iter().position(|other| other == stream);
-        doubt.map(|doubt| in_doubt.remove(doubt)).is_some() || unacked.iter().any(|other| other == stream)
-    }
-
-    /// Forgets doubts, because the event in flight is done with.
-    pub fn forget_doubts(&self, log: &Log) {
-        if let Some(of_log) = self.broadcasts().get_mut(log) {
-            of_log.in_doubt.clear();
-        }
+        let acks_broadcasts = self.acks_broadcasts.load(Ordering::Relaxed);
+        let known = Known { acks_broadcasts, broadcasts: broadcasts.remove(log) };
+        let (meaning, known) = acks::meaning(known, in_flight, stream, error);
+        self.acks_broadcasts.store(known.acks_broadcasts, Ordering::Relaxed);
+        broadcasts.extend(known.broadcasts.map(|of_log| (log.clone(), of_log)));
+        meaning
     }
 
     fn broadcasts(&self) -> MutexGuard<'_, HashMap<Log, Broadcasts>> {
         self.broadcasts.lock()
-    }
-
-    pub fn had_broadcasts(&self, log: &Log) -> bool {
-        self.broadcasts().contains_key(log)
     }
 
     pub fn panic(&self, reason: &str) {

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use crate::database::groups::progress::{Progress, Refusal, Turn};
 use crate::event::Log;
 use crate::store::Held;
-use crate::store::subscribe::acks::{self, Meaning};
+use crate::store::subscribe::acks::Meaning;
 use crate::store::subscribe::courier::record::Outcomes;
 use crate::store::subscribe::replica::{Replica, Wake};
 use crate::store::subscribe::subscriber::{Room, Subscriber};
@@ -157,7 +157,7 @@ impl Courier {
     async fn count_last_acks(mut self) {
         self.inbox.close();
         while let Some(ack) = self.inbox.recv().await {
-            ack.subscriber.acked_nothing(&self.log, &ack.stream);
+            ack.subscriber.understand(&self.log, &[], &ack.stream, &ack.error);
         }
     }
 
@@ -214,7 +214,7 @@ impl Courier {
         let Ack { subscriber, stream, error, retry } = ack;
         let mut in_flight = self.window.in_flight_on(subscriber.number);
         in_flight.retain(|(position, _)| outcomes.positions().all(|acked| acked != *position));
-        let (position, error, retry) = match acks::of(&in_flight, &stream, &error, &subscriber, &self.log) {
+        let (position, error, retry) = match subscriber.understand(&self.log, &in_flight, &stream, &error) {
             Meaning::Event(position) => (position, error, retry),
             Meaning::Handled(position) => (position, String::new(), false),
             // The event is sent again, to be sure.
