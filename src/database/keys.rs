@@ -1,3 +1,5 @@
+use std::ops::{Add, Neg, Sub};
+
 use sqlx::FromRow;
 use uuid::Uuid;
 
@@ -11,5 +13,41 @@ pub struct ArchiveKey {
 impl ArchiveKey {
     pub fn new(log_id: i64, archive_id: Uuid) -> ArchiveKey {
         ArchiveKey { log_id, archive_id }
+    }
+}
+
+/// The amounts of archived events, or changes of them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Amounts {
+    pub events: i64,
+    pub json_bytes: i64,
+    pub object_bytes: i64,
+}
+
+impl Add for Amounts {
+    type Output = Amounts;
+
+    fn add(self, other: Amounts) -> Amounts {
+        Amounts {
+            events: self.events + other.events,
+            json_bytes: self.json_bytes + other.json_bytes,
+            object_bytes: self.object_bytes + other.object_bytes,
+        }
+    }
+}
+
+impl Neg for Amounts {
+    type Output = Amounts;
+
+    fn neg(self) -> Amounts {
+        Amounts { events: -self.events, json_bytes: -self.json_bytes, object_bytes: -self.object_bytes }
+    }
+}
+
+impl Sub for Amounts {
+    type Output = Amounts;
+
+    fn sub(self, other: Amounts) -> Amounts {
+        self + -other
     }
 }

@@ -39,7 +39,7 @@ pub use address::{Address, AddressError};
 pub use connection::Connection;
 pub use connections::PooledConnection;
 pub use errors::{CommitError, Error};
-pub use keys::ArchiveKey;
+pub use keys::{Amounts, ArchiveKey};
 
 use connection::Limit;
 use connections::{Connections, Opening, Pools};

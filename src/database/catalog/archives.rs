@@ -7,7 +7,7 @@ use sqlx::{FromRow, Postgres, Row};
 use uuid::Uuid;
 
 use crate::database::lookups::sums;
-use crate::database::{ArchiveKey, Connection, Error};
+use crate::database::{Amounts, ArchiveKey, Connection, Error};
 use crate::event::{Extent, Log, PositionRange};
 
 /// An archive as the catalog knows it.
@@ -35,6 +35,10 @@ pub struct Archive {
 impl Archive {
     pub fn key(&self) -> ArchiveKey {
         ArchiveKey::new(self.log_id, self.id)
+    }
+
+    pub fn amounts(&self) -> Amounts {
+        Amounts { events: self.count, json_bytes: self.json_bytes, object_bytes: self.object_bytes }
     }
 
     pub fn positions(&self) -> PositionRange {

@@ -5,6 +5,7 @@ use sqlx::Row;
 use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
+use crate::database::catalog::archives::Archive;
 use crate::database::catalog::leases::Lease;
 use crate::database::{ArchiveKey, Connection, Error};
 
@@ -26,6 +27,26 @@ pub struct UploadedFacts {
     pub digest: Vec<u8>,
     pub json_bytes: i64,
     pub object_bytes: i64,
+}
+
+impl Intent {
+    /// An intent to write the first generation of a new archive.
+    pub fn of_new_archive(log_id: i64, edit_sequence: i64) -> Intent {
+        let (archive_id, write_id) = (Uuid::now_v7(), Uuid::new_v4());
+        Intent { log_id, archive_id, generation: 1, write_id, edit_sequence, uploaded: None }
+    }
+
+    /// An intent to replace an archive's object by its next generation.
+    pub fn of_rewrite(archive: &Archive, edit_sequence: i64) -> Intent {
+        let generation = archive.generation + 1;
+        Intent { generation, write_id: Uuid::new_v4(), ..Intent::of_orphan(archive, edit_sequence) }
+    }
+
+    /// An intent for the object of an archive that leaves the catalog.
+    pub fn of_orphan(archive: &Archive, edit_sequence: i64) -> Intent {
+        let Archive { log_id, id: archive_id, generation, write_id, .. } = *archive;
+        Intent { log_id, archive_id, generation, write_id, edit_sequence, uploaded: None }
+    }
 }
 
 macro_rules! select_intents {

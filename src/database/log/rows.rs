@@ -5,7 +5,7 @@ use sqlx::Row;
 use sqlx::postgres::PgRow;
 
 use crate::database::lookups::sums;
-use crate::database::{Connection, Error};
+use crate::database::{Amounts, Connection, Error};
 use crate::event::Log;
 
 /// A log's row: one tenant and topic.
@@ -148,7 +148,7 @@ pub async fn add_archived(
     connection: &mut Connection,
     log_id: i64,
     last_position: i64,
-    (count, json_bytes, object_bytes): (i64, i64, i64),
+    Amounts { events, json_bytes, object_bytes }: Amounts,
 ) -> Result<(), Error> {
     sqlx::query(
         "UPDATE logs
@@ -160,7 +160,7 @@ pub async fn add_archived(
          WHERE id = $1",
     )
     .bind(log_id)
-    .bind(count)
+    .bind(events)
     .bind(json_bytes)
     .bind(object_bytes)
     .bind(last_position)

@@ -10,7 +10,7 @@ use crate::database::catalog::intents::{self, Intent, UploadedFacts};
 use crate::database::catalog::members;
 use crate::database::ledger::edits;
 use crate::database::log::rows::{self, LogRow};
-use crate::database::{self, ArchiveKey};
+use crate::database::{self, Amounts, ArchiveKey};
 use crate::event::Log;
 use crate::store::{Error, GaveWay, Store};
 use uuid::Uuid;
@@ -40,8 +40,8 @@ impl Store {
         }
         members::delete(&mut transaction, key, archive.generation).await?;
         edits::settle(&mut transaction, log_row.id, archive.id, intent.edit_sequence).await?;
-        let grown = (0, json_bytes - archive.json_bytes, object_bytes - archive.object_bytes);
-        rows::add_archived(&mut transaction, log_row.id, archive.last_position, grown).await?;
+        let new = Amounts { json_bytes: *json_bytes, object_bytes: *object_bytes, ..archive.amounts() };
+        rows::add_archived(&mut transaction, log_row.id, archive.last_position, new - archive.amounts()).await?;
         database::commit(transaction).await?;
         tracing::info!(
             log = %log_row.log, archive_id = %archive.id, generation = intent.generation, "an archive was rewritten"

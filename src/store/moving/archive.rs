@@ -184,14 +184,7 @@ impl Store {
         let Some(edit_counter) = leases::check(&mut transaction, &lease).await? else {
             return Err(GaveWay::LeaseLost.into());
         };
-        let intent = Intent {
-            log_id: log_row.id,
-            archive_id: Uuid::now_v7(),
-            generation: 1,
-            write_id: Uuid::new_v4(),
-            edit_sequence: edit_counter,
-            uploaded: None,
-        };
+        let intent = Intent::of_new_archive(log_row.id, edit_counter);
         intents::insert(&mut transaction, &intent, &lease).await?;
         database::commit(transaction).await?;
         let object = Object { store: self, log_row, intent, extent: Extent { positions, count: batch_size } };
@@ -340,8 +333,7 @@ impl Verified<'_> {
         if !intents::delete(&mut transaction, &intent).await? {
             return Err(GaveWay::IntentSettled.into());
         }
-        let added = (archive.count, archive.json_bytes, archive.object_bytes);
-        rows::add_archived(&mut transaction, log_row.id, archive.last_position, added).await?;
+        rows::add_archived(&mut transaction, log_row.id, archive.last_position, archive.amounts()).await?;
         database::commit(transaction).await?;
         metrics::counter!("coldstream_events_archived_total").increment(archive.count as u64);
         tracing::info!(

@@ -250,14 +250,7 @@ impl<'a> Source<'a> {
         let Some(edit_sequence) = leases::check(&mut transaction, lease).await? else {
             return Err(GaveWay::LeaseLost.into());
         };
-        let intent = Intent {
-            log_id: self.log_row.id,
-            archive_id: Uuid::now_v7(),
-            generation: 1,
-            write_id: Uuid::new_v4(),
-            edit_sequence,
-            uploaded: None,
-        };
+        let intent = Intent::of_new_archive(self.log_row.id, edit_sequence);
         intents::insert(&mut transaction, &intent, lease).await?;
         database::commit(transaction).await?;
         Ok(Object { store: self.store, log_row: self.log_row.clone(), intent, extent })
@@ -324,14 +317,14 @@ impl Parted<'_> {
         members::delete(&mut transaction, old, archive.generation).await?;
         lookups::delete(&mut transaction, old).await?;
         introduced::delete(&mut transaction, old).await?;
-        let mut added = (-archive.count, -archive.json_bytes, -archive.object_bytes);
+        let mut added = -archive.amounts();
         let mut taken_over = None;
         if let Some((intent, contents)) = rest {
             let key = ArchiveKey::new(log_row.id, intent.archive_id);
             let rest = contents.archive(key, intent.generation, intent.write_id);
             members::insert(&mut transaction, key, rest.generation, &contents.members).await?;
             archives::insert(&mut transaction, &rest).await?;
-            added = (added.0 + rest.count, added.1 + rest.json_bytes, added.2 + rest.object_bytes);
+            added = added + rest.amounts();
             taken_over = Some(intent);
         }
         let edit_sequence = source.lock(&mut transaction, lease).await?;
@@ -344,15 +337,7 @@ impl Parted<'_> {
             return Err(GaveWay::IntentSettled.into());
         }
         edits::settle(&mut transaction, log_row.id, archive.id, edit_sequence).await?;
-        let orphan = Intent {
-            log_id: log_row.id,
-            archive_id: archive.id,
-            generation: archive.generation,
-            write_id: archive.write_id,
-            edit_sequence,
-            uploaded: None,
-        };
-        intents::insert(&mut transaction, &orphan, lease).await?;
+        intents::insert(&mut transaction, &Intent::of_orphan(archive, edit_sequence), lease).await?;
         rows::add_archived(&mut transaction, log_row.id, archive.last_position, added).await?;
         rows::raise_catalog_epoch(&mut transaction, log_row.id).await?;
         database::commit(transaction).await?;

@@ -147,14 +147,8 @@ impl Store {
         }
         let members =
             members::of_archive(&mut transaction, ArchiveKey::new(log_row.id, archive_id), archive.generation).await?;
-        let intent = Intent {
-            log_id: log_row.id,
-            archive_id,
-            generation: archive.generation + 1,
-            write_id: Uuid::new_v4(),
-            edit_sequence: edits.iter().map(|edit| edit.sequence).max().unwrap_or_default(),
-            uploaded: None,
-        };
+        let edit_sequence = edits.iter().map(|edit| edit.sequence).max().unwrap_or_default();
+        let intent = Intent::of_rewrite(&archive, edit_sequence);
         intents::insert(&mut transaction, &intent, &lease).await?;
         database::commit(transaction).await?;
         Ok(Some(Rewrite { store: self, bucket, log_row, archive, members, edits, version, lease, intent }))

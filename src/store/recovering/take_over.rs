@@ -135,13 +135,11 @@ impl TakeOver<'_> {
         members::insert(transaction, self.key(), archive.generation, &contents.members).await?;
         self.check_lease(transaction).await?;
         for old in &superseded {
-            let left = (-old.count, -old.json_bytes, -old.object_bytes);
-            rows::add_archived(transaction, self.log_row.id, old.last_position, left).await?;
+            rows::add_archived(transaction, self.log_row.id, old.last_position, -old.amounts()).await?;
             // The count holds until an archive that is taken over takes its own events back from it.
             rows::add_deleted(transaction, self.log_row.id, old.count).await?;
         }
-        let added = (archive.count, archive.json_bytes, archive.object_bytes);
-        rows::add_archived(transaction, self.log_row.id, archive.last_position, added).await?;
+        rows::add_archived(transaction, self.log_row.id, archive.last_position, archive.amounts()).await?;
         let nowhere = archive.count - left;
         if recovery::add_found(transaction, self.log_row.id, archive.last_position, nowhere).await? < 0 {
             return Err(self.conflict(archive.last_position, "the log has no room for so many events"));
@@ -256,8 +254,7 @@ impl TakeOver<'_> {
         recovery::replace_archive(transaction, &new).await?;
         members::insert(transaction, self.key(), new.generation, &contents.members).await?;
         self.check_lease(transaction).await?;
-        let grown = (0, new.json_bytes - old.json_bytes, new.object_bytes - old.object_bytes);
-        rows::add_archived(transaction, self.log_row.id, new.last_position, grown).await?;
+        rows::add_archived(transaction, self.log_row.id, new.last_position, new.amounts() - old.amounts()).await?;
         tracing::info!(log = %self.log_row.log, archive_id = %new.id, generation = new.generation, "an archive was renewed");
         Ok(new.count)
     }
