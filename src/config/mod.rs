@@ -1,5 +1,5 @@
 //! The only reader of the environment. Everything that can be set has its name, its default and its check in this
-//! module; the table of the README is the module in prose.
+//! module; docs/configuration.md is the module in prose.
 
 mod dotenv;
 mod file;

@@ -41,7 +41,7 @@ async fn tables_are_rewritten_and_indexes_built_anew_while_it_serves() {
     for statement in [
         "VACUUM FULL events",
         "REINDEX TABLE CONCURRENTLY events",
-        "VACUUM FULL topics",
+        "VACUUM FULL logs",
         "REINDEX TABLE CONCURRENTLY lookup_pages",
         "VACUUM FULL archives",
         "CLUSTER events USING events_pkey",
