@@ -128,7 +128,7 @@ impl Config {
     }
 }
 
-/// Sorts out the variables that are set, their secrets read from files, and the warnings about names that look like ours.
+/// Returns the variables that are set, with the secrets from files, and warnings about names that look like ours.
 fn sorted_out(
     variables: impl IntoIterator<Item = (String, String)>,
 ) -> Result<(BTreeMap<String, String>, Vec<String>), Error> {
