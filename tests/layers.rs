@@ -1,5 +1,6 @@
 //! The drawings of the architecture are the truth: each room uses only the rooms below it, by imports and by calls, and
-//! what belongs to one room is named in that room alone.
+//! what belongs to one room is named in that room alone. Files and functions are no longer than a reader can keep in
+//! mind.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -69,6 +70,10 @@ const OWNERS: [(&str, &[&str]); 12] = [
         ],
     ),
 ];
+
+/// The most lines of a file. The first comment of a longer one says why it is: "lines: …".
+const FILE_LINES_MAX: usize = 400;
+const FUNCTION_LINES_MAX: usize = 60;
 
 fn sources(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
@@ -223,4 +228,51 @@ fn the_drawings_name_every_room() {
             assert!(drawing.contains(room), "the drawing in {file} does not show {room}");
         }
     }
+}
+
+/// Returns the indentation of a line, and the name of the function that begins on it.
+fn function_on(line: &str) -> Option<(usize, &str)> {
+    let code = line.trim_start();
+    let mut words =
+        code.split(' ').skip_while(|word| word.starts_with("pub") || ["async", "const", "unsafe"].contains(word));
+    (words.next() == Some("fn")).then(|| (line.len() - code.len(), word(words.next().unwrap_or_default())))
+}
+
+/// Returns the name and the number of lines of each function. rustfmt puts the end of a function, and of nothing within
+/// it, at the indentation of its beginning.
+fn functions(text: &str) -> Vec<(&str, usize)> {
+    let lines: Vec<&str> = text.lines().collect();
+    let ends = |line: &str, indentation: usize| {
+        line.len() - line.trim_start().len() == indentation && line.ends_with(['}', ';'])
+    };
+    let mut functions = Vec::new();
+    for (at, line) in lines.iter().enumerate() {
+        if let Some((indentation, name)) = function_on(line) {
+            let end = lines[at..].iter().position(|line| ends(line, indentation)).expect("a function ends");
+            functions.push((name, end + 1));
+        }
+    }
+    functions
+}
+
+#[test]
+fn files_and_functions_are_short() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let (mut long, mut count) = (Vec::new(), 0);
+    for path in ["src", "tests", "benches"].iter().flat_map(|folder| sources(&root.join(folder))) {
+        let (file, text) = (path.strip_prefix(root).unwrap().display(), fs::read_to_string(&path).unwrap());
+        let lines = text.lines().count();
+        let has_reason = text.lines().take_while(|line| line.starts_with("//")).any(|line| line.contains("lines:"));
+        if lines > FILE_LINES_MAX && !has_reason {
+            long.push(format!("{file}: {lines} lines"));
+        }
+        for (name, lines) in functions(&text) {
+            count += 1;
+            if lines > FUNCTION_LINES_MAX {
+                long.push(format!("{file}: fn {name}, {lines} lines"));
+            }
+        }
+    }
+    assert!(count > 1_000, "the functions are not where they are looked for");
+    assert_eq!(long, Vec::<String>::new());
 }

@@ -18,8 +18,10 @@ fn tests_of(text: &str) -> impl Iterator<Item = &str> {
 fn exists(test: &str) -> bool {
     let (module, name) = test.rsplit_once("::").unwrap();
     let file = module.replace("::", "/");
-    let places = [format!("tests/integration/{file}.rs"), format!("tests/{file}.rs"), format!("src/{file}.rs")];
-    let source = places.iter().chain([&format!("src/{file}/mod.rs")]).find_map(|place| read(place));
+    let mut places = ["tests/integration", "tests", "src"]
+        .into_iter()
+        .flat_map(|folder| [format!("{folder}/{file}.rs"), format!("{folder}/{file}/mod.rs")]);
+    let source = places.find_map(|place| read(&place));
     source.is_some_and(|source| {
         let before = source.split_once(&format!("fn {name}()")).map(|(before, _)| before);
         // The attribute stands on the line above, and `async` before the name.

@@ -33,17 +33,7 @@ async fn by_events(servers: &Servers, mode: Mode, report: &mut Report) {
     let mut first: Option<[f64; 4]> = None;
     let sizes = mode.pick(&[10_000, 100_000, 1_000_000, 10_000_000][..], &[200, 1_200]);
     for events in sizes.iter().filter(|events| **events <= events::max()) {
-        let (mut database, mut archived) = (String::new(), Vec::new());
-        // Short runs are repeated.
-        for round in 0..mode.pick(1_000_000 / events, 1).clamp(1, 10) {
-            database = format!("events_{events}_{round}");
-            events::import(servers, &database, *events).await;
-            let store = servers.store(&database, batch_size).await;
-            let began = Instant::now();
-            assert_eq!(store.archive(|_, _| {}).await.expect("events can be archived").events as u64, *events);
-            archived.push(*events as f64 / began.elapsed().as_secs_f64());
-        }
-        let archived = median(archived);
+        let (database, archived) = archive(servers, mode, *events, batch_size).await;
         servers.execute(&database, "VACUUM (FULL, ANALYZE) lookup_pages").await;
         let bytes = catalog_bytes(servers, &database).await as f64 / *events as f64;
         let store = servers.forgetful_store(&database).await;
@@ -89,6 +79,21 @@ async fn by_events(servers: &Servers, mode: Mode, report: &mut Report) {
         y: "ms",
         lines: vec![("p50".into(), points)],
     });
+}
+
+/// Imports and archives a log, and returns a database with it and the events that were archived a second.
+async fn archive(servers: &Servers, mode: Mode, events: u64, batch_size: u64) -> (String, f64) {
+    let (mut database, mut archived) = (String::new(), Vec::new());
+    // Short runs are repeated.
+    for round in 0..mode.pick(1_000_000 / events, 1).clamp(1, 10) {
+        database = format!("events_{events}_{round}");
+        events::import(servers, &database, events).await;
+        let store = servers.store(&database, batch_size).await;
+        let began = Instant::now();
+        assert_eq!(store.archive(|_, _| {}).await.expect("events can be archived").events as u64, events);
+        archived.push(events as f64 / began.elapsed().as_secs_f64());
+    }
+    (database, median(archived))
 }
 
 async fn by_topics(servers: &Servers, mode: Mode, report: &mut Report) {

@@ -77,17 +77,10 @@ pub async fn run(mode: Mode) -> Report {
          a file with its SQL. Over gRPC each publisher has a connection too, or all share one, as the tasks of an \
          application do. Medians of interleaved rounds.",
     );
-    let service = Service::start(&servers).await;
-    servers.execute("postgres", "CREATE DATABASE library").await;
-    let store = servers.store("library", 100_000).await;
-    servers.execute("postgres", "CREATE DATABASE by_hand").await;
-    servers.execute("by_hand", BY_HAND).await;
-    let has_message_db = servers.make_message_db().await;
-
-    let shared = service.connect().await;
+    let contenders = Contenders::start(&servers).await;
     let length = mode.pick(Duration::from_secs(3), Duration::from_millis(50));
     let (mut rows, mut lines) = (Vec::new(), vec![("by hand", Vec::new())]);
-    lines.extend(has_message_db.then(|| ("Message DB", Vec::new())));
+    lines.extend(contenders.has_message_db.then(|| ("Message DB", Vec::new())));
     lines.extend([LIBRARY, GRPC, GRPC_SHARED].map(|name| (name, Vec::new())));
     for publishers in PUBLISHERS {
         let mut rounds: Vec<Vec<Rate>> = lines.iter().map(|_| Vec::new()).collect();
@@ -95,13 +88,7 @@ pub async fn run(mode: Mode) -> Report {
             for ((name, _), rates) in lines.iter().zip(&mut rounds) {
                 let mut all = Vec::new();
                 for _ in 0..publishers {
-                    all.push(match *name {
-                        "by hand" => Publisher::ByHand(servers.connect("by_hand").await),
-                        "Message DB" => Publisher::MessageDb(servers.connect_to_message_db().await),
-                        LIBRARY => Publisher::Library(Arc::clone(&store), events::log()),
-                        GRPC => Publisher::Grpc(service.connect().await),
-                        _ => Publisher::Grpc(shared.clone()),
-                    });
+                    all.push(contenders.publisher(name).await);
                 }
                 rates.push(measure(all, length).await);
             }
@@ -128,9 +115,42 @@ pub async fn run(mode: Mode) -> Report {
         y: "events/s",
         lines: lines.into_iter().map(|(name, line)| (name.to_owned(), line)).collect(),
     });
-    drop(service);
+    drop(contenders);
     load(mode, &servers, &mut report).await;
     report
+}
+
+/// Everything that is published to.
+struct Contenders<'a> {
+    servers: &'a Servers,
+    has_message_db: bool,
+    store: Arc<Store>,
+    service: Service,
+    /// The connection that many publishers share.
+    shared: ServiceClient<Channel>,
+}
+
+impl Contenders<'_> {
+    async fn start(servers: &Servers) -> Contenders<'_> {
+        let service = Service::start(servers).await;
+        servers.execute("postgres", "CREATE DATABASE library").await;
+        let store = servers.store("library", 100_000).await;
+        servers.execute("postgres", "CREATE DATABASE by_hand").await;
+        servers.execute("by_hand", BY_HAND).await;
+        let has_message_db = servers.make_message_db().await;
+        let shared = service.connect().await;
+        Contenders { servers, has_message_db, store, service, shared }
+    }
+
+    async fn publisher(&self, name: &str) -> Publisher {
+        match name {
+            "by hand" => Publisher::ByHand(self.servers.connect("by_hand").await),
+            "Message DB" => Publisher::MessageDb(self.servers.connect_to_message_db().await),
+            LIBRARY => Publisher::Library(Arc::clone(&self.store), events::log()),
+            GRPC => Publisher::Grpc(self.service.connect().await),
+            _ => Publisher::Grpc(self.shared.clone()),
+        }
+    }
 }
 
 impl Publisher {

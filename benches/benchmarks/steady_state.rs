@@ -84,14 +84,7 @@ pub async fn run(mode: Mode) -> Report {
     let beside = soak(&servers, "steady", &plan, true).await;
 
     let (_, bytes) = figures(&servers, "steady").await;
-    servers
-        .execute("steady", "CREATE TABLE fresh (LIKE events INCLUDING ALL); INSERT INTO fresh SELECT * FROM events")
-        .await;
-    let fresh: i64 = sqlx::query_scalar("SELECT pg_total_relation_size('fresh')")
-        .fetch_one(&mut servers.connect("steady").await)
-        .await
-        .expect("the table has a size");
-    let most_hot = beside.steps.iter().map(|step| megabytes(step.table_bytes)).fold(0.0, f64::max);
+    let fresh = freshly_loaded_bytes(&servers).await;
 
     let mut report = Report::new("Steady state");
     report.paragraph(format!(
@@ -104,6 +97,23 @@ pub async fn run(mode: Mode) -> Report {
         plan.batch_size,
         plan.hot_for.as_secs()
     ));
+    report_steps(&mut report, &beside, &without);
+    report_end(&mut report, &beside, &without, (bytes, fresh));
+    report
+}
+
+/// The size that the hot events would have in a table of their own, with its indexes.
+async fn freshly_loaded_bytes(servers: &Servers) -> i64 {
+    servers
+        .execute("steady", "CREATE TABLE fresh (LIKE events INCLUDING ALL); INSERT INTO fresh SELECT * FROM events")
+        .await;
+    sqlx::query_scalar("SELECT pg_total_relation_size('fresh')")
+        .fetch_one(&mut servers.connect("steady").await)
+        .await
+        .expect("the table has a size")
+}
+
+fn report_steps(report: &mut Report, beside: &Soak, without: &Soak) {
     let heads = [
         "published",
         "hot events",
@@ -135,8 +145,13 @@ pub async fn run(mode: Mode) -> Report {
         title: "Size of the table of hot events, with its indexes".into(),
         x: "events published",
         y: "MB",
-        lines: vec![("with the archiver".into(), sizes(&beside)), ("without".into(), sizes(&without))],
+        lines: vec![("with the archiver".into(), sizes(beside)), ("without".into(), sizes(without))],
     });
+}
+
+/// Reports the size of the table at the end, beside that of the same rows freshly loaded, and the latencies.
+fn report_end(report: &mut Report, beside: &Soak, without: &Soak, (bytes, fresh): (i64, i64)) {
+    let most_hot = beside.steps.iter().map(|step| megabytes(step.table_bytes)).fold(0.0, f64::max);
     let felt = |soak: &Soak, of: fn(&Felt) -> f64| median(soak.steps.iter().map(|step| of(&step.felt)).collect());
     report.paragraph(format!(
         "{} events were archived meanwhile, and {} pages read. At the end the table had {:.1} MB (at most {most_hot:.1} \
@@ -147,12 +162,11 @@ pub async fn run(mode: Mode) -> Report {
         megabytes(bytes),
         megabytes(fresh),
         ratio(bytes as f64 / fresh as f64),
-        felt(&beside, |felt| felt.publish),
-        felt(&beside, |felt| felt.read),
-        felt(&without, |felt| felt.publish),
-        felt(&without, |felt| felt.read),
+        felt(beside, |felt| felt.publish),
+        felt(beside, |felt| felt.read),
+        felt(without, |felt| felt.publish),
+        felt(without, |felt| felt.read),
     ));
-    report
 }
 
 /// Runs the load on a new database; the first step is for warming up.

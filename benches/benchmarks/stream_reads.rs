@@ -32,6 +32,44 @@ pub async fn run(mode: Mode) -> Report {
     }
     let archiver = servers.store(archived, streams * STREAM_EVENTS).await;
     assert_eq!(archiver.archive(|_, _| {}).await.expect("events can be archived").archives, 1);
+    let mut ways = ways(&servers, (hot, archived), streams).await;
+    for database in [hot, archived, "by_hand"] {
+        servers.execute(database, "VACUUM ANALYZE").await;
+    }
+    let mut costs: Vec<Vec<(f64, f64)>> = ways.iter().map(|_| Vec::new()).collect();
+    for round in 0..rounds + 1 {
+        for ((_, reader), costs) in ways.iter_mut().zip(&mut costs) {
+            let numbers = (round * reads..(round + 1) * reads).map(|read| events::splitmix(read) % streams);
+            let cost = measure(&servers, reader, numbers).await;
+            // The first round fills caches.
+            if round > 0 {
+                costs.push(cost);
+            }
+        }
+    }
+
+    let mut report = Report::new("Reading a stream");
+    report.paragraph(format!(
+        "One of {} streams of {STREAM_EVENTS} events of 840 bytes, whole, by one reader. *By hand* is a SELECT with an \
+         index for it; *Message DB* is its `get_stream_messages`, where MESSAGE_DB names a file with its SQL. Archived \
+         streams lie scattered over one archive, so a stream that nothing is cached of is as many GETs as it has events. \
+         CPU is that of the reader and of Postgres, without the S3 server's. Medians of {rounds} interleaved rounds.",
+        count(streams as f64)
+    ));
+    let of = |costs: &[(f64, f64)], figure: fn(&(f64, f64)) -> f64| median(costs.iter().map(figure).collect());
+    let by_hand = of(&costs[0], |cost| cost.0);
+    report.table(
+        ["a stream", "p50", "CPU", "time against by hand"],
+        ways.iter().zip(&costs).map(|((name, _), costs)| {
+            let (p50, cpu) = (of(costs, |cost| cost.0), of(costs, |cost| cost.1));
+            [(*name).to_owned(), format!("{p50:.2} ms"), format!("{cpu:.2} ms"), ratio(p50 / by_hand)]
+        }),
+    );
+    report
+}
+
+/// Fills what is beside Coldstream, and returns a reader of each, by its name.
+async fn ways(servers: &Servers, (hot, archived): (&str, &str), streams: u64) -> Vec<(&'static str, Reader)> {
     servers.execute("postgres", "CREATE DATABASE by_hand").await;
     servers.execute("by_hand", publish::BY_HAND).await;
     let series = format!("generate_series(0, {}) AS number", streams * STREAM_EVENTS - 1);
@@ -56,46 +94,20 @@ pub async fn run(mode: Mode) -> Report {
     ways.push(("Coldstream, hot", Reader::Coldstream(servers.store(hot, 1).await)));
     ways.push(("Coldstream, archived", Reader::Coldstream(servers.forgetful_store(archived).await)));
     ways.push(("Coldstream, archived and cached", Reader::Coldstream(servers.store(archived, 1).await)));
-    for database in [hot, archived, "by_hand"] {
-        servers.execute(database, "VACUUM ANALYZE").await;
-    }
+    ways
+}
 
-    let mut costs: Vec<Vec<(f64, f64)>> = ways.iter().map(|_| Vec::new()).collect();
-    for round in 0..rounds + 1 {
-        for ((_, reader), costs) in ways.iter_mut().zip(&mut costs) {
-            let (mut took, before) = (Vec::new(), servers.postgres_cpu_seconds() + usage::own_cpu_seconds());
-            for read in 0..reads {
-                let stream = format!("order-{}", events::splitmix(round * reads + read) % streams);
-                let began = Instant::now();
-                assert_eq!(reader.read(stream).await as u64, STREAM_EVENTS);
-                took.push(began.elapsed().as_secs_f64() * 1e3);
-            }
-            let cpu = servers.postgres_cpu_seconds() + usage::own_cpu_seconds() - before;
-            // The first round fills caches.
-            if round > 0 {
-                costs.push((median(took), cpu * 1e3 / reads as f64));
-            }
-        }
+/// Reads streams one after the other, and returns the milliseconds that one took, by the median, and those of CPU.
+async fn measure(servers: &Servers, reader: &mut Reader, numbers: impl Iterator<Item = u64>) -> (f64, f64) {
+    let (mut took, before) = (Vec::new(), servers.postgres_cpu_seconds() + usage::own_cpu_seconds());
+    for number in numbers {
+        let began = Instant::now();
+        assert_eq!(reader.read(format!("order-{number}")).await as u64, STREAM_EVENTS);
+        took.push(began.elapsed().as_secs_f64() * 1e3);
     }
-
-    let mut report = Report::new("Reading a stream");
-    report.paragraph(format!(
-        "One of {} streams of {STREAM_EVENTS} events of 840 bytes, whole, by one reader. *By hand* is a SELECT with an \
-         index for it; *Message DB* is its `get_stream_messages`, where MESSAGE_DB names a file with its SQL. Archived \
-         streams lie scattered over one archive, so a stream that nothing is cached of is as many GETs as it has events. \
-         CPU is that of the reader and of Postgres, without the S3 server's. Medians of {rounds} interleaved rounds.",
-        count(streams as f64)
-    ));
-    let of = |costs: &[(f64, f64)], figure: fn(&(f64, f64)) -> f64| median(costs.iter().map(figure).collect());
-    let by_hand = of(&costs[0], |cost| cost.0);
-    report.table(
-        ["a stream", "p50", "CPU", "time against by hand"],
-        ways.iter().zip(&costs).map(|((name, _), costs)| {
-            let (p50, cpu) = (of(costs, |cost| cost.0), of(costs, |cost| cost.1));
-            [(*name).to_owned(), format!("{p50:.2} ms"), format!("{cpu:.2} ms"), ratio(p50 / by_hand)]
-        }),
-    );
-    report
+    let cpu = servers.postgres_cpu_seconds() + usage::own_cpu_seconds() - before;
+    let reads = took.len() as f64;
+    (median(took), cpu * 1e3 / reads)
 }
 
 /// Fills a log whose streams are interleaved, as those of a busy service are.

@@ -23,6 +23,7 @@ mod refusals;
 mod retries;
 mod scan;
 mod settings;
+mod unfinished;
 mod upload;
 
 use std::sync::atomic::AtomicBool;
@@ -44,7 +45,8 @@ pub use objects::Head;
 pub use probe::{Abilities, is_probe};
 pub use scan::Scan;
 pub use settings::{Addressing, BucketName, Checksum, Credentials, Encryption, Endpoint, Settings, Writing};
-pub use upload::{UnfinishedUpload, Upload, Uploaded};
+pub use unfinished::UnfinishedUpload;
+pub use upload::{Upload, Uploaded};
 
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {

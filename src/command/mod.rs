@@ -31,8 +31,8 @@ pub use memory::return_large_memory;
 
 /// An event store on Postgres that never outgrows Postgres: old events move to S3, readers never notice.
 ///
-/// Everything is configured by environment variables, or by a file .env in the working directory; the README lists
-/// them. POSTGRES_CONNECTION is the only one that is always needed.
+/// Everything is configured by environment variables, or by a file .env in the working directory:
+/// docs/configuration.md lists them. POSTGRES_CONNECTION is the only one that is always needed.
 #[derive(Debug, Parser)]
 #[command(version, arg_required_else_help = false)]
 pub struct CommandLine {

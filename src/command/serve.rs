@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use metrics_exporter_prometheus::PrometheusBuilder;
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -80,32 +80,10 @@ pub async fn serve(
     shutdown: CancellationToken,
     ready: impl FnOnce(Addresses),
 ) -> anyhow::Result<()> {
-    let metrics = PrometheusBuilder::new().install_recorder().context("the metrics cannot be recorded")?;
-    let upkeep = metrics.clone();
-    tokio::spawn(shutdown.clone().run_until_cancelled_owned(async move {
-        loop {
-            tokio::time::sleep(METRICS_UPKEEP_INTERVAL).await;
-            upkeep.run_upkeep();
-            metrics::gauge!("coldstream_log_lines_lost").set(logging::lost_lines() as f64);
-        }
-    }));
-    let keeper = Arc::clone(&store);
-    tokio::spawn(shutdown.clone().run_until_cancelled_owned(async move {
-        loop {
-            tokio::time::sleep(MEMORY_INTERVAL).await;
-            keeper.forget_old_members().await;
-            // The call runs on a thread of its own, since it looks at all free memory.
-            let _ = tokio::task::spawn_blocking(memory::return_free_memory).await;
-        }
-    }));
+    let metrics = record_metrics(&shutdown)?;
+    return_memory(&store, &shutdown);
     ready(Addresses { http: http.local_addr()?, grpc: listener.address()? });
-    let ticks = jobs::Settings {
-        archives: config.archive,
-        interval: config.archive_interval,
-        look_interval: config::LOOK_INTERVAL,
-        scrub_bytes_per_second: config.scrub_bytes_per_second,
-    };
-    let jobs = store.has_bucket().then(|| jobs::start(&store, &ticks, &shutdown));
+    let jobs = store.has_bucket().then(|| jobs::start(&store, &jobs_settings(config), &shutdown));
     // Subscriptions do not end by themselves, and the server waits for its last call to end.
     let leaving = async {
         shutdown.cancelled().await;
@@ -114,16 +92,8 @@ pub async fn serve(
         }
         store.close_subscriptions();
     };
-    let at_http = api::HttpSettings {
-        connections_max: descriptors::within_limit("HTTP_CONNECTIONS_MAX", config.http.connections_max),
-        ..config.http
-    };
-    let at_grpc = api::GrpcSettings {
-        connections_max: descriptors::within_limit("GRPC_CONNECTIONS_MAX", config.grpc.connections_max),
-        ..config.grpc.clone()
-    };
-    let grpc = api::serve_grpc(listener.for_server()?, at_grpc, Arc::clone(&store), leaving);
-    let http = api::serve_http(http, at_http, Arc::clone(&store), metrics, shutdown.clone());
+    let grpc = api::serve_grpc(listener.for_server()?, grpc_settings(config), Arc::clone(&store), leaving);
+    let http = api::serve_http(http, http_settings(config), Arc::clone(&store), metrics, shutdown.clone());
     let silence = async {
         shutdown.cancelled().await;
         tokio::time::sleep(SILENCE).await;
@@ -153,5 +123,54 @@ pub async fn serve(
             tracing::warn!("work that was still in flight was given up");
             Ok(())
         }
+    }
+}
+
+fn record_metrics(shutdown: &CancellationToken) -> anyhow::Result<PrometheusHandle> {
+    let metrics = PrometheusBuilder::new().install_recorder().context("the metrics cannot be recorded")?;
+    let upkeep = metrics.clone();
+    tokio::spawn(shutdown.clone().run_until_cancelled_owned(async move {
+        loop {
+            tokio::time::sleep(METRICS_UPKEEP_INTERVAL).await;
+            upkeep.run_upkeep();
+            metrics::gauge!("coldstream_log_lines_lost").set(logging::lost_lines() as f64);
+        }
+    }));
+    Ok(metrics)
+}
+
+/// Returns memory that a load took, again and again until `shutdown` is cancelled.
+fn return_memory(store: &Arc<Store>, shutdown: &CancellationToken) {
+    let store = Arc::clone(store);
+    tokio::spawn(shutdown.clone().run_until_cancelled_owned(async move {
+        loop {
+            tokio::time::sleep(MEMORY_INTERVAL).await;
+            store.forget_old_members().await;
+            // The call runs on a thread of its own, since it looks at all free memory.
+            let _ = tokio::task::spawn_blocking(memory::return_free_memory).await;
+        }
+    }));
+}
+
+fn jobs_settings(config: &Config) -> jobs::Settings {
+    jobs::Settings {
+        archives: config.archive,
+        interval: config.archive_interval,
+        look_interval: config::LOOK_INTERVAL,
+        scrub_bytes_per_second: config.scrub_bytes_per_second,
+    }
+}
+
+fn http_settings(config: &Config) -> api::HttpSettings {
+    api::HttpSettings {
+        connections_max: descriptors::within_limit("HTTP_CONNECTIONS_MAX", config.http.connections_max),
+        ..config.http
+    }
+}
+
+fn grpc_settings(config: &Config) -> api::GrpcSettings {
+    api::GrpcSettings {
+        connections_max: descriptors::within_limit("GRPC_CONNECTIONS_MAX", config.grpc.connections_max),
+        ..config.grpc.clone()
     }
 }

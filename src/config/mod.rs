@@ -83,31 +83,16 @@ impl Config {
 
     /// Reads variables. An empty value is as good as none, and white space around a value means nothing.
     pub fn from_variables(variables: impl IntoIterator<Item = (String, String)>) -> Result<Config, Error> {
-        let known = names::known();
-        let (mut set, mut warnings) = (BTreeMap::new(), Vec::new());
-        for (name, value) in variables.into_iter().filter(|(_, value)| !value.trim().is_empty()) {
-            if known.contains(&name) {
-                set.insert(name.clone(), one_line(&name, &value)?);
-            } else {
-                warnings.extend(names::suspicion(&name, &known));
-            }
-        }
-        secrets::read_files(&mut set)?;
+        let (set, warnings) = sorted_out(variables)?;
         let variables = Variables::read(&set)?;
         let bucket = bucket_settings(&variables)?;
         if let (true, Err(missing)) = (variables.streams_archive, &bucket) {
             return Err(Error(format!("STREAMS_ARCHIVE is true, and {missing}")));
         }
-        let postgres_connection = variables.postgres_connection.ok_or_else(|| {
+        let postgres_connection = variables.postgres_connection.clone().ok_or_else(|| {
             Error("POSTGRES_CONNECTION is not set: postgres://user:password@host:5432/database".into())
         })?;
-        let required_groups = required_groups(variables.config_file.as_deref())?;
-        let deleted = required_groups.normal.keys().chain(required_groups.parallel.keys());
-        let eligibility = event::Eligibility {
-            older_than_days: variables.streams_archive_older_than_days,
-            excluded_topics: deleted.cloned().collect(),
-            batch_size: variables.streams_archive_size,
-        };
+        let store = store_settings(&variables)?;
         Ok(Config {
             postgres_direct_connection: variables.postgres_direct_connection.unwrap_or(postgres_connection.clone()),
             postgres_connection,
@@ -131,21 +116,7 @@ impl Config {
             archive_interval: Duration::from_secs(variables.streams_archive_interval_seconds),
             start_unreconciled: variables.streams_start_unreconciled,
             scrub_bytes_per_second: variables.streams_scrub_bytes_per_second,
-            store: store::Settings {
-                eligibility,
-                lease_term: Duration::from_secs(variables.streams_archive_lease_seconds),
-                takeover_wait: Duration::from_secs(variables.s3_takeover_seconds),
-                subscribing: store::SubscribingSettings {
-                    required_groups,
-                    consistency_wait: Duration::from_secs(variables.streams_consistency_wait_seconds),
-                    delivery_attempts_max: variables.streams_delivery_attempts_max.into(),
-                },
-                event_bytes_max: variables.event_bytes_max as usize,
-                reading: store::ReadingSettings {
-                    bytes_max: variables.streams_read_bytes_max,
-                    wait: Duration::from_secs(variables.streams_read_wait_seconds),
-                },
-            },
+            store,
             bucket,
             warnings,
         })
@@ -155,6 +126,48 @@ impl Config {
     pub fn bucket(&self) -> Result<&bucket::Settings, Error> {
         self.bucket.as_ref().map_err(|missing| Error(missing.clone()))
     }
+}
+
+/// Returns the variables that are set, with the secrets from files, and warnings about names that look like ours.
+fn sorted_out(
+    variables: impl IntoIterator<Item = (String, String)>,
+) -> Result<(BTreeMap<String, String>, Vec<String>), Error> {
+    let known = names::known();
+    let (mut set, mut warnings) = (BTreeMap::new(), Vec::new());
+    for (name, value) in variables.into_iter().filter(|(_, value)| !value.trim().is_empty()) {
+        if known.contains(&name) {
+            set.insert(name.clone(), one_line(&name, &value)?);
+        } else {
+            warnings.extend(names::suspicion(&name, &known));
+        }
+    }
+    secrets::read_files(&mut set)?;
+    Ok((set, warnings))
+}
+
+fn store_settings(variables: &Variables) -> Result<store::Settings, Error> {
+    let required_groups = required_groups(variables.config_file.as_deref())?;
+    let deleted = required_groups.normal.keys().chain(required_groups.parallel.keys());
+    let eligibility = event::Eligibility {
+        older_than_days: variables.streams_archive_older_than_days,
+        excluded_topics: deleted.cloned().collect(),
+        batch_size: variables.streams_archive_size,
+    };
+    Ok(store::Settings {
+        eligibility,
+        lease_term: Duration::from_secs(variables.streams_archive_lease_seconds),
+        takeover_wait: Duration::from_secs(variables.s3_takeover_seconds),
+        subscribing: store::SubscribingSettings {
+            required_groups,
+            consistency_wait: Duration::from_secs(variables.streams_consistency_wait_seconds),
+            delivery_attempts_max: variables.streams_delivery_attempts_max.into(),
+        },
+        event_bytes_max: variables.event_bytes_max as usize,
+        reading: store::ReadingSettings {
+            bytes_max: variables.streams_read_bytes_max,
+            wait: Duration::from_secs(variables.streams_read_wait_seconds),
+        },
+    })
 }
 
 /// Trims a value, since one from a file or from a program often has a line break behind it, and refuses a line break

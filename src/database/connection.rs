@@ -206,16 +206,27 @@ impl CopyIn<'_> {
     }
 }
 
+/// Implements the methods of an executor whose whole answer has to be there in time.
+macro_rules! answered_whole {
+    ($($method:ident -> $answer:ty;)*) => { $(
+        fn $method<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, Outcome<$answer>>
+        where
+            'c: 'e,
+            E: 'q + Execute<'q, Postgres>,
+        {
+            let Connection { raw, state } = self;
+            Box::pin(state.bound(raw.$method(query)))
+        }
+    )* };
+}
+
 impl<'c> Executor<'c> for &'c mut Connection {
     type Database = Postgres;
 
-    fn execute<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, Outcome<PgQueryResult>>
-    where
-        'c: 'e,
-        E: 'q + Execute<'q, Postgres>,
-    {
-        let Connection { raw, state } = self;
-        Box::pin(state.bound(raw.execute(query)))
+    answered_whole! {
+        execute -> PgQueryResult;
+        fetch_all -> Vec<PgRow>;
+        fetch_optional -> Option<PgRow>;
     }
 
     fn fetch_many<'e, 'q: 'e, E>(self, query: E) -> BoxStream<'e, Outcome<Either<PgQueryResult, PgRow>>>
@@ -225,24 +236,6 @@ impl<'c> Executor<'c> for &'c mut Connection {
     {
         let Connection { raw, state } = self;
         state.bound_each(raw.fetch_many(query))
-    }
-
-    fn fetch_all<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, Outcome<Vec<PgRow>>>
-    where
-        'c: 'e,
-        E: 'q + Execute<'q, Postgres>,
-    {
-        let Connection { raw, state } = self;
-        Box::pin(state.bound(raw.fetch_all(query)))
-    }
-
-    fn fetch_optional<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, Outcome<Option<PgRow>>>
-    where
-        'c: 'e,
-        E: 'q + Execute<'q, Postgres>,
-    {
-        let Connection { raw, state } = self;
-        Box::pin(state.bound(raw.fetch_optional(query)))
     }
 
     fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, Outcome<Describe<Postgres>>>

@@ -153,9 +153,7 @@ impl Scene {
 
     pub async fn finish(mut self) {
         self.settled().await;
-        self.service.terminate();
-        let ended = self.service.end().await;
-        assert_eq!(ended.code, Some(0), "{ended:?}");
+        self.service.finish().await;
         self.world.audit().await;
     }
 }
@@ -285,7 +283,6 @@ async fn with_a_certificate_it_speaks_tls_only() {
     ServiceClient::new(channel).publish(request.clone()).await.unwrap();
     let plain = Endpoint::from_shared(service.grpc.clone()).unwrap().connect_lazy();
     assert!(ServiceClient::new(plain).publish(request).await.is_err());
-    service.terminate();
-    assert_eq!(service.end().await.code, Some(0));
+    service.finish().await;
     world.audit().await;
 }

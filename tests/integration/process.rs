@@ -151,9 +151,7 @@ async fn a_service_that_is_asked_to_end_lets_the_next_one_archive_at_once() {
     let gate = world.proxy.hold_first(Kind::PutPart);
     let service = Service::start(Program::new(&world, BATCH as u64)).await;
     gate.arrival().await;
-    service.terminate();
-    let ended = service.end().await;
-    assert_eq!(ended.code, Some(0), "{ended:?}");
+    service.finish().await;
     assert_eq!(archive(&store).await, BATCH as i64);
     assert_eq!(read_all(&store, &log).await, imported(BATCH));
     world.audit().await;

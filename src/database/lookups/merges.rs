@@ -11,7 +11,7 @@ use std::collections::{BinaryHeap, VecDeque};
 use uuid::Uuid;
 
 use super::pages::{Entry, Kind, PageWriter, combine, entries_of};
-use super::{delete_pages, insert_pages};
+use super::runs::{delete_pages, insert_pages};
 use crate::database::{Connection, Error};
 
 /// The number of lookups of a level that become one of the next level.

@@ -11,6 +11,8 @@ mod courier;
 mod erroneous;
 mod notices;
 mod replica;
+#[cfg(test)]
+mod sample;
 mod subscriber;
 mod window;
 

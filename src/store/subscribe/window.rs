@@ -251,21 +251,7 @@ impl Window {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{Gdpr, Json, Metadata, NewEvent};
-
-    fn event(position: i64, stream: &str) -> Event {
-        let new = NewEvent {
-            id: position.to_string(),
-            stream: stream.into(),
-            event_type: "type".into(),
-            reason: String::new(),
-            raised_at: None,
-            metadata: Metadata::default(),
-            payload: Json::parse_object("{}").unwrap(),
-            gdpr: Gdpr::new(),
-        };
-        new.at(position, crate::event::Instant::from_unix_nanos(0))
-    }
+    use crate::store::subscribe::sample::event;
 
     fn window(is_parallel: bool, streams: &[&str]) -> Window {
         let mut window = Window::new(is_parallel, &Progress::default());

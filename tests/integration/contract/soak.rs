@@ -60,49 +60,56 @@ async fn until_whole(seen: &Seen, published: &CancellationToken, expected: &toki
     }
 }
 
+/// Publishes events of each tenant until the end, and returns how many there were.
+async fn publish(scene: &Scene, end_at: Instant) -> i64 {
+    let each = join_all((0..TENANTS).map(async |tenant| {
+        let mut number = 0;
+        while Instant::now() < end_at {
+            let batch = (number..number + 3)
+                .map(|number| PublishEvent { tenant_id: format!("tenant-{tenant}"), ..event(number) });
+            scene.publish(batch.collect()).await.unwrap();
+            number += 3;
+        }
+        number as i64
+    }));
+    each.await.into_iter().sum()
+}
+
+/// Archives, and edits an event, until the end.
+async fn archive(scene: &Scene, end_at: Instant) {
+    let store = scene.world.store(older_than(0, 40));
+    let log = coldstream::event::Log::new("tenant-0", crate::grpc::TOPIC).unwrap();
+    let mut round = 0;
+    while Instant::now() < end_at {
+        let _ = store.archive(|_, _| {}).await;
+        if store.event(&log, "event-1").await.unwrap().is_some() {
+            edit(&store, &log, "event-1", &format!(r#"{{"name":"name-{round}"}}"#)).await;
+            round += 1;
+        }
+    }
+}
+
+/// A replica comes, takes part, and is killed, again and again until the end.
+async fn visit(scene: &Scene, end_at: Instant) {
+    while Instant::now() < end_at {
+        let service = Service::start(Program::new(&scene.world, 1_000_000)).await;
+        let client = coldstream::api::proto::service_client::ServiceClient::new(crate::grpc::connect(&service).await);
+        let mut guest = Subscriber::start(&client, Role::of("ordered")).await;
+        let _ = tokio::time::timeout(Duration::from_millis(500), guest.event_or_end()).await;
+        service.kill().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn groups_get_every_event_while_everything_happens_at_once() {
     let scene = Scene::new().await;
     let (end_at, published, expected) =
         (Instant::now() + length(), CancellationToken::new(), tokio::sync::OnceCell::new());
     let publishers = async {
-        let each = join_all((0..TENANTS).map(async |tenant| {
-            let mut number = 0;
-            while Instant::now() < end_at {
-                let batch = (number..number + 3)
-                    .map(|number| PublishEvent { tenant_id: format!("tenant-{tenant}"), ..event(number) });
-                scene.publish(batch.collect()).await.unwrap();
-                number += 3;
-            }
-            number as i64
-        }));
-        let count: i64 = each.await.into_iter().sum();
+        let count = publish(&scene, end_at).await;
         expected.set(count).expect("the count is set once");
         published.cancel();
         count
-    };
-    let archiver = async {
-        let store = scene.world.store(older_than(0, 40));
-        let log = coldstream::event::Log::new("tenant-0", crate::grpc::TOPIC).unwrap();
-        let mut round = 0;
-        while Instant::now() < end_at {
-            let _ = store.archive(|_, _| {}).await;
-            if store.event(&log, "event-1").await.unwrap().is_some() {
-                edit(&store, &log, "event-1", &format!(r#"{{"name":"name-{round}"}}"#)).await;
-                round += 1;
-            }
-        }
-    };
-    // A replica comes, takes part, and is killed.
-    let visitor = async {
-        while Instant::now() < end_at {
-            let service = Service::start(Program::new(&scene.world, 1_000_000)).await;
-            let client =
-                coldstream::api::proto::service_client::ServiceClient::new(crate::grpc::connect(&service).await);
-            let mut guest = Subscriber::start(&client, Role::of("ordered")).await;
-            let _ = tokio::time::timeout(Duration::from_millis(500), guest.event_or_end()).await;
-            service.kill().await;
-        }
     };
     let groups = async {
         tokio::join!(
@@ -110,7 +117,8 @@ async fn groups_get_every_event_while_everything_happens_at_once() {
             consume(&scene, Role::parallel("parallel"), &published, &expected),
         )
     };
-    let (count, (), (), (ordered, parallel)) = tokio::join!(publishers, archiver, visitor, groups);
+    let (count, (), (), (ordered, parallel)) =
+        tokio::join!(publishers, archive(&scene, end_at), visit(&scene, end_at), groups);
     println!("{count} events, {} and {} deliveries", total(&ordered), total(&parallel));
     for (tenant, positions) in &ordered {
         let mut reached = 0;

@@ -161,9 +161,7 @@ async fn a_service_that_archives_nothing_any_more_still_rewrites() {
     tokio::time::timeout(Duration::from_secs(60), purged).await.expect("the object is rewritten");
     assert_eq!(world.only_archive(&store).await.generation, 2, "and nothing more was archived");
     no_version_holds(&world, &payload(4, "original")).await;
-    service.terminate();
-    let ended = service.end().await;
-    assert_eq!(ended.code, Some(0), "{ended:?}");
+    service.finish().await;
     world.expire_leases().await;
     world.audit().await;
 }

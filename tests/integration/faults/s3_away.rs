@@ -80,8 +80,7 @@ async fn an_archiver_that_s3_throttles_catches_up_by_itself() {
     world.proxy.heal();
     world.until("SELECT coalesce(sum(count), 0) = 6 FROM archives", PATIENCE).await;
     world.until("SELECT count(*) = 0 FROM intents", PATIENCE).await;
-    service.terminate();
-    assert_eq!(service.end().await.code, Some(0));
+    service.finish().await;
     assert_eq!(read_all(&store, &log).await, published(0, 6));
     world.expire_leases().await;
     world.audit().await;

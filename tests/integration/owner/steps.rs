@@ -9,7 +9,7 @@ use coldstream::store::{Selection, Store, SweepRequest};
 use time::Duration;
 
 use super::{contents, is_fenced};
-use crate::support::{Backup, Kind, World, archive, edit, import, old_event, read_all, settings};
+use crate::support::{Backup, Kind, World, archive, edit, import, old_event, read_all, settings, unpaced};
 
 const BATCH: u64 = 4;
 
@@ -223,11 +223,10 @@ async fn a_repairer_that_lost_the_bucket() {
     let scene = Scene::new().await;
     scene.world.bucket.delete(&scene.world.key(&scene.archive)).await;
     scene.adopted_by_the_clone().await;
-    let pace = |_| -> futures::future::BoxFuture<'static, ()> { Box::pin(std::future::ready(())) };
-    assert!(!scene.store.repair(&pace, |_| {}).await.unwrap().left.is_empty());
+    assert!(!scene.store.repair(&unpaced, |_| {}).await.unwrap().left.is_empty());
     assert!(contents(&scene.world).await.is_empty());
     scene.store.adopt().await.unwrap();
-    assert_eq!(scene.store.repair(&pace, |_| {}).await.unwrap().left, []);
+    assert_eq!(scene.store.repair(&unpaced, |_| {}).await.unwrap().left, []);
     let Scene { mut world, store, .. } = scene;
     world.recover(&store).await;
     world.audit().await;

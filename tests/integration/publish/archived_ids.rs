@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use coldstream::event::{Log, NewEvent, PositionRange};
 use coldstream::store::{Error, Selection, Store};
-use futures::future::BoxFuture;
 
 use super::positions;
-use crate::support::{PostgresProxy, StatementFate, World, archive, event, import, old_event, publish, settings};
+use crate::support::{
+    PostgresProxy, StatementFate, World, archive, event, import, old_event, publish, settings, unpaced,
+};
 
 /// A publisher whose looks into lookup pages are counted.
 struct Publisher {
@@ -131,8 +132,7 @@ async fn ids_of_an_archive_that_was_repaired_are_looked_for_again() {
     let (mut world, other, mut publisher) = archived().await;
     sqlx::query("DELETE FROM lookup_pages").execute(&world.sql).await.unwrap();
     publisher.learns().await;
-    let pace = |_| -> BoxFuture<'static, ()> { Box::pin(std::future::ready(())) };
-    assert_eq!(other.repair(&pace, |_| {}).await.unwrap().repaired.len(), 2);
+    assert_eq!(other.repair(&unpaced, |_| {}).await.unwrap().repaired.len(), 2);
     publisher.knows(0..4).await;
     world.audit().await;
 }

@@ -15,6 +15,52 @@ fn gzip(text: &str) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
+/// The name of a case, the bytes and the metadata of its object, and words of the reason that is reported.
+type Case = (&'static str, Vec<u8>, Vec<(String, String)>, &'static str);
+
+/// Returns what can be wrong with an object that was `original`, beside an `other` one of the same log.
+fn cases(original: &[u8], said: &[(String, String)], other: &[u8]) -> Vec<Case> {
+    let lines = unzip(original);
+    let saying = |name: &str, value: &str| {
+        let mut said = said.to_vec();
+        said.iter_mut().find(|(known, _)| known.ends_with(name)).unwrap().1 = value.to_owned();
+        said
+    };
+    let mut flipped = original.to_vec();
+    flipped[original.len() / 2] ^= 1;
+    let two: Vec<&str> = lines.lines().collect();
+    vec![
+        ("an HTML page", b"<html><body>Please log in</body></html>".to_vec(), vec![], "does not say that it is this"),
+        ("an HTML page in its name", b"<html></html>".to_vec(), said.to_vec(), "does not decompress"),
+        ("empty", vec![], said.to_vec(), "it is empty"),
+        ("not compressed", lines.clone().into_bytes(), said.to_vec(), "does not decompress"),
+        ("flipped", flipped, said.to_vec(), ""),
+        ("truncated", original[..original.len() - 1].to_vec(), said.to_vec(), "ends too early"),
+        ("without its end", gzip(lines.trim_end().trim_end_matches(']')), said.to_vec(), ""),
+        ("twice", [original, original].concat(), said.to_vec(), "not those of one array"),
+        ("trailing garbage", [original, b"garbage, and more of it"].concat(), said.to_vec(), "does not decompress"),
+        ("another archive's", other.to_vec(), said.to_vec(), "does not hold what it says"),
+        ("shorter", gzip(&lines.replace(two[1], "").replace("[\n\n", "[\n")), said.to_vec(), "what it says of itself"),
+        ("reordered", gzip(&[two[0], two[2], two[1], two[3], "]\n"].join("\n")), said.to_vec(), ""),
+        ("another log's", gzip(&lines.replace("\"orders\"", "\"secrets\"")), said.to_vec(), "its events are of"),
+        (
+            "of two logs",
+            gzip(&lines.replacen("\"acme\"", "\"evil\"", 4).replacen("\"evil\"", "\"acme\"", 1)),
+            said.to_vec(),
+            "another log",
+        ),
+        ("an unknown field", gzip(&lines.replace("\"stream\"", "\"streem\"")), said.to_vec(), "no event"),
+        ("another version", original.to_vec(), saying("format", "2"), "its format is version 2"),
+        ("no generation", original.to_vec(), saying("generation", "x"), "metadata are not those"),
+        (
+            "another id",
+            original.to_vec(),
+            saying("archive-id", &Uuid::nil().to_string()),
+            "does not say that it is this",
+        ),
+    ]
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn damaged_and_foreign_objects_are_reported_and_the_rest_is_recovered() {
     let mut world = World::new().await;
@@ -26,46 +72,7 @@ async fn damaged_and_foreign_objects_are_reported_and_the_rest_is_recovered() {
     let (key, other_key) = (world.key(&victim), world.key(&store.archives(&log).await.unwrap()[1]));
     let (original, said) = (world.bucket.get(&key).await, world.bucket.said(&key).await);
     let other = world.bucket.get(&other_key).await;
-    let lines = unzip(&original);
-    let saying = |name: &str, value: &str| {
-        let mut said = said.clone();
-        said.iter_mut().find(|(known, _)| known.ends_with(name)).unwrap().1 = value.to_owned();
-        said
-    };
-    let mut flipped = original.clone();
-    flipped[original.len() / 2] ^= 1;
-    let two: Vec<&str> = lines.lines().collect();
-    let cases = [
-        ("an HTML page", b"<html><body>Please log in</body></html>".to_vec(), vec![], "does not say that it is this"),
-        ("an HTML page in its name", b"<html></html>".to_vec(), said.clone(), "does not decompress"),
-        ("empty", vec![], said.clone(), "it is empty"),
-        ("not compressed", lines.clone().into_bytes(), said.clone(), "does not decompress"),
-        ("flipped", flipped, said.clone(), ""),
-        ("truncated", original[..original.len() - 1].to_vec(), said.clone(), "ends too early"),
-        ("without its end", gzip(lines.trim_end().trim_end_matches(']')), said.clone(), ""),
-        ("twice", [&original[..], &original[..]].concat(), said.clone(), "not those of one array"),
-        ("trailing garbage", [&original[..], b"garbage, and more of it"].concat(), said.clone(), "does not decompress"),
-        ("another archive's", other, said.clone(), "does not hold what it says"),
-        ("shorter", gzip(&lines.replace(two[1], "").replace("[\n\n", "[\n")), said.clone(), "what it says of itself"),
-        ("reordered", gzip(&[two[0], two[2], two[1], two[3], "]\n"].join("\n")), said.clone(), ""),
-        ("another log's", gzip(&lines.replace("\"orders\"", "\"secrets\"")), said.clone(), "its events are of"),
-        (
-            "of two logs",
-            gzip(&lines.replacen("\"acme\"", "\"evil\"", 4).replacen("\"evil\"", "\"acme\"", 1)),
-            said.clone(),
-            "another log",
-        ),
-        ("an unknown field", gzip(&lines.replace("\"stream\"", "\"streem\"")), said.clone(), "no event"),
-        ("another version", original.clone(), saying("format", "2"), "its format is version 2"),
-        ("no generation", original.clone(), saying("generation", "x"), "metadata are not those"),
-        (
-            "another id",
-            original.clone(),
-            saying("archive-id", &Uuid::nil().to_string()),
-            "does not say that it is this",
-        ),
-    ];
-    for (case, bytes, said, expected) in cases {
+    for (case, bytes, said, expected) in cases(&original, &said, &other) {
         world.bucket.put_saying(&key, bytes, &said).await;
         world.lose_database().await;
         let store = world.store(settings(4));

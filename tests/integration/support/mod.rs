@@ -29,5 +29,5 @@ pub use service::Service;
 pub use subscriber::{Role, Subscriber, retry_number, subscribing};
 pub use tls::{TlsFront, Validity};
 pub use world::{
-    Backup, World, archive, edit, edit_request, everything, import, older_than, publish, read_all, settings,
+    Backup, World, archive, edit, edit_request, everything, import, older_than, publish, read_all, settings, unpaced,
 };

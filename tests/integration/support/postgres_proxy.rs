@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::str::FromStr;
@@ -14,6 +15,7 @@ use std::sync::{Arc, Mutex};
 
 use sqlx::postgres::PgConnectOptions;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::OwnedWriteHalf;
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::{JoinHandle, JoinSet};
@@ -207,32 +209,46 @@ async fn converse(client: TcpStream, shared: &Shared) -> std::io::Result<()> {
             _ => {}
         }
         server.write_all(&bytes).await?;
-        match fate {
-            StatementFate::LoseReply => {
-                reply(&mut answers).await;
-                return Ok(());
+        if answer(fate, &mut answers, &mut client, &gone).await?.is_break() {
+            return Ok(());
+        }
+    }
+}
+
+/// Lets the client have the answer to its turn as the fate of the statement will have it. Breaks if the conversation is
+/// to end.
+async fn answer(
+    fate: StatementFate,
+    answers: &mut UnboundedReceiver<(u8, Vec<u8>)>,
+    client: &mut OwnedWriteHalf,
+    gone: &CancellationToken,
+) -> std::io::Result<ControlFlow<()>> {
+    match fate {
+        StatementFate::LoseReply => {
+            reply(answers).await;
+            return Ok(ControlFlow::Break(()));
+        }
+        StatementFate::SwallowReply => {
+            reply(answers).await;
+            std::future::pending().await
+        }
+        StatementFate::HoldReply(gate) => {
+            let bytes = reply(answers).await;
+            tokio::select! {
+                true = gate.wait() => client.write_all(&bytes).await?,
+                () = gone.cancelled() => return Ok(ControlFlow::Break(())),
             }
-            StatementFate::SwallowReply => {
-                reply(&mut answers).await;
-                std::future::pending().await
-            }
-            StatementFate::HoldReply(gate) => {
-                let bytes = reply(&mut answers).await;
-                tokio::select! {
-                    true = gate.wait() => client.write_all(&bytes).await?,
-                    () = gone.cancelled() => return Ok(()),
-                }
-            }
-            _ => {
-                while let Some((kind, bytes)) = answers.recv().await {
-                    client.write_all(&bytes).await?;
-                    if kind == b'Z' {
-                        break;
-                    }
+        }
+        _ => {
+            while let Some((kind, bytes)) = answers.recv().await {
+                client.write_all(&bytes).await?;
+                if kind == b'Z' {
+                    break;
                 }
             }
         }
     }
+    Ok(ControlFlow::Continue(()))
 }
 
 /// Returns everything up to "ready for the next".

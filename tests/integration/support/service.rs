@@ -82,6 +82,13 @@ impl Service {
         self.running.kill().await
     }
 
+    /// Asks for an orderly end, and checks that it is one.
+    pub async fn finish(self) {
+        self.terminate();
+        let ended = self.end().await;
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+    }
+
     /// Waits for the end of the service.
     pub async fn end(self) -> Ended {
         self.running.end().await

@@ -13,6 +13,7 @@ use coldstream::store::{
     Conflicts, EditOutcome, EditRequest, ImportBatch, Published, Query, ReadingSettings, RequiredGroups, Settings,
     Store, SubscribingSettings,
 };
+use futures::future::BoxFuture;
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -379,4 +380,9 @@ pub fn everything() -> Query {
 /// Returns every event of a log.
 pub async fn read_all(store: &Store, log: &Log) -> Vec<Event> {
     store.read(log, &everything()).await.unwrap().events
+}
+
+/// The pace of a repair that nobody slows down.
+pub fn unpaced(_: i64) -> BoxFuture<'static, ()> {
+    Box::pin(std::future::ready(()))
 }

@@ -3,23 +3,15 @@
 //! rust-s3 makes the signature. The request itself is sent from here, because rust-s3's own calls know no conditions on
 //! completing an upload, no versions, and no idle timeout.
 
-use std::collections::BTreeSet;
+mod request;
+mod signature;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
-use hmac::Mac;
-use http::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue};
+use http::header::HeaderMap;
 use http::{Method, StatusCode};
-use md5::Md5;
-use s3::signing;
-use sha2::{Digest, Sha256};
-use time::OffsetDateTime;
-use time::format_description::BorrowedFormatItem;
-use time::macros::format_description;
-use url::Url;
 
 use crate::bucket::advice::{self, Refusal};
 use crate::bucket::credentials::CredentialSource;
@@ -28,12 +20,13 @@ use crate::bucket::refusals::{Reach, reach};
 use crate::bucket::retries::Retries;
 use crate::bucket::{Addressing, Checksum, Error, Settings};
 
+pub use request::Request;
+
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest time without a byte, after which a connection is given up. A whole answer may take longer.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 /// The deadline of a small answer once it has begun: an answer that comes a byte at a time is as good as none.
 const WHOLE_TIMEOUT: Duration = Duration::from_secs(60);
-const LONG_DATE: &[BorrowedFormatItem<'static>] = format_description!("[year][month][day]T[hour][minute][second]Z");
 
 pub struct Client {
     http: reqwest::Client,
@@ -45,94 +38,6 @@ pub struct Client {
     /// Whether the server takes SHA-256: true until it is found to refuse it.
     takes_sha256: AtomicBool,
     retries: Retries,
-}
-
-/// One request; `key` is empty if the request is about the bucket.
-#[derive(Clone)]
-pub struct Request {
-    method: Method,
-    key: String,
-    /// The object that the request is about, if that is not the one at `key`.
-    about: Option<String>,
-    query: Vec<(&'static str, String)>,
-    headers: Vec<(&'static str, String)>,
-    body: Bytes,
-    /// Whether the body becomes an object, or a part of one.
-    is_content: bool,
-}
-
-impl Request {
-    pub fn new(method: Method, key: impl Into<String>) -> Request {
-        Request {
-            method,
-            key: key.into(),
-            about: None,
-            query: Vec::new(),
-            headers: Vec::new(),
-            body: Bytes::new(),
-            is_content: false,
-        }
-    }
-
-    pub fn method(&self) -> &Method {
-        &self.method
-    }
-
-    pub fn key(&self) -> &str {
-        &self.key
-    }
-
-    pub fn has_query(&self, name: &str) -> bool {
-        self.query.iter().any(|(query, _)| *query == name)
-    }
-
-    /// Whether the request makes an object, or begins, feeds or completes an upload.
-    pub fn is_written(&self) -> bool {
-        !self.key.is_empty() && (self.method == Method::PUT || self.method == Method::POST)
-    }
-
-    /// Names the object for whose sake the bucket is asked: a refusal is about that object.
-    pub fn about(mut self, key: &str) -> Request {
-        self.about = Some(key.to_owned());
-        self
-    }
-
-    fn object(&self) -> &str {
-        self.about.as_deref().unwrap_or(&self.key)
-    }
-
-    pub fn query(mut self, name: &'static str, value: impl Into<String>) -> Request {
-        self.query.push((name, value.into()));
-        self
-    }
-
-    pub fn query_if(self, name: &'static str, value: Option<String>) -> Request {
-        match value {
-            Some(value) => self.query(name, value),
-            None => self,
-        }
-    }
-
-    pub fn header(mut self, name: &'static str, value: impl Into<String>) -> Request {
-        self.headers.push((name, value.into()));
-        self
-    }
-
-    /// Makes the server copy the bytes from `first` to `last`, inclusive, of an object of this bucket.
-    pub fn copying(self, bucket: &str, key: &str, (first, last): (i64, i64)) -> Request {
-        self.header("x-amz-copy-source", format!("/{bucket}/{}", signing::uri_encode(key, false)))
-            .header("x-amz-copy-source-range", format!("bytes={first}-{last}"))
-    }
-
-    pub fn body(mut self, body: impl Into<Bytes>) -> Request {
-        self.body = body.into();
-        self
-    }
-
-    /// Sets a body that becomes an object, or a part of one, with a checksum for the server to check.
-    pub fn content(self, body: impl Into<Bytes>) -> Request {
-        Request { is_content: true, ..self.body(body) }
-    }
 }
 
 impl Client {
@@ -267,106 +172,11 @@ impl Client {
         }
         Err(refusal(request, response).await)
     }
-
-    async fn sign(&self, request: &Request) -> Result<reqwest::Request, Error> {
-        let unsigned = |error: &dyn std::fmt::Display| refused(request.to_string(), "NotSigned", error);
-        let credential = self.credentials.get().await?;
-        let url = self.url(request).map_err(|error| unsigned(&error))?;
-        let now = OffsetDateTime::now_utc();
-        let sha256 = Sha256::digest(&request.body);
-        let digest = hex::encode(sha256);
-        let mut headers = HeaderMap::new();
-        let long_date = now.format(LONG_DATE).map_err(|error| unsigned(&error))?;
-        let own = [
-            (HOST.as_str(), authority(&url)),
-            (CONTENT_LENGTH.as_str(), request.body.len().to_string()),
-            ("x-amz-content-sha256", digest.clone()),
-            ("x-amz-date", long_date),
-        ];
-        let token = credential.token.clone().map(|token| ("x-amz-security-token", token));
-        let checksum = match self.checksum() {
-            Checksum::Sha256 if request.is_content => Some(("x-amz-checksum-sha256", BASE64.encode(sha256))),
-            Checksum::Md5 if request.is_content => Some(("content-md5", BASE64.encode(Md5::digest(&request.body)))),
-            _ => None,
-        };
-        let given = request.headers.iter().cloned();
-        for (name, value) in own.into_iter().chain(token).chain(checksum).chain(given) {
-            headers.insert(
-                HeaderName::from_static(name),
-                HeaderValue::from_str(&value).map_err(|error| unsigned(&error))?,
-            );
-        }
-        let region = &self.region;
-        let authorization = (|| {
-            let canonical = canonical_request(request, &url, &headers, &digest);
-            let to_sign = signing::string_to_sign(&now, region, &canonical)?;
-            let key = signing::signing_key(&now, &credential.secret_key, region, "s3")?;
-            let signature = hex::encode(hmac_sha256(&key, to_sign.as_bytes())?);
-            let signed = signing::signed_header_string(&headers);
-            signing::authorization_header(&credential.key_id, &now, region, &signed, &signature)
-        })()
-        .map_err(|error| unsigned(&error))?;
-        headers.insert(
-            http::header::AUTHORIZATION,
-            HeaderValue::from_str(&authorization).map_err(|error| unsigned(&error))?,
-        );
-        let mut prepared = reqwest::Request::new(request.method.clone(), url);
-        *prepared.headers_mut() = headers;
-        *prepared.body_mut() = Some(request.body.clone().into());
-        Ok(prepared)
-    }
-
-    fn url(&self, request: &Request) -> Result<Url, url::ParseError> {
-        let mut text = self.base.clone();
-        if !request.key.is_empty() {
-            text.push('/');
-            text.push_str(&signing::uri_encode(&request.key, false));
-        }
-        let query = request
-            .query
-            .iter()
-            .map(|(name, value)| format!("{}={}", signing::uri_encode(name, true), signing::uri_encode(value, true)));
-        let query = query.collect::<Vec<_>>().join("&");
-        if !query.is_empty() {
-            text.push('?');
-            text.push_str(&query);
-        }
-        Url::parse(&text)
-    }
-}
-
-/// The canonical form of a request, which is signed. rust-s3's own sorts headers together with their values, which is
-/// wrong where one name is the beginning of another.
-fn canonical_request(request: &Request, url: &Url, headers: &HeaderMap, digest: &str) -> String {
-    let names: BTreeSet<&str> = headers.keys().map(HeaderName::as_str).collect();
-    let lines = names.iter().map(|name| format!("{name}:{}\n", headers[*name].to_str().unwrap_or_default().trim()));
-    let (method, uri, query) =
-        (&request.method, signing::canonical_uri_string(url), signing::canonical_query_string(url));
-    let (lines, signed) = (lines.collect::<String>(), signing::signed_header_string(headers));
-    format!("{method}\n{uri}\n{query}\n{lines}\n{signed}\n{digest}")
-}
-
-fn hmac_sha256(key: &[u8], text: &[u8]) -> Result<Vec<u8>, s3::error::S3Error> {
-    let mut mac = signing::HmacSha256::new_from_slice(key)?;
-    mac.update(text);
-    Ok(mac.finalize().into_bytes().to_vec())
-}
-
-fn authority(url: &Url) -> String {
-    let host = url.host_str().unwrap_or_default();
-    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
 /// The error for a request that cannot even be sent.
 fn refused(what: String, code: &str, error: &dyn std::fmt::Display) -> Error {
     Error::Refused { status: 0, code: code.to_owned(), what, advice: error.to_string() }
-}
-
-/// Shows the method and the key, or a slash for the bucket itself.
-impl std::fmt::Display for Request {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(formatter, "{} {}", self.method, if self.key.is_empty() { "/" } else { &self.key })
-    }
 }
 
 fn unavailable(request: &Request, error: &reqwest::Error) -> Error {

@@ -1,26 +1,15 @@
 //! Merged lookups say what those of each archive said, whatever happens to the archives meanwhile.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod random;
+
 use std::sync::Arc;
 
-use coldstream::database::ArchiveKey;
-use coldstream::database::catalog::members::{self, MemberRow};
-use coldstream::database::commit;
-use coldstream::database::lookups::merges;
-use coldstream::database::lookups::{self, HashKey, LookupRun};
 use coldstream::event::{Event, Filter, Gdpr, GdprField, Json, Log, NewEvent, PositionRange};
 use coldstream::store::{Error, Query, Selection, Store};
-use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
-use uuid::Uuid;
 
 use crate::support::{
-    SET_UP, StatementFate, World, archive, edit, everything, import, old_event, publish, read_all, settings,
+    SET_UP, StatementFate, World, archive, edit, everything, import, old_event, publish, read_all, settings, unpaced,
 };
-
-const TOPIC: i64 = 7;
-/// One of this many ids is also asked for alone.
-const ASKED_ALONE: usize = 100;
 
 /// Returns the level and the number of archives of each of the lookups, sorted.
 async fn lookups(world: &World) -> Vec<(i16, i32)> {
@@ -47,144 +36,6 @@ async fn fingerprint(world: &World) -> String {
     .fetch_one(&world.sql)
     .await
     .unwrap()
-}
-
-/// Inserts an archive without an object into the catalog.
-async fn insert_archive(world: &World, id: Uuid, members: u16) {
-    sqlx::query(
-        "INSERT INTO archives (log_id, id, generation, write_id, etag, digest, first_position, last_position, count,
-                               raised_at_min, raised_at_max, json_bytes, object_bytes, types, type_counts)
-         VALUES ($1, $2, 1, $2, '', '', 1, 1, 1, 1, 1, 1, 1, '{}', '{}')",
-    )
-    .bind(TOPIC)
-    .bind(id)
-    .execute(&world.sql)
-    .await
-    .unwrap();
-    let member = |member| MemberRow {
-        member,
-        byte_start: 0,
-        byte_end: 1,
-        json_bytes: 1,
-        first_position: 1,
-        last_position: 1,
-        count: 1,
-        type_counts: Vec::new(),
-    };
-    let rows: Vec<MemberRow> = (0..i32::from(members)).map(member).collect();
-    let mut transaction = world.database().begin_job().await.unwrap();
-    members::insert(&mut transaction, ArchiveKey::new(TOPIC, id), 1, &rows).await.unwrap();
-    commit(transaction).await.unwrap();
-}
-
-#[derive(Debug, Default, PartialEq)]
-struct Answers {
-    /// The members for all ids, asked for together.
-    all: BTreeSet<(Uuid, i32)>,
-    /// The members for some ids, asked for one by one.
-    ids: BTreeMap<String, Vec<(Uuid, i32)>>,
-    streams: BTreeMap<String, BTreeMap<(Uuid, i32), i64>>,
-    gdpr_ids: BTreeMap<String, Vec<(Uuid, i32)>>,
-}
-
-impl Answers {
-    async fn asked(world: &World, key: HashKey, ids: &[String]) -> Answers {
-        let mut snapshot = world.database().view().await.unwrap();
-        let mut answers = Answers::default();
-        answers.all.extend(lookups::members_with_ids(&mut snapshot, TOPIC, key, ids, &[]).await.unwrap());
-        for id in ids.iter().step_by(ASKED_ALONE) {
-            let of_id = std::slice::from_ref(id);
-            let members = lookups::members_with_ids(&mut snapshot, TOPIC, key, of_id, &[]).await.unwrap();
-            answers.ids.insert(id.clone(), members);
-        }
-        for name in (0..12).map(|number| format!("name-{number}")) {
-            let streams = lookups::members_with_stream(&mut snapshot, TOPIC, key, &name).await.unwrap();
-            let members = lookups::members_with_gdpr_id(&mut snapshot, TOPIC, key, &name).await.unwrap();
-            answers.streams.insert(name.clone(), streams);
-            answers.gdpr_ids.insert(name, members);
-        }
-        answers
-    }
-
-    fn forget(&mut self, archive: Uuid) {
-        self.all.retain(|(id, _)| *id != archive);
-        self.ids.values_mut().for_each(|members| members.retain(|(id, _)| *id != archive));
-        self.streams.values_mut().for_each(|members| members.retain(|(id, _), _| *id != archive));
-        self.gdpr_ids.values_mut().for_each(|members| members.retain(|(id, _)| *id != archive));
-    }
-}
-
-/// Random archives of up to three runs each are merged; some of them go before and between the merges.
-#[tokio::test]
-async fn merged_answers_are_those_of_all_archives() {
-    for seed in 0..2 {
-        let mut world = World::new().await;
-        let mut random = StdRng::seed_from_u64(seed);
-        let key = HashKey::new(Uuid::from_u128(random.random()));
-        let (mut expected, mut ids, mut archives) = (Answers::default(), Vec::new(), Vec::new());
-        (0..12).for_each(|number| {
-            expected.streams.insert(format!("name-{number}"), BTreeMap::new());
-            expected.gdpr_ids.insert(format!("name-{number}"), Vec::new());
-        });
-        let mut transaction = world.database().begin_job().await.unwrap();
-        for _ in 0..random.random_range(100..125) {
-            let (archive_id, members) = (Uuid::now_v7(), random.random_range(1..40_u16));
-            for run in 0..random.random_range(1..4) {
-                let mut lookups = LookupRun::new(key);
-                for _ in 0..random.random_range(1..12) {
-                    let id = format!("event-{}", ids.len());
-                    let member = random.random_range(0..members);
-                    let stream = format!("name-{}", random.random_range(0..10));
-                    let person = format!("name-{}", random.random_range(0..10));
-                    lookups.add(&id, &stream, std::iter::once(person.as_str()), member);
-                    let place = (archive_id, i32::from(member));
-                    expected.all.insert(place);
-                    if ids.len() % ASKED_ALONE == 0 {
-                        expected.ids.insert(id.clone(), vec![place]);
-                    }
-                    *expected.streams.get_mut(&stream).unwrap().entry(place).or_default() += 1;
-                    expected.gdpr_ids.get_mut(&person).unwrap().push(place);
-                    ids.push(id);
-                }
-                lookups::insert_run(&mut transaction, ArchiveKey::new(TOPIC, archive_id), run, lookups).await.unwrap();
-            }
-            archives.push((archive_id, members));
-        }
-        commit(transaction).await.unwrap();
-        expected.gdpr_ids.values_mut().for_each(|members| {
-            members.sort_unstable();
-            members.dedup();
-        });
-        for (archive_id, members) in &archives {
-            insert_archive(&world, *archive_id, *members).await;
-        }
-        assert_eq!(Answers::asked(&world, key, &ids).await, expected, "seed {seed}");
-        let mut merges = 0;
-        loop {
-            let (gone, _) = archives.swap_remove(random.random_range(0..archives.len()));
-            let mut transaction = world.database().begin_job().await.unwrap();
-            lookups::delete(&mut transaction, ArchiveKey::new(TOPIC, gone)).await.unwrap();
-            commit(transaction).await.unwrap();
-            expected.forget(gone);
-            assert_eq!(Answers::asked(&world, key, &ids).await, expected, "seed {seed}, merge {merges}");
-            let mut transaction = world.database().begin_job().await.unwrap();
-            let Some(merge) = merges::due(&mut transaction, TOPIC).await.unwrap() else { break };
-            merges::merge(&mut transaction, &merge).await.unwrap();
-            commit(transaction).await.unwrap();
-            merges += 1;
-        }
-        assert!(merges >= 9, "seed {seed}: {merges}");
-        for (archive_id, _) in archives {
-            let mut transaction = world.database().begin_job().await.unwrap();
-            lookups::delete(&mut transaction, ArchiveKey::new(TOPIC, archive_id)).await.unwrap();
-            commit(transaction).await.unwrap();
-        }
-        for statement in ["DELETE FROM archives", "DELETE FROM members"] {
-            sqlx::query(statement).execute(&world.sql).await.unwrap();
-        }
-        // Nothing is left of lookups whose archives are all gone.
-        world.audit().await;
-    }
 }
 
 fn personal_event(number: usize) -> NewEvent {
@@ -242,6 +93,35 @@ async fn check_pages(store: &Store, log: &Log, events: &[Event]) {
     }
 }
 
+/// Checks that a repair mends each of the sums of a merge.
+async fn check_repairs_of_sums(world: &World, store: &Arc<Store>) {
+    for wrong in ["first_position = 2", "last_position = 19", "types[1] = 'type-9'", "type_counts[1] = 4"] {
+        let statement = format!("UPDATE lookups SET {wrong} WHERE level = 1");
+        sqlx::query(sqlx::AssertSqlSafe(statement)).execute(&world.sql).await.unwrap();
+        let repaired = store.repair(&unpaced, |_| {}).await.unwrap();
+        assert_eq!((repaired.repaired.len(), repaired.left), (1, Vec::new()), "{wrong}");
+    }
+}
+
+async fn damage_merged_pages(world: &World) {
+    sqlx::query(
+        "UPDATE lookup_pages SET entries = '\\x80' FROM lookups WHERE id = lookup_id AND level = 1 AND kind = 1",
+    )
+    .execute(&world.sql)
+    .await
+    .unwrap();
+}
+
+async fn lose_merged_lookups(world: &World) {
+    sqlx::query(
+        "WITH lost AS (DELETE FROM lookups WHERE level = 1 RETURNING id)
+         DELETE FROM lookup_pages USING lost WHERE lookup_id = lost.id",
+    )
+    .execute(&world.sql)
+    .await
+    .unwrap();
+}
+
 #[tokio::test]
 async fn the_archives_of_a_merge_may_change_and_leave() {
     let (mut world, store, log) = unmerged(12).await;
@@ -254,13 +134,7 @@ async fn the_archives_of_a_merge_may_change_and_leave() {
     store.rename_type(log.topic(), "type-2", "renamed").await.unwrap();
     assert_eq!(summed_up(&world).await, [10]);
     check(&world, &log).await;
-    let pace = |_| -> futures::future::BoxFuture<'static, ()> { Box::pin(std::future::ready(())) };
-    for wrong in ["first_position = 2", "last_position = 19", "types[1] = 'type-9'", "type_counts[1] = 4"] {
-        let statement = format!("UPDATE lookups SET {wrong} WHERE level = 1");
-        sqlx::query(sqlx::AssertSqlSafe(statement)).execute(&world.sql).await.unwrap();
-        let repaired = store.repair(&pace, |_| {}).await.unwrap();
-        assert_eq!((repaired.repaired.len(), repaired.left), (1, Vec::new()), "{wrong}");
-    }
+    check_repairs_of_sums(&world, &store).await;
     check(&world, &log).await;
 
     edit(&store, &log, "event-3", r#"{"number":1000}"#).await;
@@ -282,14 +156,9 @@ async fn the_archives_of_a_merge_may_change_and_leave() {
     check(&world, &log).await;
 
     // A repair makes the rows of an archive anew, its lookups too.
-    sqlx::query(
-        "UPDATE lookup_pages SET entries = '\\x80' FROM lookups WHERE id = lookup_id AND level = 1 AND kind = 1",
-    )
-    .execute(&world.sql)
-    .await
-    .unwrap();
+    damage_merged_pages(&world).await;
     assert_eq!(store.verify(|_| {}).await.unwrap().len(), 8);
-    let repaired = store.repair(&pace, |_| {}).await.unwrap();
+    let repaired = store.repair(&unpaced, |_| {}).await.unwrap();
     assert_eq!((repaired.repaired.len(), repaired.left), (8, Vec::new()));
     assert_eq!(lookups(&world).await, vec![(0, 1); 12]);
     check(&world, &log).await;
@@ -299,15 +168,9 @@ async fn the_archives_of_a_merge_may_change_and_leave() {
 
     // Sums do not count unless they are of all archives.
     let events = read_all(&store, &log).await;
-    sqlx::query(
-        "WITH lost AS (DELETE FROM lookups WHERE level = 1 RETURNING id)
-         DELETE FROM lookup_pages USING lost WHERE lookup_id = lost.id",
-    )
-    .execute(&world.sql)
-    .await
-    .unwrap();
+    lose_merged_lookups(&world).await;
     check_pages(&store, &log, &events).await;
-    assert_eq!(store.repair(&pace, |_| {}).await.unwrap().repaired.len(), 10);
+    assert_eq!(store.repair(&unpaced, |_| {}).await.unwrap().repaired.len(), 10);
 
     let whole = Selection::Range(log.clone(), PositionRange::closed(1, 24));
     store.restore(&whole, 30, |_| {}).await.unwrap();
