@@ -45,7 +45,7 @@ fn is_gzip(magic: &[u8]) -> bool {
     magic.starts_with(&[0x1f, 0x8b])
 }
 
-/// Whether a frame begins, or one that is skipped.
+/// Whether a frame begins, which may be one to skip.
 fn is_zstd(magic: &[u8]) -> bool {
     matches!(magic, [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..])
 }

@@ -202,7 +202,7 @@ fn compact_entries(kind: Kind, mut reader: Reader) -> Result<Vec<Entry>, Error> 
     Ok(entries)
 }
 
-/// Of a number in LEB128.
+/// The most bytes of a number in LEB128.
 const NUMBER_BYTES_MAX: usize = 10;
 
 fn write_number(out: &mut Vec<u8>, number: u64) {
