@@ -12,6 +12,8 @@ use coldstream::config::Config;
 use coldstream::database::Database;
 use coldstream::embedded::{Durability, Postgres, S3Server, keeper};
 use coldstream::store::Store;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tempfile::TempDir;
 
@@ -101,9 +103,9 @@ impl Servers {
 
     /// Stops the process of the S3 server until the returned guard is dropped.
     pub fn pause_s3(&self) -> Paused {
-        let process = self.s3.id() as libc::pid_t;
-        // SAFETY: kill has no preconditions; the process is our child, which is not waited for before `self` is dropped.
-        assert_eq!(unsafe { libc::kill(process, libc::SIGSTOP) }, 0);
+        // The process is our child, which is not waited for before `self` is dropped.
+        let process = Pid::from_raw(self.s3.id() as i32);
+        kill(process, Signal::SIGSTOP).expect("the S3 server can be signalled");
         Paused(process)
     }
 
@@ -171,12 +173,12 @@ impl Servers {
 }
 
 /// The guard of a stopped process, which goes on when the guard is dropped.
-pub struct Paused(libc::pid_t);
+pub struct Paused(Pid);
 
 impl Drop for Paused {
     fn drop(&mut self) {
-        // SAFETY: as in `pause_s3`.
-        unsafe { libc::kill(self.0, libc::SIGCONT) };
+        // A server that has ended by itself is as good.
+        let _ = kill(self.0, Signal::SIGCONT);
     }
 }
 

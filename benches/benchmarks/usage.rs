@@ -5,6 +5,9 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ExitStatus};
 use std::time::Instant;
 
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::unistd::{SysconfVar, sysconf};
+
 /// The cost of a process that has ended.
 pub struct Usage {
     pub seconds: f64,
@@ -30,12 +33,8 @@ pub async fn wait(child: Child, started: Instant) -> Usage {
 
 /// Processor time of this process so far, without its children's.
 pub fn own_cpu_seconds() -> f64 {
-    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
-    // SAFETY: getrusage fills in the usage, and cannot fail for the process itself.
-    processor_time(&unsafe {
-        libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr());
-        usage.assume_init()
-    })
+    let usage = getrusage(UsageWho::RUSAGE_SELF).expect("it cannot fail for the process itself");
+    processor_time(usage.as_ref())
 }
 
 fn processor_time(usage: &libc::rusage) -> f64 {
@@ -46,8 +45,8 @@ fn processor_time(usage: &libc::rusage) -> f64 {
 /// Processor time of a process, its threads and all its children, dead or alive, so far.
 pub fn cpu_seconds(process: u32) -> f64 {
     let children = children(process).into_iter().map(|child| ticks(child, false)).sum::<f64>();
-    // SAFETY: sysconf has no preconditions.
-    (ticks(process, true) + children) / unsafe { libc::sysconf(libc::_SC_CLK_TCK) } as f64
+    let ticks_per_second = sysconf(SysconfVar::CLK_TCK).ok().flatten().expect("Linux says so");
+    (ticks(process, true) + children) / ticks_per_second as f64
 }
 
 fn children(process: u32) -> Vec<u32> {

@@ -3,6 +3,7 @@
 use http::Method;
 
 use crate::bucket::client::Request;
+use crate::bucket::documents::element;
 
 /// The error codes of S3 and the servers like it, each with the cause or the setting to change.
 const KNOWN: [(&str, &str); 20] = [
@@ -55,7 +56,7 @@ impl Refusal<'_> {
     pub(super) fn advice(&self) -> String {
         let Refusal { request, status, code, region, body } = self;
         let known = KNOWN.iter().find(|(known, _)| known == code).map(|(_, advice)| (*advice).to_owned());
-        let region = region.or_else(|| element(body, "Region")).filter(|region| is_region(region));
+        let region = region.map(str::to_owned).or_else(|| element(body, "Region")).filter(|region| is_region(region));
         match status {
             _ if known.is_some() => known.unwrap_or_default(),
             _ if ELSEWHERE.contains(code) || matches!(status, 301 | 302 | 307 | 308) => match region {
@@ -143,18 +144,12 @@ fn is_region(region: &str) -> bool {
     !region.is_empty() && region.len() <= 64 && region.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
-/// The text of an element of an S3 error document.
-pub(super) fn element<'a>(body: &'a str, name: &str) -> Option<&'a str> {
-    let (_, rest) = body.split_once(&format!("<{name}>"))?;
-    Some(rest.split_once(&format!("</{name}>"))?.0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn advice(request: &Request, status: u16, region: Option<&str>, body: &str) -> String {
-        Refusal { request, status, code: element(body, "Code").unwrap_or_default(), region, body }.advice()
+        Refusal { request, status, code: &element(body, "Code").unwrap_or_default(), region, body }.advice()
     }
 
     #[test]

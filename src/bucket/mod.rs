@@ -8,6 +8,7 @@
 mod advice;
 mod client;
 mod credentials;
+mod documents;
 mod fence;
 mod format;
 mod keys;

@@ -4,12 +4,13 @@ use bytes::Bytes;
 use futures::Stream;
 use http::Method;
 use http::header::{ETAG, HeaderMap, RANGE};
-use quick_xml::events::Event;
+use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
 use crate::bucket::client::Request;
+use crate::bucket::documents::document;
 use crate::bucket::metadata::{FORMAT_VERSION, Said};
 use crate::bucket::pace::Pace;
 use crate::bucket::{Bucket, Error, object_key};
@@ -20,6 +21,12 @@ const READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// The least pace at which the body of a whole object has to come.
 const PACE: Pace = Pace { patience: Duration::from_secs(60), bytes_per_second_min: 10_000.0 };
 const DEFAULT_REGION: &str = "us-east-1";
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct CreateBucketConfiguration<'a> {
+    location_constraint: &'a str,
+}
 
 /// The data by which an object is known without being read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,10 +74,7 @@ impl Bucket {
         if self.region == DEFAULT_REGION {
             return request;
         }
-        request.body(format!(
-            "<CreateBucketConfiguration><LocationConstraint>{}</LocationConstraint></CreateBucketConfiguration>",
-            self.region
-        ))
+        request.body(document(&CreateBucketConfiguration { location_constraint: &self.region }))
     }
 
     /// Proves that the bucket answers.
@@ -182,22 +186,4 @@ fn check_format(key: &str, said: &Said) -> Result<(), Error> {
 pub(super) fn etag(key: &str, headers: &HeaderMap) -> Result<String, Error> {
     let etag = headers.get(ETAG).and_then(|value| value.to_str().ok());
     etag.map(str::to_owned).ok_or_else(|| Error::Damaged { object: key.to_owned(), why: "it bears no ETag".into() })
-}
-
-/// Parses a document whose root has to be this one: without that check, serde takes any document in which it knows
-/// nothing, an error or somebody's web page, for an empty list.
-pub(super) fn parse_xml<T: serde::de::DeserializeOwned>(root: &str, what: &str, body: &[u8]) -> Result<T, Error> {
-    let text = String::from_utf8_lossy(body);
-    let foreign = |why: String| Error::Unavailable { what: format!("the answer for {what} is no {root}: {why}") };
-    let mut reader = quick_xml::Reader::from_str(&text);
-    loop {
-        match reader.read_event().map_err(|error| foreign(error.to_string()))? {
-            Event::Start(start) | Event::Empty(start) if start.local_name().as_ref() == root.as_bytes() => break,
-            Event::Start(_) | Event::Empty(_) | Event::Eof => {
-                return Err(foreign("something else has answered".into()));
-            }
-            _ => {}
-        }
-    }
-    quick_xml::de::from_str(&text).map_err(|error| foreign(error.to_string()))
 }

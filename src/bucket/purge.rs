@@ -3,7 +3,7 @@ use serde::Deserialize;
 use uuid::Uuid;
 
 use crate::bucket::client::Request;
-use crate::bucket::objects::parse_xml;
+use crate::bucket::documents::parse_xml;
 use crate::bucket::{Bucket, Error, object_key};
 use crate::event::Log;
 

@@ -6,8 +6,9 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::bucket::client::Request;
+use crate::bucket::documents::parse_xml;
 use crate::bucket::listing::decoded;
-use crate::bucket::objects::{parse_instant, parse_xml};
+use crate::bucket::objects::parse_instant;
 use crate::bucket::{Bucket, Error, object_key};
 use crate::event::Log;
 

@@ -7,12 +7,13 @@ use bytes::{Bytes, BytesMut};
 use futures::FutureExt;
 use futures::stream::{FuturesUnordered, StreamExt};
 use http::Method;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::bucket::client::Request;
-use crate::bucket::objects::{etag, parse_xml};
+use crate::bucket::documents::{document, error_code, has_root, parse_xml};
+use crate::bucket::objects::etag;
 use crate::bucket::{Bucket, Checksum, Error, ObjectMetadata, object_key};
 use crate::event::Log;
 
@@ -48,12 +49,22 @@ struct Copied {
     end: i64,
 }
 
+#[derive(Serialize)]
 struct Part {
+    #[serde(rename = "PartNumber")]
     number: usize,
+    #[serde(rename = "ETag")]
     etag: String,
     /// The checksum of the part as the server gives it. Not every server gives one; one that does wants it again at the
     /// end.
+    #[serde(rename = "ChecksumSHA256", skip_serializing_if = "Option::is_none")]
     sha256: Option<String>,
+}
+
+#[derive(Serialize)]
+struct CompleteMultipartUpload<'a> {
+    #[serde(rename = "Part")]
+    parts: &'a [Part],
 }
 
 /// An object whose bytes all are with the server, and which is not visible yet.
@@ -260,24 +271,14 @@ impl<'a> Upload<'a> {
     }
 }
 
-impl Part {
-    fn document(&self) -> String {
-        let Part { number, etag, sha256 } = self;
-        let sha256 = sha256.iter().map(|sha256| format!("<ChecksumSHA256>{sha256}</ChecksumSHA256>"));
-        let sha256: String = sha256.collect();
-        format!("<Part><PartNumber>{number}</PartNumber><ETag>{etag}</ETag>{sha256}</Part>")
-    }
-}
-
 impl Uploaded<'_> {
     /// Makes the object visible. If the answer is lost, the object is looked up: it bears this upload's write-id if the
     /// upload was completed.
     pub async fn complete(self) -> Result<(), Error> {
-        let parts: String = self.parts.iter().map(Part::document).collect();
         let request = Request::new(Method::POST, &self.key)
             .query("uploadId", &self.upload_id)
             .header("content-type", "application/xml")
-            .body(format!("<CompleteMultipartUpload>{parts}</CompleteMultipartUpload>"));
+            .body(document(&CompleteMultipartUpload { parts: &self.parts }));
         let complete = || async {
             self.bucket.may_write().await?;
             let Err(error) = self.try_complete(&request).await else { return Ok(()) };
@@ -303,10 +304,10 @@ impl Uploaded<'_> {
         let unknown = |what: String| Error::Unknown { what: format!("POST {}: {what}", self.key) };
         let response = self.bucket.client.once(request).await?;
         let body = response.text().await.map_err(|error| unknown(error.to_string()))?;
-        if body.contains("<CompleteMultipartUploadResult") {
+        if has_root(&body, "CompleteMultipartUploadResult").unwrap_or(false) {
             Ok(())
         } else {
-            Err(unknown("the answer is no result".into()))
+            Err(unknown(error_code(&body).unwrap_or("the answer is no result".into())))
         }
     }
 
@@ -316,5 +317,26 @@ impl Uploaded<'_> {
             Err(Error::NotFound { .. }) => Ok(false),
             Err(error) => Err(error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_completed_upload_names_its_parts_as_s3_wants_them() {
+        let part = |number, sha256: Option<&str>| Part {
+            number,
+            etag: format!("\"{number}a\""),
+            sha256: sha256.map(str::to_owned),
+        };
+        assert_eq!(
+            document(&CompleteMultipartUpload { parts: &[part(1, Some("c2hh+/=")), part(2, None)] }),
+            "<CompleteMultipartUpload>\
+             <Part><PartNumber>1</PartNumber><ETag>\"1a\"</ETag><ChecksumSHA256>c2hh+/=</ChecksumSHA256></Part>\
+             <Part><PartNumber>2</PartNumber><ETag>\"2a\"</ETag></Part>\
+             </CompleteMultipartUpload>"
+        );
     }
 }

@@ -1,6 +1,6 @@
 //! File descriptors: a connection takes one, and so do all other tasks of a process.
 
-use std::io;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// The number of parts that all descriptors are divided into. The connections to one port may take one part: two parts
 /// are left for Postgres, S3 and files.
@@ -24,14 +24,9 @@ pub fn within_limit(variable: &str, connections_max: usize) -> usize {
 
 /// Raises the limit of the process to what the system allows, which is often a thousand times more, and returns it. The
 /// limit was kept low for programs that use `select`.
-fn raised_limit() -> io::Result<u64> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: the structure outlives the call, which fills it.
-    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    let raised = libc::rlimit { rlim_cur: limit.rlim_max, ..limit };
-    // SAFETY: the structure outlives the call, which reads it. Nothing changes if the system does not allow it.
-    let outcome = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const raised) };
-    Ok(if outcome == 0 { raised.rlim_cur } else { limit.rlim_cur })
+fn raised_limit() -> nix::Result<u64> {
+    let (limit, limit_max) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    // Nothing changes if the system does not allow it.
+    let outcome = setrlimit(Resource::RLIMIT_NOFILE, limit_max, limit_max);
+    Ok(if outcome.is_ok() { limit_max } else { limit })
 }

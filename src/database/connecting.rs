@@ -8,8 +8,12 @@ use std::sync::Once;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use sqlx::{ConnectOptions, Connection, PgConnection};
 
+use crate::database::address::looked_up;
+
 /// The code of invalid_authorization_specification: pg_hba.conf has no line for us, with TLS or without.
 const NOT_LET_IN: &str = "28000";
+/// The beginning of std's error for a host that has no address.
+const LOOKUP_FAILED: &str = "failed to lookup address information";
 const OTHER_AUTHORITY: &str =
     "no trusted CA has signed the certificate: set sslrootcert to the file with the certificate of the CA that has";
 /// Words in the error about a refused certificate, and what you can do about it.
@@ -46,14 +50,14 @@ async fn connected(options: &PgConnectOptions) -> Result<(PgConnection, PgSslMod
         Ok(connection) => return Ok((connection, mode)),
         Err(error) => error,
     };
-    let Some(mode) = other_mode(mode, &error) else { return Err(explained(error)) };
+    let Some(mode) = other_mode(mode, &error) else { return Err(explained(options, error)) };
     match options.clone().ssl_mode(mode).connect().await {
         Ok(connection) => {
             say(mode, &error);
             Ok((connection, mode))
         }
         // The first error has the reason, because the server does not want the other mode either.
-        Err(other) if is_not_let_in(&other) => Err(explained(error)),
+        Err(other) if is_not_let_in(&other) => Err(explained(options, error)),
         Err(other) => Err(other),
     }
 }
@@ -79,7 +83,13 @@ fn is_not_let_in(error: &sqlx::Error) -> bool {
     error.as_database_error().is_some_and(|error| error.code().as_deref() == Some(NOT_LET_IN))
 }
 
-fn explained(error: sqlx::Error) -> sqlx::Error {
+fn explained(options: &PgConnectOptions, error: sqlx::Error) -> sqlx::Error {
+    if let sqlx::Error::Io(cause) = &error
+        && cause.to_string().starts_with(LOOKUP_FAILED)
+    {
+        let why = format!("{}: {cause}", looked_up(options));
+        return sqlx::Error::Io(std::io::Error::new(cause.kind(), why));
+    }
     let said = error.to_string();
     let remedy = REMEDIES.iter().find(|(words, _)| is_about_tls(&error) && said.contains(words));
     remedy.map_or(error, |(_, remedy)| sqlx::Error::Tls(format!("{said}: {remedy}").into()))

@@ -9,6 +9,8 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use nix::unistd::{User, geteuid};
+
 use super::programs::Programs;
 use super::{Durability, Error};
 
@@ -124,23 +126,20 @@ struct Account {
 impl Account {
     /// Returns the account to run the server as if we are root, since Postgres refuses to run as root.
     fn needed() -> Result<Option<Self>, Error> {
-        // SAFETY: geteuid always succeeds and touches no memory of ours.
-        if unsafe { libc::geteuid() } != 0 {
+        if !geteuid().is_root() {
             return Ok(None);
         }
-        let path = Path::new("/etc/passwd");
-        let users = fs::read_to_string(path).map_err(Error::io("read", path))?;
-        ["postgres", "nobody"].iter().find_map(|name| Self::named(name, &users)).map(Some).ok_or(Error::NoAccount)
+        ["postgres", "nobody"]
+            .into_iter()
+            .find_map(|name| Self::named(name).transpose())
+            .ok_or(Error::NoAccount)?
+            .map(Some)
     }
 
-    /// Returns the account of this name in the text of a passwd file: `name:password:user id:group id:…`.
-    fn named(name: &str, users: &str) -> Option<Self> {
-        let mut fields = users
-            .lines()
-            .map(|line| line.split(':'))
-            .find_map(|mut fields| (fields.next() == Some(name)).then_some(fields))?;
-        let _password = fields.next()?;
-        Some(Self { user_id: fields.next()?.parse().ok()?, group_id: fields.next()?.parse().ok()? })
+    /// Returns the account of this name, if the machine has one.
+    fn named(name: &str) -> Result<Option<Self>, Error> {
+        let user = User::from_name(name).map_err(|error| Error::io("read", Path::new("/etc/passwd"))(error.into()))?;
+        Ok(user.map(|user| Self { user_id: user.uid.as_raw(), group_id: user.gid.as_raw() }))
     }
 
     /// Checks that the account may enter the folder. Groups are left out of consideration: a folder that is open to a
@@ -175,11 +174,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_accounts_from_passwd() {
-        let users = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65533:nobody:/:/usr/sbin/nologin\n";
-        let nobody = Account::named("nobody", users).unwrap();
-        assert_eq!((nobody.user_id, nobody.group_id), (65534, 65533));
-        assert!(Account::named("postgres", users).is_none());
+    fn finds_the_accounts_of_the_machine() {
+        let root = Account::named("root").unwrap().unwrap();
+        assert_eq!((root.user_id, root.group_id), (0, 0));
+        assert!(Account::named("nobody has this name").unwrap().is_none());
     }
 
     #[test]

@@ -13,6 +13,7 @@ use std::process::{Child, Command};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
+use nix::sys::signal::Signal;
 use parking_lot::Mutex;
 
 /// A command to start, and the channel for the result.
@@ -23,7 +24,7 @@ static KEEPER: Mutex<Option<Sender<Order>>> = Mutex::new(None);
 
 /// Starts `command` so that it is killed when this process ends.
 pub fn spawn(command: Command) -> io::Result<Child> {
-    spawn_signalled(command, libc::SIGKILL)
+    spawn_signalled(command, Signal::SIGKILL)
 }
 
 /// Starts `command` so that it receives `signal` when this process ends, for servers that have children of their own to
@@ -31,7 +32,7 @@ pub fn spawn(command: Command) -> io::Result<Child> {
 ///
 /// The child leads a process group: Ctrl-C in a terminal reaches this process only, which may still need the child to
 /// stop in good order.
-pub fn spawn_signalled(mut command: Command, signal: libc::c_int) -> io::Result<Child> {
+pub fn spawn_signalled(mut command: Command, signal: Signal) -> io::Result<Child> {
     command.process_group(0);
     die_with_parent(&mut command, signal);
     let (answer, answered) = channel();
@@ -61,24 +62,21 @@ fn keep(orders: &Receiver<Order>) {
 }
 
 #[cfg(target_os = "linux")]
-fn die_with_parent(command: &mut Command, signal: libc::c_int) {
+fn die_with_parent(command: &mut Command, signal: Signal) {
     let parent = std::process::id();
     let ask = move || {
-        // SAFETY: prctl and getppid are async-signal-safe and touch no memory of ours.
-        let (asked, parent_now) = unsafe { (libc::prctl(libc::PR_SET_PDEATHSIG, signal), libc::getppid()) };
-        if asked == -1 {
-            return Err(io::Error::last_os_error());
-        }
+        nix::sys::prctl::set_pdeathsig(signal)?;
         // The parent may have died before the signal was asked for, so that nothing would ever send it.
-        if u32::try_from(parent_now) != Ok(parent) {
-            return Err(io::Error::from_raw_os_error(libc::ESRCH));
+        if u32::try_from(nix::unistd::getppid().as_raw()) != Ok(parent) {
+            return Err(nix::errno::Errno::ESRCH.into());
         }
         Ok(())
     };
-    // SAFETY: between fork and exec the closure only makes the two calls above and allocates nothing. It runs after std
-    // has changed the user id, which matters as the kernel forgets the signal asked for when the user changes.
+    // SAFETY: between fork and exec the closure only calls prctl and getppid, which are async-signal-safe, and allocates
+    // nothing. It runs after std has changed the user id, which matters as the kernel forgets the signal asked for when
+    // the user changes.
     unsafe { command.pre_exec(ask) };
 }
 
 #[cfg(not(target_os = "linux"))]
-fn die_with_parent(_command: &mut Command, _signal: libc::c_int) {}
+fn die_with_parent(_command: &mut Command, _signal: Signal) {}

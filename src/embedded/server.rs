@@ -9,6 +9,10 @@ use std::process::{Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 use super::home::{Home, PORT, one_line};
 use super::programs::Programs;
 use super::{Durability, Error, keeper};
@@ -21,7 +25,7 @@ const LOG_TAIL_BYTES: u64 = 2000;
 
 /// The signals that end a server, ever less gentle, and the seconds that each is given: the server ends after its work
 /// is on the disk, at once, or without a say.
-const STOPS: [(libc::c_int, u64); 3] = [(libc::SIGINT, 30), (libc::SIGQUIT, 10), (libc::SIGKILL, 10)];
+const STOPS: [(Signal, u64); 3] = [(Signal::SIGINT, 30), (Signal::SIGQUIT, 10), (Signal::SIGKILL, 10)];
 
 #[derive(Debug)]
 pub(super) struct Server {
@@ -46,7 +50,7 @@ impl Server {
         command.args(usual_settings(durability).iter().chain(settings).flat_map(|setting| ["-c", setting]));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         // SIGQUIT ends the server's children with it; SIGKILL would leave them to notice by themselves.
-        let process = keeper::spawn_signalled(command, libc::SIGQUIT).map_err(Error::io("run", &postgres))?;
+        let process = keeper::spawn_signalled(command, Signal::SIGQUIT).map_err(Error::io("run", &postgres))?;
         let mut server = Self { process, durability };
         server.await_ready(home, log_start)?;
         Ok(server)
@@ -78,7 +82,8 @@ impl Server {
             if self.is_gone() {
                 return;
             }
-            send(self.process.id(), *signal);
+            // A server that cannot be signalled is gone, or is found below to be still there.
+            let _ = send(self.process.id(), *signal);
             let limit = Instant::now() + Duration::from_secs(*seconds);
             while !self.is_gone() && Instant::now() < limit {
                 thread::sleep(POLL);
@@ -163,12 +168,12 @@ fn log_tail(home: &Home, log_start: u64) -> String {
 }
 
 fn is_alive(process: u32) -> bool {
-    send(process, 0) || io::Error::last_os_error().raw_os_error() == Some(libc::EPERM)
+    matches!(send(process, None), Ok(()) | Err(Errno::EPERM))
 }
 
-/// Sends a signal, and returns whether it could be sent. Signal 0 only asks whether the process is there.
-fn send(process: u32, signal: libc::c_int) -> bool {
-    let process = libc::pid_t::try_from(process).ok().filter(|process| *process > 0);
-    // SAFETY: kill touches no memory of ours. Zero and below, which would mean whole groups, are filtered out.
-    process.is_some_and(|process| unsafe { libc::kill(process, signal) } == 0)
+/// Sends a signal; `None` only asks whether the process is there.
+fn send(process: u32, signal: impl Into<Option<Signal>>) -> nix::Result<()> {
+    // Zero and below would mean whole groups.
+    let process = i32::try_from(process).ok().filter(|process| *process > 0).ok_or(Errno::ESRCH)?;
+    kill(Pid::from_raw(process), signal)
 }

@@ -10,6 +10,8 @@ use ruzstd::encoding::{CompressionLevel, compress_to_vec};
 
 use crate::support::{Program, World, archive, edit, now, old_event, older_than, read_all, settings};
 
+const BEHIND: &str = "cannot be read: there is something behind the end of the compressed file";
+
 /// Returns an event as an export writes it.
 fn object(tenant: &str, number: usize) -> String {
     let NewEvent { id, stream, event_type, raised_at, payload, .. } = old_event(number);
@@ -55,7 +57,7 @@ async fn however_a_file_is_laid_out_its_events_are_imported() {
     let program = Program::new(&world, 4).unset("STREAMS_ARCHIVE");
     let lines = |tenant: &str| objects(tenant).join("\n");
     let skippable = [0x50, 0x2a, 0x4d, 0x18, 4, 0, 0, 0, 1, 2, 3, 4];
-    let files: [(&str, Vec<u8>, &str); 9] = [
+    let files: [(&str, Vec<u8>, &str); 11] = [
         ("mark", format!("\u{feff}{}\r\n", objects("mark").join("\r\n")).into(), ""),
         ("blank", format!("\r\n{}\n \n\n", objects("blank").join("\n\n")).into(), "skipped 5 blank lines, "),
         ("array", format!("\u{feff}[{}]", objects("array").join(",")).into(), ""),
@@ -65,6 +67,8 @@ async fn however_a_file_is_laid_out_its_events_are_imported() {
         ("gzip", gzip(&format!("[\n{}\n]", objects("gzip").join(",\n"))), ""),
         ("zstd", [&skippable, zstd(&object("zstd", 0)).as_slice(), &zstd(&object("zstd", 1)), &skippable].concat(), ""),
         ("parts", [gzip(&lines("parts")[..100]), gzip(&lines("parts")[100..])].concat(), ""),
+        ("padded", [gzip(&lines("padded")), vec![0; 200_000]].concat(), ""),
+        ("padded-zstd", [zstd(&lines("padded-zstd")), vec![0; 3]].concat(), ""),
     ];
     let store = world.store(settings(4));
     for (tenant, bytes, skipped) in files {
@@ -95,7 +99,7 @@ async fn what_is_cut_off_or_of_another_kind_is_named() {
     let two = |tenant: &str| format!("{}\n{}\n", object(tenant, 0), object(tenant, 1));
     let cut = |bytes: Vec<u8>| bytes[..bytes.len() - 30].to_vec();
     let long = |tenant: &str| format!("{}{}{}", two(tenant), " ".repeat(200_000), object(tenant, 2));
-    let files: [(&str, Vec<u8>, &str); 11] = [
+    let files: [(&str, Vec<u8>, &str); 15] = [
         ("line", format!("{}{}", two("line"), &object("line", 2)[..60]).into(), "line 3: the file is cut off"),
         ("text", format!("{}{{\"id\":\"cut\n{}", two("text"), two("text")).into(), "line 3: a text"),
         ("array", format!("[\n{},\n{}\n", object("array", 0), object("array", 1)).into(), "line 4, event 2: the file"),
@@ -105,6 +109,10 @@ async fn what_is_cut_off_or_of_another_kind_is_named() {
             [zstd(&two("zstd")), cut(zstd(&two("zstd")))].concat(),
             "line 3: cannot be read: the compressed file is cut off",
         ),
+        ("cut-header", [gzip(&two("cut-header")), vec![0x1f, 0x8b, 8]].concat(), "the compressed file is cut off"),
+        ("behind", [gzip(&two("behind")), b"more".to_vec()].concat(), BEHIND),
+        ("behind-zeros", [gzip(&two("behind-zeros")), vec![0; 512], b"{}".to_vec()].concat(), BEHIND),
+        ("behind-zstd", [zstd(&two("behind-zstd")), b"more than a frame".to_vec()].concat(), BEHIND),
         ("positional", format!("{}[\"a\",\"positional\"]", two("positional")).into(), "line 3: an array is no event"),
         (
             "none",

@@ -2,10 +2,12 @@
 
 use std::fs::File;
 use std::io::{PipeWriter, Write, pipe};
-use std::os::fd::AsRawFd;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tokio::net::TcpListener;
 
 use crate::support::{Program, World};
@@ -21,8 +23,7 @@ fn full_disk() -> Stdio {
 /// Returns a pipe that nobody reads and that takes no more bytes.
 fn full_pipe() -> (std::io::PipeReader, PipeWriter) {
     let (reader, mut writer) = pipe().unwrap();
-    // SAFETY: the descriptor is that of a pipe of ours.
-    assert_eq!(unsafe { libc::fcntl(writer.as_raw_fd(), libc::F_SETPIPE_SZ, PIPE_BYTES) }, PIPE_BYTES as i32);
+    assert_eq!(fcntl(&writer, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES as i32)), Ok(PIPE_BYTES as i32));
     writer.write_all(&[b' '; PIPE_BYTES]).unwrap();
     (reader, writer)
 }
@@ -46,8 +47,7 @@ async fn serves_with_its_log_at(log: Stdio) {
     };
     tokio::time::timeout(PATIENCE, publishing).await.expect("the service serves");
     let asked_at = Instant::now();
-    // SAFETY: a signal to a child that was not waited for, so that its id is still its own.
-    assert_eq!(unsafe { libc::kill(service.id() as libc::pid_t, libc::SIGTERM) }, 0);
+    kill(Pid::from_raw(service.id() as i32), Signal::SIGTERM).unwrap();
     let ended = tokio::task::spawn_blocking(move || service.wait().unwrap()).await.unwrap();
     assert!(ended.success() && asked_at.elapsed() < Duration::from_secs(5), "{ended} after {:?}", asked_at.elapsed());
     assert_eq!(sqlx::query_scalar::<_, i64>("SELECT count(*) FROM events").fetch_one(&world.sql).await.unwrap(), 200);

@@ -15,6 +15,7 @@ use http::{Method, StatusCode};
 
 use crate::bucket::advice::{self, Refusal};
 use crate::bucket::credentials::CredentialSource;
+use crate::bucket::documents::error_code;
 use crate::bucket::marker::{MARKER_KEY, is_marker};
 use crate::bucket::refusals::{Reach, reach};
 use crate::bucket::retries::Retries;
@@ -213,21 +214,52 @@ async fn refusal(request: &Request, response: reqwest::Response) -> Error {
         response.headers().get("x-amz-bucket-region").and_then(|region| region.to_str().ok()).map(str::to_owned);
     let body = tokio::time::timeout(WHOLE_TIMEOUT, response.text()).await.map(Result::unwrap_or_default);
     let body = body.unwrap_or_default();
+    failed(request, status, region.as_deref(), &body)
+}
+
+/// The error for an answer that is no success.
+fn failed(request: &Request, status: StatusCode, region: Option<&str>, body: &str) -> Error {
     let what = request.to_string();
+    let code = error_code(body).unwrap_or_default();
+    let said = || if code.is_empty() { status.to_string() } else { format!("{} {code}", status.as_u16()) };
     match status {
-        StatusCode::NOT_FOUND if !body.contains("NoSuchBucket") => Error::NotFound { object: request.key.clone() },
+        StatusCode::NOT_FOUND if code != "NoSuchBucket" => Error::NotFound { object: request.key.clone() },
         StatusCode::PRECONDITION_FAILED => Error::Changed { object: request.key.clone() },
         StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
-            Error::Unavailable { what: format!("{what}: {status}") }
+            Error::Unavailable { what: format!("{what}: {}", said()) }
         }
         // The server failed half way, and nobody knows how far it came.
         status if status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED => {
-            Error::Unknown { what: format!("{what}: {status}") }
+            Error::Unknown { what: format!("{what}: {}", said()) }
         }
         status => {
-            let (status, code) = (status.as_u16(), advice::element(&body, "Code").unwrap_or_default());
-            let advice = Refusal { request, status, code, region: region.as_deref(), body: &body }.advice();
-            Error::Refused { status, code: code.to_owned(), what, advice }
+            let status = status.as_u16();
+            let advice = Refusal { request, status, code: &code, region, body }.advice();
+            Error::Refused { status, code, what, advice }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_of_a_busy_or_failing_server_keeps_its_code() {
+        let put = Request::new(Method::PUT, "a");
+        for (status, body, expected) in [
+            (503, "<Error><Code>SlowDown</Code></Error>", "not available: PUT a: 503 SlowDown"),
+            (429, "", "not available: PUT a: 429 Too Many Requests"),
+            (503, "<html>busy</html>", "not available: PUT a: 503 Service Unavailable"),
+            (500, "<Error><Code>InternalError</Code></Error>", "whether it happened: PUT a: 500 InternalError"),
+            (507, "<Error><Code>XMinioStorageFull</Code></Error>", "whether it happened: PUT a: 507 XMinioStorageFull"),
+            (502, "", "whether it happened: PUT a: 502 Bad Gateway"),
+            (404, "<Error><Code>NoSuchKey</Code></Error>", "there is no object a"),
+            (404, "<Error><Code>NoSuchBucket</Code></Error>", "refused PUT a: 404 NoSuchBucket: "),
+            (501, "<Error><Code>NotImplemented</Code></Error>", "refused PUT a: 501 NotImplemented: "),
+        ] {
+            let error = failed(&put, StatusCode::from_u16(status).unwrap(), None, body).to_string();
+            assert!(error.contains(expected), "{status} {body}: {error}");
         }
     }
 }

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Cursor, ErrorKind, Read};
 use std::path::Path;
 
-use flate2::bufread::MultiGzDecoder;
+use flate2::bufread::GzDecoder;
 use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
@@ -14,17 +14,16 @@ const MAGIC_BYTES: u64 = 6;
 
 /// Opens a file; `-` is the standard input.
 pub fn open(file: &Path) -> io::Result<Box<dyn BufRead>> {
-    let mut raw: Box<dyn Read> = match file.to_str() {
+    let raw: Box<dyn Read> = match file.to_str() {
         Some("-") => Box::new(io::stdin()),
         _ => Box::new(File::open(file)?),
     };
-    let mut magic = Vec::new();
-    raw.by_ref().take(MAGIC_BYTES).read_to_end(&mut magic)?;
-    let input = BufReader::with_capacity(BUFFER_BYTES, Cursor::new(magic.clone()).chain(raw));
+    let mut input = Input { ahead: Cursor::default(), rest: BufReader::with_capacity(BUFFER_BYTES, raw) };
+    let magic = input.peek()?.to_vec();
     Ok(match magic.as_slice() {
-        [0x1f, 0x8b, ..] => buffered(Whole(MultiGzDecoder::new(input))),
+        magic if is_gzip(magic) => buffered(Whole(Gzip::new(input))),
         // A skippable frame comes first where a file was compressed in parallel.
-        [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => buffered(Whole(Zstd::new(input))),
+        magic if is_zstd(magic) => buffered(Whole(Zstd::new(input))),
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, ..] | [_, 0, ..] => return Err(unknown("UTF-16 or UTF-32 text")),
         [b'B', b'Z', b'h', ..] => return Err(unknown("compressed with bzip2")),
         [0xfd, b'7', b'z', b'X', b'Z', 0] => return Err(unknown("compressed with xz")),
@@ -42,6 +41,73 @@ fn unknown(what: &str) -> io::Error {
     io::Error::new(ErrorKind::InvalidData, format!("it is {what}: {wanted}"))
 }
 
+fn is_gzip(magic: &[u8]) -> bool {
+    magic.starts_with(&[0x1f, 0x8b])
+}
+
+/// Whether a frame begins, which may be one to skip.
+fn is_zstd(magic: &[u8]) -> bool {
+    matches!(magic, [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..])
+}
+
+/// The bytes of a file as they are, some of which may have been looked at before they are read.
+struct Input<R> {
+    ahead: Cursor<Vec<u8>>,
+    rest: R,
+}
+
+impl<R: BufRead> Input<R> {
+    /// Returns the next bytes without reading them: fewer than [`MAGIC_BYTES`] at the end of the file.
+    fn peek(&mut self) -> io::Result<&[u8]> {
+        let mut ahead = Vec::new();
+        self.by_ref().take(MAGIC_BYTES).read_to_end(&mut ahead)?;
+        self.ahead = Cursor::new(ahead);
+        Ok(self.ahead.get_ref())
+    }
+
+    /// Whether another member or frame follows, for which `is_magic` knows the first bytes. Zeros up to the end of the
+    /// file are padding, as tapes leave it.
+    fn goes_on(&mut self, is_magic: impl Fn(&[u8]) -> bool) -> io::Result<bool> {
+        if is_magic(self.peek()?) {
+            return Ok(true);
+        }
+        loop {
+            let padding = self.fill_buf()?;
+            if padding.is_empty() {
+                return Ok(false);
+            }
+            if padding.iter().any(|byte| *byte != 0) {
+                let why = "there is something behind the end of the compressed file";
+                return Err(io::Error::new(ErrorKind::InvalidData, why));
+            }
+            let length = padding.len();
+            self.consume(length);
+        }
+    }
+}
+
+impl<R: BufRead> Read for Input<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.fill_buf()?.read(buffer)?;
+        self.consume(length);
+        Ok(length)
+    }
+}
+
+impl<R: BufRead> BufRead for Input<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.ahead.fill_buf()?.is_empty() { self.rest.fill_buf() } else { self.ahead.fill_buf() }
+    }
+
+    fn consume(&mut self, length: usize) {
+        if self.ahead.fill_buf().is_ok_and(<[u8]>::is_empty) {
+            self.rest.consume(length);
+        } else {
+            self.ahead.consume(length);
+        }
+    }
+}
+
 /// A reader that says in plain words that a compressed file is cut off.
 struct Whole<R>(R);
 
@@ -54,15 +120,41 @@ impl<R: Read> Read for Whole<R> {
     }
 }
 
-/// A reader of frames behind each other, which passes over skippable frames between them.
+/// A reader of gzip members behind each other.
+struct Gzip<R> {
+    /// The member that is being read; `None` behind the last one.
+    member: Option<GzDecoder<Input<R>>>,
+}
+
+impl<R: BufRead> Gzip<R> {
+    fn new(input: Input<R>) -> Gzip<R> {
+        Gzip { member: Some(GzDecoder::new(input)) }
+    }
+}
+
+impl<R: BufRead> Read for Gzip<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while let Some(member) = &mut self.member {
+            let length = member.read(buffer)?;
+            if length > 0 {
+                return Ok(length);
+            }
+            let goes_on = member.get_mut().goes_on(is_gzip)?;
+            self.member = self.member.take().filter(|_| goes_on).map(|member| GzDecoder::new(member.into_inner()));
+        }
+        Ok(0)
+    }
+}
+
+/// A reader of zstd frames behind each other, which passes over skippable frames between them.
 struct Zstd<R> {
-    input: R,
+    input: Input<R>,
     decoder: FrameDecoder,
     is_in_frame: bool,
 }
 
 impl<R: BufRead> Zstd<R> {
-    fn new(input: R) -> Zstd<R> {
+    fn new(input: Input<R>) -> Zstd<R> {
         Zstd { input, decoder: FrameDecoder::new(), is_in_frame: false }
     }
 
@@ -115,7 +207,7 @@ impl<R: BufRead> Read for Zstd<R> {
                 }
                 self.end_frame()?;
             }
-            if self.input.fill_buf()?.is_empty() {
+            if !self.input.goes_on(is_zstd)? {
                 return Ok(0);
             }
             self.begin_frame()?;

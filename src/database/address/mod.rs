@@ -85,6 +85,17 @@ impl FromStr for Address {
     }
 }
 
+/// Names the host for an error of looking it up. If the name of the database has an @, a / in the password has ended
+/// the host too early, and the host may be a piece of the password: the text then says how to write the address.
+pub(super) fn looked_up(options: &PgConnectOptions) -> String {
+    match options.get_database() {
+        Some(database) if database.contains('@') => {
+            "the address has a / before its last @, and in a password @ and / are written %40 and %2F".to_owned()
+        }
+        _ => format!("host {:?}", options.get_host()),
+    }
+}
+
 fn refused(why: impl Into<String>) -> AddressError {
     AddressError(why.into())
 }
@@ -203,6 +214,22 @@ mod tests {
         assert_eq!(options.get_options(), Some("-c search_path=a b"));
         assert_eq!(options.get_application_name(), Some("billing"));
         assert_eq!(parsed("host=db").options.get_application_name(), Some("coldstream"));
+    }
+
+    #[test]
+    fn a_host_without_an_address_is_named_unless_it_may_be_a_piece_of_a_password() {
+        for (text, expected) in [
+            ("postgres://eva:secret@db/x", "host \"db\""),
+            ("postgres://eva:sec@ret@db/x", "host \"db\""),
+            ("postgres://eva:sec%2Fret@db", "host \"db\""),
+            ("host=db password=sec/ret", "host \"db\""),
+            ("postgres://eva:p@secret/word@db", "written %40 and %2F"),
+            ("postgres://eva:p@secret/word@db:5432/x", "written %40 and %2F"),
+            ("postgres://eva:1/secret@db/x", "written %40 and %2F"),
+        ] {
+            let said = looked_up(&parsed(text).options);
+            assert!(said.contains(expected) && !said.contains("secret"), "{text}: {said}");
+        }
     }
 
     #[test]

@@ -9,8 +9,8 @@
 //! | entry of an event or a GDPR id | distance, place |
 //! | entry of a stream | distance, four more bytes of its hash, number of places, and for each place: (distance from the place before) × 2, or that + 1 and a count of events that is not 1 |
 //! | place | number of the archive in its merge × stride + member |
-//!
-//! Pages of an earlier version hold numbers of fixed width. Their first byte is below 128, and they are still read.
+
+use unsigned_varint::{decode, encode};
 
 use crate::database::Error;
 
@@ -170,8 +170,8 @@ impl PageWriter {
 pub fn entries_of(kind: Kind, page: &[u8]) -> Result<Vec<Entry>, Error> {
     match page.split_first() {
         Some((&FORMAT, rest)) => compact_entries(kind, Reader(rest)),
-        Some((first, _)) if *first >= 0x80 => Err(Error::Damaged(format!("a lookup page has the format {first}"))),
-        _ => fixed_entries(kind, Reader(page)),
+        Some((first, _)) => Err(Error::Damaged(format!("a lookup page has the format {first}"))),
+        None => Err(Error::Damaged("a lookup page is empty".into())),
     }
 }
 
@@ -202,34 +202,15 @@ fn compact_entries(kind: Kind, mut reader: Reader) -> Result<Vec<Entry>, Error> 
     Ok(entries)
 }
 
-/// Reads a page of the earlier version: the hash and the member; for a stream the hash, its second half, the number of
-/// members, and each member with a count.
-fn fixed_entries(kind: Kind, mut reader: Reader) -> Result<Vec<Entry>, Error> {
-    let mut entries = Vec::new();
-    while !reader.0.is_empty() {
-        let hash = i64::from_be_bytes(reader.take()?);
-        if kind != Kind::Stream {
-            entries.push(Entry::new(kind, (hash, 0), 0, reader.short()?, 1));
-            continue;
-        }
-        let rest = u64::from_be_bytes(reader.take()?);
-        for _ in 0..reader.short()? {
-            let member = reader.short()?;
-            entries.push(Entry::new(kind, (hash, rest), 0, member, reader.short()?));
-        }
-    }
-    Ok(entries)
-}
-
 /// The most bytes of a number in LEB128.
 const NUMBER_BYTES_MAX: usize = 10;
 
-fn write_number(out: &mut Vec<u8>, mut number: u64) {
-    while number >= 0x80 {
-        out.push(number as u8 | 0x80);
-        number >>= 7;
-    }
-    out.push(number as u8);
+fn write_number(out: &mut Vec<u8>, number: u64) {
+    out.extend(encode::u64(number, &mut encode::u64_buffer()));
+}
+
+fn cut_off() -> Error {
+    Error::Damaged("a lookup page ends in an entry".into())
 }
 
 /// Takes numbers off the front of a page.
@@ -237,26 +218,18 @@ struct Reader<'a>(&'a [u8]);
 
 impl Reader<'_> {
     fn take<const N: usize>(&mut self) -> Result<[u8; N], Error> {
-        let (head, rest) =
-            self.0.split_first_chunk().ok_or_else(|| Error::Damaged("a lookup page ends in an entry".into()))?;
+        let (head, rest) = self.0.split_first_chunk().ok_or_else(cut_off)?;
         self.0 = rest;
         Ok(*head)
     }
 
-    fn short(&mut self) -> Result<u32, Error> {
-        Ok(u16::from_be_bytes(self.take()?).into())
-    }
-
     fn number(&mut self) -> Result<u64, Error> {
-        let mut number = 0;
-        for shift in (0..u64::BITS).step_by(7) {
-            let [byte] = self.take()?;
-            number |= u64::from(byte & 0x7f) << shift;
-            if byte < 0x80 {
-                return Ok(number);
-            }
-        }
-        Err(Error::Damaged("a number of a lookup page does not end".into()))
+        let (number, rest) = decode::u64(self.0).map_err(|error| match error {
+            decode::Error::Insufficient => cut_off(),
+            _ => Error::Damaged("a number of a lookup page is no LEB128".into()),
+        })?;
+        self.0 = rest;
+        Ok(number)
     }
 }
 
@@ -311,19 +284,40 @@ mod tests {
         }
     }
 
-    /// The bytes are as they were written before there were merges.
+    /// The bytes of pages in databases that are there.
     #[test]
-    fn pages_of_the_earlier_version_are_read() {
-        let (hash, rest) = (0x0123_4567_89ab_cdef_i64, 0xfedc_ba98_7654_3210_u64);
-        let ids = [&hash.to_be_bytes()[..], &[1, 2]].concat();
-        let entry = Entry { head: 0x0123_4567_89ab_cdef >> 15, tail: 0, ordinal: 0, member: 258, count: 1 };
-        assert_eq!(entries_of(Kind::Event, &ids).unwrap(), [entry]);
-        assert_eq!(entries_of(Kind::Gdpr, &ids).unwrap(), [entry]);
-        let stream = [&hash.to_be_bytes()[..], &rest.to_be_bytes(), &[0, 2, 0, 7, 0, 1, 0, 9, 1, 0]].concat();
-        let of_stream = Entry { tail: 0xfedc_ba98, member: 7, ..entry };
-        assert_eq!(
-            entries_of(Kind::Stream, &stream).unwrap(),
-            [of_stream, Entry { member: 9, count: 256, ..of_stream }]
-        );
+    fn pages_keep_their_bytes() {
+        let entry = |head, tail, ordinal, member, count| Entry { head, tail, ordinal, member, count };
+        let most = (1 << 48) - 1;
+        let ids = [entry(0, 0, 0, 0, 1), entry(127, 0, 0, 127, 1), entry(127, 0, 3, 299, 1), entry(most, 0, 1, 0, 1)];
+        let streams =
+            [entry(5, 0xfedc_ba98, 0, 7, 1), entry(5, 0xfedc_ba98, 2, 9, 256), entry(5, 0xfedc_ba99, 0, 1, 16_384)];
+        for kind in [Kind::Event, Kind::Gdpr] {
+            assert_eq!(hex::encode(&written(kind, &ids)[0].bytes), "81ac0200007f7f00af0980ffffffffff3fac02");
+        }
+        let pages = written(Kind::Stream, &streams);
+        assert_eq!(hex::encode(&pages[0].bytes), "81ac0205fedcba98020eb509800200fedcba990103808001");
+        let mut numbers = Vec::new();
+        for number in [0, 127, 128, 16_383, 16_384, u64::from(u32::MAX), u64::MAX] {
+            write_number(&mut numbers, number);
+        }
+        assert_eq!(hex::encode(&numbers), "007f8001ff7f808001ffffffff0fffffffffffffffffff01");
+        assert_eq!(entries_of(Kind::Event, &written(Kind::Event, &ids)[0].bytes).unwrap(), ids);
+        assert_eq!(entries_of(Kind::Stream, &pages[0].bytes).unwrap(), streams);
+    }
+
+    #[test]
+    fn a_page_that_is_cut_off_or_of_another_format_is_damaged() {
+        let page = &written(Kind::Event, &[Entry { head: 1 << 40, tail: 0, ordinal: 0, member: 1, count: 1 }])[0].bytes;
+        for (bytes, why) in [
+            (&page[..page.len() - 1], "ends in an entry"),
+            (&[], "is empty"),
+            (&[0x82, 7], "the format 130"),
+            (&[0x01, 7], "the format 1"),
+            (&[FORMAT, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01], "no LEB128"),
+        ] {
+            let error = entries_of(Kind::Event, bytes).unwrap_err().to_string();
+            assert!(error.contains(why), "{bytes:?}: {error}");
+        }
     }
 }

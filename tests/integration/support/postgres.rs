@@ -13,6 +13,9 @@ use bytes::Bytes;
 use coldstream::database::Database;
 use coldstream::embedded::{Durability, Postgres};
 use futures::TryStreamExt;
+use nix::errno::Errno;
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
 use sqlx::{Connection, PgConnection};
 use tempfile::TempDir;
 use tokio::sync::Mutex;
@@ -256,11 +259,8 @@ fn clear_folders_of_the_dead() {
     for entry in fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let Some(rest) = name.to_str().and_then(|name| name.strip_prefix(FOLDER_PREFIX)) else { continue };
-        let Some(process_id) = rest.split('-').next().and_then(|id| id.parse::<libc::pid_t>().ok()) else { continue };
-        // SAFETY: signal 0 is sent to nobody, the call only asks.
-        let is_alive = unsafe { libc::kill(process_id, 0) } == 0
-            || std::io::Error::last_os_error().raw_os_error() != Some(libc::ESRCH);
-        if !is_alive {
+        let Some(process_id) = rest.split('-').next().and_then(|id| id.parse().ok()) else { continue };
+        if kill(Pid::from_raw(process_id), None) == Err(Errno::ESRCH) {
             clear(&entry.path());
         }
     }

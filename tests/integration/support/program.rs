@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Error, Read};
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -11,6 +11,9 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use coldstream::embedded::keeper;
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tempfile::TempDir;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
@@ -24,7 +27,7 @@ pub struct Program {
     below: &'static str,
     writes_files: bool,
     /// The number of files that may be open; by default that of the test's own process.
-    descriptors: Option<libc::rlim_t>,
+    descriptors: Option<u64>,
 }
 
 /// A process, killed when it is dropped.
@@ -82,7 +85,7 @@ impl Program {
     }
 
     /// Limits the files that the program may have open.
-    pub fn descriptors(mut self, descriptors: libc::rlim_t) -> Program {
+    pub fn descriptors(mut self, descriptors: u64) -> Program {
         self.descriptors = Some(descriptors);
         self
     }
@@ -117,17 +120,11 @@ impl Program {
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_coldstream"));
         command.args(arguments).env_clear().envs(&self.variables).current_dir(self.folder().join(self.below));
-        let files = (!self.writes_files).then_some((libc::RLIMIT_FSIZE, 0));
-        let descriptors = self.descriptors.map(|descriptors| (libc::RLIMIT_NOFILE, descriptors));
+        let files = (!self.writes_files).then_some((Resource::RLIMIT_FSIZE, 0));
+        let descriptors = self.descriptors.map(|descriptors| (Resource::RLIMIT_NOFILE, descriptors));
         for (resource, most) in files.into_iter().chain(descriptors) {
-            let limit = libc::rlimit { rlim_cur: most, rlim_max: most };
             // SAFETY: the closure makes one call between fork and exec, which is async-signal-safe.
-            let set = move || match unsafe { libc::setrlimit(resource, &raw const limit) } {
-                0 => Ok(()),
-                _ => Err(Error::last_os_error()),
-            };
-            // SAFETY: as above.
-            unsafe { command.pre_exec(set) };
+            unsafe { command.pre_exec(move || Ok(setrlimit(resource, most, most)?)) };
         }
         command
     }
@@ -173,13 +170,12 @@ impl Running {
 
     /// Asks for an orderly end.
     pub fn terminate(&self) {
-        self.signal(libc::SIGTERM);
+        self.signal(Signal::SIGTERM);
     }
 
-    pub fn signal(&self, signal: libc::c_int) {
-        let id = self.child.id() as libc::pid_t;
-        // SAFETY: a signal to a child that was not waited for, so that its id is still its own.
-        assert_eq!(unsafe { libc::kill(id, signal) }, 0);
+    pub fn signal(&self, signal: Signal) {
+        // The child was not waited for, so that its id is still its own.
+        kill(Pid::from_raw(self.child.id() as i32), signal).expect("the process can be signalled");
     }
 
     /// Returns the most memory that the process has had so far.

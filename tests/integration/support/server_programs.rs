@@ -26,8 +26,7 @@ pub fn folder(server_folder: &Path) -> Option<PathBuf> {
         return Some(wanted.into());
     };
     let programs = fetched(major);
-    // SAFETY: geteuid always succeeds and touches no memory of ours.
-    if unsafe { libc::geteuid() } != 0 {
+    if !nix::unistd::geteuid().is_root() {
         return Some(programs.join("bin"));
     }
     let copy = server_folder.join("programs");

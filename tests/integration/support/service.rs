@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -51,11 +52,11 @@ impl Service {
 
     /// Stops the service in the middle of whatever it does.
     pub fn pause(&self) {
-        self.running.signal(libc::SIGSTOP);
+        self.running.signal(Signal::SIGSTOP);
     }
 
     pub fn resume(&self) {
-        self.running.signal(libc::SIGCONT);
+        self.running.signal(Signal::SIGCONT);
     }
 
     /// Returns once the service has logged such a message.
