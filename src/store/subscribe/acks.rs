@@ -152,7 +152,8 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::event::{Event, Gdpr, Group, Instant, Json, Log, Metadata, NewEvent};
+    use crate::event::{Group, Log};
+    use crate::store::subscribe::sample::event;
     use crate::store::subscribe::subscriber::{Deliveries, Subscriber, Subscribing};
 
     fn subscriber(acks_broadcasts: bool) -> (Subscriber, Deliveries) {
@@ -169,18 +170,7 @@ mod tests {
     }
 
     fn broadcast(subscriber: &Subscriber, stream: &str) {
-        let new = NewEvent {
-            id: "id".into(),
-            stream: stream.into(),
-            event_type: "type".into(),
-            reason: String::new(),
-            raised_at: None,
-            metadata: Metadata::default(),
-            payload: Json::parse_object("{}").unwrap(),
-            gdpr: Gdpr::new(),
-        };
-        let event: Event = new.at(0, Instant::from_unix_nanos(0));
-        subscriber.broadcast(&log(), &Arc::new(event));
+        subscriber.broadcast(&log(), &Arc::new(event(0, stream)));
     }
 
     fn in_flight(streams: &[&str]) -> Vec<(i64, String)> {
