@@ -2,8 +2,9 @@
 //! of an object comes from such a read, both for an object that was just uploaded and for one that the catalog has
 //! lost. Two members are in memory at a time. Nothing is written, so a process that dies leaves nothing.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet, VecDeque};
 
+use futures::future::BoxFuture;
 use uuid::Uuid;
 
 use crate::bucket::{MemberText, ObjectMetadata, Scan, decompress_member};
@@ -66,12 +67,20 @@ impl Contents {
     }
 }
 
+/// A function that is told how many bytes of an object were read, and may take its time.
+pub type Pacing<'a> = &'a (dyn Fn(i64) -> BoxFuture<'static, ()> + Send + Sync + 'a);
+
+/// Takes no time.
+pub fn unpaced(_: i64) -> BoxFuture<'static, ()> {
+    Box::pin(std::future::ready(()))
+}
+
 /// An object that is being read.
 pub struct ContentsReader {
     scan: Scan,
-    /// The bytes of each member and of its JSON, if the members were just written. Otherwise the end of each member is
-    /// found by decompressing it.
-    written: Option<std::vec::IntoIter<(i64, i64)>>,
+    /// The bytes of each member and of its JSON, if they are known. Otherwise the end of each member is found by
+    /// decompressing it.
+    known: Option<std::vec::IntoIter<(i64, i64)>>,
     /// The next member, or the end, which was scanned while the member before it was read.
     ahead: Option<Result<Option<MemberText>, Error>>,
     members: Vec<MemberRow>,
@@ -90,16 +99,37 @@ impl ContentsReader {
             overlay,
             tally: Tally::default(),
             lookups: LookupRun::new(key),
-            runs: Vec::new(),
+            left_out: HashSet::new(),
+            runs: VecDeque::new(),
             runs_made: 0,
         };
-        ContentsReader { scan, written: None, ahead: None, members: Vec::new(), has_ended: false, census: Some(census) }
+        ContentsReader { scan, known: None, ahead: None, members: Vec::new(), has_ended: false, census: Some(census) }
     }
 
-    /// Begins to read an object whose members were just written, and whose sizes are known.
-    pub fn with_known_members(scan: Scan, log: Log, key: HashKey, members: Vec<(i64, i64)>) -> ContentsReader {
-        let written = Some(members.into_iter());
-        ContentsReader { written, ..ContentsReader::new(scan, log, key, Overlay::default()) }
+    /// Reads the object by members whose sizes are known: the bytes of each, and of its JSON.
+    pub fn with_known_members(self, members: Vec<(i64, i64)>) -> ContentsReader {
+        ContentsReader { known: Some(members.into_iter()), ..self }
+    }
+
+    /// Leaves these GDPR ids out of the lookups.
+    pub fn without_gdpr_ids(mut self, gdpr_ids: HashSet<String>) -> ContentsReader {
+        self.census().left_out = gdpr_ids;
+        self
+    }
+
+    /// Reads on, without keeping events, until a run of lookup pages is complete. `None` once the object was read to its
+    /// end and every run was given. `pace` is told how many bytes were read.
+    pub async fn next_run(&mut self, pace: Pacing<'_>) -> Result<Option<(i32, LookupRun)>, Error> {
+        loop {
+            if let Some(run) = self.census().runs.pop_front() {
+                return Ok(Some(run));
+            }
+            let reached = self.bytes();
+            if !self.pass().await? && self.census().runs.is_empty() {
+                return Ok(None);
+            }
+            pace(self.bytes() - reached).await;
+        }
     }
 
     /// Reads the next member, and returns its events; `None` at the end.
@@ -108,7 +138,7 @@ impl ContentsReader {
     }
 
     /// Reads the next member without keeping its events. False at the end.
-    pub async fn pass(&mut self) -> Result<bool, Error> {
+    async fn pass(&mut self) -> Result<bool, Error> {
         Ok(self.advance(None).await?.is_some())
     }
 
@@ -149,8 +179,8 @@ impl ContentsReader {
     }
 
     async fn scan_next(&mut self) -> Result<Option<MemberText>, Error> {
-        let Some(written) = &mut self.written else { return Ok(self.scan.next_member().await?) };
-        let Some((bytes, json_bytes)) = written.next() else { return Ok(None) };
+        let Some(known) = &mut self.known else { return Ok(self.scan.next_member().await?) };
+        let Some((bytes, json_bytes)) = known.next() else { return Ok(None) };
         let compressed = self.scan.next(bytes).await?;
         let decompressed = background::spawn(move || decompress_member(&compressed, json_bytes));
         let text = decompressed.await.expect("decompressing does not panic").map_err(|why| self.scan.damaged(why))?;
@@ -162,14 +192,14 @@ impl ContentsReader {
     }
 
     /// Returns how many bytes of the object were read so far.
-    pub fn bytes(&self) -> i64 {
+    fn bytes(&self) -> i64 {
         self.members.last().map_or(0, |last| last.byte_end)
     }
 
     /// Takes the runs of lookup pages that are complete, with their numbers. The caller takes them after each member
     /// and at the end, so that they do not add up in memory.
     pub fn take_runs(&mut self) -> Vec<(i32, LookupRun)> {
-        std::mem::take(&mut self.census().runs)
+        self.census().runs.drain(..).collect()
     }
 
     /// Returns the contents, once no member is left.
@@ -205,9 +235,11 @@ struct Census {
     overlay: Overlay,
     tally: Tally,
     lookups: LookupRun,
+    /// The GDPR ids that are left out of the lookups.
+    left_out: HashSet<String>,
     runs_made: i32,
     /// The complete runs that were not taken yet.
-    runs: Vec<(i32, LookupRun)>,
+    runs: VecDeque<(i32, LookupRun)>,
 }
 
 struct ReadMember {
@@ -260,6 +292,7 @@ impl Census {
     }
 
     fn look_up<'a>(&mut self, id: &str, stream: &str, gdpr_ids: impl Iterator<Item = &'a str>, member: u16) {
+        let gdpr_ids = gdpr_ids.filter(|gdpr_id| !self.left_out.contains(*gdpr_id));
         self.lookups.add(id, stream, gdpr_ids, member);
         if self.lookups.is_full() {
             self.end_run();
@@ -268,7 +301,7 @@ impl Census {
 
     fn end_run(&mut self) {
         if !self.lookups.is_empty() {
-            self.runs.push((self.runs_made, std::mem::replace(&mut self.lookups, LookupRun::new(self.key))));
+            self.runs.push_back((self.runs_made, std::mem::replace(&mut self.lookups, LookupRun::new(self.key))));
             self.runs_made += 1;
         }
     }

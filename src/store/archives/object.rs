@@ -13,7 +13,8 @@ use crate::database::lookups::{self, LookupRun};
 use crate::database::{self, ArchiveKey};
 use crate::event::{BorrowedEvent, Extent, PositionSet};
 use crate::store::archives::background;
-use crate::store::archives::contents::{Contents, ContentsReader};
+use crate::store::archives::contents::{Contents, ContentsReader, unpaced};
+use crate::store::archives::overlay::Overlay;
 use crate::store::{Error, GaveWay, Store};
 
 /// The most members that are compressed at once, or wait for it.
@@ -109,20 +110,16 @@ impl<'a> Object<'a> {
         let key = store.hash_key(&mut transaction).await?;
         drop(transaction);
         let damaged = scan.damaged("it does not hold what was uploaded");
-        let mut reader = ContentsReader::with_known_members(scan, log_row.log.clone(), key, export.members.clone());
+        let reader = ContentsReader::new(scan, log_row.log.clone(), key, Overlay::default());
+        let mut reader = reader.with_known_members(export.members.clone());
         // A run is saved while the next one is read.
         let (sender, mut receiver) = mpsc::channel(1);
         let reading = async move {
-            loop {
-                let is_end = !reader.pass().await?;
-                for run in reader.take_runs() {
-                    // Nobody receives the run if saving has failed, and that failure ends reading, too.
-                    let _ = sender.send(run).await;
-                }
-                if is_end {
-                    return reader.finish().await;
-                }
+            while let Some(run) = reader.next_run(&unpaced).await? {
+                // Nobody receives the run if saving has failed, and that failure ends reading, too.
+                let _ = sender.send(run).await;
             }
+            reader.finish().await
         };
         let saving = async {
             while let Some((run, lookups)) = receiver.recv().await {

@@ -24,8 +24,9 @@ use crate::database::{self, ArchiveKey};
 use crate::event::PositionSet;
 use crate::event::{Event, Extent};
 use crate::store::archives::contents::ContentsReader;
+use crate::store::archives::contents::Pacing;
 use crate::store::archives::source::Source;
-use crate::store::checking::verify::{Finding, Pacing, Verified};
+use crate::store::checking::verify::{Finding, Verified};
 use crate::store::{Error, Store};
 
 /// The findings, by their outcome.
@@ -177,16 +178,8 @@ impl Source<'_> {
         members::delete(&mut transaction, key, archive.generation).await?;
         lookups::delete(&mut transaction, key).await?;
         let mut reader = ContentsReader::new(scan, log_row.log.clone(), hash_key, self.overlay());
-        loop {
-            let reached = reader.bytes();
-            let is_end = !reader.pass().await?;
-            pace(reader.bytes() - reached).await;
-            for (run, lookups) in reader.take_runs() {
-                lookups::insert_run(&mut transaction, key, run, lookups).await?;
-            }
-            if is_end {
-                break;
-            }
+        while let Some((number, run)) = reader.next_run(pace).await? {
+            lookups::insert_run(&mut transaction, key, number, run).await?;
         }
         let contents = reader.finish().await?;
         if contents.count == 0 {

@@ -9,7 +9,8 @@ use time::{Duration, OffsetDateTime};
 use crate::database::catalog::scrubs;
 use crate::database::log::rows;
 use crate::database::{self, ArchiveKey};
-use crate::store::checking::verify::{Pacing, Seen};
+use crate::store::archives::contents::Pacing;
+use crate::store::checking::verify::Seen;
 use crate::store::{Error, Store};
 
 /// The shortest time between two turns of an archive.

@@ -13,7 +13,7 @@ use crate::database::catalog::members::{self, MemberExtent};
 use crate::database::log::events;
 use crate::database::log::rows::{self, LogRow};
 use crate::event::{Log, PositionRange, PositionSet};
-use crate::store::archives::contents::ContentsReader;
+use crate::store::archives::contents::{ContentsReader, unpaced};
 use crate::store::archives::fetch::Interrupted;
 use crate::store::archives::overlay::Overlay;
 use crate::store::{Error, Store};
@@ -108,9 +108,7 @@ impl Store {
         let key = self.hash_key(&mut view).await?;
         drop(view);
         let mut reader = ContentsReader::new(scan, log.clone(), key, Overlay::default());
-        while reader.pass().await? {
-            reader.take_runs();
-        }
+        while reader.next_run(&unpaced).await?.is_some() {}
         Ok(reader.finish().await?.positions)
     }
 }

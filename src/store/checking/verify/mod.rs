@@ -4,12 +4,12 @@
 //! go on meanwhile. Everything that moves is looked at where one view of its log saw it, because no archive ever loses
 //! a position. If an archive was restored, it is gone, and its log is verified anew.
 
-mod held;
+mod differences;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 
-use futures::future::{BoxFuture, FutureExt};
+use futures::future::FutureExt;
 use uuid::Uuid;
 
 use crate::bucket;
@@ -24,14 +24,11 @@ use crate::database::lookups::{self, LookupRun};
 use crate::database::{self, ArchiveKey};
 use crate::event::PositionSet;
 use crate::event::{Log, PositionRange};
+use crate::store::archives::contents::{ContentsReader, Pacing};
 use crate::store::archives::overlay::Overlay;
-use crate::store::archives::source::read_member;
 use crate::store::{ATTEMPTS, Error, Store};
 
-use held::{Held, counted};
-
-/// A function that is told how many bytes of an object were read, and may take its time.
-pub type Pacing<'a> = &'a (dyn Fn(i64) -> BoxFuture<'static, ()> + Send + Sync + 'a);
+use differences::{differences, differing_members};
 
 /// A defect.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -249,48 +246,37 @@ impl Store {
     ) -> Result<(PositionSet, Vec<String>), Unread> {
         let mut view = self.database.view_for_job().await?;
         let archive = archives::find(&mut view, log_row.id, archive_id).await?.ok_or(Unread::Gone)?;
-        let members =
-            members::of_archive(&mut view, ArchiveKey::new(log_row.id, archive_id), archive.generation).await?;
+        let key = archive.key();
+        let members = members::of_archive(&mut view, key, archive.generation).await?;
         let edits = edits::pending_of_archive(&mut view, log_row.id, archive_id).await?;
         // A rewrite may have put these GDPR ids into the object, and the lookup pages stayed as they were.
-        let introduced = introduced::of_archive(&mut view, ArchiveKey::new(log_row.id, archive_id)).await?;
-        let key = self.hash_key(&mut view).await?;
+        let introduced = introduced::of_archive(&mut view, key).await?;
+        let hash_key = self.hash_key(&mut view).await?;
         drop(view);
-        let mut scan = self.bucket()?.scan(&log_row.log, archive_id).await?;
+        let scan = self.bucket()?.scan(&log_row.log, archive_id).await?;
         if scan.etag() != archive.etag {
             return Err(Unread::Stale("the object is not the one that the catalog knows".into()));
         }
-        let overlay = Overlay::new(edits);
-        let (mut held, mut found, mut lookups_are_right) = (Held::default(), Vec::new(), true);
-        let mut lookups = LookupRun::new(key);
-        for row in &members {
-            let mut types: BTreeMap<String, i64> = BTreeMap::new();
-            for mut event in read_member(&mut scan, &log_row.log, row).await? {
-                let gdpr_ids = event.gdpr_ids().filter(|id| !introduced.contains(*id));
-                lookups.add(&event.id, &event.stream, gdpr_ids, row.member as u16);
-                overlay.apply(&mut event);
-                held.add(&event);
-                *types.entry(event.event_type).or_default() += 1;
-            }
-            if lookups.is_full() {
-                let full = std::mem::replace(&mut lookups, LookupRun::new(key));
-                lookups_are_right &= self.leads_to(ArchiveKey::new(log_row.id, archive_id), &full).await?;
-            }
-            if types != counted(&archive, &row.type_counts) {
-                found.push(format!("the types of member {} are not those that the catalog counts", row.member));
-            }
-            held.json_bytes += row.json_bytes;
-            held.object_bytes = row.byte_end;
-            pace(row.byte_end - row.byte_start).await;
+        let sizes = members.iter().map(|row| (row.byte_end - row.byte_start, row.json_bytes)).collect();
+        let mut reader = ContentsReader::new(scan, log_row.log.clone(), hash_key, Overlay::new(edits))
+            .with_known_members(sizes)
+            .without_gdpr_ids(introduced);
+        let mut lookups_are_right = true;
+        while let Some((_, run)) = reader.next_run(pace).await? {
+            lookups_are_right &= self.leads_to(key, &run).await?;
         }
-        if !(lookups_are_right && self.leads_to(ArchiveKey::new(log_row.id, archive_id), &lookups).await?) {
+        let contents = reader.finish().await?;
+        let mut found = Vec::new();
+        if !lookups_are_right {
             found.push("the lookup pages do not lead to its events".into());
         }
-        if scan.finish().await? != archive.digest {
+        if contents.digest != archive.digest {
             found.push("the object's digest is not the one that the catalog knows".into());
         }
-        found.extend(held.differs_from(&archive));
-        Ok((held.positions, found))
+        let held = contents.archive(key, archive.generation, archive.write_id);
+        found.extend(differences(&held, &archive));
+        found.extend(differing_members((&held, &contents.members), (&archive, &members)));
+        Ok((contents.positions, found))
     }
 
     async fn leads_to(&self, key: ArchiveKey, run: &LookupRun) -> Result<bool, Error> {
