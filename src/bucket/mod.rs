@@ -14,7 +14,7 @@ mod format;
 mod keys;
 mod listing;
 mod marker;
-mod members;
+mod member_cache;
 mod metadata;
 mod objects;
 mod pace;
@@ -40,7 +40,7 @@ pub use format::{
 pub use keys::{archive_in_key, log_in_folder, object_folder, object_key};
 pub use listing::{Listed, ListedArchive, ListedObject, Strangers};
 pub use marker::{Claim, Marked, Marker, is_marker};
-pub use members::{MemberAddress, MemberCache};
+pub use member_cache::{MemberAddress, MemberCache};
 pub use metadata::{ObjectMetadata, Said};
 pub use objects::Head;
 pub use probe::{Abilities, is_probe};
@@ -78,12 +78,6 @@ pub enum Error {
     ReadOnly { bucket: String },
     #[error("the object {object} is damaged: {why}")]
     Damaged { object: String, why: String },
-}
-
-impl Error {
-    pub fn is_transient(&self) -> bool {
-        matches!(self, Error::Unavailable { .. } | Error::Unknown { .. } | Error::NoCredentials { .. })
-    }
 }
 
 fn answer(status: u16, code: &str, advice: &str) -> String {

@@ -3,6 +3,9 @@
 //! If each request by itself were repeated a few times, all of them together would put several times the usual load on
 //! a server that cannot even bear that. So retries come out of one budget, which only successful requests fill up
 //! again: in a long outage every request is tried once.
+//!
+//! The functions `failed` and `unknown` in `client/mod.rs` say which answer is which error; this module says which error
+//! is worth another attempt, how many there are, and how long they wait.
 
 use std::future::Future;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -18,6 +21,13 @@ const WAIT_MAX: Duration = Duration::from_secs(2);
 /// The full budget, in tenths of a retry: it is good for 100.
 const BUDGET_MAX: u32 = 1_000;
 const COST: u32 = 10;
+
+impl Error {
+    /// Whether a later attempt may succeed.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Error::Unavailable { .. } | Error::Unknown { .. } | Error::NoCredentials { .. })
+    }
+}
 
 pub struct Retries {
     budget: AtomicU32,

@@ -2,7 +2,7 @@ use anyhow::bail;
 use clap::Args;
 use time::Duration;
 
-use crate::command::wiring::Intent;
+use crate::command::wiring::Access;
 use crate::command::{report, wiring};
 use crate::config::Config;
 use crate::store::{Leftover, SweepRequest};
@@ -27,8 +27,8 @@ const UPLOAD_AGE: Duration = Duration::days(1);
 /// Prints a line for each leftover.
 pub async fn run(config: &Config, arguments: Arguments) -> anyhow::Result<()> {
     let Arguments { dry_run, older_than_days, delete_unknown } = arguments;
-    let intent = if dry_run { Intent::Read } else { Intent::Write };
-    let store = wiring::connect_to_own_bucket(config, intent).await?;
+    let access = if dry_run { Access::Read } else { Access::Write };
+    let store = wiring::connect_to_own_bucket(config, access).await?;
     let request = SweepRequest {
         is_dry: dry_run,
         deletes_unknown: delete_unknown,

@@ -2,7 +2,7 @@ use anyhow::bail;
 use clap::Args;
 
 use crate::command::progress::Progress;
-use crate::command::wiring::Intent;
+use crate::command::wiring::Access;
 use crate::command::{report, wiring};
 use crate::config::Config;
 use crate::jobs::Pace;
@@ -23,8 +23,8 @@ pub async fn run(config: &Config, arguments: Arguments) -> anyhow::Result<()> {
     let Arguments { repair, bytes_per_second } = arguments;
     let store = wiring::connect(config).await?;
     if store.has_bucket() {
-        let intent = if repair { Intent::Write } else { Intent::Read };
-        wiring::check_owner(&store, intent).await?;
+        let access = if repair { Access::Write } else { Access::Read };
+        wiring::check_owner(&store, access).await?;
         if repair {
             store.probe_bucket().await;
         }

@@ -19,7 +19,7 @@ const BUCKET_WAIT: Duration = Duration::from_secs(5);
 
 /// The use that a command makes of a bucket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Intent {
+pub enum Access {
     Read,
     Write,
 }
@@ -52,16 +52,16 @@ pub async fn connect_to_bucket(config: &Config) -> anyhow::Result<Arc<Store>> {
     with_bucket(config, migrated(config).await?, settings, true).await
 }
 
-/// Connects as [`connect_to_bucket`] does, and refuses a bucket that may not be used with this intent.
-pub async fn connect_to_own_bucket(config: &Config, intent: Intent) -> anyhow::Result<Arc<Store>> {
+/// Connects as [`connect_to_bucket`] does, and refuses a bucket that may not be used with this access.
+pub async fn connect_to_own_bucket(config: &Config, access: Access) -> anyhow::Result<Arc<Store>> {
     let store = connect_to_bucket(config).await?;
-    check_owner(&store, intent).await?;
+    check_owner(&store, access).await?;
     Ok(store)
 }
 
 /// Refuses a bucket that is another deployment's, and a copy of the database that wants to write.
-pub async fn check_owner(store: &Store, intent: Intent) -> anyhow::Result<()> {
-    refuse_another(store, store.bucket_owner().await?, intent)
+pub async fn check_owner(store: &Store, access: Access) -> anyhow::Result<()> {
+    refuse_another(store, store.bucket_owner().await?, access)
 }
 
 /// Connects to Postgres, and brings its tables up to date.
@@ -139,11 +139,11 @@ pub fn is_away(error: &anyhow::Error) -> bool {
 /// Refuses what must not be served, and marks a bucket without an owner as this database's.
 async fn reconcile(store: &Store, config: &Config) -> anyhow::Result<()> {
     let name = config.bucket()?.bucket.as_str();
-    let intent = if store.is_read_only() { Intent::Read } else { Intent::Write };
+    let access = if store.is_read_only() { Access::Read } else { Access::Write };
     let silent = || Error::Unavailable(format!("the bucket did not say its owner for {} s", BUCKET_WAIT.as_secs()));
     let owner = timeout(BUCKET_WAIT, store.bucket_owner()).await.unwrap_or_else(|_| Err(silent()))?;
-    refuse_another(store, owner, intent)?;
-    if intent == Intent::Read {
+    refuse_another(store, owner, access)?;
+    if access == Access::Read {
         // A copy gives positions of its own, and never archives them, so that it may be older than the bucket.
         tracing::info!("S3_READ_ONLY is true: archives are read, and nothing is written to the bucket");
         return Ok(());
@@ -167,7 +167,7 @@ async fn reconcile(store: &Store, config: &Config) -> anyhow::Result<()> {
     }
     if owner == Owner::Nobody {
         match store.claim_bucket().await {
-            Ok(owner) => refuse_another(store, owner, intent)?,
+            Ok(owner) => refuse_another(store, owner, access)?,
             // A process that may only read serves; the next start tries again.
             Err(error) => tracing::warn!(%error, "the bucket could not be marked as this database's"),
         }
@@ -179,10 +179,10 @@ async fn reconcile(store: &Store, config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn refuse_another(store: &Store, owner: Owner, intent: Intent) -> anyhow::Result<()> {
+fn refuse_another(store: &Store, owner: Owner, access: Access) -> anyhow::Result<()> {
     match owner {
         Owner::Another { .. } => bail!(store.why_fenced(owner)?),
-        Owner::Copied { .. } if intent == Intent::Write => bail!(store.why_fenced(owner)?),
+        Owner::Copied { .. } if access == Access::Write => bail!(store.why_fenced(owner)?),
         _ => Ok(()),
     }
 }

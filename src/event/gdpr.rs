@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::event::object::{read_from_objects, written_as_derived};
+use crate::event::json_object::{read_from_objects, written_as_derived};
 use crate::event::{ID_BYTES_MAX, Invalid, Json, check_text};
 
 /// The personal fields of a payload: field name → its data. A field that is named here is in the payload, unless an

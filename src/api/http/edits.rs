@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::api::document::EventDocument;
+use crate::api::event_document::EventDocument;
 use crate::api::http::parameters::{Content, EventIdOfPath, LogOfPath, Parameters};
 use crate::api::http::problem::Problem;
 use crate::event::{self, Instant, Patch};

@@ -9,7 +9,7 @@ use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::api::document::{EventDocument, NewEventDocument};
+use crate::api::event_document::{EventDocument, NewEventDocument};
 use crate::api::held::hold;
 use crate::api::http::cursor;
 use crate::api::http::parameters::{Content, EventIdOfPath, LogOfPath, Parameters};

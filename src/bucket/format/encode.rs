@@ -1,13 +1,13 @@
+//! From events to compressed members.
+
 use std::cell::RefCell;
 
 use libdeflater::{CompressionLvl, Compressor};
 
+use crate::bucket::format::MEMBER_JSON_BYTES;
 use crate::bucket::format::line::LogLines;
 use crate::event::{BorrowedEvent, Event, Log};
 
-/// The JSON of a member, about: larger members compress better, smaller ones cost less to fetch (docs/format.md, The
-/// members).
-const MEMBER_JSON_BYTES: usize = 256 * 1024;
 const COMPRESSION_LEVEL: i32 = 6;
 
 thread_local! {

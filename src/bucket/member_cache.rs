@@ -1,3 +1,5 @@
+//! Decoded members that were fetched a short time ago, so that readers of one history fetch each of them once.
+
 use std::sync::Arc;
 use std::time::Duration;
 
