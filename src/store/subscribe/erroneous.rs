@@ -8,7 +8,7 @@ use crate::database::log::rows;
 use crate::event::Group;
 use crate::event::{Event, Filter, Invalid, Log};
 use crate::store::subscribe::notices::Word;
-use crate::store::subscribe::replica::Cause;
+use crate::store::subscribe::wake::Cause;
 use crate::store::{Error, Store};
 
 /// An event that a group could not handle.

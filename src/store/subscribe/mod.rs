@@ -9,11 +9,14 @@ mod broadcast;
 mod consistency;
 mod courier;
 mod erroneous;
+mod lease;
 mod notices;
+mod receipts;
 mod replica;
 #[cfg(test)]
 mod sample;
 mod subscriber;
+mod wake;
 mod window;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,8 +38,9 @@ use crate::event::Log;
 use crate::store::log::read::Turns;
 use crate::store::subscribe::courier::Ack;
 use crate::store::subscribe::notices::{LOG_IDS_MAX, Word};
-use crate::store::subscribe::replica::{Cause, Replica};
+use crate::store::subscribe::replica::Replica;
 use crate::store::subscribe::subscriber::Subscriber;
+use crate::store::subscribe::wake::Cause;
 use crate::store::{Error, Store};
 
 pub use crate::event::Group;
@@ -184,7 +188,7 @@ impl Store {
         if current.is_closed {
             return Err(Error::Unavailable("the service is about to end".into()));
         }
-        let is_live = |replica: &Arc<Replica>| !replica.ending.is_cancelled() && !replica.lost.is_cancelled();
+        let is_live = |replica: &Arc<Replica>| !replica.ending.is_cancelled() && !replica.lease.lost.is_cancelled();
         let replica = match current.replica.clone().filter(is_live) {
             Some(replica) => replica,
             None => {

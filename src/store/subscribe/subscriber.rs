@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::event::Group;
 use crate::event::{Event, Log};
 use crate::store::subscribe::acks::{self, Broadcasts, Known, Meaning};
-use crate::store::subscribe::courier::unreceived::Receipts;
+use crate::store::subscribe::receipts::Receipts;
 
 /// The number of persisted events that wait for the connection to take them.
 const QUEUED_EVENTS_MAX: usize = 8;

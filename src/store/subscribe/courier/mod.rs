@@ -20,12 +20,13 @@ use tokio::time::Instant;
 
 use crate::database::groups::progress::{Progress, Refusal, Turn};
 use crate::event::Log;
-use crate::store::Held;
 use crate::store::subscribe::acks::Meaning;
 use crate::store::subscribe::courier::record::Outcomes;
-use crate::store::subscribe::replica::{Replica, Wake};
+use crate::store::subscribe::lease::ReplicaLease;
 use crate::store::subscribe::subscriber::{Room, Subscriber};
+use crate::store::subscribe::wake::Wake;
 use crate::store::subscribe::window::{Item, Window};
+use crate::store::{Held, Store};
 
 use reading::{READ_EVENTS_MIN, Reading};
 
@@ -63,7 +64,8 @@ pub enum End {
 }
 
 pub struct Courier {
-    pub replica: Arc<Replica>,
+    store: Arc<Store>,
+    lease: Arc<ReplicaLease>,
     pub turn: Turn,
     pub log: Log,
     pub window: Window,
@@ -104,13 +106,14 @@ pub struct Courier {
 
 impl Courier {
     pub fn new(
-        replica: Arc<Replica>,
+        (store, lease): (Arc<Store>, Arc<ReplicaLease>),
         (turn, log): (Turn, Log),
         (progress, refusal): (&Progress, Refusal),
         (subscribers, inbox, wake): (watch::Receiver<Vec<Arc<Subscriber>>>, mpsc::Receiver<Ack>, Arc<Wake>),
     ) -> Courier {
         Courier {
-            replica,
+            store,
+            lease,
             window: Window::new(turn.group.is_parallel, progress),
             turn,
             log,
@@ -136,25 +139,21 @@ impl Courier {
         }
     }
 
-    pub async fn run(mut self) {
-        loop {
-            let end = self.deliver().await;
-            if matches!(end, End::Lost) {
-                // The acks of what is in flight on these subscribers could be taken for acks of what is sent next.
-                let subscribers = self.subscribers.borrow().clone();
-                let has_in_flight =
-                    |subscriber: &&Arc<Subscriber>| !self.window.in_flight_on(subscriber.number).is_empty();
-                subscribers.iter().filter(has_in_flight).for_each(|subscriber| subscriber.close());
-            }
-            if self.replica.rest(&self.turn, end) {
-                return self.count_last_acks().await;
-            }
+    /// Delivers until there is nothing to deliver, or nobody to deliver to.
+    pub async fn run(&mut self) -> End {
+        let end = self.deliver().await;
+        if matches!(end, End::Lost) {
+            // The acks of what is in flight on these subscribers could be taken for acks of what is sent next.
+            let subscribers = self.subscribers.borrow().clone();
+            let has_in_flight = |subscriber: &&Arc<Subscriber>| !self.window.in_flight_on(subscriber.number).is_empty();
+            subscribers.iter().filter(has_in_flight).for_each(|subscriber| subscriber.close());
         }
+        end
     }
 
     /// Counts acks that came since the courier looked last. Nothing is in flight any more, so they are acks of
     /// broadcasts.
-    async fn count_last_acks(mut self) {
+    pub async fn count_last_acks(mut self) {
         self.inbox.close();
         while let Some(ack) = self.inbox.recv().await {
             ack.subscriber.understand(&self.log, &[], &ack.stream, &ack.error);
@@ -190,7 +189,7 @@ impl Courier {
                 self.is_edit_counter_fresh = false;
             }
             self.read_ahead(&subscribers);
-            if !self.replica.is_live() {
+            if !self.lease.is_live() {
                 return End::Lost;
             }
             if let Err(error) = self.offer_all(&subscribers).await {
@@ -268,8 +267,15 @@ impl Courier {
         if rounds == PANIC_ROUNDS {
             let reason = format!("no subscriber of the group could handle an event of {}: {error}", self.log);
             metrics::counter!("coldstream_panics_total").increment(1);
-            self.replica.panic(&self.turn.group, &self.log, &reason);
+            self.panic_all(&reason);
         }
+    }
+
+    /// Tells every subscriber that wants the log why nobody gets its next event.
+    fn panic_all(&self, reason: &str) {
+        let subscribers = self.subscribers.borrow();
+        let wanting = subscribers.iter().filter(|subscriber| subscriber.covers(&self.log));
+        wanting.for_each(|subscriber| subscriber.panic(reason));
     }
 
     /// Writes the outcomes down. Returns false if another replica has taken the progress.
@@ -279,8 +285,8 @@ impl Courier {
         if outcomes.positions().any(|position| is_resent(self.window.get(position))) {
             self.wake.resends.store(true, Ordering::Release);
         }
-        let store = Arc::clone(&self.replica.store);
-        let Some(edit_counter) = store.write_down(&self.replica, &self.turn, &mut self.window, outcomes).await else {
+        let store = Arc::clone(&self.store);
+        let Some(edit_counter) = store.write_down(&self.lease, &self.turn, &mut self.window, outcomes).await else {
             return false;
         };
         self.heard_of_edits(edit_counter);
@@ -305,7 +311,7 @@ impl Courier {
             return None;
         }
         let (position, wait) = self.hand_over.take()?;
-        if !self.replica.store.others_subscribe(self.replica.id, &self.turn.group).await {
+        if !self.store.others_subscribe(self.lease.replica_id, &self.turn.group).await {
             return None;
         }
         let item = self.window.get(position)?;
@@ -319,7 +325,7 @@ impl Courier {
         let ready_at = subscribers.iter().map(|subscriber| subscriber.ready_at);
         let timers = self.window.next_at().into_iter().chain(ready_at).chain(self.retries_at()).chain(self.held_until);
         let timer = timers.filter(|at| *at > now).chain(trim_at).min();
-        let Courier { reading, inbox, wake, lines, replica, subscribers: group, .. } = self;
+        let Courier { reading, inbox, wake, lines, lease, subscribers: group, .. } = self;
         let alarm = async {
             match timer {
                 Some(at) => tokio::time::sleep_until(at).await,
@@ -357,7 +363,7 @@ impl Courier {
             (number, room) = room => {
                 self.lines.insert(number, future::ready(room).boxed());
             }
-            () = replica.lost.cancelled() => {}
+            () = lease.lost.cancelled() => {}
         }
         None
     }

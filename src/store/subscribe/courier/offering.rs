@@ -77,7 +77,7 @@ impl Courier {
             return Ok(Offer::Busy(able.into_iter().cloned().collect()));
         };
         if !self.is_edit_counter_fresh {
-            let edit_counter = self.replica.store.edit_counter(&self.turn).await?;
+            let edit_counter = self.store.edit_counter(&self.turn).await?;
             self.heard_of_edits(edit_counter);
         }
         let Some(item) = self.window.get(position) else { return Ok(Offer::Later) };
@@ -86,7 +86,7 @@ impl Courier {
             None => {
                 // Other events may be edited before this one is read.
                 self.is_edit_counter_fresh = false;
-                let Some(event) = self.replica.store.hot_event_at(&self.turn, position).await? else {
+                let Some(event) = self.store.hot_event_at(&self.turn, position).await? else {
                     // The room is given back, so that nobody waits for it behind a read from S3.
                     drop(room);
                     self.read_for_next_turn(position).await?;
@@ -96,7 +96,7 @@ impl Courier {
             }
         };
         let Some(item) = self.window.get(position) else { return Ok(Offer::Later) };
-        if !self.replica.is_live() {
+        if !self.lease.is_live() {
             item.event = Some(event);
             return Ok(Offer::Later);
         }
@@ -112,7 +112,7 @@ impl Courier {
 
     async fn read_for_next_turn(&mut self, position: i64) -> Result<(), Error> {
         self.lines.clear();
-        match self.replica.store.event_at(&self.log, position).await {
+        match self.store.event_at(&self.log, position).await {
             // Other events go on beside the unreadable one.
             Err(error) if error.is_of_one_object() => {
                 self.tell_unreadable(&error);

@@ -56,7 +56,7 @@ impl Courier {
         if self.is_at_end || limit == 0 || self.window.ahead() as i64 > self.read_limit / 2 {
             return;
         }
-        let (store, log) = (Arc::clone(&self.replica.store), self.log.clone());
+        let (store, log) = (Arc::clone(&self.store), self.log.clone());
         self.ahead = self.ahead.take().or_else(|| store.memory.take_ahead(READ_BYTES_MAX));
         let size = PageSize::Cut(if self.ahead.is_some() { READ_BYTES_MAX } else { READ_BYTES_MIN });
         let read = async move {
@@ -150,13 +150,13 @@ impl Courier {
     /// error is the outcome afterwards.
     pub async fn load_resends(&mut self) -> Result<(), Error> {
         let mut outcome = Ok(());
-        for (position, retry_number) in self.replica.store.resends(&self.turn).await? {
+        for (position, retry_number) in self.store.resends(&self.turn).await? {
             if self.window.get(position).is_some() {
                 continue;
             }
             // The courier leaves its lines, so that nobody waits for room behind a read, which may be one from S3.
             self.lines.clear();
-            match self.replica.store.event_at(&self.log, position).await {
+            match self.store.event_at(&self.log, position).await {
                 Ok(Some(event)) => self.window.resend(event, retry_number),
                 Ok(None) => {}
                 Err(error) if error.is_of_one_object() => outcome = Err(error),

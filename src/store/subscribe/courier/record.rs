@@ -10,7 +10,7 @@ use crate::database::groups::{erroneous, replicas};
 use crate::database::log::{consumed, events, rows};
 use crate::event::{Event, Filter, Group, Log, PositionRange};
 use crate::store::log::read::Reader;
-use crate::store::subscribe::replica::Replica;
+use crate::store::subscribe::lease::ReplicaLease;
 use crate::store::subscribe::window::Window;
 use crate::store::{Error, PageSize, Query, Store};
 
@@ -50,7 +50,7 @@ impl Store {
     /// edit counter, or `None` if another replica has taken the progress.
     pub(in crate::store::subscribe) async fn write_down(
         &self,
-        replica: &Replica,
+        lease: &ReplicaLease,
         turn: &Turn,
         window: &mut Window,
         outcomes: Outcomes,
@@ -73,7 +73,7 @@ impl Store {
                     self.subscriptions.progressed.notify_waiters();
                     return edit_counter;
                 }
-                Err(error) if replica.is_live() => {
+                Err(error) if lease.is_live() => {
                     tracing::warn!(%error, group = turn.group.name, "progress was not written down and will be");
                     tokio::time::sleep(RETRY_INTERVAL).await;
                 }

@@ -9,12 +9,10 @@ pub mod tend;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
@@ -24,7 +22,9 @@ use crate::database::groups::replicas::GroupNames;
 use crate::event::{Event, Group, Log};
 use crate::store::Store;
 use crate::store::subscribe::courier::{Ack, Courier, End};
+use crate::store::subscribe::lease::ReplicaLease;
 use crate::store::subscribe::subscriber::Subscriber;
+use crate::store::subscribe::wake::{Cause, Wake};
 
 /// The number of acks that may wait for a courier. Clients give up an ack that is not taken at once, and then hang, so
 /// there is room for everything that may be in flight.
@@ -38,9 +38,7 @@ pub struct Replica {
     pub errand: Notify,
     /// Cancelled when the last subscriber is gone, or the process ends.
     pub ending: CancellationToken,
-    /// Cancelled when other replicas may own what this one owned.
-    pub lost: CancellationToken,
-    pub lease_end: Mutex<Option<Instant>>,
+    pub lease: Arc<ReplicaLease>,
     pub couriers: TaskTracker,
 }
 
@@ -80,35 +78,6 @@ struct Owned {
     inbox: Option<mpsc::Sender<Ack>>,
 }
 
-/// The reasons for which a courier is woken.
-#[derive(Default)]
-pub struct Wake {
-    pub published: AtomicBool,
-    pub resends: AtomicBool,
-    pub notify: Notify,
-}
-
-/// The reason why there may be something to deliver.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cause {
-    Published,
-    Resent,
-    /// The reason is not known.
-    Any,
-}
-
-impl Wake {
-    fn wake(&self, cause: Cause) {
-        self.published.fetch_or(cause != Cause::Resent, Ordering::Release);
-        self.resends.fetch_or(cause != Cause::Published, Ordering::Release);
-        self.notify.notify_one();
-    }
-
-    pub fn is_woken(&self) -> bool {
-        self.published.load(Ordering::Acquire) || self.resends.load(Ordering::Acquire)
-    }
-}
-
 impl Members {
     fn new() -> Members {
         let subscribers = watch::Sender::new(Vec::new());
@@ -131,26 +100,20 @@ fn is_covered(subscribers: &watch::Sender<Vec<Arc<Subscriber>>>, log: &Log) -> b
 
 impl Replica {
     pub fn new(store: Arc<Store>) -> Arc<Replica> {
+        let id = Uuid::now_v7();
         Arc::new(Replica {
-            id: Uuid::now_v7(),
+            id,
             store,
             state: Mutex::default(),
             errand: Notify::new(),
             ending: CancellationToken::new(),
-            lost: CancellationToken::new(),
-            lease_end: Mutex::default(),
+            lease: Arc::new(ReplicaLease::new(id)),
             couriers: TaskTracker::new(),
         })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock()
-    }
-
-    /// Whether no other replica can have taken what this one owns.
-    pub fn is_live(&self) -> bool {
-        let lease_end = *self.lease_end.lock();
-        !self.lost.is_cancelled() && lease_end.is_some_and(|end| Instant::now() < end)
     }
 
     pub fn join(&self, subscriber: Arc<Subscriber>) {
@@ -184,14 +147,6 @@ impl Replica {
         for members in state.groups.values() {
             members.subscribers.borrow().iter().for_each(|subscriber| subscriber.close());
         }
-    }
-
-    /// Tells the group's subscribers that none of them could handle an event.
-    pub fn panic(&self, group: &Group, log: &Log, reason: &str) {
-        let state = self.state();
-        let Some(members) = state.groups.get(group) else { return };
-        let subscribers = members.subscribers.borrow();
-        subscribers.iter().filter(|subscriber| subscriber.covers(log)).for_each(|subscriber| subscriber.panic(reason));
     }
 
     pub fn broadcast(&self, log: &Log, event: &Arc<Event>) {
@@ -249,13 +204,21 @@ impl Replica {
         }
         let (inbox, acks) = mpsc::channel(INBOX_ACKS_MAX);
         owned.inbox = Some(inbox);
-        let courier = Courier::new(
-            Arc::clone(self),
+        let mut courier = Courier::new(
+            (Arc::clone(&self.store), Arc::clone(&self.lease)),
             (owned.turn.clone(), owned.log.clone()),
             (&owned.progress, std::mem::take(&mut owned.refusal)),
             (subscribers.subscribe(), acks, Arc::clone(&owned.wake)),
         );
-        self.couriers.spawn(courier.run());
+        let replica = Arc::clone(self);
+        self.couriers.spawn(async move {
+            loop {
+                let end = courier.run().await;
+                if replica.rest(&courier.turn, end) {
+                    return courier.count_last_acks().await;
+                }
+            }
+        });
     }
 
     /// Begins to deliver the progress that was taken. Progress that nobody here wants any more is released again.
@@ -297,7 +260,7 @@ impl Replica {
     }
 
     /// Settles the end of a courier. Returns false if the courier has more to do.
-    pub fn rest(&self, turn: &Turn, end: End) -> bool {
+    fn rest(&self, turn: &Turn, end: End) -> bool {
         let mut guard = self.state();
         let State { groups, errands, .. } = &mut *guard;
         let Some(members) = groups.get_mut(&turn.group) else { return true };

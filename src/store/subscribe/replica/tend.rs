@@ -13,7 +13,8 @@ use crate::database::groups::{notices, replicas};
 use crate::database::{self, Transaction};
 use crate::event::Group;
 use crate::store::subscribe::notices::Word;
-use crate::store::subscribe::replica::{Cause, Errands, Replica};
+use crate::store::subscribe::replica::{Errands, Replica};
+use crate::store::subscribe::wake::Cause;
 use crate::store::{Error, Store};
 
 /// The time after which a silent replica is dead. Its work moves to another replica in less than 5 s.
@@ -45,12 +46,12 @@ pub async fn run(replica: Arc<Replica>) {
             () = lives => {}
             () = left => {}
             // Without a lease the replica may write nothing.
-            () = replica.lost.cancelled() => {}
+            () = replica.lease.lost.cancelled() => {}
         }
     };
     // An errand is done to its end. Errands that couriers leave after the last one are done by `bury`.
     tokio::join!(ends, replica.does_errands());
-    replica.lost.cancel();
+    replica.lease.lost.cancel();
     replica.close_subscribers();
     if let Err(error) = replica.store.bury(replica.id, &replica.errands()).await {
         tracing::debug!(%error, "the replica's lease was not released and will expire");
@@ -70,7 +71,7 @@ impl Replica {
             match beat {
                 Ok(Ok(true)) => {
                     lease_end = Some(started + LEASE_TERM);
-                    *self.lease_end.lock() = lease_end;
+                    *self.lease.ends_at.lock() = lease_end;
                     if !std::mem::replace(&mut is_registered, true) {
                         self.errand.notify_one();
                     }
@@ -91,7 +92,7 @@ impl Replica {
             }
         }
         tracing::warn!("the replica's lease was lost: subscribers have to connect again");
-        self.lost.cancel();
+        self.lease.lost.cancel();
     }
 
     async fn listens(self: &Arc<Self>) {
@@ -175,7 +176,7 @@ impl Replica {
             tokio::select! {
                 biased;
                 () = self.ending.cancelled() => return,
-                () = self.lost.cancelled() => return,
+                () = self.lease.lost.cancelled() => return,
                 () = self.errand.notified() => {}
                 () = again => {
                     look_again.pop_first();
@@ -183,7 +184,7 @@ impl Replica {
                 }
             }
             // Nothing can be taken before there is a lease; the first beat signals an errand.
-            if !self.is_live() {
+            if !self.lease.is_live() {
                 continue;
             }
             let errands = self.errands();
