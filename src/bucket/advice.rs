@@ -2,8 +2,8 @@
 
 use http::Method;
 
-use crate::bucket::client::Request;
 use crate::bucket::documents::element;
+use crate::bucket::request::Request;
 
 /// The error codes of S3 and the servers like it, each with the cause or the setting to change.
 const KNOWN: [(&str, &str); 20] = [
@@ -142,6 +142,15 @@ pub(super) fn of_failure(cause: &str) -> Option<&'static str> {
 /// Whether a region is no more than a name, so that it may go into a line for an operator.
 fn is_region(region: &str) -> bool {
     !region.is_empty() && region.len() <= 64 && region.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+}
+
+/// The innermost cause of an error: reqwest's own message repeats the URL.
+pub fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use object_store::aws::{AmazonS3Builder, AwsCredential, AwsCredentialProvider};
 use object_store::{BackoffConfig, ClientOptions, RetryConfig, StaticCredentialProvider};
 use parking_lot::Mutex;
 
-use crate::bucket::client::root_cause;
+use crate::bucket::advice::root_cause;
 use crate::bucket::{Credentials, Error, Settings};
 
 /// The deadline for a connection. The machine's source of credentials is close by, or is not there.

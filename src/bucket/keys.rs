@@ -70,6 +70,13 @@ fn segment(name: &str) -> String {
     format!("{}~{}", &encoded[..end], hex::encode(Sha256::digest(name)))
 }
 
+/// The key of the marker. No archive has such a key: keys of archives have three segments.
+pub(super) const MARKER_KEY: &str = "coldstream.json";
+
+pub fn is_marker(key: &str) -> bool {
+    key == MARKER_KEY
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

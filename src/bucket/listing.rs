@@ -6,12 +6,12 @@ use serde::Deserialize;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::bucket::client::Request;
 use crate::bucket::documents::parse_xml;
 use crate::bucket::keys::archive_in_key;
-use crate::bucket::marker::is_marker;
+use crate::bucket::keys::is_marker;
 use crate::bucket::objects::{parse_instant, quoted};
 use crate::bucket::probe::is_probe;
+use crate::bucket::request::Request;
 use crate::bucket::{Bucket, Error};
 
 #[derive(Debug, Clone, PartialEq, Eq)]

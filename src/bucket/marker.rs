@@ -5,20 +5,15 @@ use http::header::{IF_MATCH, IF_NONE_MATCH};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::bucket::client::Request;
+use crate::bucket::keys::MARKER_KEY;
 use crate::bucket::objects::etag;
+use crate::bucket::request::Request;
 use crate::bucket::{Bucket, Error};
 use crate::event::{read_from_objects, written_as_derived};
 
-/// The key of the marker. No archive has such a key: keys of archives have three segments.
-pub(super) const MARKER_KEY: &str = "coldstream.json";
 /// The version of a bucket's layout. The first version knew deployments and no owners.
 const FORMAT_VERSION: u32 = 2;
 const FORMAT_WITHOUT_OWNER: u32 = 1;
-
-pub fn is_marker(key: &str) -> bool {
-    key == MARKER_KEY
-}
 
 /// The deployment and the owner of a bucket.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,8 +5,8 @@ use std::str::FromStr;
 use http::header::HeaderMap;
 use uuid::Uuid;
 
-use crate::bucket::client::Request;
 use crate::bucket::keys;
+use crate::bucket::request::Request;
 use crate::event::Log;
 
 /// The longest tenant and topic together that are put into the metadata, of which S3 takes 2 KB. Longer ones are left

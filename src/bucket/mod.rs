@@ -21,6 +21,7 @@ mod pace;
 mod probe;
 mod purge;
 mod refusals;
+mod request;
 mod retries;
 mod scan;
 mod settings;
@@ -37,9 +38,9 @@ use crate::bucket::fence::Fence;
 pub use format::{
     ArchiveWriter, EncodedMember, Member, MemberEvent, MemberText, RawMember, decode_member, decompress_member,
 };
-pub use keys::{archive_in_key, log_in_folder, object_folder, object_key};
+pub use keys::{archive_in_key, is_marker, log_in_folder, object_folder, object_key};
 pub use listing::{Listed, ListedArchive, ListedObject, Strangers};
-pub use marker::{Claim, Marked, Marker, is_marker};
+pub use marker::{Claim, Marked, Marker};
 pub use member_cache::{MemberAddress, MemberCache};
 pub use metadata::{ObjectMetadata, Said};
 pub use objects::Head;

@@ -9,10 +9,10 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
-use crate::bucket::client::Request;
 use crate::bucket::documents::document;
 use crate::bucket::metadata::{FORMAT_VERSION, Said};
 use crate::bucket::pace::Pace;
+use crate::bucket::request::Request;
 use crate::bucket::{Bucket, Error, object_key};
 use crate::event::Log;
 

@@ -3,7 +3,7 @@ use std::sync::atomic::Ordering;
 use http::Method;
 use uuid::Uuid;
 
-use crate::bucket::client::Request;
+use crate::bucket::request::Request;
 use crate::bucket::{Bucket, Error};
 
 /// The beginning of a probe's key. No archive has such a key: keys of archives have three segments.

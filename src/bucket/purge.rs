@@ -2,8 +2,8 @@ use http::Method;
 use serde::Deserialize;
 use uuid::Uuid;
 
-use crate::bucket::client::Request;
 use crate::bucket::documents::parse_xml;
+use crate::bucket::request::Request;
 use crate::bucket::{Bucket, Error, object_key};
 use crate::event::Log;
 

@@ -5,8 +5,8 @@ use http::Method;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use crate::bucket::client::Request;
 use crate::bucket::format::find_member;
+use crate::bucket::request::Request;
 use crate::bucket::{Bucket, Error, Head, MemberText, object_key};
 use crate::event::Log;
 

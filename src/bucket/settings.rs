@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use url::{Host, Url};
 
-use crate::bucket::client::Request;
+use crate::bucket::request::Request;
 
 const ENCRYPTION: &str = "x-amz-server-side-encryption";
 

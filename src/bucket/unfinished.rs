@@ -5,10 +5,10 @@ use serde::Deserialize;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::bucket::client::Request;
 use crate::bucket::documents::parse_xml;
 use crate::bucket::listing::decoded;
 use crate::bucket::objects::parse_instant;
+use crate::bucket::request::Request;
 use crate::bucket::{Bucket, Error, object_key};
 use crate::event::Log;
 

@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use crate::bucket::client::Request;
 use crate::bucket::documents::{document, error_code, has_root, parse_xml};
 use crate::bucket::objects::etag;
+use crate::bucket::request::Request;
 use crate::bucket::{Bucket, Checksum, Error, ObjectMetadata, object_key};
 use crate::event::Log;
 

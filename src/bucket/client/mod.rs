@@ -3,7 +3,6 @@
 //! rust-s3 makes the signature. The request itself is sent from here, because rust-s3's own calls know no conditions on
 //! completing an upload, no versions, and no idle timeout.
 
-mod request;
 mod signature;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,15 +12,14 @@ use bytes::Bytes;
 use http::header::HeaderMap;
 use http::{Method, StatusCode};
 
-use crate::bucket::advice::{self, Refusal};
+use crate::bucket::advice::{self, Refusal, root_cause};
 use crate::bucket::credentials::CredentialSource;
 use crate::bucket::documents::error_code;
-use crate::bucket::marker::{MARKER_KEY, is_marker};
+use crate::bucket::keys::{MARKER_KEY, is_marker};
 use crate::bucket::refusals::{Reach, reach};
+use crate::bucket::request::Request;
 use crate::bucket::retries::Retries;
 use crate::bucket::{Addressing, Checksum, Error, Settings};
-
-pub use request::Request;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest time without a byte, after which a connection is given up. A whole answer may take longer.
@@ -197,15 +195,6 @@ fn failure(request: &Request, error: &reqwest::Error) -> String {
         Some(advice) => format!("{request}: {cause}: {advice}"),
         None => format!("{request}: {cause}"),
     }
-}
-
-/// The innermost cause of an error: reqwest's own message repeats the URL.
-pub fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut cause = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
 }
 
 async fn refusal(request: &Request, response: reqwest::Response) -> Error {

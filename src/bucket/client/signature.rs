@@ -14,7 +14,8 @@ use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
 use url::Url;
 
-use crate::bucket::client::{Client, Request, refused};
+use crate::bucket::client::{Client, refused};
+use crate::bucket::request::Request;
 use crate::bucket::{Checksum, Error};
 
 const LONG_DATE: &[BorrowedFormatItem<'static>] = format_description!("[year][month][day]T[hour][minute][second]Z");
