@@ -1,5 +1,6 @@
 use std::path::Path;
 
+use indicatif::HumanCount;
 use plotters::prelude::*;
 
 const SIZE: (u32, u32) = (720, 400);
@@ -33,7 +34,9 @@ impl Plot {
             .x_label_area_size(44)
             .y_label_area_size(80)
             .build_cartesian_2d(reach(|point| point.0), reach(|point| point.1))?;
-        let short = |value: &f64| if *value >= 10.0 { crate::report::count(*value) } else { format!("{value}") };
+        let short = |value: &f64| {
+            if *value >= 10.0 { HumanCount(value.round() as u64).to_string() } else { format!("{value}") }
+        };
         let mut mesh = chart.configure_mesh();
         mesh.x_desc(self.x).y_desc(self.y).x_label_formatter(&short).y_label_formatter(&short);
         mesh.light_line_style(TRANSPARENT).draw()?;

@@ -2,6 +2,8 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
+use indicatif::HumanCount;
+
 use crate::plot::Plot;
 use crate::usage;
 
@@ -67,13 +69,5 @@ pub fn ratio(value: f64) -> String {
 
 /// The number, with a comma after every third digit.
 pub fn count(value: f64) -> String {
-    let digits = format!("{value:.0}");
-    let mut grouped = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index) % 3 == 0 {
-            grouped.push(',');
-        }
-        grouped.push(digit);
-    }
-    grouped
+    HumanCount(value.round() as u64).to_string()
 }
