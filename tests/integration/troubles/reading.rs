@@ -236,7 +236,7 @@ async fn an_import_goes_on_beside_what_it_cannot_compare() {
     let ended = Program::new(&scene.world, 4).unset("STREAMS_ARCHIVE").run(&["import", path]).await;
     assert_eq!(ended.code, Some(1), "{ended:?}");
     assert!(ended.output.starts_with("imported 2 events in"), "{ended:?}");
-    let named = format!("{path}, line 1: 2 events of acme/orders are not imported: the object {}", scene.key);
+    let named = format!("{path}, line 1: 2 events of {} are not imported: the object {}", scene.log, scene.key);
     assert!(ended.errors.iter().any(|line| line.contains(&named)), "{ended:?}");
     assert!(ended.errors.last().unwrap().contains("2 events were not imported"), "{ended:?}");
     scene.finish().await;

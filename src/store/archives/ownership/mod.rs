@@ -151,8 +151,12 @@ impl Store {
             return Ok(());
         }
         // A database with events may be a copy of the owner's: an operator says which of the two goes on.
-        let is_empty = !rows::has_any(&mut *self.database.view_for_job().await?).await?;
-        self.resolve(if is_empty { Asking::Successor } else { Asking::Owner }, look).await
+        if let Owner::Copied { .. } = look.owner
+            && rows::has_any(&mut *self.database.view_for_job().await?).await?
+        {
+            return Err(Error::Refused(self.why_fenced(look.owner)?));
+        }
+        self.resolve(Asking::Successor, look).await
     }
 
     /// Looks at the marker, even while nothing is written: an owner that does not look cannot answer a challenger.

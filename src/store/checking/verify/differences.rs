@@ -5,11 +5,14 @@ use std::collections::BTreeMap;
 use crate::database::catalog::archives::Archive;
 use crate::database::catalog::members::MemberRow;
 
+/// A point to compare, by its name.
+type Point<'a> = (&'a str, &'a dyn Fn(&Archive) -> String);
+
 /// Returns the points in which the catalog says otherwise.
 pub fn differences(held: &Archive, known: &Archive) -> Vec<String> {
     let raised_at = |archive: &Archive| format!("{} to {} ns", archive.raised_at_min, archive.raised_at_max);
     let types = |archive: &Archive| format!("{:?}", counted(archive, &archive.type_counts));
-    let points: [(&str, &dyn Fn(&Archive) -> String); 6] = [
+    let points: [Point; 6] = [
         ("events", &|archive| archive.count.to_string()),
         ("positions", &|archive| archive.positions().to_string()),
         ("raised_at", &raised_at),
