@@ -15,7 +15,7 @@ use crate::store::{Error, Owner, Store, Unreconciled};
 const CONNECTION: &str = "POSTGRES_CONNECTION";
 const DIRECT_CONNECTION: &str = "POSTGRES_DIRECT_CONNECTION";
 /// The longest time that a start waits for each of the first answers of S3: hot events are served without it.
-const BUCKET_WAIT: Duration = Duration::from_secs(5);
+const BUCKET_WAIT: Duration = Duration::from_secs(10);
 
 /// The use that a command makes of a bucket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,7 +103,9 @@ async fn open_bucket(bucket: &Bucket, settings: &bucket::Settings, has_archives:
     let opening =
         async { if has_archives || settings.is_read_only { bucket.open().await } else { bucket.ensure().await } };
     let silent = || bucket::Error::Unavailable { what: format!("nothing was heard for {} s", BUCKET_WAIT.as_secs()) };
-    match timeout(BUCKET_WAIT, opening).await.unwrap_or_else(|_| Err(silent())) {
+    // A process without archives has nothing to serve before the bucket answers.
+    let wait = if has_archives { BUCKET_WAIT } else { Duration::MAX };
+    match timeout(wait, opening).await.unwrap_or_else(|_| Err(silent())) {
         Ok(()) => Ok(()),
         Err(bucket::Error::NotFound { .. }) => {
             bail!("S3_BUCKET {name} at {endpoint} is not there, and events have been archived: it is another bucket")
