@@ -6,7 +6,7 @@ use time::Duration;
 use uuid::Uuid;
 
 use crate::support::{
-    Fate, Gate, Kind, MARKER, PROBE_PREFIX, Program, World, archive, import, old_event, read_all, settings,
+    Fate, Gate, Kind, MARKER, Mover, PROBE_PREFIX, Program, Step, World, archive, import, old_event, read_all, settings,
 };
 
 const REQUEST: SweepRequest = SweepRequest {
@@ -27,7 +27,7 @@ async fn with_unknown(world: &World, store: &Store) -> String {
     let log = world.log();
     import(store, &log, (0..8).map(old_event)).await;
     let lease = world.lease(&log).await;
-    store.claim(lease).await.unwrap().unwrap().upload().await.unwrap();
+    Mover::archiver(store, lease, Step::Uploaded).await;
     let [key] = world.bucket.keys().await.try_into().unwrap();
     for lost in ["DELETE FROM intents", "DELETE FROM lookup_pages"] {
         sqlx::query(lost).execute(&world.sql).await.unwrap();
@@ -183,8 +183,7 @@ async fn uploads_that_were_left_are_aborted() {
     assert_eq!(archive(&store).await, 8);
     import(&store, &log, (8..12).map(old_event)).await;
     // One upload is of a dead writer, which an intent knows, one is known to nothing, and one is a stranger's.
-    let claimed = store.claim(world.lease(&log).await).await.unwrap();
-    drop(claimed);
+    Mover::archiver(&store, world.lease(&log).await, Step::Claimed).await;
     let id: Uuid = sqlx::query_scalar("SELECT archive_id FROM intents").fetch_one(&world.sql).await.unwrap();
     let (known, lost) = (format!("acme/orders/{id}.json.gz"), format!("acme/orders/{}.json.gz", Uuid::new_v4()));
     for key in [known.as_str(), &lost, "strange"] {

@@ -19,7 +19,7 @@ use coldstream::event::{Event, Json, Log};
 use coldstream::store::{Error, Query, Store};
 
 use crate::support::{
-    World, archive, edit_request, everything, import, now, old_event, payload, read_all, settings, unzip,
+    Mover, Step, World, archive, edit_request, everything, import, now, old_event, payload, read_all, settings, unzip,
 };
 
 const BATCH: usize = 3;
@@ -80,11 +80,10 @@ impl Scene {
             self.edit(&store).await.unwrap();
         }
         if verb == Verb::Sweep {
-            store.claim(self.world.lease(&self.growing).await).await.unwrap().unwrap().upload().await.unwrap();
+            Mover::archiver(&store, self.world.lease(&self.growing).await, Step::Uploaded).await;
             let [archive] = store.archives(&self.edited).await.unwrap().try_into().unwrap();
             let lease = self.world.lease(&self.edited).await;
-            let rewrite = store.begin_rewrite(lease, archive.id).await.unwrap().unwrap();
-            rewrite.upload().await.unwrap().replace().await.unwrap();
+            Mover::rewriter(&store, lease, archive.id, Step::Replaced).await;
             self.world.expire_leases().await;
         }
     }

@@ -2,7 +2,7 @@
 
 use crate::recover::check_reads;
 use crate::support::{
-    Fate, Kind, MARKER, Program, Service, World, archive, edit, import, old_event, read_all, settings,
+    Fate, Kind, MARKER, Mover, Program, Service, Step, World, archive, edit, import, old_event, read_all, settings,
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -150,16 +150,15 @@ async fn replicas_may_be_at_work_meanwhile() {
     // that is given up.
     import(&store, &log, (4..12).map(old_event)).await;
     let lease = world.lease(&log).await;
-    let exported = store.claim(lease).await.unwrap().unwrap().upload().await.unwrap();
+    let archiver = Mover::archiver(&store, lease, Step::Uploaded).await;
     assert_eq!(starting.unreconciled().await.unwrap().archives, Vec::<String>::new());
-    exported.read_back().await.unwrap().commit().await.unwrap();
+    archiver.drive(Step::Archived).await.unwrap();
     edit(&store, &log, "event-2", r#"{"name":"edited"}"#).await;
     let first = store.archives(&log).await.unwrap().remove(0);
-    let replaced = store.begin_rewrite(lease, first.id).await.unwrap().unwrap().upload().await.unwrap();
-    let replaced = replaced.replace().await.unwrap();
+    let rewriter = Mover::rewriter(&store, lease, first.id, Step::Replaced).await;
     assert_eq!(starting.unreconciled().await.unwrap().archives, Vec::<String>::new());
-    replaced.promote().await.unwrap();
-    store.claim(lease).await.unwrap().unwrap().upload().await.unwrap();
+    rewriter.next().await.unwrap();
+    Mover::archiver(&store, lease, Step::Uploaded).await;
     let gate = world.proxy.hold_first(Kind::Head);
     let comparing = tokio::spawn({
         let starting = starting.clone();

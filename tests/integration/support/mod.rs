@@ -14,6 +14,7 @@ mod raw;
 mod s3;
 mod server_programs;
 mod service;
+mod steps;
 mod subscriber;
 mod tls;
 mod world;
@@ -26,6 +27,7 @@ pub use program::{Ended, Program};
 pub use proxy::{Fate, Gate, Kind, Proxy};
 pub use raw::{MARKER, PROBE_PREFIX, RawBucket, unzip};
 pub use service::Service;
+pub use steps::{Mover, Step};
 pub use subscriber::{Role, Subscriber, retry_number, subscribing};
 pub use tls::{TlsFront, Validity};
 pub use world::{
