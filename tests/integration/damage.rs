@@ -54,12 +54,7 @@ impl Scene {
     }
 
     async fn know(&self, etag: &str) {
-        sqlx::query("UPDATE archives SET etag = $2 WHERE id = $1")
-            .bind(self.victim.id)
-            .bind(etag)
-            .execute(&self.world.sql)
-            .await
-            .unwrap();
+        self.world.expect_etag(self.victim.id, etag).await;
     }
 
     /// Checks that every read that needs the object fails and names it, and that everything else is as it was.

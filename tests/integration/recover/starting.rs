@@ -30,15 +30,13 @@ async fn a_database_that_is_older_than_its_bucket_is_not_served() {
     assert!(program().run(&["status"]).await.succeeded().contains("orders"));
     let service =
         Service::start(program().set("STREAMS_START_UNRECONCILED", "true").unset("STREAMS_ARCHIVE_SIZE")).await;
-    service.terminate();
-    assert_eq!(service.end().await.code, Some(0));
+    service.finish().await;
 
     assert!(program().run(&["recover"]).await.succeeded().starts_with("recovered 8 events in 2 objects"));
     let service = Service::start(program()).await;
     let url = format!("{}/v1/topics/orders/events/event-1?tenant=acme", service.http);
     assert!(reqwest::get(url).await.unwrap().text().await.unwrap().contains("edited"));
-    service.terminate();
-    assert_eq!(service.end().await.code, Some(0));
+    service.finish().await;
     assert_eq!(world.bucket.get(MARKER).await, marker);
     check_reads(&world.store(settings(4)), &log, &before).await;
     world.audit().await;
@@ -110,8 +108,7 @@ async fn a_bucket_that_was_away_at_the_start_is_compared_when_it_is_back() {
                 tokio::task::yield_now().await;
             }
             assert_eq!(reqwest::get(&url).await.unwrap().status(), 200);
-            service.terminate();
-            assert_eq!(service.end().await.code, Some(0));
+            service.finish().await;
         }
     }
     world.audit().await;

@@ -5,7 +5,7 @@ use coldstream::store::{Error, Selection, Store};
 use futures::future::join_all;
 use time::OffsetDateTime;
 
-use super::{HOLD_DAYS, archived, hot_positions, restore, seen};
+use super::{HOLD_DAYS, archived, restore, seen};
 use crate::support::{
     Kind, Loss, Mover, Step, World, archive, edit, import, old_event, payload, publish, read_all, settings,
 };
@@ -36,12 +36,12 @@ async fn a_restorer_may_die_after_any_step() {
             let next = world.store(settings(10));
             assert_eq!(next.sweep().await.unwrap(), 0, "{case}: the lease has not expired");
             assert_eq!(seen(&next, &log).await, before, "{case}");
-            assert_eq!(hot_positions(&world).await.len(), 5 + moved as usize, "{case}");
+            assert_eq!(world.hot_positions().await.len(), 5 + moved as usize, "{case}");
             let unpurged = "SELECT count(*) FROM edits WHERE purged_at IS NULL";
             assert_eq!(sqlx::query_scalar::<_, i64>(unpurged).fetch_one(&world.sql).await.unwrap(), 1, "{case}");
             world.recover(&next).await;
             assert_eq!(seen(&next, &log).await, before, "{case}");
-            assert_eq!(hot_positions(&world).await.len(), 5 + moved as usize, "{case}");
+            assert_eq!(world.hot_positions().await.len(), 5 + moved as usize, "{case}");
             world.audit().await;
             let rest = next.restore(&selection, HOLD_DAYS, |_| {}).await.unwrap();
             assert_eq!((rest.events, rest.hot), (count - moved, moved), "{case}");
@@ -132,7 +132,7 @@ async fn what_moves_into_rows_escapes_no_change() {
             "rename" => assert!(events.iter().all(|event| event.event_type != "type-1")),
             _ => assert_eq!(events[5].payload.as_str(), payload(5, "gone")),
         }
-        assert_eq!(hot_positions(&world).await.len(), 8, "{change}");
+        assert_eq!(world.hot_positions().await.len(), 8, "{change}");
         world.recover(&store).await;
         assert_eq!(read_all(&store, &log).await, events, "{change}");
         world.audit().await;
@@ -192,11 +192,8 @@ async fn lose_each(loss: Loss) {
     let before: Vec<Event> = read_all(&store, &log).await;
     for k in 1.. {
         let restorer = world.store(settings(10));
-        loss.strike(&world.proxy, k);
         let selection = Selection::Range(log.clone(), PositionRange::closed(3, 6));
-        let outcome = restorer.restore(&selection, 0, |_| {}).await;
-        let requests = world.proxy.take_seen().len();
-        world.proxy.heal();
+        let (outcome, is_reached) = loss.strike(&world.proxy, k, restorer.restore(&selection, 0, |_| {})).await;
         drop(restorer);
         let case = format!("{loss:?}, request {k}: {outcome:?}");
         let next = world.store(settings(10));
@@ -205,7 +202,7 @@ async fn lose_each(loss: Loss) {
         settle(&world, &next, &log).await;
         assert_eq!(read_all(&next, &log).await, before, "{case}");
         world.audit().await;
-        if requests < k {
+        if !is_reached {
             assert!(outcome.is_ok() && k > 8, "{case}");
             break;
         }
@@ -214,7 +211,7 @@ async fn lose_each(loss: Loss) {
 
 async fn expect_told(outcome: &Result<coldstream::store::Restored, Error>, world: &World, case: &str) {
     if outcome.is_ok() {
-        assert_eq!(hot_positions(world).await.len(), 9, "{case}");
+        assert_eq!(world.hot_positions().await.len(), 9, "{case}");
     }
 }
 

@@ -171,12 +171,7 @@ async fn a_damaged_object_keeps_nothing_else_from_its_turn() {
     assert_eq!(scene.world.store(old).archive(|_, _| {}).await.unwrap().events, 4);
     scene.has_trouble(TroubleKind::Read, "damaged").await;
     let etag = scene.world.bucket.put_saying(&scene.key, original, &said).await;
-    sqlx::query("UPDATE archives SET etag = $2 WHERE id = $1")
-        .bind(scene.victim.id)
-        .bind(etag)
-        .execute(&scene.world.sql)
-        .await
-        .unwrap();
+    scene.world.expect_etag(scene.victim.id, &etag).await;
     assert_eq!(store.rewrite().await.unwrap(), 1);
     scene.finish().await;
 }
@@ -210,8 +205,7 @@ async fn a_refused_object_is_a_problem_of_its_own_and_is_in_the_status() {
         while !reqwest::get(&metrics).await.unwrap().text().await.unwrap().contains(gauge) {}
     };
     tokio::time::timeout(Duration::from_secs(20), counted).await.expect("the metrics do not tell");
-    service.terminate();
-    assert_eq!(service.end().await.code, Some(0));
+    service.finish().await;
 
     scene.world.proxy.heal();
     assert!(program().run(&["verify"]).await.succeeded().contains("verified 8 archived events"));
