@@ -7,7 +7,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use futures::future::join_all;
 
-use crate::support::{Ended, Fate, Program, Service, World, archive, import, now, old_event, read_all, settings};
+use crate::support::{Ended, Fate, Program, Service, World, archive, import, imported, old_event, read_all, settings};
 
 /// An address at which nobody listens.
 const NOWHERE: &str = "127.0.0.1:1";
@@ -134,8 +134,7 @@ async fn archives_need_a_bucket_and_hot_events_none() {
     assert_eq!(reqwest::get(url("event-1")).await.unwrap().status(), 503);
     world.proxy.heal();
     assert_eq!(reqwest::get(url("event-1")).await.unwrap().status(), 200);
-    service.terminate();
-    assert_eq!(service.end().await.code, Some(0));
+    service.finish().await;
     world.audit().await;
 }
 
@@ -181,7 +180,7 @@ async fn events_are_imported_from_wherever_they_are() {
     let store = world.store(settings(4));
     assert_eq!(archive(&store).await, 8);
     said(program.run(&["import", "plain.ndjson"]).await.succeeded(), 0, 3);
-    let expected: Vec<_> = (0..8).map(|number| old_event(number).at(number as i64 + 1, now())).collect();
+    let expected = imported(0..8);
     assert_eq!(read_all(&store, &world.log()).await, expected);
     let nowhere = program.run(&["import", "nowhere.ndjson"]).await.failed();
     assert!(nowhere.contains("nowhere.ndjson cannot be read"), "{nowhere}");

@@ -8,8 +8,8 @@ use coldstream::store::{Error, Query, Store};
 use futures::StreamExt;
 
 use crate::support::{
-    Fate, Kind, World, archive, edit, edit_request, everything, import, old_event, payload, publish, read_all,
-    settings, unzip,
+    Fate, Kind, Mover, Step, World, archive, edit, edit_request, everything, import, old_event, payload, publish,
+    read_all, settings, unzip,
 };
 
 /// A log whose positions 1 to 10, of a type of their own, are in the archive that is to be damaged; 11 to 20 are in
@@ -54,12 +54,7 @@ impl Scene {
     }
 
     async fn know(&self, etag: &str) {
-        sqlx::query("UPDATE archives SET etag = $2 WHERE id = $1")
-            .bind(self.victim.id)
-            .bind(etag)
-            .execute(&self.world.sql)
-            .await
-            .unwrap();
+        self.world.expect_etag(self.victim.id, etag).await;
     }
 
     /// Checks that every read that needs the object fails and names it, and that everything else is as it was.
@@ -120,7 +115,7 @@ async fn an_object_that_is_gone_or_another_one_while_its_rewrite_is_left() {
         let (store, log) = (scene.store(), &scene.log);
         let lease = scene.world.lease(log).await;
         edit(&store, log, "event-5", r#"{"name":"NEW-VALUE"}"#).await;
-        drop(store.begin_rewrite(lease, scene.victim.id).await.unwrap().unwrap().upload().await.unwrap());
+        Mover::rewriter(&store, lease, scene.victim.id, Step::RewriteUploaded).await;
         match is_deleted {
             true => scene.world.bucket.delete(&scene.key).await,
             false => drop(scene.world.bucket.put_saying(&scene.key, b"mine".to_vec(), &[]).await),

@@ -215,7 +215,7 @@ pub async fn everywhere<T: PartialEq + std::fmt::Debug>(scene: &Scene, events: i
     assert_eq!(scene.archive(events as u64 / 2 + 1).await, logs * (events / 2 + 1));
     assert_eq!(ask().await, hot, "half archived");
     scene.archive(1).await;
-    let left: i64 = sqlx::query_scalar("SELECT count(*) FROM events").fetch_one(&scene.world.sql).await.unwrap();
+    let left = scene.world.hot_count().await;
     assert_eq!(left, 0);
     assert_eq!(ask().await, hot, "all archived");
     hot

@@ -50,7 +50,7 @@ async fn serves_with_its_log_at(log: Stdio) {
     kill(Pid::from_raw(service.id() as i32), Signal::SIGTERM).unwrap();
     let ended = tokio::task::spawn_blocking(move || service.wait().unwrap()).await.unwrap();
     assert!(ended.success() && asked_at.elapsed() < Duration::from_secs(5), "{ended} after {:?}", asked_at.elapsed());
-    assert_eq!(sqlx::query_scalar::<_, i64>("SELECT count(*) FROM events").fetch_one(&world.sql).await.unwrap(), 200);
+    assert_eq!(world.hot_count().await, 200);
     world.expire_leases().await;
     world.audit().await;
 }

@@ -66,8 +66,7 @@ async fn old_events_that_are_too_few_for_a_batch_are_told() {
         }
     };
     assert_eq!(tokio::time::timeout(PATIENCE, told).await.unwrap(), "coldstream_remainder_events 9997");
-    service.terminate();
-    assert_eq!(service.end().await.code, Some(0));
+    service.finish().await;
     world.audit().await;
 }
 
@@ -110,8 +109,7 @@ async fn topics_come_in_pages() {
     for wrong in ["?limit=0", "?limit=1001", "?cursor=x", "?after=x"] {
         assert_eq!(get(wrong).await.0, 400, "{wrong}");
     }
-    service.terminate();
-    assert_eq!(service.end().await.code, Some(0));
+    service.finish().await;
     world.expire_leases().await;
     world.audit().await;
 }

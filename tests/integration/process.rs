@@ -1,59 +1,22 @@
 //! The binary may be killed at every request that it makes: another run makes up for whatever was under way.
 
-use coldstream::event::{Event, Log};
+use coldstream::event::Log;
 use tokio::net::TcpStream;
 
 use crate::support::{
-    Fate, Gate, Kind, Program, Service, World, archive, edit, import, now, old_event, payload, read_all, settings,
-    unzip,
+    Kind, Moment, Program, Service, World, archive, edit, import, imported, old_event, payload, read_all, run_twice,
+    settings, unzip,
 };
 
 const BATCH: usize = 3;
 
-/// The moment at which the process is killed.
-#[derive(Debug, Clone, Copy)]
-enum Moment {
-    /// The request has not arrived.
-    Asking,
-    /// The request was fulfilled, and the process does not know.
-    Answered,
-}
-
 /// Kills `coldstream archive` at its request number `k`, and runs it again to its end. Returns false if the first run
 /// ended before.
 async fn archive_in_two_runs(world: &World, moment: Moment, k: usize) -> bool {
-    let program = Program::new(world, BATCH as u64).set("STREAMS_ARCHIVE_LEASE_SECONDS", 1);
-    let gate = Gate::new();
-    let (held, mut count) = (gate.clone(), 0);
-    world.proxy.script(move |_| {
-        count += 1;
-        match moment {
-            _ if count != k => Fate::Pass,
-            Moment::Asking => Fate::Hold(held.clone()),
-            Moment::Answered => Fate::HoldReply(held.clone()),
-        }
-    });
-    let mut dying = program.start(&["archive"]);
-    let is_reached = tokio::select! {
-        () = gate.arrival() => true,
-        () = dying.silence() => false,
-    };
-    let ended = dying.kill().await;
-    assert_eq!(ended.code, if is_reached { None } else { Some(0) }, "{moment:?} {k}: {ended:?}");
-    world.proxy.heal();
-    program.run(&["archive"]).await.succeeded();
+    let is_reached = run_twice(world, ("archive", BATCH), moment, k).await;
     // A process that died with nothing left to do but to give back its lease must keep nobody waiting.
     world.expire_leases().await;
     is_reached
-}
-
-/// Returns the first events, as they were imported one after the other.
-fn imported(count: usize) -> Vec<Event> {
-    (0..count).map(|number| old_event(number).at(number as i64 + 1, now())).collect()
-}
-
-async fn hot_count(world: &World) -> i64 {
-    sqlx::query_scalar("SELECT count(*) FROM events").fetch_one(&world.sql).await.unwrap()
 }
 
 async fn kill_each_archiver(moment: Moment) {
@@ -62,9 +25,9 @@ async fn kill_each_archiver(moment: Moment) {
     for k in 1.. {
         import(&store, &log, ((k - 1) * BATCH..k * BATCH).map(old_event)).await;
         let is_reached = archive_in_two_runs(&world, moment, k).await;
-        assert_eq!(hot_count(&world).await, 0, "{moment:?} {k}");
+        assert_eq!(world.hot_count().await, 0, "{moment:?} {k}");
         let reader = world.store(settings(1));
-        assert_eq!(read_all(&reader, &log).await, imported(k * BATCH), "{moment:?} {k}");
+        assert_eq!(read_all(&reader, &log).await, imported(0..k * BATCH), "{moment:?} {k}");
         world.audit().await;
         if !is_reached {
             assert!(k > 6, "{moment:?}: {k} requests are too few for an archive");
@@ -95,7 +58,7 @@ async fn kill_each_rewriter(moment: Moment) {
         let new = payload(EDITED, &format!("name-{k}"));
         edit(&store, &log, &format!("event-{EDITED}"), &format!(r#"{{"name":"name-{k}"}}"#)).await;
         let is_reached = archive_in_two_runs(&world, moment, k).await;
-        let mut expected = imported(BATCH);
+        let mut expected = imported(0..BATCH);
         expected[EDITED].payload = coldstream::event::Json::parse_object(&new).unwrap();
         assert_eq!(read_all(&world.store(settings(1)), &log).await, expected, "{moment:?} {k}");
         let [version] = world.bucket.versions().await.try_into().unwrap();
@@ -153,6 +116,6 @@ async fn a_service_that_is_asked_to_end_lets_the_next_one_archive_at_once() {
     gate.arrival().await;
     service.finish().await;
     assert_eq!(archive(&store).await, BATCH as i64);
-    assert_eq!(read_all(&store, &log).await, imported(BATCH));
+    assert_eq!(read_all(&store, &log).await, imported(0..BATCH));
     world.audit().await;
 }

@@ -81,7 +81,6 @@ async fn nothing_is_written_to_the_disk() {
     assert!(said.starts_with("archived 3 events"), "{said}");
     let service = Service::start(Program::new(&world, 3).without_files()).await;
     assert_eq!(reqwest::get(format!("{}/ready", service.http)).await.unwrap().status(), 200);
-    service.terminate();
-    assert_eq!(service.end().await.code, Some(0));
+    service.finish().await;
     world.audit().await;
 }

@@ -6,7 +6,7 @@ use time::Duration;
 use uuid::Uuid;
 
 use crate::support::{
-    Fate, Gate, Kind, MARKER, PROBE_PREFIX, Program, World, archive, import, old_event, read_all, settings,
+    Fate, Gate, Kind, MARKER, Mover, PROBE_PREFIX, Program, Step, World, archive, import, old_event, read_all, settings,
 };
 
 const REQUEST: SweepRequest = SweepRequest {
@@ -27,7 +27,7 @@ async fn with_unknown(world: &World, store: &Store) -> String {
     let log = world.log();
     import(store, &log, (0..8).map(old_event)).await;
     let lease = world.lease(&log).await;
-    store.claim(lease).await.unwrap().unwrap().upload().await.unwrap();
+    Mover::archiver(store, lease, Step::Uploaded).await;
     let [key] = world.bucket.keys().await.try_into().unwrap();
     for lost in ["DELETE FROM intents", "DELETE FROM lookup_pages"] {
         sqlx::query(lost).execute(&world.sql).await.unwrap();
@@ -54,19 +54,25 @@ async fn unknown_objects_are_told_and_go_when_it_is_said() {
     world.audit().await;
 }
 
+/// Returns a world whose database was restored to before an archive, and the key of the archive's object.
+async fn restored_to_before_an_archive() -> (World, String) {
+    let mut world = World::new().await;
+    let store = world.store(settings(8));
+    import(&store, &world.log(), (0..8).map(old_event)).await;
+    let backup = world.backup().await;
+    assert_eq!(archive(&store).await, 8);
+    let key = world.key(&world.only_archive(&store).await);
+    world.restore(&backup).await;
+    (world, key)
+}
+
 /// The object is listed, and gone or taken over before the sweep comes to it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_vanishes_or_is_recovered_meanwhile_is_neither_told_nor_deleted() {
     for is_recovered in [false, true] {
-        let mut world = World::new().await;
-        let (store, log) = (world.store(settings(8)), world.log());
-        import(&store, &log, (0..8).map(old_event)).await;
-        let backup = world.backup().await;
-        assert_eq!(archive(&store).await, 8);
+        let (mut world, key) = restored_to_before_an_archive().await;
+        let (store, other, log) = (world.store(settings(8)), world.store(settings(8)), world.log());
         let before = read_all(&store, &log).await;
-        let key = world.key(&world.only_archive(&store).await);
-        world.restore(&backup).await;
-        let (store, other) = (world.store(settings(8)), world.store(settings(8)));
         // The object has been listed; the request for its head waits, or what follows the answer.
         let gate = Gate::new();
         let mut held = Some(gate.clone());
@@ -100,14 +106,8 @@ async fn what_vanishes_or_is_recovered_meanwhile_is_neither_told_nor_deleted() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_being_recovered_is_not_deleted_and_what_is_deleted_is_not_recovered() {
     for is_deleted_first in [true, false] {
-        let mut world = World::new().await;
-        let (store, log) = (world.store(settings(8)), world.log());
-        import(&store, &log, (0..8).map(old_event)).await;
-        let backup = world.backup().await;
-        assert_eq!(archive(&store).await, 8);
-        let key = world.key(&world.only_archive(&store).await);
-        world.restore(&backup).await;
-        let (store, other) = (world.store(settings(8)), world.store(settings(8)));
+        let (mut world, key) = restored_to_before_an_archive().await;
+        let (store, other, log) = (world.store(settings(8)), world.store(settings(8)), world.log());
         let before = read_all(&store, &log).await;
         // Recovering reads the object; then, with the lease, it looks whether the object is still there.
         let gate = Gate::new();
@@ -183,8 +183,7 @@ async fn uploads_that_were_left_are_aborted() {
     assert_eq!(archive(&store).await, 8);
     import(&store, &log, (8..12).map(old_event)).await;
     // One upload is of a dead writer, which an intent knows, one is known to nothing, and one is a stranger's.
-    let claimed = store.claim(world.lease(&log).await).await.unwrap();
-    drop(claimed);
+    Mover::archiver(&store, world.lease(&log).await, Step::Claimed).await;
     let id: Uuid = sqlx::query_scalar("SELECT archive_id FROM intents").fetch_one(&world.sql).await.unwrap();
     let (known, lost) = (format!("acme/orders/{id}.json.gz"), format!("acme/orders/{}.json.gz", Uuid::new_v4()));
     for key in [known.as_str(), &lost, "strange"] {

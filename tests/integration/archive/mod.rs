@@ -9,13 +9,9 @@ use coldstream::event::{Eligibility, Event, Instant, Json, Log, NewEvent};
 use coldstream::store::{Archived, Settings, Store};
 
 use crate::support::{
-    DAY_NANOS, Gate, Kind, StatementFate, World, archive, edit, import, now, old_event, older_than, payload, read_all,
-    settings, unzip, young_event,
+    DAY_NANOS, Gate, Kind, StatementFate, World, archive, edit, import, noise, now, old_event, older_than, payload,
+    read_all, settings, unzip, young_event,
 };
-
-async fn hot_positions(world: &World) -> Vec<i64> {
-    sqlx::query_scalar("SELECT position FROM events ORDER BY position").fetch_all(&world.sql).await.unwrap()
-}
 
 async fn store_counts(store: &Store, log: &Log) -> (usize, i64) {
     let archives = store.archives(log).await.unwrap();
@@ -36,7 +32,7 @@ async fn a_batch_is_never_smaller_and_no_object_larger() {
     assert_eq!(steps, [10, 20, 30].map(|events| (log.clone(), events)));
     let archives = store.archives(&log).await.unwrap();
     assert!(archives.iter().all(|archive| archive.count == 10));
-    assert_eq!(hot_positions(&world).await, [31, 32, 33, 34, 35]);
+    assert_eq!(world.hot_positions().await, [31, 32, 33, 34, 35]);
     assert_eq!(archive(&store).await, 0);
     world.audit().await;
 }
@@ -50,7 +46,7 @@ async fn the_oldest_go_first_and_the_young_stay() {
     let ranges: Vec<_> =
         store.archives(&log).await.unwrap().iter().map(|it| (it.first_position, it.last_position)).collect();
     assert_eq!(ranges, [(1, 4), (5, 11)], "an archive reaches across young events");
-    assert_eq!(hot_positions(&world).await, [6, 7, 8, 12, 13, 14]);
+    assert_eq!(world.hot_positions().await, [6, 7, 8, 12, 13, 14]);
     world.audit().await;
 }
 
@@ -80,7 +76,7 @@ async fn every_second_event_goes_and_the_ones_between_stay() {
     import(&store, &log, events).await;
     let before = read_all(&store, &log).await;
     assert_eq!(archive(&store).await, OLD as i64);
-    assert!(hot_positions(&world).await.into_iter().eq((1..=OLD as i64).map(|number| number * 2)));
+    assert!(world.hot_positions().await.into_iter().eq((1..=OLD as i64).map(|number| number * 2)));
     assert!(read_all(&world.store(settings(1)), &log).await == before, "every event is where a reader finds it");
     world.audit().await;
 }
@@ -98,7 +94,7 @@ async fn archiving_at_leisure_moves_the_same() {
     let before = read_all(&store, &log).await;
     let archived = store.archive_at_leisure().await.unwrap();
     assert_eq!((archived.archives, archived.events), (6, OLD as i64));
-    assert!(hot_positions(&world).await.into_iter().all(|position| !is_old(position as usize - 1)));
+    assert!(world.hot_positions().await.into_iter().all(|position| !is_old(position as usize - 1)));
     assert!(read_all(&world.store(settings(1)), &log).await == before, "every event is where a reader finds it");
     world.audit().await;
 }
@@ -173,7 +169,7 @@ async fn what_was_archived_before_is_passed_over() {
     let archives = store.archives(&log).await.unwrap();
     let extents: Vec<_> = archives.iter().map(|it| (it.first_position, it.last_position, it.count)).collect();
     assert_eq!(extents, [(1, 1_200, 600), (2, 601, 600)]);
-    assert_eq!(hot_positions(&world).await, [0; 0]);
+    assert_eq!(world.hot_positions().await, [0; 0]);
     let ids = |events: &[Event]| events.iter().map(|event| event.id.clone()).collect::<Vec<_>>();
     assert_eq!(ids(&read_all(&store, &log).await), ids(&before));
     world.audit().await;
@@ -195,7 +191,7 @@ async fn age_is_counted_from_when_an_event_was_raised() {
     let events = raised.into_iter().enumerate();
     import(&store, &log, events.map(|(number, at)| NewEvent { raised_at: Some(at), ..old_event(number) })).await;
     assert_eq!(archive(&store).await, 2);
-    assert_eq!(hot_positions(&world).await, [2, 3, 5], "the future is not old");
+    assert_eq!(world.hot_positions().await, [2, 3, 5], "the future is not old");
     assert_eq!(archive(&world.store(older_than(0, 1))).await, 3, "with 0 days everything is");
     assert_eq!(read_all(&store, &log).await.iter().map(|event| event.raised_at).collect::<Vec<_>>(), raised);
     world.audit().await;
@@ -252,17 +248,8 @@ async fn a_plain_reader_of_gzip_and_json_finds_every_field() {
 async fn a_large_batch_goes_in_members_and_parts() {
     let mut world = World::new().await;
     let (store, log) = (world.store(settings(24)), world.log());
-    // Base64 of what looks random compresses to three quarters.
-    let noise = |number: usize| {
-        let mut state = number as u64 + 1;
-        let bytes = std::iter::repeat_with(|| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (state >> 56) as u8
-        });
-        hex::encode(bytes.take(400_000).collect::<Vec<u8>>())
-    };
     let large = |number| {
-        let payload = Json::parse_object(&format!(r#"{{"noise":"{}"}}"#, noise(number))).unwrap();
+        let payload = Json::parse_object(&format!(r#"{{"noise":"{}"}}"#, noise(number, 550_000))).unwrap();
         NewEvent { payload, ..old_event(number) }
     };
     import(&store, &log, (0..24).map(large)).await;

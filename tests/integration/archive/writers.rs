@@ -5,7 +5,9 @@ use coldstream::store::{Archived, Error, Settings, Store};
 use futures::future::join_all;
 
 use super::store_counts;
-use crate::support::{Fate, Kind, World, archive, edit, import, old_event, payload, read_all, settings, unzip};
+use crate::support::{
+    Fate, Kind, Mover, Step, World, archive, edit, import, old_event, payload, read_all, settings, unzip,
+};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_archivers_do_not_get_in_each_others_way() {
@@ -27,10 +29,10 @@ async fn an_archiver_whose_intent_was_settled_leaves_no_lookups() {
     let log = world.log();
     let (sleeper, other) = (world.store(settings(4)), world.store(settings(4)));
     import(&sleeper, &log, (0..4).map(old_event)).await;
-    let batch = sleeper.claim(world.lease(&log).await).await.unwrap().unwrap();
+    let archiver = Mover::archiver(&sleeper, world.lease(&log).await, Step::Claimed).await;
     world.expire_leases().await;
     assert_eq!(other.sweep().await.unwrap(), 1);
-    let outcome = batch.upload().await.err();
+    let outcome = archiver.next().await.err();
     assert!(matches!(outcome, Some(Error::GaveWay(_))), "{outcome:?}");
     world.audit().await;
 }
@@ -61,46 +63,26 @@ async fn a_slow_archiver_keeps_its_turn() {
     world.audit().await;
 }
 
-/// The last step of an archiver that is stopped on its way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Step {
-    Claimed,
-    Uploaded,
-    ReadBack,
-    Committed,
-}
-
-const STEPS: [Step; 4] = [Step::Claimed, Step::Uploaded, Step::ReadBack, Step::Committed];
-
 #[tokio::test]
 async fn an_archiver_may_die_after_any_step() {
-    for last in STEPS {
+    for last in [Step::Claimed, Step::Uploaded, Step::ReadBack, Step::Archived] {
         let mut world = World::new().await;
         let log = world.log();
         let dying = world.store(settings(4));
         import(&dying, &log, (0..6).map(old_event)).await;
         let before = read_all(&dying, &log).await;
-        let lease = world.lease(&log).await;
-        let batch = dying.claim(lease).await.unwrap().unwrap();
-        if last != Step::Claimed {
-            let exported = batch.upload().await.unwrap();
-            if last != Step::Uploaded {
-                let verified = exported.read_back().await.unwrap();
-                if last == Step::Committed {
-                    assert_eq!(verified.commit().await.unwrap(), 4);
-                }
-            }
-        }
+        let moved = Mover::archiver(&dying, world.lease(&log).await, last).await.moved();
+        assert_eq!(moved, if last == Step::Archived { 4 } else { 0 }, "{last:?}");
         drop(dying);
 
         let next = world.store(settings(4));
         assert_eq!(next.sweep().await.unwrap(), 0, "{last:?}: the lease has not expired");
         assert_eq!(read_all(&next, &log).await, before, "{last:?}");
         world.expire_leases().await;
-        assert_eq!(next.sweep().await.unwrap(), if last == Step::Committed { 0 } else { 1 }, "{last:?}");
+        assert_eq!(next.sweep().await.unwrap(), if last == Step::Archived { 0 } else { 1 }, "{last:?}");
         let objects = world.bucket.keys().await.len();
-        assert_eq!(objects, if last == Step::Committed { 1 } else { 0 }, "{last:?}: orphans are deleted");
-        assert_eq!(archive(&next).await, if last == Step::Committed { 0 } else { 4 }, "{last:?}");
+        assert_eq!(objects, if last == Step::Archived { 1 } else { 0 }, "{last:?}: orphans are deleted");
+        assert_eq!(archive(&next).await, if last == Step::Archived { 0 } else { 4 }, "{last:?}");
         assert_eq!(read_all(&next, &log).await, before, "{last:?}");
         world.audit().await;
     }
@@ -113,10 +95,10 @@ async fn an_archiver_whose_turn_is_being_taken_over_completes_no_upload() {
     let mut world = World::new().await;
     let (store, log) = (world.store(settings(4)), world.log());
     import(&store, &log, (0..4).map(old_event)).await;
-    let batch = store.claim(world.lease(&log).await).await.unwrap().unwrap();
+    let archiver = Mover::archiver(&store, world.lease(&log).await, Step::Claimed).await;
     world.expire_leases().await;
     world.lease(&log).await;
-    let outcome = batch.upload().await.err();
+    let outcome = archiver.next().await.err();
     assert!(matches!(outcome, Some(Error::GaveWay(_))), "{outcome:?}");
     assert_eq!(world.bucket.keys().await, Vec::<String>::new());
     assert_eq!(world.bucket.unfinished_uploads().await, Vec::<String>::new());
@@ -132,22 +114,9 @@ async fn an_archiver_that_lost_its_turn_changes_nothing_when_it_wakes() {
         let (sleeper, other) = (world.store(settings(4)), world.store(settings(4)));
         import(&sleeper, &log, (0..6).map(old_event)).await;
         let before = read_all(&sleeper, &log).await;
-        let lease = world.lease(&log).await;
-        let batch = sleeper.claim(lease).await.unwrap().unwrap();
-        let outcome = if last == Step::Claimed {
-            take_over(&world, &other).await;
-            batch.upload().await.err()
-        } else {
-            let exported = batch.upload().await.unwrap();
-            if last == Step::Uploaded {
-                take_over(&world, &other).await;
-                exported.read_back().await.err()
-            } else {
-                let verified = exported.read_back().await.unwrap();
-                take_over(&world, &other).await;
-                verified.commit().await.err()
-            }
-        };
+        let archiver = Mover::archiver(&sleeper, world.lease(&log).await, last).await;
+        take_over(&world, &other).await;
+        let outcome = archiver.next().await.err();
         let expected = match last {
             // The successor has deleted the object.
             Step::Uploaded => matches!(outcome, Some(Error::Damaged(_))),
@@ -168,13 +137,13 @@ async fn a_writer_with_an_older_epoch_commits_nothing_and_settles_nothing() {
     let (sleeper, other) = (world.store(settings(4)), world.store(settings(4)));
     import(&sleeper, &log, (0..8).map(old_event)).await;
     let older = world.lease(&log).await;
-    let verified = sleeper.claim(older).await.unwrap().unwrap().upload().await.unwrap().read_back().await.unwrap();
+    let archiver = Mover::archiver(&sleeper, older, Step::ReadBack).await;
     world.expire_leases().await;
     let newer = world.lease(&log).await;
-    assert!(matches!(verified.commit().await, Err(Error::GaveWay(_))));
-    let verified = other.claim(newer).await.unwrap().unwrap().upload().await.unwrap().read_back().await.unwrap();
+    assert!(matches!(archiver.next().await, Err(Error::GaveWay(_))));
+    let archiver = Mover::archiver(&other, newer, Step::ReadBack).await;
     assert!(matches!(sleeper.claim(older).await, Err(Error::GaveWay(_))));
-    assert_eq!(verified.commit().await.unwrap(), 4, "the object is where it was");
+    assert_eq!(archiver.next().await.unwrap().moved(), 4, "the object is where it was");
     world.recover(&other).await;
     assert_eq!(store_counts(&other, &log).await, (2, 8));
     world.audit().await;
@@ -192,7 +161,7 @@ async fn a_sweep_that_fails_for_one_topic_goes_on_to_the_others() {
     let logs = ["failing", "fine"].map(|topic| Log::new("acme", topic).unwrap());
     for log in &logs {
         import(&dying, log, (0..4).map(old_event)).await;
-        dying.claim(world.lease(log).await).await.unwrap().unwrap().upload().await.unwrap();
+        Mover::archiver(&dying, world.lease(log).await, Step::Uploaded).await;
     }
     world.expire_leases().await;
     world.proxy.script(|request| match request.target.contains("failing") {
@@ -266,7 +235,7 @@ async fn a_commit_that_is_under_way_is_waited_for() {
     let (store, log) = (world.store(settings(4)), world.log());
     import(&store, &log, (0..4).map(old_event)).await;
     let lease = world.lease(&log).await;
-    store.claim(lease).await.unwrap().unwrap().upload().await.unwrap();
+    Mover::archiver(&store, lease, Step::Uploaded).await;
     let keys = world.bucket.keys().await;
 
     // The commit of an archive ends like this: it holds the topic's row, and deletes the intent.

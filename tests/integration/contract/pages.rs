@@ -133,7 +133,7 @@ async fn check_run_between(first: usize, ask: impl AsyncFn(&Scene, &[Event], i64
             break;
         }
         seen.extend(found);
-        let hot: i64 = sqlx::query_scalar("SELECT count(*) FROM events").fetch_one(&scene.world.sql).await.unwrap();
+        let hot = scene.world.hot_count().await;
         let batch = hot / 2 + 1;
         assert_eq!(scene.archive(batch as u64).await, if hot > 0 { batch } else { 0 });
     }

@@ -87,8 +87,7 @@ async fn a_paused_replica_that_wakes_after_its_lease_changes_nothing() {
     second.ack(&again);
     assert_eq!(second.handled_ids(2).await, ["event-1", "event-2"]);
     until_handled(&scene, &role, "event-2").await;
-    paused.terminate();
-    assert_eq!(paused.end().await.code, Some(0));
+    paused.finish().await;
     scene.finish().await;
 }
 
@@ -106,8 +105,7 @@ async fn what_one_replicas_subscribers_refuse_another_replica_gets() {
     let event = able.handled().await;
     assert_eq!((event.id.as_str(), retry_number(&event)), ("event-0", 1));
     assert_eq!(able.handled_ids(1).await, ["event-1"]);
-    other.terminate();
-    assert_eq!(other.end().await.code, Some(0));
+    other.finish().await;
     scene.finish().await;
 }
 
@@ -130,8 +128,7 @@ async fn a_large_broadcast_reaches_the_subscribers_of_every_replica() {
         let event = subscriber.event().await;
         assert_eq!((event.id.as_str(), &event.payload["text"].value), ("event-1", &value));
     }
-    other.terminate();
-    assert_eq!(other.end().await.code, Some(0));
+    other.finish().await;
     scene.finish().await;
 }
 

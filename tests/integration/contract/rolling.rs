@@ -117,8 +117,7 @@ async fn replicas_that_are_restarted_one_after_the_other_lose_nothing() {
     }
     assert_eq!(reached, published as i64);
     for service in services {
-        service.terminate();
-        assert_eq!(service.end().await.code, Some(0));
+        service.finish().await;
     }
     world.audit().await;
 }

@@ -36,8 +36,7 @@ async fn whoever_asks_nothing_makes_room_and_whoever_waits_for_an_answer_gets_it
     gate.open();
     let answer = until_let_go(busy).await;
     assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.contains("event-0"), "{answer}");
-    service.terminate();
-    assert_eq!(service.end().await.code, Some(0));
+    service.finish().await;
     world.audit().await;
 }
 
@@ -122,9 +121,7 @@ async fn a_process_has_ended_within_5_s_whatever_it_waits_for() {
     gate.arrival().await;
     let _strangers = [connect(&service.http, super::HALF_A_BODY).await, connect(&service.grpc, PREFACE).await];
     let asked_at = Instant::now();
-    service.terminate();
-    let ended = service.end().await;
-    assert_eq!(ended.code, Some(0), "{ended:?}");
+    service.finish().await;
     assert!(asked_at.elapsed() < Duration::from_secs(5), "{:?}", asked_at.elapsed());
     world.proxy.heal();
     // The next process need not wait for the lease of this one.

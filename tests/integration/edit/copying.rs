@@ -5,21 +5,14 @@ use std::sync::Arc;
 use coldstream::event::{Json, Log, NewEvent};
 use coldstream::store::Store;
 
-use crate::support::{Fate, Kind, World, archive, edit, import, old_event, read_all, settings};
+use crate::support::{Fate, Kind, World, archive, edit, import, noise, old_event, read_all, settings};
 
 const EVENTS: usize = 24;
 const MIB: usize = 1024 * 1024;
 
 /// Returns an event that is a member of its own, of about 0.75 MiB when compressed.
 fn large_event(number: usize) -> NewEvent {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    let mut state = number as u64;
-    let filler: String = (0..MIB)
-        .map(|_| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            char::from(DIGITS[(state >> 58) as usize])
-        })
-        .collect();
+    let filler = noise(number, MIB);
     let payload = Json::parse_object(&format!(r#"{{"name":"original","filler":"{filler}"}}"#)).unwrap();
     NewEvent { payload, ..old_event(number) }
 }

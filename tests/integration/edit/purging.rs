@@ -5,7 +5,7 @@ use coldstream::store::Error;
 use futures::future::join_all;
 
 use super::no_version_holds;
-use crate::support::{World, archive, edit, import, old_event, payload, read_all, settings, unzip};
+use crate::support::{Mover, Step, World, archive, edit, import, old_event, payload, read_all, settings, unzip};
 
 #[tokio::test]
 async fn a_versioned_bucket_keeps_no_version_with_the_old_value() {
@@ -31,12 +31,11 @@ async fn an_orphan_of_a_versioned_bucket_leaves_no_version() {
     let (store, log) = (world.store(settings(5)), world.log());
     world.bucket.keep_versions().await;
     import(&store, &log, (0..5).map(old_event)).await;
-    let verified =
-        store.claim(world.lease(&log).await).await.unwrap().unwrap().upload().await.unwrap().read_back().await.unwrap();
+    let archiver = Mover::archiver(&store, world.lease(&log).await, Step::ReadBack).await;
     let outcome = edit(&store, &log, "event-3", r#"{"name":"NEW-VALUE"}"#).await;
     let line = outcome.edit.unwrap();
     assert!(line.purged_at.is_none(), "an object on its way has the old value");
-    assert!(matches!(verified.commit().await, Err(Error::GaveWay(_))));
+    assert!(matches!(archiver.next().await, Err(Error::GaveWay(_))));
     store.sweep().await.unwrap();
     assert!(store.edit_by_id(line.id).await.unwrap().unwrap().purged_at.is_none(), "the lease has not expired");
     world.expire_leases().await;
@@ -53,20 +52,20 @@ async fn a_hot_edit_is_purged_once_no_older_object_is_on_its_way() {
     let (store, log) = (world.store(settings(4)), world.log());
     import(&store, &log, (0..4).map(old_event)).await;
     let lease = world.lease(&log).await;
-    let verified = store.claim(lease).await.unwrap().unwrap().upload().await.unwrap().read_back().await.unwrap();
+    let archiver = Mover::archiver(&store, lease, Step::ReadBack).await;
     let line = edit(&store, &log, "event-2", r#"{"name":"NEW-VALUE"}"#).await.edit.unwrap();
     let purged_at = async || store.edit_by_id(line.id).await.unwrap().unwrap().purged_at;
     assert_eq!(store.sweep().await.unwrap(), 0, "the writer lives");
     assert_eq!((line.purged_at, purged_at().await), (None, None));
-    assert!(matches!(verified.commit().await, Err(Error::GaveWay(_))));
+    assert!(matches!(archiver.next().await, Err(Error::GaveWay(_))));
 
-    let batch = store.claim(lease).await.unwrap().unwrap();
+    let archiver = Mover::archiver(&store, lease, Step::Claimed).await;
     let intents: Vec<i64> =
         sqlx::query_scalar("SELECT edit_sequence FROM intents").fetch_all(&world.sql).await.unwrap();
     assert_eq!(intents, [line.sequence], "the older one is settled, and one that knows of the edit is under way");
     assert_eq!(store.sweep().await.unwrap(), 0);
     assert!(purged_at().await.is_some());
-    assert_eq!(batch.upload().await.unwrap().read_back().await.unwrap().commit().await.unwrap(), 4);
+    assert_eq!(archiver.drive(Step::Archived).await.unwrap().moved(), 4);
     no_version_holds(&world, &payload(2, "original")).await;
     world.expire_leases().await;
     world.audit().await;

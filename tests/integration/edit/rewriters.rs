@@ -7,36 +7,17 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::{archived, no_version_holds, seen_by_every_read};
-use crate::support::{Kind, Loss, Program, Service, edit, import, old_event, payload, read_all, settings};
-
-/// The last step of a rewriter that is stopped on its way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Step {
-    Begun,
-    Uploaded,
-    Replaced,
-    Promoted,
-}
+use crate::support::{Kind, Loss, Mover, Program, Service, Step, edit, import, old_event, payload, read_all, settings};
 
 #[tokio::test]
 async fn a_rewriter_may_die_after_any_step() {
-    for last in [Step::Begun, Step::Uploaded, Step::Replaced, Step::Promoted] {
+    for last in [Step::RewriteBegun, Step::RewriteUploaded, Step::Replaced, Step::Promoted] {
         for is_read_first in [true, false] {
             let (mut world, dying, log) = archived().await;
             world.bucket.keep_versions().await;
             let archive_id = world.only_archive(&dying).await.id;
             edit(&dying, &log, "event-4", r#"{"name":"NEW-VALUE"}"#).await;
-            let lease = world.lease(&log).await;
-            let rewrite = dying.begin_rewrite(lease, archive_id).await.unwrap().unwrap();
-            if last != Step::Begun {
-                let prepared = rewrite.upload().await.unwrap();
-                if last != Step::Uploaded {
-                    let replaced = prepared.replace().await.unwrap();
-                    if last == Step::Promoted {
-                        replaced.promote().await.unwrap();
-                    }
-                }
-            }
+            Mover::rewriter(&dying, world.lease(&log).await, archive_id, last).await;
             drop(dying);
 
             let next = world.store(settings(9));
@@ -59,40 +40,21 @@ async fn a_rewriter_may_die_after_any_step() {
 
 #[tokio::test]
 async fn a_rewriter_that_lost_its_turn_changes_nothing_when_it_wakes() {
-    for last in [Step::Begun, Step::Uploaded, Step::Replaced] {
+    for last in [Step::RewriteBegun, Step::RewriteUploaded, Step::Replaced] {
         for is_rewritten_by_other in [true, false] {
             let (mut world, sleeper, log) = archived().await;
             let other = world.store(settings(9));
             let archive_id = world.only_archive(&other).await.id;
             edit(&sleeper, &log, "event-4", r#"{"name":"NEW-VALUE"}"#).await;
-            let lease = world.lease(&log).await;
-            let take_over = async {
-                world.expire_leases().await;
-                if is_rewritten_by_other {
-                    other.rewrite().await.unwrap();
-                } else {
-                    assert_eq!(other.sweep().await.unwrap(), 1);
-                }
-            };
-            let rewrite = sleeper.begin_rewrite(lease, archive_id).await.unwrap().unwrap();
-            let outcome = match last {
-                Step::Begun => {
-                    take_over.await;
-                    rewrite.upload().await.err()
-                }
-                Step::Uploaded => {
-                    let prepared = rewrite.upload().await.unwrap();
-                    take_over.await;
-                    prepared.replace().await.err()
-                }
-                _ => {
-                    let replaced = rewrite.upload().await.unwrap().replace().await.unwrap();
-                    take_over.await;
-                    let outcome = replaced.promote().await;
-                    assert!(outcome.is_ok(), "the successor has promoted the rewrite: {outcome:?}");
-                    None
-                }
-            };
+            let rewriter = Mover::rewriter(&sleeper, world.lease(&log).await, archive_id, last).await;
+            world.expire_leases().await;
+            if is_rewritten_by_other {
+                other.rewrite().await.unwrap();
+            } else {
+                assert_eq!(other.sweep().await.unwrap(), 1);
+            }
+            let outcome = rewriter.next().await.err();
+            // The successor has promoted a rewrite that had replaced the object.
             assert_eq!(outcome.is_some(), last != Step::Replaced, "{last:?}: {outcome:?}");
             let seen = seen_by_every_read(&world.store(settings(9)), &log, 4).await;
             assert_eq!(seen.payload.as_str(), payload(4, "NEW-VALUE"), "{last:?}");
@@ -109,10 +71,10 @@ async fn an_edit_during_a_rewrite_waits_for_the_next_one() {
     let archive_id = world.only_archive(&store).await.id;
     edit(&store, &log, "event-4", r#"{"name":"first","price":1}"#).await;
     let lease = world.lease(&log).await;
-    let rewrite = store.begin_rewrite(lease, archive_id).await.unwrap().unwrap();
+    let rewriter = Mover::rewriter(&store, lease, archive_id, Step::RewriteBegun).await;
     edit(&store, &log, "event-4", r#"{"name":"second"}"#).await;
     edit(&store, &log, "event-5", r#"{"name":"third"}"#).await;
-    rewrite.upload().await.unwrap().replace().await.unwrap().promote().await.unwrap();
+    rewriter.drive(Step::Promoted).await.unwrap();
     let expected = payload(4, "second").replace("64.30", "1");
     let reader = world.store(settings(9));
     assert_eq!(seen_by_every_read(&reader, &log, 4).await.payload.as_str(), expected);
@@ -125,7 +87,7 @@ async fn an_edit_during_a_rewrite_waits_for_the_next_one() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_that_meets_a_rewrite_begins_anew() {
-    for kind_of_other in [Step::Replaced, Step::Promoted] {
+    for last in [Step::Replaced, Step::Promoted] {
         let (mut world, store, log) = archived().await;
         let archive_id = world.only_archive(&store).await.id;
         let gate = world.proxy.hold_first(Kind::Get);
@@ -133,11 +95,7 @@ async fn a_reader_that_meets_a_rewrite_begins_anew() {
         let reading = tokio::spawn(async move { read_all(&reader, &reader_log).await });
         gate.arrival().await;
         edit(&store, &log, "event-4", r#"{"name":"NEW-VALUE"}"#).await;
-        let rewrite = store.begin_rewrite(world.lease(&log).await, archive_id).await.unwrap().unwrap();
-        let replaced = rewrite.upload().await.unwrap().replace().await.unwrap();
-        if kind_of_other == Step::Promoted {
-            replaced.promote().await.unwrap();
-        }
+        Mover::rewriter(&store, world.lease(&log).await, archive_id, last).await;
         gate.open();
         let found = reading.await.unwrap();
         assert_eq!(found[4].payload.as_str(), payload(4, "NEW-VALUE"));
@@ -179,10 +137,7 @@ async fn lose_each(loss: Loss) {
         let rewriter = world.store(settings(9));
         let old = std::mem::replace(&mut name, format!("name-{k}"));
         edit(&rewriter, &log, "event-4", &format!(r#"{{"name":"{name}"}}"#)).await;
-        loss.strike(&world.proxy, k);
-        let outcome = rewriter.rewrite().await;
-        let requests = world.proxy.take_seen().len();
-        world.proxy.heal();
+        let (outcome, is_reached) = loss.strike(&world.proxy, k, rewriter.rewrite()).await;
         drop(rewriter);
         let case = format!("{loss:?}, request {k}: {outcome:?}");
         let next = world.store(settings(9));
@@ -191,7 +146,7 @@ async fn lose_each(loss: Loss) {
         assert_eq!(read_all(&next, &log).await[4].payload.as_str(), payload(4, &name), "{case}");
         no_version_holds(&world, &payload(4, &old)).await;
         world.audit().await;
-        if requests < k {
+        if !is_reached {
             assert!(outcome.is_ok() && k > 5, "{case}");
             break;
         }

@@ -2,7 +2,7 @@
 //! makes up for it.
 
 use super::{BATCH, Scene, Verb};
-use crate::support::{Gate, Program, StatementFate};
+use crate::support::{Gate, Program, StatementFate, kill_at};
 
 /// The fewest COMMITs of a pass that archives and rewrites.
 const COMMITS_MIN: usize = 10;
@@ -21,14 +21,9 @@ async fn kill_at_each_commit(moment: &str, fate: fn(Gate) -> StatementFate) {
             if statement == "COMMIT" && count == k { fate(held.clone()) } else { StatementFate::Pass }
         });
         let program = Program::new(&scene.world, BATCH as u64);
-        let mut dying = program.set("POSTGRES_CONNECTION", postgres.url()).start(&["archive"]);
-        let is_reached = tokio::select! {
-            () = gate.arrival() => true,
-            () = dying.silence() => false,
-        };
-        let ended = dying.kill().await;
-        let case = format!("{moment}, COMMIT {k}: {ended:?}");
-        assert_eq!(ended.code, if is_reached { None } else { Some(0) }, "{case}");
+        let dying = program.set("POSTGRES_CONNECTION", postgres.url()).start(&["archive"]);
+        let case = format!("{moment}, COMMIT {k}");
+        let is_reached = kill_at(&gate, dying, &case).await;
         postgres.heal();
         scene.check(&case).await;
         scene.world.expire_leases().await;

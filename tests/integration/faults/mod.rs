@@ -15,11 +15,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coldstream::database;
-use coldstream::event::{Event, Json, Log};
+use coldstream::event::{Json, Log};
 use coldstream::store::{Error, Query, Store};
 
 use crate::support::{
-    World, archive, edit_request, everything, import, now, old_event, payload, read_all, settings, unzip,
+    Mover, Step, World, archive, edit_request, everything, import, imported, old_event, payload, read_all, settings,
+    unzip,
 };
 
 const BATCH: usize = 3;
@@ -80,11 +81,10 @@ impl Scene {
             self.edit(&store).await.unwrap();
         }
         if verb == Verb::Sweep {
-            store.claim(self.world.lease(&self.growing).await).await.unwrap().unwrap().upload().await.unwrap();
+            Mover::archiver(&store, self.world.lease(&self.growing).await, Step::Uploaded).await;
             let [archive] = store.archives(&self.edited).await.unwrap().try_into().unwrap();
             let lease = self.world.lease(&self.edited).await;
-            let rewrite = store.begin_rewrite(lease, archive.id).await.unwrap().unwrap();
-            rewrite.upload().await.unwrap().replace().await.unwrap();
+            Mover::rewriter(&store, lease, archive.id, Step::Replaced).await;
             self.world.expire_leases().await;
         }
     }
@@ -142,8 +142,7 @@ impl Scene {
         self.check(case).await;
         self.world.recover(&next).await;
         self.check(case).await;
-        let hot: i64 = sqlx::query_scalar("SELECT count(*) FROM events").fetch_one(&self.world.sql).await.unwrap();
-        assert_eq!(hot, 0, "{case}");
+        assert_eq!(self.world.hot_count().await, 0, "{case}");
         self.world.audit_leftovers().await;
     }
 
@@ -156,11 +155,11 @@ impl Scene {
     async fn check_grown(&self, reader: &Store, start: usize, end: usize, case: &str) {
         let query = Query { from: start as i64 + 1, ..everything() };
         let found = reader.read(&self.growing, &query).await.unwrap().events;
-        assert_eq!(found, published(start, end), "{case}");
+        assert_eq!(found, imported(start..end), "{case}");
     }
 
     async fn check_edited(&self, reader: &Store, case: &str) {
-        let mut edited = published(0, BATCH);
+        let mut edited = imported(0..BATCH);
         edited[EDITED].payload = Json::parse_object(&payload(EDITED, &self.name)).unwrap();
         assert_eq!(read_all(reader, &self.edited).await, edited, "{case}");
     }
@@ -178,8 +177,4 @@ impl Scene {
         }
         self.world.audit().await;
     }
-}
-
-fn published(start: usize, end: usize) -> Vec<Event> {
-    (start..end).map(|number| old_event(number).at(number as i64 + 1, now())).collect()
 }

@@ -5,8 +5,8 @@ use coldstream::event::{Gdpr, GdprField, Json, NewEvent};
 use coldstream::store::Archived;
 
 use crate::support::{
-    Fate, Gate, Kind, Program, SET_UP, StatementFate, World, archive, edit, import, old_event, payload, publish,
-    read_all, settings, unzip,
+    Fate, Gate, Kind, Mover, Program, SET_UP, StatementFate, Step, World, archive, edit, import, old_event, payload,
+    publish, read_all, settings, unzip,
 };
 
 /// A dead writer's lease lasts as long as the clock says, and keeps nobody from anything but archiving.
@@ -15,7 +15,7 @@ async fn a_clock_that_jumps_back_delays_archiving_and_nothing_else() {
     let mut world = World::new().await;
     let (store, dying, log) = (world.store(settings(3)), world.store(settings(3)), world.log());
     import(&store, &log, (0..3).map(old_event)).await;
-    dying.claim(world.lease(&log).await).await.unwrap().unwrap().upload().await.unwrap();
+    Mover::archiver(&dying, world.lease(&log).await, Step::Uploaded).await;
     let jump = "UPDATE logs SET lease_expires_at = lease_expires_at + interval '1 day'";
     sqlx::query(jump).execute(&world.sql).await.unwrap();
     assert_eq!(store.archive(|_, _| {}).await.unwrap(), Archived { put_off: 1, ..Archived::default() });

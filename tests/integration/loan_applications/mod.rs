@@ -109,8 +109,7 @@ async fn every_loan_application_comes_back_by_every_way() {
 
     // The database is lost: all archived events come back from the two objects, in every field and by every way.
     let Log { mut source, service, http } = log;
-    service.terminate();
-    assert_eq!(service.end().await.code, Some(0));
+    service.finish().await;
     world.lose_database().await;
     let program = Program::new(&world, 100_000);
     let said = program.run(&["recover"]).await.succeeded();

@@ -8,7 +8,8 @@ use coldstream::event::{Event, Filter, Gdpr, GdprField, Json, Log, NewEvent, Pos
 use coldstream::store::{Error, Query, Selection, Store};
 
 use crate::support::{
-    SET_UP, StatementFate, World, archive, edit, everything, import, old_event, publish, read_all, settings, unpaced,
+    Mover, SET_UP, StatementFate, Step, World, archive, edit, everything, import, old_event, publish, read_all,
+    settings, unpaced,
 };
 
 /// Returns the level and the number of archives of each of the lookups, sorted.
@@ -49,8 +50,8 @@ async fn unmerged(archives: usize) -> (World, Arc<Store>, Log) {
     let (store, log) = (world.store(settings(2)), world.log());
     import(&store, &log, (0..archives * 2).map(personal_event)).await;
     let lease = world.lease(&log).await;
-    while let Some(batch) = store.claim(lease).await.unwrap() {
-        batch.upload().await.unwrap().read_back().await.unwrap().commit().await.unwrap();
+    for _ in 0..archives {
+        Mover::archiver(&store, lease, Step::Archived).await;
     }
     assert_eq!(lookups(&world).await, vec![(0, 1); archives]);
     world.expire_leases().await;

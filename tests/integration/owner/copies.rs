@@ -103,8 +103,7 @@ async fn a_copy_may_read_archives_and_write_none() {
     assert!(program().run(&["verify"]).await.code == Some(0));
     let status = program().run(&["status"]).await.succeeded();
     assert!(status.contains("and only read (S3_READ_ONLY)"), "{status}");
-    service.terminate();
-    assert_eq!(service.end().await.code, Some(0));
+    service.finish().await;
     assert_eq!((contents(&world).await, marker(&world).await), (before, marked));
     // A copy that is behind catches up.
     go_on(&world).await;
@@ -144,8 +143,7 @@ async fn a_copy_may_take_the_bucket_over() {
     while get("/ready").await.text().await.unwrap() != "ready\n" {}
     assert!(get("/metrics").await.text().await.unwrap().contains("coldstream_bucket_owned 1"));
     assert!(is_fenced(&program(&world, &clone).run(&["archive"]).await.failed()));
-    service.terminate();
-    assert_eq!(service.end().await.code, Some(0));
+    service.finish().await;
     // The clone's archives are in the bucket.
     Program::new(&world, BATCH).run(&["recover"]).await.succeeded();
     Program::new(&world, BATCH).run(&["archive"]).await.succeeded();

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use coldstream::database::catalog::archives::Archive;
 use coldstream::event::{Log, PositionRange};
-use coldstream::store::{Selection, Store, SweepRequest};
+use coldstream::store::{Error, Selection, Store, SweepRequest};
 use time::Duration;
 
 use super::{contents, is_fenced};
-use crate::support::{Backup, Kind, World, archive, edit, import, old_event, read_all, settings, unpaced};
+use crate::support::{Backup, Kind, Mover, Step, World, archive, edit, import, old_event, read_all, settings, unpaced};
 
 const BATCH: u64 = 4;
 
@@ -48,15 +48,15 @@ impl Scene {
     }
 
     /// Checks that the bucket is what it was and that nothing is lost; then the first database adopts the bucket again.
-    async fn finish(mut self, step: &str, outcome: Result<(), coldstream::store::Error>, expected: Expected) {
-        let why = outcome.expect_err(step).to_string();
-        assert!(is_fenced(&why) || why.contains("not this database's any more"), "{step}: {why}");
-        assert_eq!(contents(&self.world).await, expected.contents, "{step}");
-        assert_eq!(self.world.bucket.versions().await.len(), expected.versions, "{step}");
-        assert_eq!(self.counts().await, expected.counts, "{step}");
+    async fn finish(mut self, step: Step, outcome: Result<(), Error>, expected: Expected) {
+        let why = outcome.expect_err(&format!("{step:?}")).to_string();
+        assert!(is_fenced(&why) || why.contains("not this database's any more"), "{step:?}: {why}");
+        assert_eq!(contents(&self.world).await, expected.contents, "{step:?}");
+        assert_eq!(self.world.bucket.versions().await.len(), expected.versions, "{step:?}");
+        assert_eq!(self.counts().await, expected.counts, "{step:?}");
         self.store.adopt().await.unwrap();
         self.world.recover(&self.store).await;
-        assert_eq!(read_all(&self.store, &self.log).await.len(), 8, "{step}");
+        assert_eq!(read_all(&self.store, &self.log).await.len(), 8, "{step:?}");
         self.world.audit().await;
     }
 
@@ -75,29 +75,16 @@ struct Expected {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_archiver_that_lost_the_bucket() {
-    for step in ["claimed", "uploaded", "read back"] {
+    for last in [Step::Claimed, Step::Uploaded, Step::ReadBack] {
         let scene = Scene::new().await;
-        let lease = scene.world.lease(&scene.log).await;
-        let batch = scene.store.claim(lease).await.unwrap().unwrap();
-        let (outcome, expected) = if step == "claimed" {
-            scene.adopted_by_the_clone().await;
-            let expected = scene.expected().await;
-            (batch.upload().await.map(drop), expected)
-        } else {
-            let exported = batch.upload().await.unwrap();
-            let verified = match step {
-                "read back" => Ok(exported.read_back().await.unwrap()),
-                _ => Err(exported),
-            };
-            scene.adopted_by_the_clone().await;
-            let expected = scene.expected().await;
-            let outcome = match verified {
-                Ok(verified) => verified.commit().await.map(drop),
-                Err(exported) => exported.read_back().await.unwrap().commit().await.map(drop),
-            };
-            (outcome, expected)
-        };
-        scene.finish(step, outcome, expected).await;
+        let mut archiver = Mover::archiver(&scene.store, scene.world.lease(&scene.log).await, last).await;
+        scene.adopted_by_the_clone().await;
+        let expected = scene.expected().await;
+        if last == Step::Uploaded {
+            archiver = archiver.drive(Step::ReadBack).await.unwrap();
+        }
+        let outcome = archiver.next().await.map(drop);
+        scene.finish(last, outcome, expected).await;
     }
 }
 
@@ -124,67 +111,41 @@ async fn an_upload_that_is_about_to_be_completed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rewriter_that_lost_the_bucket() {
-    for step in ["intended", "uploaded", "replaced"] {
+    for last in [Step::RewriteBegun, Step::RewriteUploaded, Step::Replaced] {
         let scene = Scene::new().await;
         let lease = scene.world.lease(&scene.log).await;
-        let rewrite = scene.store.begin_rewrite(lease, scene.archive.id).await.unwrap().unwrap();
-        let (outcome, expected) = match step {
-            "intended" => {
-                scene.adopted_by_the_clone().await;
-                let expected = scene.expected().await;
-                (rewrite.upload().await.map(drop), expected)
-            }
-            "uploaded" => {
-                let prepared = rewrite.upload().await.unwrap();
-                scene.adopted_by_the_clone().await;
-                let expected = scene.expected().await;
-                (prepared.replace().await.map(drop), expected)
-            }
+        let rewriter = Mover::rewriter(&scene.store, lease, scene.archive.id, last).await;
+        scene.adopted_by_the_clone().await;
+        let expected = scene.expected().await;
+        let outcome = rewriter.next().await.map(drop);
+        if last == Step::Replaced {
             // The catalog follows the object that is there, and the version before it stays.
-            _ => {
-                let replaced = rewrite.upload().await.unwrap().replace().await.unwrap();
-                scene.adopted_by_the_clone().await;
-                let expected = scene.expected().await;
-                assert_eq!(expected.versions, 2);
-                let outcome = replaced.promote().await;
-                scene.world.expire_leases().await;
-                assert!(is_fenced(&scene.store.sweep().await.unwrap_err().to_string()), "nor does a sweep purge it");
-                (outcome, expected)
-            }
-        };
-        scene.finish(step, outcome, expected).await;
+            assert_eq!(expected.versions, 2);
+            scene.world.expire_leases().await;
+            assert!(is_fenced(&scene.store.sweep().await.unwrap_err().to_string()), "nor does a sweep purge it");
+        }
+        scene.finish(last, outcome, expected).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restorer_that_lost_the_bucket() {
-    for step in ["intended", "written", "committed"] {
+    for last in [Step::RestoreBegun, Step::RestWritten, Step::Restored] {
         let scene = Scene::new().await;
-        let (lease, selection) =
-            (scene.world.lease(&scene.log).await, Selection::Range(scene.log.clone(), PositionRange::closed(2, 3)));
-        let restore = scene.store.begin_restore(lease, scene.archive.id, &selection, None).await.unwrap().unwrap();
-        let (outcome, expected) = match step {
-            "intended" => {
-                scene.adopted_by_the_clone().await;
-                let expected = scene.expected().await;
-                (restore.write_rest().await.map(drop), expected)
-            }
-            "written" => {
-                let parted = restore.write_rest().await.unwrap();
-                scene.adopted_by_the_clone().await;
-                let expected = scene.expected().await;
-                (parted.commit().await.map(drop), expected)
-            }
+        let lease = scene.world.lease(&scene.log).await;
+        let selection = Selection::Range(scene.log.clone(), PositionRange::closed(2, 3));
+        let restorer = Mover::restorer(&scene.store, lease, scene.archive.id, &selection, None, last).await;
+        scene.adopted_by_the_clone().await;
+        let expected = scene.expected().await;
+        let outcome = if last == Step::Restored {
+            drop(restorer);
             // The object that the rows came from is nobody's here, and all that the clone has.
-            _ => {
-                restore.write_rest().await.unwrap().commit().await.unwrap();
-                scene.adopted_by_the_clone().await;
-                let expected = scene.expected().await;
-                scene.world.expire_leases().await;
-                (scene.store.sweep().await.map(drop), expected)
-            }
+            scene.world.expire_leases().await;
+            scene.store.sweep().await.map(drop)
+        } else {
+            restorer.next().await.map(drop)
         };
-        scene.finish(step, outcome, expected).await;
+        scene.finish(last, outcome, expected).await;
     }
 }
 
@@ -192,7 +153,7 @@ async fn a_restorer_that_lost_the_bucket() {
 async fn a_sweeper_that_lost_the_bucket() {
     let scene = Scene::new().await;
     let lease = scene.world.lease(&scene.log).await;
-    scene.store.claim(lease).await.unwrap().unwrap().upload().await.unwrap();
+    Mover::archiver(&scene.store, lease, Step::Uploaded).await;
     sqlx::query("DELETE FROM intents").execute(&scene.world.sql).await.unwrap();
     scene.world.expire_leases().await;
     let sweep = async |store: Arc<Store>| {

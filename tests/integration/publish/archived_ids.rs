@@ -8,7 +8,7 @@ use coldstream::store::{Error, Selection, Store};
 
 use super::positions;
 use crate::support::{
-    PostgresProxy, StatementFate, World, archive, event, import, old_event, publish, settings, unpaced,
+    Mover, PostgresProxy, StatementFate, Step, World, archive, event, import, old_event, publish, settings, unpaced,
 };
 
 /// A publisher whose looks into lookup pages are counted.
@@ -98,8 +98,8 @@ async fn merged_lookups_are_not_read_again() {
     let (other, log) = (world.store(settings(2)), world.log());
     import(&other, &log, (0..20).map(old_event)).await;
     let lease = world.lease(&log).await;
-    while let Some(batch) = other.claim(lease).await.unwrap() {
-        batch.upload().await.unwrap().read_back().await.unwrap().commit().await.unwrap();
+    for _ in 0..10 {
+        Mover::archiver(&other, lease, Step::Archived).await;
     }
     let mut publisher = Publisher::new(&world).await;
     publisher.learns().await;

@@ -8,7 +8,7 @@ use coldstream::store::{RecoveredLog, Selection, Store};
 
 use crate::recover::{check_reads, recover};
 use crate::support::{
-    World, archive, edit, event, import, old_event, payload, publish, read_all, settings, young_event,
+    Mover, Step, World, archive, edit, event, import, old_event, payload, publish, read_all, settings, young_event,
 };
 
 async fn unreconciled(store: &Store) -> usize {
@@ -106,9 +106,9 @@ async fn an_archive_that_was_intended_then() {
     for is_rewritten in [false, true] {
         let (mut world, store, log) = archived_in_part().await;
         let lease = world.lease(&log).await;
-        let batch = store.claim(lease).await.unwrap().unwrap();
+        let archiver = Mover::archiver(&store, lease, Step::Claimed).await;
         let backup = world.backup().await;
-        assert_eq!(batch.upload().await.unwrap().read_back().await.unwrap().commit().await.unwrap(), 4);
+        assert_eq!(archiver.drive(Step::Archived).await.unwrap().moved(), 4);
         world.expire_leases().await;
         if is_rewritten {
             edit(&store, &log, "event-5", r#"{"name":"archived"}"#).await;
@@ -141,17 +141,10 @@ async fn a_rewrite_that_was_intended_then() {
         let (mut world, store, log) = archived_in_part().await;
         edit(&store, &log, "event-1", r#"{"name":"pending"}"#).await;
         let archive = world.only_archive(&store).await;
-        let rewrite = store.begin_rewrite(world.lease(&log).await, archive.id).await.unwrap().unwrap();
-        let backup = if is_recorded {
-            let prepared = rewrite.upload().await.unwrap();
-            let backup = world.backup().await;
-            prepared.replace().await.unwrap().promote().await.unwrap();
-            backup
-        } else {
-            let backup = world.backup().await;
-            rewrite.upload().await.unwrap().replace().await.unwrap().promote().await.unwrap();
-            backup
-        };
+        let last = if is_recorded { Step::RewriteUploaded } else { Step::RewriteBegun };
+        let rewriter = Mover::rewriter(&store, world.lease(&log).await, archive.id, last).await;
+        let backup = world.backup().await;
+        rewriter.drive(Step::Promoted).await.unwrap();
         let later = read_all(&store, &log).await;
 
         world.restore(&backup).await;
@@ -178,8 +171,8 @@ async fn what_a_restore_has_left_is_not_taken_back() {
         let later = read_all(&store, &log).await;
         let archive = world.only_archive(&store).await;
         let (lease, selection) = (world.lease(&log).await, Selection::Archive(archive.id));
-        let restoring = store.begin_restore(lease, archive.id, &selection, None).await.unwrap().unwrap();
-        assert_eq!(restoring.write_rest().await.unwrap().commit().await.unwrap(), 4);
+        let restorer = Mover::restorer(&store, lease, archive.id, &selection, None, Step::Restored).await;
+        assert_eq!(restorer.moved(), 4);
         world.expire_leases().await;
         let store = world.store(settings(4));
         if is_intended {

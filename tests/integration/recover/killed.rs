@@ -1,38 +1,12 @@
 //! A recovery may be killed at any request: another run makes up for whatever was under way.
 
 use crate::recover::check_reads;
-use crate::support::{Fate, Gate, Program, World, archive, edit, import, old_event, read_all, settings, young_event};
+use crate::support::{Moment, World, archive, edit, import, old_event, read_all, run_twice, settings, young_event};
 
 const BATCH: usize = 3;
 
-/// Kills `coldstream recover` at its request number `k`, and runs it again to its end. Returns false if the first run
-/// ended before.
-async fn recover_in_two_runs(world: &World, k: usize, is_answered: bool) -> bool {
-    let program = Program::new(world, BATCH as u64).set("STREAMS_ARCHIVE_LEASE_SECONDS", 1);
-    let gate = Gate::new();
-    let (held, mut count) = (gate.clone(), 0);
-    world.proxy.script(move |_| {
-        count += 1;
-        match count == k {
-            true if is_answered => Fate::HoldReply(held.clone()),
-            true => Fate::Hold(held.clone()),
-            false => Fate::Pass,
-        }
-    });
-    let mut dying = program.start(&["recover"]);
-    let is_reached = tokio::select! {
-        () = gate.arrival() => true,
-        () = dying.silence() => false,
-    };
-    let ended = dying.kill().await;
-    assert_eq!(ended.code, if is_reached { None } else { Some(0) }, "{k}: {ended:?}");
-    world.proxy.heal();
-    program.run(&["recover"]).await.succeeded();
-    is_reached
-}
-
 /// Kills the recovery of a database that is lost, or was restored to before an archive, an edit and a rewrite.
-async fn kill_each(is_lost: bool, is_answered: bool) {
+async fn kill_each(is_lost: bool, moment: Moment) {
     let mut world = World::new().await;
     let (store, log) = (world.store(settings(BATCH as u64)), world.log());
     import(&store, &log, (0..BATCH).map(old_event)).await;
@@ -52,7 +26,7 @@ async fn kill_each(is_lost: bool, is_answered: bool) {
         } else {
             world.restore(&backup).await
         }
-        let is_reached = recover_in_two_runs(&world, k, is_answered).await;
+        let is_reached = run_twice(&world, ("recover", BATCH), moment, k).await;
         check_reads(&world.store(settings(1)), &log, &expected).await;
         world.expire_leases().await;
         world.audit().await;
@@ -65,12 +39,12 @@ async fn kill_each(is_lost: bool, is_answered: bool) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn recovering_a_lost_database_may_be_killed_at_any_request() {
-    kill_each(true, false).await;
+    kill_each(true, Moment::Asking).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn recovering_a_restored_database_may_be_killed_before_any_reply() {
-    kill_each(false, true).await;
+    kill_each(false, Moment::Answered).await;
 }
 
 /// The connection to Postgres breaks off in the middle of an archive's transaction.

@@ -8,7 +8,8 @@ use coldstream::store::{RecoveredLog, Selection, Store, Superseded};
 
 use crate::recover::{check_reads, recover};
 use crate::support::{
-    Program, World, archive, edit, import, old_event, older_than, payload, publish, read_all, settings, young_event,
+    Mover, Program, Step, World, archive, edit, import, old_event, older_than, payload, publish, read_all, settings,
+    young_event,
 };
 
 /// Returns ten events in one archive.
@@ -100,18 +101,12 @@ async fn what_was_archived_anew_takes_its_place() {
 /// The backup was made in the middle of a restore: the object that the restorer wrote is known by its intent alone.
 #[tokio::test]
 async fn what_was_intended_then_is_kept_while_it_is_all_that_is_left() {
-    for is_written in [false, true] {
+    for last in [Step::RestoreBegun, Step::RestWritten] {
         let (mut world, store, log, old) = archived().await;
         let (lease, selection) = (world.lease(&log).await, Selection::Range(log.clone(), PositionRange::closed(3, 6)));
-        let restoring = store.begin_restore(lease, old.id, &selection, None).await.unwrap().unwrap();
-        let (backup, parted) = match is_written {
-            false => (world.backup().await, restoring.write_rest().await.unwrap()),
-            true => {
-                let parted = restoring.write_rest().await.unwrap();
-                (world.backup().await, parted)
-            }
-        };
-        assert_eq!(parted.commit().await.unwrap(), 4);
+        let restorer = Mover::restorer(&store, lease, old.id, &selection, None, last).await;
+        let backup = world.backup().await;
+        assert_eq!(restorer.drive(Step::Restored).await.unwrap().moved(), 4);
         world.expire_leases().await;
         assert_eq!(store.sweep().await.unwrap(), 1);
         let later = read_all(&store, &log).await;
@@ -145,8 +140,7 @@ async fn an_orphan_whose_events_are_hot_goes_whatever_is_missing() {
     assert_eq!(archive(&store).await, 5);
     let (before, key) = (read_all(&store, &log).await, world.key(&world.only_archive(&store).await));
     let of_all = world.store(older_than(0, 5));
-    let orphan = of_all.claim(world.lease(&log).await).await.unwrap().unwrap().upload().await.unwrap();
-    drop(orphan);
+    Mover::archiver(&of_all, world.lease(&log).await, Step::Uploaded).await;
     let (object, said) = (world.bucket.get(&key).await, world.bucket.said(&key).await);
     world.bucket.delete(&key).await;
     world.expire_leases().await;

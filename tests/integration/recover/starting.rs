@@ -2,7 +2,7 @@
 
 use crate::recover::check_reads;
 use crate::support::{
-    Fate, Kind, MARKER, Program, Service, World, archive, edit, import, old_event, read_all, settings,
+    Fate, Kind, MARKER, Mover, Program, Service, Step, World, archive, edit, import, old_event, read_all, settings,
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -30,15 +30,13 @@ async fn a_database_that_is_older_than_its_bucket_is_not_served() {
     assert!(program().run(&["status"]).await.succeeded().contains("orders"));
     let service =
         Service::start(program().set("STREAMS_START_UNRECONCILED", "true").unset("STREAMS_ARCHIVE_SIZE")).await;
-    service.terminate();
-    assert_eq!(service.end().await.code, Some(0));
+    service.finish().await;
 
     assert!(program().run(&["recover"]).await.succeeded().starts_with("recovered 8 events in 2 objects"));
     let service = Service::start(program()).await;
     let url = format!("{}/v1/topics/orders/events/event-1?tenant=acme", service.http);
     assert!(reqwest::get(url).await.unwrap().text().await.unwrap().contains("edited"));
-    service.terminate();
-    assert_eq!(service.end().await.code, Some(0));
+    service.finish().await;
     assert_eq!(world.bucket.get(MARKER).await, marker);
     check_reads(&world.store(settings(4)), &log, &before).await;
     world.audit().await;
@@ -110,8 +108,7 @@ async fn a_bucket_that_was_away_at_the_start_is_compared_when_it_is_back() {
                 tokio::task::yield_now().await;
             }
             assert_eq!(reqwest::get(&url).await.unwrap().status(), 200);
-            service.terminate();
-            assert_eq!(service.end().await.code, Some(0));
+            service.finish().await;
         }
     }
     world.audit().await;
@@ -150,16 +147,15 @@ async fn replicas_may_be_at_work_meanwhile() {
     // that is given up.
     import(&store, &log, (4..12).map(old_event)).await;
     let lease = world.lease(&log).await;
-    let exported = store.claim(lease).await.unwrap().unwrap().upload().await.unwrap();
+    let archiver = Mover::archiver(&store, lease, Step::Uploaded).await;
     assert_eq!(starting.unreconciled().await.unwrap().archives, Vec::<String>::new());
-    exported.read_back().await.unwrap().commit().await.unwrap();
+    archiver.drive(Step::Archived).await.unwrap();
     edit(&store, &log, "event-2", r#"{"name":"edited"}"#).await;
     let first = store.archives(&log).await.unwrap().remove(0);
-    let replaced = store.begin_rewrite(lease, first.id).await.unwrap().unwrap().upload().await.unwrap();
-    let replaced = replaced.replace().await.unwrap();
+    let rewriter = Mover::rewriter(&store, lease, first.id, Step::Replaced).await;
     assert_eq!(starting.unreconciled().await.unwrap().archives, Vec::<String>::new());
-    replaced.promote().await.unwrap();
-    store.claim(lease).await.unwrap().unwrap().upload().await.unwrap();
+    rewriter.next().await.unwrap();
+    Mover::archiver(&store, lease, Step::Uploaded).await;
     let gate = world.proxy.hold_first(Kind::Head);
     let comparing = tokio::spawn({
         let starting = starting.clone();

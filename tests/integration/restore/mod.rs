@@ -26,10 +26,6 @@ async fn restore(store: &Store, selection: Selection) -> Restored {
     store.restore(&selection, HOLD_DAYS, |_| {}).await.unwrap()
 }
 
-async fn hot_positions(world: &World) -> Vec<i64> {
-    sqlx::query_scalar("SELECT position FROM events ORDER BY position").fetch_all(&world.sql).await.unwrap()
-}
-
 /// Ends all holds, as time does.
 async fn end_holds(world: &World) {
     sqlx::query("UPDATE events SET held_until = now() - interval '1 second' WHERE held_until IS NOT NULL")
@@ -67,7 +63,7 @@ async fn an_archive_goes_back_whole() {
         let [first, second] = store.archives(&log).await.unwrap().try_into().unwrap();
         let restored = restore(&store, Selection::Archive(first.id)).await;
         assert_eq!(restored, Restored { archives: 1, events: 10, hot: 0 });
-        assert_eq!(hot_positions(&world).await, (1..=10).chain(21..=25).collect::<Vec<_>>());
+        assert_eq!(world.hot_positions().await, (1..=10).chain(21..=25).collect::<Vec<_>>());
         assert_eq!(seen(&store, &log).await, before);
         assert_eq!(seen(&world.store(settings(10)), &log).await, before);
         assert_eq!(world.bucket.keys().await, [world.key(&second)], "the object of the first one is gone");
@@ -92,12 +88,12 @@ async fn what_is_held_is_not_archived_before_the_hold_is_over() {
     assert_eq!(archive(&store).await, 0, "five are old enough, and ten are held");
     import(&store, &log, (25..30).map(old_event)).await;
     assert_eq!(archive(&store).await, 10, "the events behind them go");
-    assert_eq!(hot_positions(&world).await, (4..=13).collect::<Vec<_>>());
+    assert_eq!(world.hot_positions().await, (4..=13).collect::<Vec<_>>());
     let oldest = store.status().await.unwrap().topics.remove(0).oldest_hot_raised_at;
     assert_eq!(oldest, old_event(3).raised_at);
     end_holds(&world).await;
     assert_eq!(archive(&store).await, 10);
-    assert!(hot_positions(&world).await.is_empty());
+    assert!(world.hot_positions().await.is_empty());
     assert_eq!(read_all(&store, &log).await[..25], before);
     // Events without a hold go with the next pass.
     let selection = Selection::Range(log.clone(), PositionRange::closed(4, 13));
@@ -123,7 +119,7 @@ async fn a_range_is_taken_out_of_the_archives_that_hold_it() {
         let restored = store.restore(&selection, HOLD_DAYS, |restored| told.push(restored.events)).await.unwrap();
         assert_eq!(restored, Restored { archives: 2, events: 13, hot: 2 });
         assert_eq!(told, [3, 13]);
-        assert_eq!(hot_positions(&world).await, (8..=25).collect::<Vec<_>>());
+        assert_eq!(world.hot_positions().await, (8..=25).collect::<Vec<_>>());
         let [rest] = store.archives(&log).await.unwrap().try_into().unwrap();
         assert_eq!((rest.first_position, rest.last_position, rest.count), (1, 7, 7));
         assert_eq!(seen(&store, &log).await, before);
@@ -222,14 +218,9 @@ async fn what_cannot_be_restored_is_said() {
     world.bucket.delete(&key).await;
     let error = store.restore(&Selection::Archive(archive.id), HOLD_DAYS, |_| {}).await.unwrap_err();
     assert!(error.to_string().contains(&key), "{error}");
-    assert_eq!(hot_positions(&world).await.len(), 5);
+    assert_eq!(world.hot_positions().await.len(), 5);
     let etag = world.bucket.put(&key, object).await;
-    sqlx::query("UPDATE archives SET etag = $2 WHERE id = $1")
-        .bind(archive.id)
-        .bind(etag)
-        .execute(&world.sql)
-        .await
-        .unwrap();
+    world.expect_etag(archive.id, &etag).await;
     world.audit().await;
 }
 

@@ -5,18 +5,10 @@ use coldstream::store::{Error, Selection, Store};
 use futures::future::join_all;
 use time::OffsetDateTime;
 
-use super::{HOLD_DAYS, archived, hot_positions, restore, seen};
-use crate::support::{Kind, Loss, World, archive, edit, import, old_event, payload, publish, read_all, settings};
-
-/// The last step of a restorer that is stopped on its way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Step {
-    Begun,
-    RestWritten,
-    Committed,
-}
-
-const STEPS: [Step; 3] = [Step::Begun, Step::RestWritten, Step::Committed];
+use super::{HOLD_DAYS, archived, restore, seen};
+use crate::support::{
+    Kind, Loss, Mover, Step, World, archive, edit, import, old_event, payload, publish, read_all, settings,
+};
 
 fn held_until() -> Option<OffsetDateTime> {
     Some(OffsetDateTime::now_utc() + time::Duration::days(1))
@@ -24,7 +16,7 @@ fn held_until() -> Option<OffsetDateTime> {
 
 #[tokio::test]
 async fn a_restorer_may_die_after_any_step() {
-    for last in STEPS {
+    for last in [Step::RestoreBegun, Step::RestWritten, Step::Restored] {
         for range in [(1, 10), (3, 6)] {
             let (mut world, dying, log) = archived().await;
             world.bucket.keep_versions().await;
@@ -33,30 +25,26 @@ async fn a_restorer_may_die_after_any_step() {
             let archive_id = dying.archives(&log).await.unwrap()[0].id;
             let selection = Selection::Range(log.clone(), PositionRange::closed(range.0, range.1));
             let lease = world.lease(&log).await;
-            let restoring = dying.begin_restore(lease, archive_id, &selection, held_until()).await.unwrap().unwrap();
             let case = format!("{last:?} {range:?}");
             let count = range.1 - range.0 + 1;
-            if last != Step::Begun {
-                let parted = restoring.write_rest().await.unwrap();
-                if last == Step::Committed {
-                    assert_eq!(parted.commit().await.unwrap(), count, "{case}");
-                }
-            }
+            let moved = if last == Step::Restored { count } else { 0 };
+            let restorer = Mover::restorer(&dying, lease, archive_id, &selection, held_until(), last).await;
+            assert_eq!(restorer.moved(), moved, "{case}");
+            drop(restorer);
             drop(dying);
 
             let next = world.store(settings(10));
             assert_eq!(next.sweep().await.unwrap(), 0, "{case}: the lease has not expired");
             assert_eq!(seen(&next, &log).await, before, "{case}");
-            let moved = if last == Step::Committed { count as usize } else { 0 };
-            assert_eq!(hot_positions(&world).await.len(), 5 + moved, "{case}");
+            assert_eq!(world.hot_positions().await.len(), 5 + moved as usize, "{case}");
             let unpurged = "SELECT count(*) FROM edits WHERE purged_at IS NULL";
             assert_eq!(sqlx::query_scalar::<_, i64>(unpurged).fetch_one(&world.sql).await.unwrap(), 1, "{case}");
             world.recover(&next).await;
             assert_eq!(seen(&next, &log).await, before, "{case}");
-            assert_eq!(hot_positions(&world).await.len(), 5 + moved, "{case}");
+            assert_eq!(world.hot_positions().await.len(), 5 + moved as usize, "{case}");
             world.audit().await;
             let rest = next.restore(&selection, HOLD_DAYS, |_| {}).await.unwrap();
-            assert_eq!((rest.events, rest.hot), (count - moved as i64, moved as i64), "{case}");
+            assert_eq!((rest.events, rest.hot), (count - moved, moved), "{case}");
             assert_eq!(seen(&next, &log).await, before, "{case}");
             world.audit().await;
         }
@@ -65,7 +53,7 @@ async fn a_restorer_may_die_after_any_step() {
 
 #[tokio::test]
 async fn a_restorer_that_lost_its_turn_changes_nothing_when_it_wakes() {
-    for last in [Step::Begun, Step::RestWritten] {
+    for last in [Step::RestoreBegun, Step::RestWritten] {
         for range in [(1, 10), (3, 6)] {
             let (mut world, sleeper, log) = archived().await;
             let other = world.store(settings(10));
@@ -73,23 +61,10 @@ async fn a_restorer_that_lost_its_turn_changes_nothing_when_it_wakes() {
             let archive_id = other.archives(&log).await.unwrap()[0].id;
             let selection = Selection::Range(log.clone(), PositionRange::closed(range.0, range.1));
             let lease = world.lease(&log).await;
-            let restoring = sleeper.begin_restore(lease, archive_id, &selection, held_until()).await.unwrap().unwrap();
-            let take_over = async {
-                world.expire_leases().await;
-                assert_eq!(restore(&other, selection.clone()).await.events, range.1 - range.0 + 1);
-            };
-            let outcome = if last == Step::Begun {
-                take_over.await;
-                match restoring.write_rest().await {
-                    Ok(parted) => parted.commit().await.err(),
-                    Err(error) => Some(error),
-                }
-            } else {
-                let parted = restoring.write_rest().await.unwrap();
-                take_over.await;
-                parted.commit().await.err()
-            };
-            assert!(outcome.is_some(), "{last:?} {range:?}");
+            let restorer = Mover::restorer(&sleeper, lease, archive_id, &selection, held_until(), last).await;
+            world.expire_leases().await;
+            assert_eq!(restore(&other, selection).await.events, range.1 - range.0 + 1);
+            assert!(restorer.drive(Step::Restored).await.is_err(), "{last:?} {range:?}");
             assert_eq!(seen(&other, &log).await, before, "{last:?} {range:?}");
             world.audit().await;
         }
@@ -132,11 +107,11 @@ async fn what_moves_into_rows_escapes_no_change() {
         assert_eq!(archive(&store).await, 10);
         let archive_id = world.only_archive(&store).await.id;
         let selection = Selection::Range(log.clone(), PositionRange::closed(1, 8));
-        let begun = store.begin_restore(world.lease(&log).await, archive_id, &selection, held_until()).await;
-        let parted = begun.unwrap().unwrap().write_rest().await.unwrap();
+        let (lease, until) = (world.lease(&log).await, held_until());
+        let restorer = Mover::restorer(&store, lease, archive_id, &selection, until, Step::RestWritten).await;
         let mut holding = world.sql.begin().await.unwrap();
         sqlx::query("SELECT FROM logs FOR UPDATE").execute(&mut *holding).await.unwrap();
-        let (moved, ()) = tokio::join!(parted.commit(), async {
+        let (moved, ()) = tokio::join!(restorer.next(), async {
             world.lock_waits(1).await;
             let (changer, log) = (world.store(settings(10)), log.clone());
             let changing = tokio::spawn(async move {
@@ -150,14 +125,14 @@ async fn what_moves_into_rows_escapes_no_change() {
             holding.rollback().await.unwrap();
             changing.await.unwrap();
         });
-        assert_eq!(moved.unwrap(), 8, "{change}");
+        assert_eq!(moved.unwrap().moved(), 8, "{change}");
         let events = read_all(&world.store(settings(10)), &log).await;
         match change {
             "invalidate" => assert!(events.iter().all(|event| event.payload.as_str().contains("gone"))),
             "rename" => assert!(events.iter().all(|event| event.event_type != "type-1")),
             _ => assert_eq!(events[5].payload.as_str(), payload(5, "gone")),
         }
-        assert_eq!(hot_positions(&world).await.len(), 8, "{change}");
+        assert_eq!(world.hot_positions().await.len(), 8, "{change}");
         world.recover(&store).await;
         assert_eq!(read_all(&store, &log).await, events, "{change}");
         world.audit().await;
@@ -217,11 +192,8 @@ async fn lose_each(loss: Loss) {
     let before: Vec<Event> = read_all(&store, &log).await;
     for k in 1.. {
         let restorer = world.store(settings(10));
-        loss.strike(&world.proxy, k);
         let selection = Selection::Range(log.clone(), PositionRange::closed(3, 6));
-        let outcome = restorer.restore(&selection, 0, |_| {}).await;
-        let requests = world.proxy.take_seen().len();
-        world.proxy.heal();
+        let (outcome, is_reached) = loss.strike(&world.proxy, k, restorer.restore(&selection, 0, |_| {})).await;
         drop(restorer);
         let case = format!("{loss:?}, request {k}: {outcome:?}");
         let next = world.store(settings(10));
@@ -230,7 +202,7 @@ async fn lose_each(loss: Loss) {
         settle(&world, &next, &log).await;
         assert_eq!(read_all(&next, &log).await, before, "{case}");
         world.audit().await;
-        if requests < k {
+        if !is_reached {
             assert!(outcome.is_ok() && k > 8, "{case}");
             break;
         }
@@ -239,7 +211,7 @@ async fn lose_each(loss: Loss) {
 
 async fn expect_told(outcome: &Result<coldstream::store::Restored, Error>, world: &World, case: &str) {
     if outcome.is_ok() {
-        assert_eq!(hot_positions(world).await.len(), 9, "{case}");
+        assert_eq!(world.hot_positions().await.len(), 9, "{case}");
     }
 }
 

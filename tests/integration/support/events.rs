@@ -1,6 +1,7 @@
+use std::ops::Range;
 use std::sync::LazyLock;
 
-use coldstream::event::{Gdpr, Instant, Json, Metadata, NewEvent};
+use coldstream::event::{Event, Gdpr, Instant, Json, Metadata, NewEvent};
 use time::OffsetDateTime;
 
 pub const DAY_NANOS: i64 = 24 * 60 * 60 * 1_000_000_000;
@@ -40,4 +41,20 @@ pub fn old_event(number: usize) -> NewEvent {
 pub fn young_event(number: usize) -> NewEvent {
     let raised_at = now().unix_nanos() - DAY_NANOS + number as i64;
     NewEvent { raised_at: Some(Instant::from_unix_nanos(raised_at)), ..event(number) }
+}
+
+/// Returns old events as readers see them in a log whose events were imported in the order of their numbers.
+pub fn imported(numbers: Range<usize>) -> Vec<Event> {
+    numbers.map(|number| old_event(number).at(number as i64 + 1, now())).collect()
+}
+
+/// Returns a text of this many bytes that compresses to three quarters at best, and is the same for the same seed.
+pub fn noise(seed: usize, bytes: usize) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let mut state = seed as u64;
+    let digits = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        char::from(DIGITS[(state >> 58) as usize])
+    });
+    digits.take(bytes).collect()
 }

@@ -16,8 +16,8 @@ impl Loss {
         Loss { is_reply: true, is_for_good: true },
     ];
 
-    /// Loses requests from now on, until the proxy is healed; the proxy says how many requests it has seen since.
-    pub fn strike(self, proxy: &Proxy, k: usize) {
+    /// Strikes request number `k` of a run. Returns the outcome of the run, and whether it came to that request.
+    pub async fn strike<T>(self, proxy: &Proxy, k: usize, run: impl Future<Output = T>) -> (T, bool) {
         let mut count = 0;
         proxy.take_seen();
         proxy.script(move |_| {
@@ -29,5 +29,9 @@ impl Loss {
                 _ => Fate::Pass,
             }
         });
+        let outcome = run.await;
+        let is_reached = proxy.take_seen().len() >= k;
+        proxy.heal();
+        (outcome, is_reached)
     }
 }

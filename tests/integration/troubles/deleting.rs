@@ -5,7 +5,7 @@ use coldstream::store::{Leftover, Selection, SweepRequest, TroubleKind};
 use time::Duration;
 
 use super::{DENIED, Scene};
-use crate::support::{Fate, Kind, Program, World, archive, edit, import, old_event, payload, read_all};
+use crate::support::{Fate, Kind, Mover, Program, Step, World, archive, edit, import, old_event, payload, read_all};
 
 async fn locked_scene() -> Scene {
     let world = World::new().await;
@@ -124,7 +124,7 @@ async fn an_intent_that_cannot_be_settled_keeps_nothing_else_of_its_topic() {
     let (store, log) = (scene.store(), &scene.log);
     edit(&store, log, "event-1", r#"{"name":"first"}"#).await;
     let lease = scene.world.lease(log).await;
-    drop(store.begin_rewrite(lease, scene.victim.id).await.unwrap().unwrap().upload().await.unwrap());
+    Mover::rewriter(&store, lease, scene.victim.id, Step::RewriteUploaded).await;
     scene.world.expire_leases().await;
     scene.refuse(&[Kind::Head, Kind::Get], 403, DENIED);
     import(&store, log, (10..18).map(old_event)).await;

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use coldstream::event::{Filter, PositionRange};
 use coldstream::store::{Error, Query, Selection, TroubleKind};
-use futures::FutureExt;
 
 use super::{DENIED, EVERY, GLACIER, NO_KEY, Scene};
-use crate::support::{Fate, Kind, Program, Service, edit, everything, payload, publish, read_all, young_event};
+use crate::support::{
+    Fate, Kind, Program, Service, edit, everything, payload, publish, read_all, unpaced, young_event,
+};
 
 /// A name, the requests that are refused, and how.
 type Refusal = (&'static str, &'static [Kind], u16, &'static str);
@@ -39,7 +40,7 @@ async fn an_object_that_is_refused_is_named_and_everything_else_is_read() {
         let findings = store.verify(|_| {}).await.unwrap();
         assert_eq!(findings.len(), 1, "{case}: {findings:?}");
         assert_eq!(findings[0].archive_id, Some(scene.victim.id), "{case}");
-        let repaired = store.repair(&|_| std::future::ready(()).boxed(), |_| {}).await.unwrap();
+        let repaired = store.repair(&unpaced, |_| {}).await.unwrap();
         assert_eq!((repaired.repaired, repaired.left), (vec![], findings), "{case}");
         scene.world.proxy.heal();
         assert_eq!(store.verify(|_| {}).await.unwrap(), [], "{case}");
@@ -75,7 +76,7 @@ async fn a_scrub_counts_its_turn_and_goes_on_to_the_next() {
     let scene = Scene::new().await;
     scene.refuse(EVERY, 403, GLACIER);
     let store = scene.store();
-    let scrub = || store.scrub(&|_| std::future::ready(()).boxed());
+    let scrub = || store.scrub(&unpaced);
     assert_eq!([scrub().await.unwrap(), scrub().await.unwrap(), scrub().await.unwrap()], [true, true, false]);
     scene.has_trouble(TroubleKind::Read, "scrubbed").await;
     scene.world.proxy.heal();
@@ -171,12 +172,7 @@ async fn a_damaged_object_keeps_nothing_else_from_its_turn() {
     assert_eq!(scene.world.store(old).archive(|_, _| {}).await.unwrap().events, 4);
     scene.has_trouble(TroubleKind::Read, "damaged").await;
     let etag = scene.world.bucket.put_saying(&scene.key, original, &said).await;
-    sqlx::query("UPDATE archives SET etag = $2 WHERE id = $1")
-        .bind(scene.victim.id)
-        .bind(etag)
-        .execute(&scene.world.sql)
-        .await
-        .unwrap();
+    scene.world.expect_etag(scene.victim.id, &etag).await;
     assert_eq!(store.rewrite().await.unwrap(), 1);
     scene.finish().await;
 }
@@ -210,8 +206,7 @@ async fn a_refused_object_is_a_problem_of_its_own_and_is_in_the_status() {
         while !reqwest::get(&metrics).await.unwrap().text().await.unwrap().contains(gauge) {}
     };
     tokio::time::timeout(Duration::from_secs(20), counted).await.expect("the metrics do not tell");
-    service.terminate();
-    assert_eq!(service.end().await.code, Some(0));
+    service.finish().await;
 
     scene.world.proxy.heal();
     assert!(program().run(&["verify"]).await.succeeded().contains("verified 8 archived events"));

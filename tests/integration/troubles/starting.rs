@@ -157,8 +157,7 @@ async fn strangers_by_the_million_take_no_memory() {
     }
     let peak = running.peak_memory_bytes();
     assert!(peak < PEAK_BYTES_MAX, "{peak} bytes");
-    running.terminate();
-    assert_eq!(running.end().await.code, Some(0));
+    running.finish().await;
     scene.finish().await;
 }
 
@@ -179,7 +178,6 @@ async fn a_silent_s3_server_stops_no_start() {
     gate.lose();
     scene.world.proxy.heal();
     while reqwest::get(url("event-1")).await.unwrap().status() != 200 {}
-    service.terminate();
-    assert_eq!(service.end().await.code, Some(0));
+    service.finish().await;
     scene.finish().await;
 }

@@ -115,11 +115,6 @@ async fn findings_are_printed_and_fail() {
 
     let etag = world.bucket.put(&key, original).await;
     let found: Finding = store.verify(|_| {}).await.unwrap().remove(0);
-    sqlx::query("UPDATE archives SET etag = $2 WHERE id = $1")
-        .bind(found.archive_id)
-        .bind(etag)
-        .execute(&world.sql)
-        .await
-        .unwrap();
+    world.expect_etag(found.archive_id, &etag).await;
     world.audit().await;
 }

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use coldstream::event::{Event, Log};
 use coldstream::store::Store;
-use futures::future::{FutureExt, join_all};
+use futures::future::join_all;
 
 use super::repair::repair;
-use crate::support::{Kind, Loss, World, archive, edit, import, old_event, payload, read_all, settings};
+use crate::support::{Kind, Loss, World, archive, edit, import, old_event, payload, read_all, settings, unpaced};
 
 /// Returns one archive of four events, whose object has versions from now on.
 async fn archived() -> (World, Arc<Store>, Log, Vec<Event>) {
@@ -97,10 +97,7 @@ async fn lose_each(loss: Loss) {
     for k in 1.. {
         let (repairer, before) = (world.store(settings(4)), read_all(&store, &log).await);
         world.bucket.delete(&key).await;
-        loss.strike(&world.proxy, k);
-        let outcome = repairer.repair(&|_| std::future::ready(()).boxed(), |_| {}).await;
-        let requests = world.proxy.take_seen().len();
-        world.proxy.heal();
+        let (outcome, is_reached) = loss.strike(&world.proxy, k, repairer.repair(&unpaced, |_| {})).await;
         drop(repairer);
         let case = format!("{loss:?}, request {k}: {outcome:?}");
         let next = world.store(settings(4));
@@ -111,7 +108,7 @@ async fn lose_each(loss: Loss) {
         edit(&next, &log, "event-2", &format!(r#"{{"name":"name-{k}"}}"#)).await;
         next.rewrite().await.unwrap();
         world.audit().await;
-        if requests < k {
+        if !is_reached {
             assert!(outcome.is_ok_and(|outcome| outcome.left.is_empty()) && k > 10, "{case}");
             break;
         }

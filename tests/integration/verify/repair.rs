@@ -5,10 +5,9 @@ use std::sync::Arc;
 use coldstream::database::catalog::archives::Archive;
 use coldstream::event::{Event, Json, Log};
 use coldstream::store::{Error, Repaired, Store};
-use futures::future::FutureExt;
 
 use crate::support::{
-    Fate, Kind, Program, World, archive, edit, import, old_event, publish, read_all, settings, young_event,
+    Fate, Kind, Program, World, archive, edit, import, old_event, publish, read_all, settings, unpaced, young_event,
 };
 
 /// Changes to the catalog by hand, while the object is what it was.
@@ -32,7 +31,7 @@ const DAMAGES: [&str; 16] = [
 ];
 
 pub async fn repair(store: &Store) -> Repaired {
-    store.repair(&|_| std::future::ready(()).boxed(), |_| {}).await.unwrap()
+    store.repair(&unpaced, |_| {}).await.unwrap()
 }
 
 /// Returns an archive of four events, of which one has a personal field, and three hot events.
@@ -235,7 +234,7 @@ async fn a_scrub_goes_through_all_archives() {
     let read = std::sync::atomic::AtomicI64::new(0);
     let count = |bytes| {
         read.fetch_add(bytes, std::sync::atomic::Ordering::Relaxed);
-        std::future::ready(()).boxed()
+        unpaced(bytes)
     };
     for turn in 1..=3 {
         assert!(store.scrub(&count).await.unwrap());
@@ -265,7 +264,7 @@ async fn a_scrub_that_is_broken_off_has_its_turn_again() {
     let (store, log) = (world.store(settings(4)), world.log());
     import(&store, &log, (0..8).map(old_event)).await;
     assert_eq!(archive(&store).await, 8);
-    let scrub = async || world.store(settings(4)).scrub(&|_| std::future::ready(()).boxed()).await;
+    let scrub = async || world.store(settings(4)).scrub(&unpaced).await;
     let [first, second] = store.archives(&log).await.unwrap().try_into().unwrap();
     let only_read = |archive: &Archive| {
         let seen = world.proxy.take_seen();
@@ -279,7 +278,7 @@ async fn a_scrub_that_is_broken_off_has_its_turn_again() {
     world.proxy.take_seen();
     let scrubbing = tokio::spawn({
         let store = store.clone();
-        async move { store.scrub(&|_| std::future::ready(()).boxed()).await.unwrap() }
+        async move { store.scrub(&unpaced).await.unwrap() }
     });
     gate.arrival().await;
     only_read(&first);
