@@ -4,7 +4,7 @@
 //! go on meanwhile. Everything that moves is looked at where one view of its log saw it, because no archive ever loses
 //! a position. If an archive was restored, it is gone, and its log is verified anew.
 
-mod held;
+mod observed;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -28,7 +28,7 @@ use crate::store::archives::overlay::Overlay;
 use crate::store::archives::source::read_member;
 use crate::store::{ATTEMPTS, Error, Store};
 
-use held::{Held, counted};
+use observed::{Observed, counted};
 
 /// A function that is told how many bytes of an object were read, and may take its time.
 pub type Pacing<'a> = &'a (dyn Fn(i64) -> BoxFuture<'static, ()> + Send + Sync + 'a);
@@ -44,7 +44,7 @@ pub struct Finding {
 
 /// The findings of a log, and the archives that they are about.
 #[derive(Debug, Default)]
-pub struct Verified {
+pub struct Verification {
     pub findings: Vec<Finding>,
     /// The archives that differ from the catalog, or from their lookup pages.
     pub broken: BTreeSet<Uuid>,
@@ -116,7 +116,7 @@ impl Store {
     pub async fn verify_at(&self, pace: Pacing<'_>, mut progress: impl FnMut(i64)) -> Result<Vec<Finding>, Error> {
         let (mut findings, mut events) = (Vec::new(), 0);
         for log_id in self.log_ids().await? {
-            let verified = self.verify_topic(log_id, pace, |count| {
+            let verified = self.verify_log(log_id, pace, |count| {
                 events += count;
                 progress(events);
             });
@@ -130,15 +130,15 @@ impl Store {
         Ok(rows::all(&mut view).await?.into_iter().map(|log_row| log_row.id).collect())
     }
 
-    pub(in crate::store) async fn verify_topic(
+    pub(in crate::store) async fn verify_log(
         &self,
         log_id: i64,
         pace: Pacing<'_>,
         mut progress: impl FnMut(i64),
-    ) -> Result<Verified, Error> {
+    ) -> Result<Verification, Error> {
         let mut attempts = 1..ATTEMPTS;
         loop {
-            let (verified, some_are_gone) = self.try_verify_topic(log_id, pace, &mut progress).await?;
+            let (verified, some_are_gone) = self.try_verify_log(log_id, pace, &mut progress).await?;
             if !some_are_gone || attempts.next().is_none() {
                 return Ok(verified);
             }
@@ -146,12 +146,12 @@ impl Store {
     }
 
     /// Verifies a log once, and returns whether an archive was restored meanwhile.
-    async fn try_verify_topic(
+    async fn try_verify_log(
         &self,
         log_id: i64,
         pace: Pacing<'_>,
         mut progress: impl FnMut(i64),
-    ) -> Result<(Verified, bool), Error> {
+    ) -> Result<(Verification, bool), Error> {
         let mut view = self.database.view_for_job().await?;
         let log_row = rows::by_id(&mut view, log_id).await?;
         let archives = archives::of_log(&mut view, log_row.id).await?;
@@ -159,7 +159,7 @@ impl Store {
         let merges = sums::wrong(&mut view, log_row.id).await?;
         drop(view);
         let finding = |archive_id, what| Finding { log: log_row.log.clone(), archive_id, what };
-        let mut verified = Verified::default();
+        let mut verified = Verification::default();
         let mut places: Vec<(PositionRange, Place)> = hot.ranges().map(|range| (range, Place::Hot)).collect();
         let (mut all_are_read, mut some_are_gone) = (true, false);
         for archive in &archives {
@@ -261,7 +261,7 @@ impl Store {
             return Err(Unread::Stale("the object is not the one that the catalog knows".into()));
         }
         let overlay = Overlay::new(edits);
-        let (mut held, mut found, mut lookups_are_right) = (Held::default(), Vec::new(), true);
+        let (mut held, mut found, mut lookups_are_right) = (Observed::default(), Vec::new(), true);
         let mut lookups = LookupRun::new(key);
         for row in &members {
             let mut types: BTreeMap<String, i64> = BTreeMap::new();

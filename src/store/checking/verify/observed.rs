@@ -7,7 +7,7 @@ use crate::event::Event;
 use crate::event::PositionSet;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Held {
+pub struct Observed {
     pub positions: PositionSet,
     count: i64,
     raised_at: Option<(i64, i64)>,
@@ -16,7 +16,7 @@ pub struct Held {
     pub object_bytes: i64,
 }
 
-impl Held {
+impl Observed {
     pub fn add(&mut self, event: &Event) {
         self.positions.insert(event.position);
         self.count += 1;
