@@ -47,13 +47,13 @@ async fn bucket(store: &Store) -> String {
 pub fn text(status: &Status, batch_size: u64) -> String {
     let Status { totals, topics, remainders, table_bytes, last_run, troubles, trouble_count } = status;
     let mut out = table(topics);
-    let hidden = totals.topics - topics.len() as i64;
+    let hidden = totals.logs - topics.len() as i64;
     if hidden > 0 {
         out.push_str(&format!("… and {} more topics, which --all shows\n", report::count(hidden)));
     }
     out.push_str(&format!(
         "\nall topics: {} with {} events, {} of them in Postgres and {} archived, in {} on S3\n",
-        report::count(totals.topics),
+        report::count(totals.logs),
         report::count(totals.events),
         report::count(totals.hot_events),
         report::count(totals.archived_events),

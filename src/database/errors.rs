@@ -282,5 +282,7 @@ mod tests {
         assert!(!ends_session(&sqlx::Error::RowNotFound));
         assert!(matches!(Error::from(silence(Duration::from_secs(1))), Error::Unavailable(_)));
         assert!(matches!(Error::from(sqlx::Error::RowNotFound), Error::Damaged(_)));
+        let undecodable = sqlx::Error::ColumnDecode { index: "kind".into(), source: "an unknown kind".into() };
+        assert!(matches!(Error::from(undecodable), Error::Damaged(why) if why.ends_with("an unknown kind")));
     }
 }

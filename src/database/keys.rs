@@ -1,7 +1,10 @@
 use std::ops::{Add, Neg, Sub};
 
-use sqlx::FromRow;
+use sqlx::postgres::PgRow;
+use sqlx::{FromRow, Row};
 use uuid::Uuid;
+
+use crate::event::Log;
 
 /// The log and the id of an archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, FromRow)]
@@ -13,6 +16,15 @@ pub struct ArchiveKey {
 impl ArchiveKey {
     pub fn new(log_id: i64, archive_id: Uuid) -> ArchiveKey {
         ArchiveKey { log_id, archive_id }
+    }
+}
+
+/// Takes a log from the columns `tenant` and `topic`.
+impl FromRow<'_, PgRow> for Log {
+    fn from_row(row: &PgRow) -> Result<Log, sqlx::Error> {
+        let (tenant, topic): (String, String) = (row.try_get("tenant")?, row.try_get("topic")?);
+        Log::new(tenant, topic)
+            .map_err(|invalid| sqlx::Error::ColumnDecode { index: "tenant, topic".into(), source: invalid.into() })
     }
 }
 

@@ -4,6 +4,9 @@
 //! [`Database::begin`] to change something. A statement that is a transaction by itself runs on a
 //! [`Database::connection`]. If the process dies, Postgres rolls back every transaction that was not committed.
 //!
+//! A statement that is long, or that is needed in several forms, stands in a `.sql` file beside the Rust file that runs
+//! it.
+//!
 //! Statements stand in rooms by subject, whose arrows `tests/layers.rs` checks:
 //!
 //! ```text

@@ -2,7 +2,7 @@ use crate::bucket::object_key;
 use crate::database::Transaction;
 use crate::database::catalog::archives::{self, Archive};
 use crate::database::catalog::intents;
-use crate::database::catalog::overview::{self, TopicOverview, Totals};
+use crate::database::catalog::overview::{self, LogOverview, Totals};
 use crate::database::catalog::runs::{self, ArchiveRun};
 use crate::database::catalog::troubles::{self, Trouble};
 use crate::database::log::events;
@@ -50,8 +50,8 @@ pub struct TopicsPage {
     pub table_bytes: i64,
 }
 
-impl From<TopicOverview> for TopicStatus {
-    fn from(TopicOverview { log_row, row_bytes, oldest_hot_raised_at }: TopicOverview) -> TopicStatus {
+impl From<LogOverview> for TopicStatus {
+    fn from(LogOverview { log_row, row_bytes, oldest_hot_raised_at }: LogOverview) -> TopicStatus {
         let hot_bytes = (row_bytes * log_row.hot_count() as f64) as i64;
         TopicStatus { log_row, hot_bytes, oldest_hot_raised_at }
     }

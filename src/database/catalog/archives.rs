@@ -134,7 +134,7 @@ pub async fn of_log(connection: &mut Connection, log_id: i64) -> Result<Vec<Arch
 /// Returns which of these archives the catalog or an intent knows, with their logs. An object of any other archive
 /// belongs to nobody.
 pub async fn known(connection: &mut Connection, ids: &[Uuid]) -> Result<Vec<(Log, Uuid)>, Error> {
-    let rows: Vec<(String, String, Uuid)> = sqlx::query_as(
+    let rows = sqlx::query(
         "SELECT tenant, topic, known.id
          FROM (
              SELECT log_id, id FROM archives WHERE id = ANY($1)
@@ -147,10 +147,7 @@ pub async fn known(connection: &mut Connection, ids: &[Uuid]) -> Result<Vec<(Log
     .bind(ids)
     .fetch_all(connection)
     .await?;
-    let known = rows.into_iter().map(|(tenant, topic, id)| {
-        Ok((Log::new(tenant, topic).map_err(|error| Error::Damaged(error.to_string()))?, id))
-    });
-    known.collect()
+    rows.iter().map(|row| Ok((Log::from_row(row)?, row.try_get("id")?))).collect()
 }
 
 /// Whether the catalog holds any archive.
@@ -251,39 +248,6 @@ pub async fn rename(
     archives.collect()
 }
 
-/// The archives that begin before position `$2` and reach across it. An archive of a magnitude begins close to the
-/// position, so the query looks at a few rows for each magnitude.
-macro_rules! archives_across {
-    () => {
-        "SELECT across.*
-         FROM generate_series(0, 62) AS reach (magnitude)
-         CROSS JOIN LATERAL (
-             SELECT * FROM archives
-             WHERE log_id = $1 AND magnitude(last_position - first_position) = reach.magnitude
-               AND first_position > $2 - (1::bigint << reach.magnitude) AND first_position < $2
-               AND last_position >= $2
-             OFFSET 0
-         ) AS across"
-    };
-}
-pub(super) use archives_across;
-
-macro_rules! archives_within {
-    ($and:literal) => {
-        concat!(
-            "(",
-            archives_across!(),
-            " WHERE first_position < $3 ",
-            $and,
-            ") UNION ALL (
-             SELECT * FROM archives WHERE log_id = $1 AND first_position >= $2 AND first_position < $3 ",
-            $and,
-            " ORDER BY first_position, id
-             LIMIT $4)"
-        )
-    };
-}
-
 /// Returns the archives that reach into a range of positions and hold a match, in the order of their first positions:
 /// all that reach across the start of the range, and the first `limit` of the others. The lookup pages say which
 /// archives hold a stream, see [`crate::database::lookups::members_with_stream`].
@@ -295,25 +259,8 @@ pub async fn extents(
     limit: i64,
 ) -> Result<Vec<ArchiveExtent>, Error> {
     let query = match types {
-        None => sqlx::query_as(concat!(
-            "SELECT id, first_position, last_position, count AS matching
-             FROM (",
-            archives_within!(""),
-            ") AS archives
-             ORDER BY first_position, id"
-        )),
-        Some(_) => sqlx::query_as(concat!(
-            "SELECT id, first_position, last_position, sum(count)::bigint AS matching
-             FROM (
-                 SELECT id, first_position, last_position, unnest(types) AS type, unnest(type_counts) AS count
-                 FROM (",
-            archives_within!("AND types && $5"),
-            ") AS archives
-             ) AS held
-             WHERE type = ANY($5)
-             GROUP BY id, first_position, last_position
-             ORDER BY first_position, id"
-        )),
+        None => sqlx::query_as(include_str!("archive_extents.sql")),
+        Some(_) => sqlx::query_as(include_str!("archive_extents_of_types.sql")),
     };
     let query = query.bind(log_id).bind(range.start).bind(range.end).bind(limit);
     let query = if types.is_some() { query.bind(types) } else { query };

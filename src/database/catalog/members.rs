@@ -3,7 +3,6 @@
 use sqlx::FromRow;
 use uuid::Uuid;
 
-use crate::database::catalog::archives::archives_across;
 use crate::database::{ArchiveKey, Connection, Error};
 use crate::event::PositionRange;
 
@@ -113,31 +112,6 @@ pub async fn delete(
     Ok(())
 }
 
-/// Selects the members of one archive after the other, through the index. While members are few, the planner would
-/// rather read all of them, and Postgres keeps that plan while they become many. The wanted keys come from subqueries,
-/// so that the planner does not know their number: if it did, Postgres would prefer a plan for that number, and plan
-/// every execution anew.
-macro_rules! select_members {
-    ($matching:literal, $archives:literal, $and:literal, $rest:literal) => {
-        concat!(
-            "SELECT members.archive_id, etag, object_bytes, members.member, byte_start, byte_end, members.json_bytes, ",
-            "members.first_position, members.last_position, members.count, ",
-            $matching,
-            " AS matching FROM ",
-            $archives,
-            " CROSS JOIN LATERAL (
-                 SELECT * FROM members
-                 WHERE members.log_id = archives.log_id AND members.archive_id = archives.id
-                   AND members.generation = archives.generation ",
-            $and,
-            " OFFSET 0
-             ) AS members ",
-            $rest,
-            " WHERE archives.log_id = $1 ORDER BY members.first_position, members.archive_id"
-        )
-    };
-}
-
 /// Returns the members of these archives that reach into a range of positions and hold a match.
 pub async fn extents(
     connection: &mut Connection,
@@ -147,22 +121,8 @@ pub async fn extents(
     range: PositionRange,
 ) -> Result<Vec<MemberExtent>, Error> {
     let query = match types {
-        None => sqlx::query_as(select_members!(
-            "members.count",
-            "archives JOIN unnest((SELECT $2::uuid[])) AS wanted (id) USING (id)",
-            "AND members.last_position >= $3 AND members.first_position < $4",
-            ""
-        )),
-        Some(_) => sqlx::query_as(select_members!(
-            "matching",
-            "archives JOIN unnest((SELECT $2::uuid[])) AS wanted (id) USING (id)",
-            "AND members.last_position >= $3 AND members.first_position < $4",
-            "JOIN LATERAL (
-                 SELECT sum(held.count)::bigint AS matching
-                 FROM unnest(types, members.type_counts) AS held (type, count)
-                 WHERE held.type = ANY($5)
-             ) AS counted ON matching > 0"
-        )),
+        None => sqlx::query_as(include_str!("member_extents.sql")),
+        Some(_) => sqlx::query_as(include_str!("member_extents_of_types.sql")),
     };
     let query = query.bind(log_id).bind(archive_ids).bind(range.start).bind(range.end);
     let query = if types.is_some() { query.bind(types) } else { query };
@@ -177,35 +137,19 @@ pub async fn by_key(
     keys: &[(Uuid, i32)],
 ) -> Result<Vec<MemberExtent>, Error> {
     let (archive_ids, members): (Vec<Uuid>, Vec<i32>) = keys.iter().copied().unzip();
-    Ok(sqlx::query_as(select_members!(
-        "0::bigint",
-        "archives JOIN unnest((SELECT $2::uuid[]), (SELECT $3::integer[])) AS wanted (id, member) USING (id)",
-        "AND members.member = wanted.member",
-        ""
-    ))
-    .bind(log_id)
-    .bind(archive_ids)
-    .bind(members)
-    .fetch_all(connection)
-    .await?)
+    Ok(sqlx::query_as(include_str!("members_by_key.sql"))
+        .bind(log_id)
+        .bind(archive_ids)
+        .bind(members)
+        .fetch_all(connection)
+        .await?)
 }
 
 /// Returns the first position of the lowest member that reaches across `position`, if a member begins before it.
 pub async fn lowest_across(connection: &mut Connection, log_id: i64, position: i64) -> Result<Option<i64>, Error> {
-    Ok(sqlx::query_scalar(concat!(
-        "SELECT min(lowest.first_position)
-         FROM (",
-        archives_across!(),
-        ") AS archives
-         CROSS JOIN LATERAL (
-             SELECT first_position FROM members
-             WHERE log_id = $1 AND archive_id = archives.id AND generation = archives.generation
-               AND first_position < $2 AND last_position >= $2
-             OFFSET 0
-         ) AS lowest"
-    ))
-    .bind(log_id)
-    .bind(position)
-    .fetch_one(connection)
-    .await?)
+    Ok(sqlx::query_scalar(include_str!("lowest_member_across.sql"))
+        .bind(log_id)
+        .bind(position)
+        .fetch_one(connection)
+        .await?)
 }

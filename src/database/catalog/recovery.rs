@@ -1,7 +1,6 @@
 //! The statements that make a database know its bucket again. Each takes part in a transaction of the caller.
 
-use sqlx::Row;
-use sqlx::postgres::PgRow;
+use sqlx::FromRow;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -13,8 +12,9 @@ use crate::database::{ArchiveKey, Connection, Error};
 use crate::event::Log;
 
 /// An object that the database has a reason to expect.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, FromRow)]
 pub struct KnownObject {
+    #[sqlx(flatten)]
     pub log: Log,
     pub archive_id: Uuid,
     pub generation: i64,
@@ -42,21 +42,8 @@ macro_rules! select_known_objects {
     };
 }
 
-fn from_row(row: &PgRow) -> Result<KnownObject, Error> {
-    let (tenant, topic): (String, String) = (row.try_get("tenant")?, row.try_get("topic")?);
-    Ok(KnownObject {
-        log: Log::new(tenant, topic).map_err(|error| Error::Damaged(error.to_string()))?,
-        archive_id: row.try_get("archive_id")?,
-        generation: row.try_get("generation")?,
-        write_id: row.try_get("write_id")?,
-        etag: row.try_get("etag")?,
-    })
-}
-
 pub async fn known_objects(connection: &mut Connection) -> Result<Vec<KnownObject>, Error> {
-    let rows =
-        sqlx::query(select_known_objects!("ORDER BY log_id, archive_id, generation")).fetch_all(connection).await?;
-    rows.iter().map(from_row).collect()
+    Ok(sqlx::query_as(select_known_objects!("ORDER BY log_id, archive_id, generation")).fetch_all(connection).await?)
 }
 
 pub async fn known_objects_of(
@@ -64,12 +51,11 @@ pub async fn known_objects_of(
     log_id: i64,
     archive_id: Uuid,
 ) -> Result<Vec<KnownObject>, Error> {
-    let rows = sqlx::query(select_known_objects!("WHERE log_id = $1 AND archive_id = $2 ORDER BY generation"))
+    Ok(sqlx::query_as(select_known_objects!("WHERE log_id = $1 AND archive_id = $2 ORDER BY generation"))
         .bind(log_id)
         .bind(archive_id)
         .fetch_all(connection)
-        .await?;
-    rows.iter().map(from_row).collect()
+        .await?)
 }
 
 /// Gives this database the id of another deployment. Returns false if the database holds events, or has held some.

@@ -1,13 +1,12 @@
 //! Troubles: what is wrong with single objects, and when each is due to be tried again. A trouble stays until somebody
 //! finds it mended.
 
-use sqlx::postgres::PgRow;
 use sqlx::{FromRow, Row};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::database::{ArchiveKey, Connection, Error};
-use crate::event::Log;
+use crate::event::{Invalid, Log};
 
 /// The operation that fails on an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -21,10 +20,12 @@ pub enum TroubleKind {
 }
 
 /// The trouble of one object.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, FromRow)]
 pub struct Trouble {
+    #[sqlx(flatten)]
     pub log: Log,
     pub archive_id: Uuid,
+    #[sqlx(try_from = "String")]
     pub kind: TroubleKind,
     pub why: String,
     pub since: OffsetDateTime,
@@ -41,22 +42,15 @@ impl TroubleKind {
     }
 }
 
-fn from_row(row: &PgRow) -> Result<Trouble, Error> {
-    let (tenant, topic): (String, String) = (row.try_get("tenant")?, row.try_get("topic")?);
-    let kind = match row.try_get("kind")? {
-        "read" => TroubleKind::Read,
-        "delete" => TroubleKind::Delete,
-        "recover" => TroubleKind::Recover,
-        other => return Err(Error::Damaged(format!("a trouble has the unknown kind {other:?}"))),
-    };
-    Ok(Trouble {
-        log: Log::new(tenant, topic).map_err(|error| Error::Damaged(error.to_string()))?,
-        archive_id: row.try_get("archive_id")?,
-        kind,
-        why: row.try_get("why")?,
-        since: row.try_get("since")?,
-        attempts: row.try_get("attempts")?,
-    })
+impl TryFrom<String> for TroubleKind {
+    type Error = Invalid;
+
+    fn try_from(text: String) -> Result<TroubleKind, Invalid> {
+        [TroubleKind::Read, TroubleKind::Delete, TroubleKind::Recover]
+            .into_iter()
+            .find(|kind| kind.as_str() == text)
+            .ok_or_else(|| Invalid(format!("a trouble has the unknown kind {text:?}")))
+    }
 }
 
 /// Writes down that an operation failed. It is due again after a minute, and each further failure doubles the wait, up
@@ -129,7 +123,7 @@ pub async fn put_off(connection: &mut Connection) -> Result<Vec<(ArchiveKey, Tro
 
 /// Returns the oldest troubles.
 pub async fn all(connection: &mut Connection, limit: i64) -> Result<Vec<Trouble>, Error> {
-    let rows = sqlx::query(
+    Ok(sqlx::query_as(
         "SELECT tenant, topic, archive_id, kind, why, since, attempts
          FROM troubles JOIN logs ON logs.id = log_id
          ORDER BY since, archive_id, kind
@@ -137,8 +131,7 @@ pub async fn all(connection: &mut Connection, limit: i64) -> Result<Vec<Trouble>
     )
     .bind(limit)
     .fetch_all(connection)
-    .await?;
-    rows.iter().map(from_row).collect()
+    .await?)
 }
 
 /// Counts the troubles of each kind.

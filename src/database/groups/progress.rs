@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use sqlx::Row;
 use sqlx::postgres::PgRow;
+use sqlx::{FromRow, Row};
 use uuid::Uuid;
 
 use crate::database::{Connection, Error};
@@ -18,8 +18,9 @@ pub struct Wanted {
 }
 
 /// The right to write a progress, until another replica takes it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, FromRow)]
 pub struct Turn {
+    #[sqlx(flatten)]
     pub group: Group,
     pub log_id: i64,
     pub owner: Uuid,
@@ -27,7 +28,7 @@ pub struct Turn {
 }
 
 /// The progress of a group in a log.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, FromRow)]
 pub struct Progress {
     /// The watermark: everything up to this position is handled.
     pub position: i64,
@@ -36,40 +37,38 @@ pub struct Progress {
 }
 
 /// The event that no subscriber at the last owner could handle, or receive. Its position is 0 if there was none.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, FromRow)]
 pub struct Refusal {
+    #[sqlx(rename = "refused_position")]
     pub position: i64,
+    #[sqlx(rename = "refused_retry_number")]
     pub retry_number: i64,
+    #[sqlx(rename = "refused_rounds")]
     pub rounds: i64,
     /// The number of connections in a row that ended when the event came.
+    #[sqlx(rename = "refused_resets")]
     pub resets: i64,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, FromRow)]
 pub struct Taken {
+    #[sqlx(flatten)]
     pub turn: Turn,
+    #[sqlx(flatten)]
     pub log: Log,
+    #[sqlx(flatten)]
     pub progress: Progress,
+    #[sqlx(flatten)]
     pub refusal: Refusal,
     /// Whether the group has resends in this log.
     pub has_resends: bool,
 }
 
-fn from_row(row: &PgRow, owner: Uuid) -> Result<Taken, Error> {
-    let group = Group { name: row.try_get("group_name")?, is_parallel: row.try_get("is_parallel")? };
-    let (tenant, topic): (String, String) = (row.try_get("tenant")?, row.try_get("topic")?);
-    Ok(Taken {
-        turn: Turn { group, log_id: row.try_get("log_id")?, owner, epoch: row.try_get("epoch")? },
-        log: Log::new(tenant, topic).map_err(|error| Error::Damaged(error.to_string()))?,
-        progress: Progress { position: row.try_get("position")?, handled: row.try_get("handled")? },
-        refusal: Refusal {
-            position: row.try_get("refused_position")?,
-            retry_number: row.try_get("refused_retry_number")?,
-            rounds: row.try_get("refused_rounds")?,
-            resets: row.try_get("refused_resets")?,
-        },
-        has_resends: row.try_get("has_resends")?,
-    })
+/// Takes a group from the columns `group_name` and `is_parallel`.
+impl FromRow<'_, PgRow> for Group {
+    fn from_row(row: &PgRow) -> Result<Group, sqlx::Error> {
+        Ok(Group { name: row.try_get("group_name")?, is_parallel: row.try_get("is_parallel")? })
+    }
 }
 
 /// Takes every progress that is wanted, has something to deliver, and belongs to no live replica; if `log_ids` names
@@ -80,7 +79,7 @@ pub async fn take(
     wanted: &[Wanted],
     log_ids: Option<&[i64]>,
 ) -> Result<Vec<Taken>, Error> {
-    let rows = sqlx::query(
+    Ok(sqlx::query_as(
         "WITH pending AS (
              SELECT DISTINCT wanted.group_name, wanted.is_parallel, logs.id AS log_id
              FROM unnest($2::text[], $3::boolean[], $4::text[]) AS wanted (group_name, is_parallel, topic)
@@ -120,8 +119,7 @@ pub async fn take(
     .bind(wanted.iter().map(|wanted| wanted.topic.as_deref()).collect::<Vec<_>>())
     .bind(log_ids)
     .fetch_all(connection)
-    .await?;
-    rows.iter().map(|row| from_row(row, replica_id)).collect()
+    .await?)
 }
 
 /// Returns the progress in these logs that other live replicas own.
@@ -139,16 +137,12 @@ pub async fn owned_by_others(
     .bind(log_ids)
     .fetch_all(connection)
     .await?;
-    let owned = rows.iter().map(|row| {
-        let group = Group { name: row.try_get("group_name")?, is_parallel: row.try_get("is_parallel")? };
-        Ok((group, row.try_get("log_id")?))
-    });
-    owned.collect()
+    rows.iter().map(|row| Ok((Group::from_row(row)?, row.try_get("log_id")?))).collect()
 }
 
 /// Returns the progress that a replica owns and that has something to deliver.
 pub async fn pending(connection: &mut Connection, replica_id: Uuid) -> Result<Vec<Taken>, Error> {
-    let rows = sqlx::query(
+    Ok(sqlx::query_as(
         "WITH owned AS (
              SELECT progress.*, logs.tenant, logs.topic, logs.head_position,
                     EXISTS (SELECT FROM resends
@@ -161,8 +155,7 @@ pub async fn pending(connection: &mut Connection, replica_id: Uuid) -> Result<Ve
     )
     .bind(replica_id)
     .fetch_all(connection)
-    .await?;
-    rows.iter().map(|row| from_row(row, replica_id)).collect()
+    .await?)
 }
 
 /// Writes the progress, and returns the log's edit counter, or `None` if another replica has taken the progress since.

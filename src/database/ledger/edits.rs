@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 
-use sqlx::postgres::PgRow;
 use sqlx::{FromRow, Row};
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -12,12 +11,13 @@ use crate::database::{ArchiveKey, Connection, Error};
 use crate::event::{Change, Edits, Invalid, PositionRange};
 
 /// A line of the ledger. It never holds a value.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, FromRow)]
 pub struct Edit {
     pub id: Uuid,
     pub log_id: i64,
     /// The number of the edit among the edits of its log.
     pub sequence: i64,
+    #[sqlx(try_from = "String")]
     pub kind: EditKind,
     /// An event's id, a GDPR id, or the old name of a type.
     pub subject: String,
@@ -55,23 +55,36 @@ impl EditKind {
             EditKind::Rename => "rename",
         }
     }
+}
 
-    fn parse(text: &str) -> Result<EditKind, Error> {
+impl TryFrom<String> for EditKind {
+    type Error = Invalid;
+
+    fn try_from(text: String) -> Result<EditKind, Invalid> {
         [EditKind::Patch, EditKind::Introduce, EditKind::Invalidate, EditKind::Rename]
             .into_iter()
             .find(|kind| kind.as_str() == text)
-            .ok_or_else(|| Error::Damaged(format!("an edit has the unknown kind {text:?}")))
+            .ok_or_else(|| Invalid(format!("an edit has the unknown kind {text:?}")))
     }
 }
 
 /// A change of some events of an archive that the archive's object does not hold yet.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, FromRow)]
 pub struct PendingEdit {
     pub archive_id: Uuid,
     pub first_position: i64,
     pub last_position: i64,
     pub sequence: i64,
+    #[sqlx(try_from = "String")]
     pub change: Change,
+}
+
+impl TryFrom<String> for Change {
+    type Error = Invalid;
+
+    fn try_from(json: String) -> Result<Change, Invalid> {
+        Change::from_json(&json)
+    }
 }
 
 macro_rules! select_edits {
@@ -82,26 +95,6 @@ macro_rules! select_edits {
             $rest
         )
     };
-}
-
-fn edit_from_row(row: &PgRow) -> Result<Edit, Error> {
-    Ok(Edit {
-        id: row.try_get("id")?,
-        log_id: row.try_get("log_id")?,
-        sequence: row.try_get("sequence")?,
-        kind: EditKind::parse(row.try_get("kind")?)?,
-        subject: row.try_get("subject")?,
-        position: row.try_get("position")?,
-        archive_id: row.try_get("archive_id")?,
-        changed: row.try_get("changed")?,
-        missing: row.try_get("missing")?,
-        actor: row.try_get("actor")?,
-        reason: row.try_get("reason")?,
-        ticket: row.try_get("ticket")?,
-        accepted_at: row.try_get("accepted_at")?,
-        applied_at: row.try_get("applied_at")?,
-        purged_at: row.try_get("purged_at")?,
-    })
 }
 
 /// Whether an event was changed after the edit of this sequence, or may have been.
@@ -177,8 +170,7 @@ pub async fn archives_invalidated(connection: &mut Connection, log_id: i64, gdpr
 
 /// Returns `None` if no edit has this id.
 pub async fn find(connection: &mut Connection, id: Uuid) -> Result<Option<Edit>, Error> {
-    let row = sqlx::query(select_edits!("WHERE id = $1")).bind(id).fetch_optional(connection).await?;
-    row.as_ref().map(edit_from_row).transpose()
+    Ok(sqlx::query_as(select_edits!("WHERE id = $1")).bind(id).fetch_optional(connection).await?)
 }
 
 pub async fn insert(connection: &mut Connection, edit: &Edit) -> Result<(), Error> {
@@ -247,23 +239,13 @@ pub async fn insert_pending(
     Ok(())
 }
 
-fn pending_from_row(row: &PgRow) -> Result<PendingEdit, Error> {
-    Ok(PendingEdit {
-        archive_id: row.try_get("archive_id")?,
-        first_position: row.try_get("first_position")?,
-        last_position: row.try_get("last_position")?,
-        sequence: row.try_get("sequence")?,
-        change: Change::from_json(row.try_get("change")?).map_err(|Invalid(why)| Error::Damaged(why))?,
-    })
-}
-
 /// Returns the pending edits of a range of positions, in the order in which they have to be applied.
 pub async fn pending(
     connection: &mut Connection,
     log_id: i64,
     range: PositionRange,
 ) -> Result<Vec<PendingEdit>, Error> {
-    let rows = sqlx::query(
+    Ok(sqlx::query_as(
         "SELECT archive_id, first_position, last_position, sequence, change FROM pending_edits
          WHERE log_id = $1 AND last_position >= $2 AND first_position < $3
          ORDER BY sequence, first_position",
@@ -272,8 +254,7 @@ pub async fn pending(
     .bind(range.start)
     .bind(range.end)
     .fetch_all(connection)
-    .await?;
-    rows.iter().map(pending_from_row).collect()
+    .await?)
 }
 
 /// Returns the pending edits of an archive, in the order in which they have to be applied.
@@ -282,7 +263,7 @@ pub async fn pending_of_archive(
     log_id: i64,
     archive_id: Uuid,
 ) -> Result<Vec<PendingEdit>, Error> {
-    let rows = sqlx::query(
+    Ok(sqlx::query_as(
         "SELECT archive_id, first_position, last_position, sequence, change FROM pending_edits
          WHERE log_id = $1 AND archive_id = $2
          ORDER BY sequence, first_position",
@@ -290,8 +271,7 @@ pub async fn pending_of_archive(
     .bind(log_id)
     .bind(archive_id)
     .fetch_all(connection)
-    .await?;
-    rows.iter().map(pending_from_row).collect()
+    .await?)
 }
 
 /// Returns the archives that have pending edits.

@@ -1,17 +1,17 @@
 //! The rows of logs: names, head, counts and counters. A transaction that locks a log's row keeps every other writer of
 //! the log away until it ends.
 
-use sqlx::Row;
-use sqlx::postgres::PgRow;
+use sqlx::FromRow;
 
 use crate::database::lookups::sums;
 use crate::database::{Amounts, Connection, Error};
 use crate::event::Log;
 
 /// A log's row: one tenant and topic.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, FromRow)]
 pub struct LogRow {
     pub id: i64,
+    #[sqlx(flatten)]
     pub log: Log,
     pub head_position: i64,
     pub archived_count: i64,
@@ -36,7 +36,7 @@ impl LogRow {
     }
 }
 
-macro_rules! select_topics {
+macro_rules! select_logs {
     ($rest:literal) => {
         concat!(
             "SELECT id, tenant, topic, head_position, archived_count, archived_to, deleted_count, ",
@@ -46,30 +46,12 @@ macro_rules! select_topics {
     };
 }
 
-pub fn from_row(row: &PgRow) -> Result<LogRow, Error> {
-    let (tenant, topic): (String, String) = (row.try_get("tenant")?, row.try_get("topic")?);
-    Ok(LogRow {
-        id: row.try_get("id")?,
-        log: Log::new(tenant, topic).map_err(|error| Error::Damaged(error.to_string()))?,
-        head_position: row.try_get("head_position")?,
-        archived_count: row.try_get("archived_count")?,
-        archived_to: row.try_get("archived_to")?,
-        deleted_count: row.try_get("deleted_count")?,
-        archived_json_bytes: row.try_get("archived_json_bytes")?,
-        archived_object_bytes: row.try_get("archived_object_bytes")?,
-        edit_counter: row.try_get("edit_counter")?,
-        catalog_epoch: row.try_get("catalog_epoch")?,
-        hot_magnitude: row.try_get("hot_magnitude")?,
-    })
-}
-
 pub async fn find(connection: &mut Connection, log: &Log) -> Result<Option<LogRow>, Error> {
-    let row = sqlx::query(select_topics!("WHERE tenant = $1 AND topic = $2"))
+    Ok(sqlx::query_as(select_logs!("WHERE tenant = $1 AND topic = $2"))
         .bind(log.tenant())
         .bind(log.topic())
         .fetch_optional(connection)
-        .await?;
-    row.as_ref().map(from_row).transpose()
+        .await?)
 }
 
 pub async fn has_any(connection: &mut Connection) -> Result<bool, Error> {
@@ -77,33 +59,29 @@ pub async fn has_any(connection: &mut Connection) -> Result<bool, Error> {
 }
 
 pub async fn by_id(connection: &mut Connection, log_id: i64) -> Result<LogRow, Error> {
-    from_row(&sqlx::query(select_topics!("WHERE id = $1")).bind(log_id).fetch_one(connection).await?)
+    Ok(sqlx::query_as(select_logs!("WHERE id = $1")).bind(log_id).fetch_one(connection).await?)
 }
 
 /// Returns all logs, in the order of their names.
 pub async fn all(connection: &mut Connection) -> Result<Vec<LogRow>, Error> {
-    let rows = sqlx::query(select_topics!("ORDER BY tenant, topic")).fetch_all(connection).await?;
-    rows.iter().map(from_row).collect()
+    Ok(sqlx::query_as(select_logs!("ORDER BY tenant, topic")).fetch_all(connection).await?)
 }
 
 /// Returns the logs with at least `hot_count_min` hot events, the largest number first.
 pub async fn with_hot_events(connection: &mut Connection, hot_count_min: i64) -> Result<Vec<LogRow>, Error> {
     // The magnitude is in an index, and the count is not.
-    let rows = sqlx::query(select_topics!(
+    Ok(sqlx::query_as(select_logs!(
         "WHERE hot_magnitude >= magnitude($1) AND head_position - archived_count - deleted_count >= $1
          ORDER BY head_position - archived_count - deleted_count DESC, id"
     ))
     .bind(hot_count_min)
     .fetch_all(connection)
-    .await?;
-    rows.iter().map(from_row).collect()
+    .await?)
 }
 
 /// Returns the logs of a topic, one for each tenant that has it.
 pub async fn named(connection: &mut Connection, topic: &str) -> Result<Vec<LogRow>, Error> {
-    let rows =
-        sqlx::query(select_topics!("WHERE topic = $1 ORDER BY tenant")).bind(topic).fetch_all(connection).await?;
-    rows.iter().map(from_row).collect()
+    Ok(sqlx::query_as(select_logs!("WHERE topic = $1 ORDER BY tenant")).bind(topic).fetch_all(connection).await?)
 }
 
 /// Makes the log's row if it does not exist.
@@ -121,12 +99,11 @@ pub async fn make(connection: &mut Connection, log: &Log) -> Result<(), Error> {
 /// Locks the log's row until the transaction ends. Positions are given, edits are counted and archives become live
 /// under this lock.
 pub async fn lock(connection: &mut Connection, log: &Log) -> Result<Option<LogRow>, Error> {
-    let row = sqlx::query(select_topics!("WHERE tenant = $1 AND topic = $2 FOR UPDATE"))
+    Ok(sqlx::query_as(select_logs!("WHERE tenant = $1 AND topic = $2 FOR UPDATE"))
         .bind(log.tenant())
         .bind(log.topic())
         .fetch_optional(connection)
-        .await?;
-    row.as_ref().map(from_row).transpose()
+        .await?)
 }
 
 pub async fn set_head(connection: &mut Connection, log_id: i64, head_position: i64) -> Result<(), Error> {

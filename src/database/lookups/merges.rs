@@ -26,11 +26,11 @@ const PAGES_AT_ONCE: usize = 512;
 pub struct Merge {
     log_id: i64,
     level: i16,
-    sources: Vec<Source>,
+    sources: Vec<MergeSource>,
 }
 
 #[derive(Debug, sqlx::FromRow)]
-struct Source {
+struct MergeSource {
     id: Uuid,
     runs: i32,
     archive_ids: Vec<Option<Uuid>>,
@@ -47,7 +47,7 @@ impl Merge {
 pub async fn due(connection: &mut Connection, log_id: i64) -> Result<Option<Merge>, Error> {
     for level in 0..LEVEL_MAX {
         // The lookups of an archive that is not live yet are still being written.
-        let sources: Vec<Source> = sqlx::query_as(
+        let sources: Vec<MergeSource> = sqlx::query_as(
             "SELECT id, runs, archive_ids FROM lookups
              WHERE log_id = $1 AND level = $2
                AND EXISTS (SELECT FROM archives WHERE archives.log_id = $1 AND archives.id = ANY(archive_ids))
@@ -158,7 +158,7 @@ struct Run {
 impl Runs {
     async fn open(connection: &mut Connection, merge: &Merge, kind: Kind) -> Result<Runs, Error> {
         let (mut runs, mut next) = (Vec::new(), 0..);
-        for Source { id, runs: count, archive_ids } in &merge.sources {
+        for MergeSource { id, runs: count, archive_ids } in &merge.sources {
             let ordinals: Vec<Option<u32>> =
                 archive_ids.iter().map(|archive_id| archive_id.and_then(|_| next.next())).collect();
             runs.extend((0..*count).map(|run| Run {

@@ -121,13 +121,13 @@ impl Store {
     /// known, or may be needed.
     async fn delete_unknown(&self, key: &str, archive_id: Uuid, said: &Said) -> Result<bool, Error> {
         let mut view = self.database.view_for_job().await?;
-        let topics = rows::all(&mut view).await?;
+        let log_rows = rows::all(&mut view).await?;
         drop(view);
         let kept = |why: String| {
             tracing::warn!(object = key, why, "an unknown object was not deleted");
             Ok(false)
         };
-        let Some(log_row) = topics.into_iter().find(|log_row| object_key(&log_row.log, archive_id) == key) else {
+        let Some(log_row) = log_rows.into_iter().find(|log_row| object_key(&log_row.log, archive_id) == key) else {
             return kept("its topic is unknown as well".into());
         };
         let deleting = async |_| {

@@ -26,7 +26,7 @@ use crate::event::{Event, Extent};
 use crate::store::archives::contents::ContentsReader;
 use crate::store::archives::contents::Pacing;
 use crate::store::archives::source::Source;
-use crate::store::checking::verify::{Finding, Verified};
+use crate::store::checking::verify::{Finding, Verification};
 use crate::store::{Error, Store};
 
 /// The findings, by their outcome.
@@ -46,16 +46,16 @@ impl Store {
                 events += count;
                 progress(events);
             };
-            let found = self.verify_topic(log_id, pace, &mut progress).await?;
+            let found = self.verify_log(log_id, pace, &mut progress).await?;
             if found.findings.is_empty() {
                 continue;
             }
-            match self.with_lease(log_id, async |lease| self.repair_topic(lease, &found, pace).await).await {
+            match self.with_lease(log_id, async |lease| self.repair_log(lease, &found, pace).await).await {
                 Ok(Some(())) => {}
                 Ok(None) => tracing::warn!(log_id, "another writer is at work on its archives: nothing was repaired"),
                 Err(error) => tracing::warn!(%error, log_id, "not everything was repaired"),
             }
-            let left = self.verify_topic(log_id, pace, |_| {}).await?.findings;
+            let left = self.verify_log(log_id, pace, |_| {}).await?.findings;
             outcome.repaired.extend(found.findings.into_iter().filter(|finding| !left.contains(finding)));
             outcome.left.extend(left);
         }
@@ -63,7 +63,7 @@ impl Store {
     }
 
     /// Repairs a log. A failure does not keep the rest from being repaired.
-    async fn repair_topic(&self, lease: Lease, found: &Verified, pace: Pacing<'_>) -> Result<(), Error> {
+    async fn repair_log(&self, lease: Lease, found: &Verification, pace: Pacing<'_>) -> Result<(), Error> {
         let mut failure = self.settle_intents(lease).await.err();
         for archive_id in &found.broken {
             failure = self.repair_archive(lease, *archive_id, pace).await.err().or(failure);

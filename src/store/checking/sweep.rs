@@ -57,12 +57,12 @@ impl Store {
         edits::mark_hot_purged(&mut transaction).await?;
         let mut unpurged = edits::unpurged_archives(&mut transaction).await?;
         unpurged.retain(|(key, _)| !put_off.contains(&(*key, TroubleKind::Delete)));
-        let mut topics = Vec::new();
+        let mut log_rows = Vec::new();
         for (key, _) in &unpurged {
-            topics.push(rows::by_id(&mut transaction, key.log_id).await?);
+            log_rows.push(rows::by_id(&mut transaction, key.log_id).await?);
         }
         database::commit(transaction).await?;
-        for ((ArchiveKey { log_id, archive_id }, sequence_max), log_row) in unpurged.into_iter().zip(topics) {
+        for ((ArchiveKey { log_id, archive_id }, sequence_max), log_row) in unpurged.into_iter().zip(log_rows) {
             if let Err(error) = self.purge(&log_row, archive_id, sequence_max).await {
                 tracing::warn!(%error, log_id, %archive_id, "superseded versions were not purged");
                 failures.add(error);

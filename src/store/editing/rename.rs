@@ -23,36 +23,36 @@ impl Store {
             return Ok(());
         }
         let mut view = self.database.view().await?;
-        let topics = rows::named(&mut view, topic).await?;
+        let log_rows = rows::named(&mut view, topic).await?;
         drop(view);
-        for topic in topics {
-            self.rename_in(&topic, old_type, new_type).await?;
+        for log_row in log_rows {
+            self.rename_in(&log_row, old_type, new_type).await?;
         }
         Ok(())
     }
 
-    async fn rename_in(&self, topic: &LogRow, old_type: &str, new_type: &str) -> Result<(), Error> {
+    async fn rename_in(&self, log_row: &LogRow, old_type: &str, new_type: &str) -> Result<(), Error> {
         for _ in 0..ATTEMPTS {
-            match self.try_rename(topic, old_type, new_type).await {
+            match self.try_rename(log_row, old_type, new_type).await {
                 Err(Error::GaveWay(_)) => {}
                 outcome => return outcome,
             }
         }
-        Err(moved_all_the_time(&topic.log, old_type))
+        Err(moved_all_the_time(&log_row.log, old_type))
     }
 
-    async fn try_rename(&self, topic: &LogRow, old_type: &str, new_type: &str) -> Result<(), Error> {
+    async fn try_rename(&self, log_row: &LogRow, old_type: &str, new_type: &str) -> Result<(), Error> {
         let change = Change::Rename { old_type: old_type.to_owned(), new_type: new_type.to_owned() };
         let mut transaction = self.database.begin_job().await?;
-        let topic = rows::by_id(&mut transaction, topic.id).await?;
-        let line = || Edit { changed: vec![new_type.to_owned()], ..line(EditKind::Rename, &topic, old_type) };
+        let log_row = rows::by_id(&mut transaction, log_row.id).await?;
+        let line = || Edit { changed: vec![new_type.to_owned()], ..line(EditKind::Rename, &log_row, old_type) };
         // The events' rows are locked before the log's row, in the order in which an archive run locks them.
-        let mut renamed = events::rename(&mut transaction, topic.id, old_type, new_type).await?;
-        renamed += snapshots::rename(&mut transaction, topic.id, old_type, new_type).await?;
-        let Some(sequence) = rows::bump_edit_counter(&mut transaction, &topic).await? else {
-            return Err(catalog_changed(&topic.log));
+        let mut renamed = events::rename(&mut transaction, log_row.id, old_type, new_type).await?;
+        renamed += snapshots::rename(&mut transaction, log_row.id, old_type, new_type).await?;
+        let Some(sequence) = rows::bump_edit_counter(&mut transaction, &log_row).await? else {
+            return Err(catalog_changed(&log_row.log));
         };
-        let archives = archives::rename(&mut transaction, topic.id, old_type, new_type).await?;
+        let archives = archives::rename(&mut transaction, log_row.id, old_type, new_type).await?;
         if renamed == 0 && archives.is_empty() {
             return Ok(());
         }

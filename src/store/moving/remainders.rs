@@ -43,7 +43,7 @@ impl Store {
         loop {
             let mut view = self.database.begin_job().await?;
             let some = overview::remainders_after(&mut view, (after, LOGS_AT_ONCE), old, &excluded).await?;
-            counted.topics += some.topics;
+            counted.topics += some.logs;
             counted.events += some.events;
             let Some(last_log_id) = some.last_log_id else {
                 counted.bytes = (events::row_bytes(&mut view).await? * counted.events as f64) as i64;

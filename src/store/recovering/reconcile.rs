@@ -106,9 +106,9 @@ impl Store {
             doubted = unexplained.iter().map(|(listed, _)| listed.clone()).collect();
         }
         let mut unreconciled = Unreconciled { strangers, ..Unreconciled::default() };
-        let topics = if unexplained.is_empty() { HashMap::new() } else { self.topics_by_folder().await? };
+        let log_rows = if unexplained.is_empty() { HashMap::new() } else { self.logs_by_folder().await? };
         for (listed, standing) in unexplained {
-            let log_row = topics.get(&listed.folder);
+            let log_row = log_rows.get(&listed.folder);
             let says_so = match standing {
                 Standing::Unknown | Standing::Newer | Standing::Forked => true,
                 // In a copy of the bucket, no object has the ETag that the catalog knows.
@@ -159,10 +159,10 @@ impl Store {
     }
 
     /// Returns all logs, by the folders of their archives.
-    pub(in crate::store) async fn topics_by_folder(&self) -> Result<HashMap<String, LogRow>, Error> {
+    pub(in crate::store) async fn logs_by_folder(&self) -> Result<HashMap<String, LogRow>, Error> {
         let mut view = self.database.view_for_job().await?;
-        let topics = rows::all(&mut view).await?;
-        Ok(topics.into_iter().map(|log_row| (object_folder(&log_row.log), log_row)).collect())
+        let log_rows = rows::all(&mut view).await?;
+        Ok(log_rows.into_iter().map(|log_row| (object_folder(&log_row.log), log_row)).collect())
     }
 
     /// Returns the archives that the catalog does not know under the ETag in the list, and the objects that cannot be

@@ -16,7 +16,7 @@ use crate::database::catalog::archives::Archive;
 use crate::database::log::rows::{self, LogRow};
 use crate::event::Log;
 use crate::store::recovering::reconcile::{Doubtful, Standing};
-use crate::store::recovering::take_over::{TakeOver, Taken};
+use crate::store::recovering::take_over::{TakeOver, TakenOver};
 use crate::store::{Error, GaveWay, Store};
 
 /// The results of a recovery, and the objects that it could not recover.
@@ -78,7 +78,7 @@ impl Store {
                 _ => self.recover_object(&listed).await,
             };
             match outcome {
-                Ok(Some((log, Taken { events, superseded }))) => {
+                Ok(Some((log, TakenOver { events, superseded }))) => {
                     recovery.archives += 1;
                     recovery.events += events;
                     recovery.superseded.extend(superseded.into_iter().map(|archive| {
@@ -106,7 +106,7 @@ impl Store {
     }
 
     /// Recovers one object. Returns `None` if there was nothing to do.
-    async fn recover_object(&self, listed: &ListedArchive) -> Result<Option<(Log, Taken)>, Error> {
+    async fn recover_object(&self, listed: &ListedArchive) -> Result<Option<(Log, TakenOver)>, Error> {
         let mut scan = self.bucket()?.scan_of(&listed.key).await?;
         let said = &scan.head().said;
         if said.archive_id != Some(listed.archive_id) {
@@ -117,7 +117,7 @@ impl Store {
         if object_key(&log, listed.archive_id) != listed.key {
             return Err(scan.damaged(format!("its events are of {log}")).into());
         }
-        let log_row = self.topic(&log).await?;
+        let log_row = self.log_row_of(&log).await?;
         let taking = async |lease| {
             TakeOver { store: self, log_row: &log_row, listed, metadata: &metadata, lease }.run(scan).await
         };
@@ -125,7 +125,7 @@ impl Store {
         Ok(taken.ok_or(GaveWay::LeaseHeld)?.map(|taken| (log, taken)))
     }
 
-    pub(super) async fn topic(&self, log: &Log) -> Result<LogRow, Error> {
+    pub(super) async fn log_row_of(&self, log: &Log) -> Result<LogRow, Error> {
         let mut transaction = self.database.begin_job().await?;
         rows::make(&mut transaction, log).await?;
         let log_row = rows::find(&mut transaction, log).await?;
@@ -161,8 +161,8 @@ impl Store {
 
     async fn gaps(&self) -> Result<Vec<RecoveredLog>, Error> {
         let mut view = self.database.begin_job().await?;
-        let topics = rows::all(&mut view).await?;
-        let gaps = topics.into_iter().filter(|log_row| log_row.deleted_count > 0).map(|log_row| {
+        let log_rows = rows::all(&mut view).await?;
+        let gaps = log_rows.into_iter().filter(|log_row| log_row.deleted_count > 0).map(|log_row| {
             let LogRow { log, head_position, deleted_count: gone, .. } = log_row;
             RecoveredLog { log, head_position, gone }
         });

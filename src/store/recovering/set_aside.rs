@@ -32,7 +32,7 @@ impl Store {
             Ok(_) | Err(bucket::Error::NotFound { .. } | bucket::Error::ObjectRefused { .. }) => None,
             Err(error) => return Err(error.into()),
         };
-        let log_row = self.topic(&log).await?;
+        let log_row = self.log_row_of(&log).await?;
         if let Some(ObjectMetadata { last_position, .. }) = said.filter(|_| standing == Standing::Unknown)
             && last_position <= POSITION_MAX
         {

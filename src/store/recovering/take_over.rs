@@ -30,7 +30,7 @@ pub struct TakeOver<'a> {
 }
 
 /// The outcome of a takeover.
-pub struct Taken {
+pub struct TakenOver {
     pub events: i64,
     /// The archives that left the catalog for the object.
     pub superseded: Vec<Archive>,
@@ -42,7 +42,7 @@ impl TakeOver<'_> {
     }
 
     /// Takes the object over. Returns `None` if there was nothing to do.
-    pub async fn run(self, scan: Scan) -> Result<Option<Taken>, Error> {
+    pub async fn run(self, scan: Scan) -> Result<Option<TakenOver>, Error> {
         // The object may have been deleted or replaced while another process had the lease, and can still be read to
         // its end.
         let etag = scan.etag().to_owned();
@@ -66,8 +66,8 @@ impl TakeOver<'_> {
             }
             Standing::Intended if !self.stands_in(&said).await? => return Ok(None),
             Standing::Unknown | Standing::Intended => self.adopt(&mut transaction, scan).await?,
-            Standing::Newer => Taken { events: self.renew(&mut transaction, scan).await?, superseded: Vec::new() },
-            Standing::Moved => Taken { events: self.follow(&mut transaction, scan).await?, superseded: Vec::new() },
+            Standing::Newer => TakenOver { events: self.renew(&mut transaction, scan).await?, superseded: Vec::new() },
+            Standing::Moved => TakenOver { events: self.follow(&mut transaction, scan).await?, superseded: Vec::new() },
         };
         rows::raise_catalog_epoch(&mut transaction, log_id).await?;
         database::commit(transaction).await?;
@@ -117,7 +117,7 @@ impl TakeOver<'_> {
     }
 
     /// Adds an archive that is not in the catalog. Its events that are hot, too, leave their rows.
-    async fn adopt(&self, transaction: &mut Transaction, scan: Scan) -> Result<Taken, Error> {
+    async fn adopt(&self, transaction: &mut Transaction, scan: Scan) -> Result<TakenOver, Error> {
         let mut hot = PositionSet::default();
         let contents = self.read(transaction, scan, Some(&mut hot)).await?;
         let superseded = self.superseded(transaction, &contents.positions).await?;
@@ -145,7 +145,7 @@ impl TakeOver<'_> {
             return Err(self.conflict(archive.last_position, "the log has no room for so many events"));
         }
         tracing::info!(log = %self.log_row.log, archive_id = %archive.id, events = archive.count, "an archive was recovered");
-        Ok(Taken { events: archive.count, superseded })
+        Ok(TakenOver { events: archive.count, superseded })
     }
 
     /// Returns the archives of the catalog that this one has replaced. Each is older, reaches into its positions, and

@@ -129,18 +129,18 @@ impl Subscriptions {
     }
 
     /// Wakes the couriers of these logs: here at once, and in other replicas soon.
-    pub fn wake(self: &Arc<Self>, database: &Database, topics: &[LogRow]) {
-        if topics.is_empty() {
+    pub fn wake(self: &Arc<Self>, database: &Database, log_rows: &[LogRow]) {
+        if log_rows.is_empty() {
             return;
         }
         if let Some(replica) = self.replica() {
-            for log_row in topics {
+            for log_row in log_rows {
                 replica.wake(log_row.id, Some(&log_row.log), Cause::Published);
             }
         }
         let mut untold = self.untold.lock();
         let is_first = untold.is_empty();
-        untold.extend(topics.iter().map(|log_row| log_row.id));
+        untold.extend(log_rows.iter().map(|log_row| log_row.id));
         if is_first {
             let (database, subscriptions) = (database.clone(), Arc::clone(self));
             tokio::spawn(async move {

@@ -15,18 +15,6 @@ const COPIED_COLUMNS: i16 = 13;
 /// The fewest bytes that are sent at once, except at the end.
 const COPIED_BYTES: usize = 256 * 1024;
 
-/// The first twelve parameters as rows; `bind_events` binds them.
-macro_rules! bound_events {
-    () => {
-        concat!(
-            "unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[], ",
-            "$8::text[], $9::text[], $10::text[], $11::text[], $12::text[]) AS new (position, ",
-            columns!(),
-            ")"
-        )
-    };
-}
-
 /// Inserts events in order of position, at the positions that they bear. They are not archived before the hold is over.
 pub async fn insert(
     connection: &mut Connection,
@@ -34,89 +22,9 @@ pub async fn insert(
     events: &[Event],
     held_until: Option<OffsetDateTime>,
 ) -> Result<(), Error> {
-    let insert = sqlx::query(concat!(
-        "INSERT INTO events (log_id, held_until, position, ",
-        columns!(),
-        ") SELECT $13, $14, new.* FROM ",
-        bound_events!()
-    ));
-    bind_events(insert, events).bind(log_id).bind(held_until).execute(connection).await?;
+    let insert = sqlx::query(include_str!("insert.sql")).bind(log_id).bind(held_until);
+    bind_events(insert, events).execute(connection).await?;
     Ok(())
-}
-
-/// Moves the end of a log, if the log's row is what it was when it was read, and none of the new ids is hot.
-///
-/// The update waits for the row and sees it as it is then, however old the view of the statement is. The index on ids
-/// refuses a known id in any case. But inserting an id that an archiver is deleting would wait for the archiver with
-/// the log's row locked, so the update looks for the ids first while somebody has the log's lease. It looks in the
-/// order of the ids, which only one index has: while the table is small, other indexes that begin with the log look as
-/// good to the planner, and Postgres keeps a plan while the table grows.
-macro_rules! move_end {
-    ($ids:literal, $count:literal, $log_id:literal, $archived:literal, $epoch:literal, $deleted:literal) => {
-        concat!(
-            "UPDATE logs SET head_position = head_position + ",
-            $count,
-            ", hot_magnitude = magnitude(head_position + ",
-            $count,
-            " - archived_count - deleted_count)",
-            " WHERE id = ",
-            $log_id,
-            " AND archived_count = ",
-            $archived,
-            " AND catalog_epoch = ",
-            $epoch,
-            " AND deleted_count = ",
-            $deleted,
-            " AND (lease_holder IS NULL OR NOT EXISTS (
-                 SELECT FROM unnest(",
-            $ids,
-            "::text[]) AS wanted (id)
-                 CROSS JOIN LATERAL (
-                     SELECT events.log_id, events.id FROM events
-                     WHERE (events.log_id, events.id) >= (",
-            $log_id,
-            ", wanted.id)
-                     ORDER BY events.log_id, events.id
-                     LIMIT 1
-                 ) AS next
-                 WHERE next.log_id = ",
-            $log_id,
-            " AND next.id = wanted.id
-             ))
-             RETURNING id AS log_id, head_position - ",
-            $count,
-            " AS end_position"
-        )
-    };
-}
-
-/// An append: `$log_row` moves the end of the log, and `$rows` says where the parameters of the events are.
-macro_rules! append {
-    ($log_row:expr, $rows:expr) => {
-        concat!(
-            "WITH topic AS (",
-            $log_row,
-            "), appended AS (INSERT INTO events (log_id, position, ",
-            columns!(),
-            ") SELECT log_id, end_position + position, ",
-            columns!(),
-            " FROM topic, ",
-            $rows,
-            ") SELECT end_position FROM topic"
-        )
-    };
-}
-
-/// One event as a row, from the parameters of `bound_events!`, each of which is a single value here.
-macro_rules! bound_event {
-    () => {
-        concat!(
-            "(SELECT $1::bigint, $2::bigint, $3::bigint, $4::text, $5::text, $6::text, $7::text, $8::text, $9::text, ",
-            "$10::text, $11::text, $12::text) AS new (position, ",
-            columns!(),
-            ")"
-        )
-    };
 }
 
 /// Appends events to their log, and returns the position at which the log ended before. Until then the events bear the
@@ -125,17 +33,9 @@ macro_rules! bound_event {
 pub async fn append(connection: &mut Connection, log_row: &LogRow, events: &[Event]) -> Result<Option<i64>, Error> {
     let append = match events {
         // Most calls bring one event, and where nobody else publishes, every transaction holds just that one.
-        [event] => bind_event(
-            sqlx::query(append!(move_end!("ARRAY[$4]", "$13", "$14", "$15", "$16", "$17"), bound_event!())),
-            event,
-        ),
-        events => bind_events(
-            sqlx::query(append!(move_end!("$4", "$13", "$14", "$15", "$16", "$17"), bound_events!())),
-            events,
-        ),
+        [event] => bind_event(bind_end(sqlx::query(include_str!("append_one.sql")), log_row, 1), event),
+        events => bind_events(bind_end(sqlx::query(include_str!("append.sql")), log_row, events.len()), events),
     };
-    let append = append.bind(events.len() as i64).bind(log_row.id);
-    let append = append.bind(log_row.archived_count).bind(log_row.catalog_epoch).bind(log_row.deleted_count);
     unless_known(append.fetch_optional(connection).await)?.map(|row| Ok(row.try_get("end_position")?)).transpose()
 }
 
@@ -147,13 +47,8 @@ pub async fn append_many(
     ids: &[String],
     events: impl Iterator<Item = Event>,
 ) -> Result<Option<i64>, Error> {
-    let end_position: Option<i64> = sqlx::query(move_end!("$1", "$2", "$3", "$4", "$5", "$6"))
+    let end_position: Option<i64> = bind_end(sqlx::query(include_str!("move_end.sql")), log_row, ids.len())
         .bind(ids)
-        .bind(ids.len() as i64)
-        .bind(log_row.id)
-        .bind(log_row.archived_count)
-        .bind(log_row.catalog_epoch)
-        .bind(log_row.deleted_count)
         .fetch_optional(&mut *connection)
         .await?
         .map(|row| row.try_get("end_position"))
@@ -190,7 +85,21 @@ fn unless_known<T>(outcome: Result<Option<T>, sqlx::Error>) -> Result<Option<T>,
     }
 }
 
-/// Binds the parameters of `bound_events!`.
+/// Binds the parameters that move the end of a log.
+fn bind_end<'q>(
+    query: Query<'q, Postgres, PgArguments>,
+    log_row: &LogRow,
+    event_count: usize,
+) -> Query<'q, Postgres, PgArguments> {
+    query
+        .bind(log_row.id)
+        .bind(log_row.archived_count)
+        .bind(log_row.catalog_epoch)
+        .bind(log_row.deleted_count)
+        .bind(event_count as i64)
+}
+
+/// Binds the columns of events as arrays.
 fn bind_events<'q>(query: Query<'q, Postgres, PgArguments>, events: &'q [Event]) -> Query<'q, Postgres, PgArguments> {
     let gdpr: Vec<Option<String>> = events.iter().map(Event::gdpr_json).collect();
     let longs = |field: fn(&Event) -> i64| events.iter().map(field).collect::<Vec<i64>>();
@@ -209,7 +118,7 @@ fn bind_events<'q>(query: Query<'q, Postgres, PgArguments>, events: &'q [Event])
         .bind(gdpr)
 }
 
-/// Binds the parameters of `bound_event!`.
+/// Binds the columns of one event.
 fn bind_event<'q>(query: Query<'q, Postgres, PgArguments>, event: &'q Event) -> Query<'q, Postgres, PgArguments> {
     let Event { position, id, stream, event_type, reason, raised_at, metadata, payload, gdpr: _ } = event;
     let Metadata { correlation_id, causation_id, user_id, deployment_id } = metadata;
@@ -230,4 +139,21 @@ fn bind_event<'q>(query: Query<'q, Postgres, PgArguments>, event: &'q Event) -> 
 
 fn texts(events: &[Event], field: fn(&Event) -> &str) -> Vec<&str> {
     events.iter().map(field).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    /// Returns a statement without its indents and the comment above it.
+    fn lines(statement: &str) -> Vec<&str> {
+        statement.lines().map(str::trim).filter(|line| !line.starts_with("--")).collect()
+    }
+
+    #[test]
+    fn every_append_moves_the_end_alike() {
+        let alone = lines(include_str!("move_end.sql"));
+        for (statement, ids) in [(include_str!("append.sql"), "$9"), (include_str!("append_one.sql"), "ARRAY[$9]")] {
+            let statement = statement.replace(&format!("unnest({ids}::text[])"), "unnest($6::text[])");
+            assert_eq!(lines(&statement)[1..=alone.len()], alone);
+        }
+    }
 }

@@ -18,7 +18,7 @@ const COLUMNS: usize = 12;
 /// The old events of a range of positions that no hold keeps at this moment, in order of position, from one view: all
 /// of them, or as many of the first ones as reach the wanted bytes. A connection whose export was not read to its end
 /// cannot be used again.
-pub struct Export<'c> {
+pub struct RowExport<'c> {
     messages: BoxStream<'c, Result<Bytes, sqlx::Error>>,
     /// The bytes that were received and not taken yet.
     rest: Bytes,
@@ -45,7 +45,7 @@ pub async fn export(
     (raised_at_max, now): (i64, OffsetDateTime),
     range: PositionRange,
     bytes_max: i64,
-) -> Result<Export<'_>, Error> {
+) -> Result<RowExport<'_>, Error> {
     // COPY takes no parameters, so the statement is formatted.
     let now_micros = now.unix_timestamp_nanos() / 1_000;
     let statement = format!(
@@ -72,12 +72,12 @@ pub async fn export(
         now_micros = now_micros,
         bytes_max = bytes_max,
     );
-    let mut export = Export { messages: connection.copy_out(&statement).await?, rest: Bytes::new() };
+    let mut export = RowExport { messages: connection.copy_out(&statement).await?, rest: Bytes::new() };
     export.skip_header().await?;
     Ok(export)
 }
 
-impl Export<'_> {
+impl RowExport<'_> {
     pub async fn next(&mut self) -> Result<Option<ExportedRow>, Error> {
         loop {
             match begun(&self.rest)? {
@@ -225,7 +225,7 @@ mod tests {
         copied.extend_from_slice(&(-1i16).to_be_bytes());
         for length in 1..=copied.len() {
             let messages: Vec<_> = copied.chunks(length).map(|part| Ok(Bytes::copy_from_slice(part))).collect();
-            let mut export = Export { messages: futures::stream::iter(messages).boxed(), rest: Bytes::new() };
+            let mut export = RowExport { messages: futures::stream::iter(messages).boxed(), rest: Bytes::new() };
             export.skip_header().await.unwrap();
             for position in [7, 8] {
                 let row = export.next().await.unwrap().unwrap();
@@ -240,7 +240,8 @@ mod tests {
 
     #[tokio::test]
     async fn what_breaks_off_is_no_end() {
-        let mut export = Export { messages: futures::stream::iter([]).boxed(), rest: Bytes::from_static(&[0, 12, 0]) };
+        let mut export =
+            RowExport { messages: futures::stream::iter([]).boxed(), rest: Bytes::from_static(&[0, 12, 0]) };
         assert!(matches!(export.next().await, Err(Error::Damaged(_))));
     }
 }

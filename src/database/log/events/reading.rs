@@ -9,6 +9,8 @@ use super::from_row;
 use crate::database::{Connection, Error};
 use crate::event::{Event, Filter, PositionRange};
 
+/// Selects the events of log `$1` from position `$2` to before `$3`: the first `$5` after `$4`, and none after the one
+/// whose payload reaches `$6` bytes. `$where` may use `$7`.
 macro_rules! select_events_within {
     ($where:literal) => {
         concat!(
@@ -27,6 +29,8 @@ macro_rules! select_events_within {
     };
 }
 
+/// Sums the bytes of the payloads of log `$1` from position `$2` to before `$3`: of the first `$5` events after `$4`.
+/// `$where` may use `$6`.
 macro_rules! select_bytes_within {
     ($where:literal) => {
         concat!(

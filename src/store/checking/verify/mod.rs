@@ -41,7 +41,7 @@ pub struct Finding {
 
 /// The findings of a log, and the archives that they are about.
 #[derive(Debug, Default)]
-pub struct Verified {
+pub struct Verification {
     pub findings: Vec<Finding>,
     /// The archives that differ from the catalog, or from their lookup pages.
     pub broken: BTreeSet<Uuid>,
@@ -113,7 +113,7 @@ impl Store {
     pub async fn verify_at(&self, pace: Pacing<'_>, mut progress: impl FnMut(i64)) -> Result<Vec<Finding>, Error> {
         let (mut findings, mut events) = (Vec::new(), 0);
         for log_id in self.log_ids().await? {
-            let verified = self.verify_topic(log_id, pace, |count| {
+            let verified = self.verify_log(log_id, pace, |count| {
                 events += count;
                 progress(events);
             });
@@ -127,15 +127,15 @@ impl Store {
         Ok(rows::all(&mut view).await?.into_iter().map(|log_row| log_row.id).collect())
     }
 
-    pub(in crate::store) async fn verify_topic(
+    pub(in crate::store) async fn verify_log(
         &self,
         log_id: i64,
         pace: Pacing<'_>,
         mut progress: impl FnMut(i64),
-    ) -> Result<Verified, Error> {
+    ) -> Result<Verification, Error> {
         let mut attempts = 1..ATTEMPTS;
         loop {
-            let (verified, some_are_gone) = self.try_verify_topic(log_id, pace, &mut progress).await?;
+            let (verified, some_are_gone) = self.try_verify_log(log_id, pace, &mut progress).await?;
             if !some_are_gone || attempts.next().is_none() {
                 return Ok(verified);
             }
@@ -143,12 +143,12 @@ impl Store {
     }
 
     /// Verifies a log once, and returns whether an archive was restored meanwhile.
-    async fn try_verify_topic(
+    async fn try_verify_log(
         &self,
         log_id: i64,
         pace: Pacing<'_>,
         mut progress: impl FnMut(i64),
-    ) -> Result<(Verified, bool), Error> {
+    ) -> Result<(Verification, bool), Error> {
         let mut view = self.database.view_for_job().await?;
         let log_row = rows::by_id(&mut view, log_id).await?;
         let archives = archives::of_log(&mut view, log_row.id).await?;
@@ -156,7 +156,7 @@ impl Store {
         let merges = sums::wrong(&mut view, log_row.id).await?;
         drop(view);
         let finding = |archive_id, what| Finding { log: log_row.log.clone(), archive_id, what };
-        let mut verified = Verified::default();
+        let mut verified = Verification::default();
         let mut places: Vec<(PositionRange, Place)> = hot.ranges().map(|range| (range, Place::Hot)).collect();
         let (mut all_are_read, mut some_are_gone) = (true, false);
         for archive in &archives {

@@ -17,7 +17,7 @@ use crate::database;
 use crate::database::log::events;
 use crate::database::log::rows::LogRow;
 use crate::event::{Log, NewEvent};
-use crate::store::log::publish::{Archived, Conflicts, Placed, Published, count_new, now};
+use crate::store::log::publish::{Conflicts, FoundInArchives, Placed, Published, count_new, now};
 use crate::store::{Error, Store};
 
 /// The most events and bytes of one transaction, unless a single call has more.
@@ -160,7 +160,8 @@ impl Leader {
         let (store, log) = (&self.store, &self.log);
         let events: Vec<&[NewEvent]> = calls.iter().map(|call| call.events.as_slice()).collect();
         let mut transaction = store.database.begin().await?;
-        let placed = store.publish_to(&mut transaction, log, &events, Conflicts::Refuse, &Archived::default()).await?;
+        let placed =
+            store.publish_to(&mut transaction, log, &events, Conflicts::Refuse, &FoundInArchives::default()).await?;
         let Placed::Published(log_row, results) = placed else { return Ok(None) };
         database::commit(transaction).await?;
         store.notify_published(std::slice::from_ref(&log_row), count_new(results.iter().flatten().flatten()));

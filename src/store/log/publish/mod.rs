@@ -56,7 +56,7 @@ pub type CallResults = Vec<Result<Vec<Published>, Error>>;
 /// Events of a log that were found in archives, by id, and the members that were searched for them. The ids that were
 /// not found are not kept, because their events may be archived before the next attempt.
 #[derive(Default)]
-struct Archived {
+struct FoundInArchives {
     events: HashMap<String, Event>,
     searched: HashSet<(Uuid, i32)>,
 }
@@ -117,7 +117,7 @@ impl Store {
         batches: &Batches,
         conflicts: Conflicts,
     ) -> Result<BTreeMap<Log, CallResults>, Error> {
-        let mut archived: HashMap<Log, Archived> = HashMap::new();
+        let mut archived: HashMap<Log, FoundInArchives> = HashMap::new();
         for _ in 0..ATTEMPTS {
             match self.try_publish(batches, conflicts, &archived).await {
                 Ok(Outcome::Published(results, log_rows)) => {
@@ -147,9 +147,9 @@ impl Store {
         &self,
         batches: &Batches,
         conflicts: Conflicts,
-        archived: &HashMap<Log, Archived>,
+        archived: &HashMap<Log, FoundInArchives>,
     ) -> Result<Outcome, Error> {
-        let nothing = Archived::default();
+        let nothing = FoundInArchives::default();
         let mut transaction = self.database.begin().await?;
         let (mut results, mut log_rows, mut searches) = (BTreeMap::new(), Vec::new(), Vec::new());
         for (log, events) in batches {
@@ -184,7 +184,7 @@ impl Store {
         log: &Log,
         calls: &[&[NewEvent]],
         conflicts: Conflicts,
-        archived: &Archived,
+        archived: &FoundInArchives,
     ) -> Result<Placed, Error> {
         let log_row = lock_or_make(transaction, log).await?;
         let ids: Vec<String> = calls.iter().copied().flatten().map(|event| event.id.clone()).collect();
