@@ -7,7 +7,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use futures::future::join_all;
 
-use crate::support::{Ended, Fate, Program, Service, World, archive, import, imported, old_event, read_all, settings};
+use crate::support::{Ended, Fate, Program, Service, World, archive, import, in_order, old_event, read_all, settings};
 
 /// An address at which nobody listens.
 const NOWHERE: &str = "127.0.0.1:1";
@@ -180,7 +180,7 @@ async fn events_are_imported_from_wherever_they_are() {
     let store = world.store(settings(4));
     assert_eq!(archive(&store).await, 8);
     said(program.run(&["import", "plain.ndjson"]).await.succeeded(), 0, 3);
-    let expected = imported(0..8);
+    let expected = in_order(0..8);
     assert_eq!(read_all(&store, &world.log()).await, expected);
     let nowhere = program.run(&["import", "nowhere.ndjson"]).await.failed();
     assert!(nowhere.contains("nowhere.ndjson cannot be read"), "{nowhere}");

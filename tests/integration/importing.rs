@@ -8,7 +8,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use ruzstd::encoding::{CompressionLevel, compress_to_vec};
 
-use crate::support::{Program, World, archive, edit, imported, old_event, older_than, read_all, settings};
+use crate::support::{Program, World, archive, edit, in_order, old_event, older_than, read_all, settings};
 
 const BEHIND: &str = "cannot be read: there is something behind the end of the compressed file";
 
@@ -77,7 +77,7 @@ async fn however_a_file_is_laid_out_its_events_are_imported() {
         let output = program.run(&["import", "events"]).await.succeeded();
         let all_new = format!("{skipped}skipped 0 that were there");
         assert_eq!(said(&output), (format!("imported {count} events").as_str(), all_new.as_str()), "{tenant}");
-        let expected = imported(0..count);
+        let expected = in_order(0..count);
         let read = read_all(&store, &Log::new(tenant, "orders").unwrap()).await;
         // The pretty printer of this test changes numbers.
         let comparable = |events: Vec<coldstream::event::Event>| match tenant {

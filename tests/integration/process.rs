@@ -4,7 +4,7 @@ use coldstream::event::Log;
 use tokio::net::TcpStream;
 
 use crate::support::{
-    Kind, Moment, Program, Service, World, archive, edit, import, imported, old_event, payload, read_all, run_twice,
+    Kind, Moment, Program, Service, World, archive, edit, import, in_order, old_event, payload, read_all, run_twice,
     settings, unzip,
 };
 
@@ -27,7 +27,7 @@ async fn kill_each_archiver(moment: Moment) {
         let is_reached = archive_in_two_runs(&world, moment, k).await;
         assert_eq!(world.hot_count().await, 0, "{moment:?} {k}");
         let reader = world.store(settings(1));
-        assert_eq!(read_all(&reader, &log).await, imported(0..k * BATCH), "{moment:?} {k}");
+        assert_eq!(read_all(&reader, &log).await, in_order(0..k * BATCH), "{moment:?} {k}");
         world.audit().await;
         if !is_reached {
             assert!(k > 6, "{moment:?}: {k} requests are too few for an archive");
@@ -58,7 +58,7 @@ async fn kill_each_rewriter(moment: Moment) {
         let new = payload(EDITED, &format!("name-{k}"));
         edit(&store, &log, &format!("event-{EDITED}"), &format!(r#"{{"name":"name-{k}"}}"#)).await;
         let is_reached = archive_in_two_runs(&world, moment, k).await;
-        let mut expected = imported(0..BATCH);
+        let mut expected = in_order(0..BATCH);
         expected[EDITED].payload = coldstream::event::Json::parse_object(&new).unwrap();
         assert_eq!(read_all(&world.store(settings(1)), &log).await, expected, "{moment:?} {k}");
         let [version] = world.bucket.versions().await.try_into().unwrap();
@@ -116,6 +116,6 @@ async fn a_service_that_is_asked_to_end_lets_the_next_one_archive_at_once() {
     gate.arrival().await;
     service.finish().await;
     assert_eq!(archive(&store).await, BATCH as i64);
-    assert_eq!(read_all(&store, &log).await, imported(0..BATCH));
+    assert_eq!(read_all(&store, &log).await, in_order(0..BATCH));
     world.audit().await;
 }

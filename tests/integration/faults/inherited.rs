@@ -8,9 +8,9 @@ use coldstream::database;
 use coldstream::event::{Json, NewEvent};
 use uuid::Uuid;
 
-use super::{PATIENCE, published};
+use super::PATIENCE;
 use crate::support::{
-    Kind, PostgresProxy, StatementFate, World, archive, import, old_event, publish, read_all, settings,
+    Kind, PostgresProxy, StatementFate, World, archive, import, in_order, old_event, publish, read_all, settings,
 };
 
 const SETTINGS: [&str; 6] = [
@@ -98,6 +98,6 @@ async fn callers_wait_for_locks_for_as_long_as_they_wait_for_anything() {
         };
         tokio::join!(publishing, waiting);
     }
-    assert_eq!(read_all(&calm, &log).await, published(0, 3));
+    assert_eq!(read_all(&calm, &log).await, in_order(0..3));
     world.audit().await;
 }

@@ -19,7 +19,7 @@ use coldstream::event::{Json, Log};
 use coldstream::store::{Error, Query, Store};
 
 use crate::support::{
-    Mover, Step, World, archive, edit_request, everything, import, imported, old_event, payload, read_all, settings,
+    Mover, Step, World, archive, edit_request, everything, import, in_order, old_event, payload, read_all, settings,
     unzip,
 };
 
@@ -155,11 +155,11 @@ impl Scene {
     async fn check_grown(&self, reader: &Store, start: usize, end: usize, case: &str) {
         let query = Query { from: start as i64 + 1, ..everything() };
         let found = reader.read(&self.growing, &query).await.unwrap().events;
-        assert_eq!(found, imported(start..end), "{case}");
+        assert_eq!(found, in_order(start..end), "{case}");
     }
 
     async fn check_edited(&self, reader: &Store, case: &str) {
-        let mut edited = imported(0..BATCH);
+        let mut edited = in_order(0..BATCH);
         edited[EDITED].payload = Json::parse_object(&payload(EDITED, &self.name)).unwrap();
         assert_eq!(read_all(reader, &self.edited).await, edited, "{case}");
     }

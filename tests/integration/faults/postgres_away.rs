@@ -8,11 +8,11 @@ use tokio::sync::mpsc::unbounded_channel;
 use tokio::sync::watch;
 use tonic::Code;
 
-use super::{PATIENCE, published};
+use super::PATIENCE;
 use crate::grpc::{self, TENANT, TOPIC, ids};
 use crate::support::{
-    OwnPostgres, PostgresProxy, Program, Role, StatementFate, Subscriber, World, archive, event, import, old_event,
-    publish, read_all, settings,
+    OwnPostgres, PostgresProxy, Program, Role, StatementFate, Subscriber, World, archive, event, import, in_order,
+    old_event, publish, read_all, settings,
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -168,7 +168,7 @@ async fn an_archive_whose_commit_was_not_answered_is_live() {
     let outcome = store.archive(|_, _| {}).await;
     assert!(matches!(&outcome, Err(Error::Unavailable(why)) if why.contains("did not say")), "{outcome:?}");
     assert_eq!(world.only_archive(&store).await.count, 3);
-    assert_eq!(read_all(&store, &log).await, published(0, 3));
+    assert_eq!(read_all(&store, &log).await, in_order(0..3));
     assert_eq!(archive(&store).await, 0);
     world.audit().await;
 }
@@ -188,16 +188,16 @@ async fn a_full_disk_of_postgres_loses_nothing_that_was_acknowledged() {
     full(&postgres, "INSERT INTO events");
     let refused = store.publish(&log, (1..3).map(old_event).collect()).await;
     assert!(matches!(&refused, Err(Error::Unavailable(_))), "{refused:?}");
-    assert_eq!(read_all(&store, &log).await, published(0, 1), "reads go on");
+    assert_eq!(read_all(&store, &log).await, in_order(0..1), "reads go on");
     postgres.heal();
     publish(&store, &log, (1..3).map(old_event).collect()).await;
     full(&postgres, "INSERT INTO archives");
     let refused = store.archive(|_, _| {}).await;
     assert!(matches!(&refused, Err(Error::Unavailable(_))), "{refused:?}");
-    assert_eq!(read_all(&store, &log).await, published(0, 3));
+    assert_eq!(read_all(&store, &log).await, in_order(0..3));
     postgres.heal();
     world.recover(&store).await;
     assert_eq!(world.only_archive(&store).await.count, 3);
-    assert_eq!(read_all(&store, &log).await, published(0, 3));
+    assert_eq!(read_all(&store, &log).await, in_order(0..3));
     world.audit().await;
 }

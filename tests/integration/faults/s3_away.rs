@@ -6,10 +6,10 @@ use std::sync::Arc;
 use coldstream::store::{Error, Store};
 use futures::future::join_all;
 
-use super::{PATIENCE, published};
+use super::PATIENCE;
 use crate::support::{
-    Fate, Kind, Program, Service, World, archive, edit, everything, import, old_event, payload, publish, read_all,
-    settings, unzip, young_event,
+    Fate, Kind, Program, Service, World, archive, edit, everything, import, in_order, old_event, payload, publish,
+    read_all, settings, unzip, young_event,
 };
 
 const EXPIRED: &str = "<Error><Code>ExpiredToken</Code></Error>";
@@ -81,7 +81,7 @@ async fn an_archiver_that_s3_throttles_catches_up_by_itself() {
     world.until("SELECT coalesce(sum(count), 0) = 6 FROM archives", PATIENCE).await;
     world.until("SELECT count(*) = 0 FROM intents", PATIENCE).await;
     service.finish().await;
-    assert_eq!(read_all(&store, &log).await, published(0, 6));
+    assert_eq!(read_all(&store, &log).await, in_order(0..6));
     world.expire_leases().await;
     world.audit().await;
 }

@@ -8,11 +8,11 @@ use coldstream::store::Error;
 use futures::future::join_all;
 use tokio::time::timeout;
 
-use super::{PATIENCE, impatient, published};
+use super::{PATIENCE, impatient};
 use crate::grpc;
 use crate::support::{
-    Program, Role, StatementFate, Subscriber, World, archive, edit, event, import, old_event, publish, read_all,
-    settings,
+    Program, Role, StatementFate, Subscriber, World, archive, edit, event, import, in_order, old_event, publish,
+    read_all, settings,
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -63,7 +63,7 @@ async fn a_leader_that_nobody_answers_frees_its_log() {
     let second = timeout(PATIENCE, store.publish(&log, vec![old_event(2)])).await.unwrap();
     let first = first.await.unwrap();
     assert!(first.is_ok() && second.is_ok(), "{first:?}, {second:?}");
-    assert_eq!(read_all(&store, &log).await, published(0, 3));
+    assert_eq!(read_all(&store, &log).await, in_order(0..3));
     world.audit().await;
 }
 
@@ -84,7 +84,7 @@ async fn callers_that_nobody_answers_give_their_connections_up() {
         assert!(matches!(&read, Err(Error::Unavailable(why)) if why.contains("did not answer")), "{read:?}");
     }
     postgres.heal();
-    assert_eq!(read_all(&store, &log).await, published(0, 1));
+    assert_eq!(read_all(&store, &log).await, in_order(0..1));
     world.audit().await;
 }
 
@@ -127,7 +127,7 @@ async fn postgres_ends_what_nobody_waits_for_any_more() {
     world.until(nobody_waits, PATIENCE).await;
     holding.rollback().await.unwrap();
     publish(&store, &log, vec![old_event(1)]).await;
-    assert_eq!(read_all(&store, &log).await, published(0, 2));
+    assert_eq!(read_all(&store, &log).await, in_order(0..2));
     world.audit().await;
 }
 

@@ -43,8 +43,8 @@ pub fn young_event(number: usize) -> NewEvent {
     NewEvent { raised_at: Some(Instant::from_unix_nanos(raised_at)), ..event(number) }
 }
 
-/// Returns old events as readers see them in a log whose events were imported in the order of their numbers.
-pub fn imported(numbers: Range<usize>) -> Vec<Event> {
+/// Returns old events as readers see them in a log that holds all of them in the order of their numbers.
+pub fn in_order(numbers: Range<usize>) -> Vec<Event> {
     numbers.map(|number| old_event(number).at(number as i64 + 1, now())).collect()
 }
 

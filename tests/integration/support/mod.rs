@@ -21,7 +21,7 @@ mod subscriber;
 mod tls;
 mod world;
 
-pub use events::{DAY_NANOS, event, imported, noise, now, old_event, payload, young_event};
+pub use events::{DAY_NANOS, event, in_order, noise, now, old_event, payload, young_event};
 pub use killing::{Moment, kill_at, run_twice};
 pub use loss::Loss;
 pub use postgres::{OwnPostgres, database, database_as};

@@ -157,7 +157,8 @@ async fn strangers_by_the_million_take_no_memory() {
     }
     let peak = running.peak_memory_bytes();
     assert!(peak < PEAK_BYTES_MAX, "{peak} bytes");
-    running.finish().await;
+    running.terminate();
+    assert_eq!(running.end().await.code, Some(0));
     scene.finish().await;
 }
 

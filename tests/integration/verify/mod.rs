@@ -115,6 +115,6 @@ async fn findings_are_printed_and_fail() {
 
     let etag = world.bucket.put(&key, original).await;
     let found: Finding = store.verify(|_| {}).await.unwrap().remove(0);
-    world.expect_etag(found.archive_id, &etag).await;
+    world.expect_etag(found.archive_id.unwrap(), &etag).await;
     world.audit().await;
 }
