@@ -35,7 +35,7 @@ pub enum Mover<'a> {
     Replaced(Replaced<'a>),
     Promoted,
     RestoreBegun(Restore<'a>),
-    RestWritten(Parted<'a>),
+    RestWritten(Box<Parted<'a>>),
     Restored(i64),
 }
 
@@ -85,7 +85,7 @@ impl<'a> Mover<'a> {
                 replaced.promote().await?;
                 Mover::Promoted
             }
-            Mover::RestoreBegun(restore) => Mover::RestWritten(restore.write_rest().await?),
+            Mover::RestoreBegun(restore) => Mover::RestWritten(Box::new(restore.write_rest().await?)),
             Mover::RestWritten(parted) => Mover::Restored(parted.commit().await?),
             Mover::Archived(_) | Mover::Promoted | Mover::Restored(_) => panic!("no step follows {:?}", self.step()),
         })
