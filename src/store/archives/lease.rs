@@ -27,7 +27,8 @@ impl Store {
         self.leases().retain(|held| held.log_id != log_id);
         self.leases().insert(lease);
         database::commit(transaction).await?;
-        let outcome = self.while_held(&lease, work(lease)).await;
+        // Boxed, because the future of a whole move is large.
+        let outcome = self.while_held(&lease, Box::pin(work(lease))).await;
         self.release(&lease).await;
         outcome.map(Some)
     }
