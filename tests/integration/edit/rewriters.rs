@@ -137,7 +137,9 @@ async fn lose_each(loss: Loss) {
         let rewriter = world.store(settings(9));
         let old = std::mem::replace(&mut name, format!("name-{k}"));
         edit(&rewriter, &log, "event-4", &format!(r#"{{"name":"{name}"}}"#)).await;
-        let (outcome, is_reached) = loss.strike(&world.proxy, k, rewriter.rewrite()).await;
+        loss.strike(&world.proxy, k);
+        let outcome = rewriter.rewrite().await;
+        let is_reached = world.proxy.heal_after(k);
         drop(rewriter);
         let case = format!("{loss:?}, request {k}: {outcome:?}");
         let next = world.store(settings(9));

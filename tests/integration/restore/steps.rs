@@ -193,7 +193,9 @@ async fn lose_each(loss: Loss) {
     for k in 1.. {
         let restorer = world.store(settings(10));
         let selection = Selection::Range(log.clone(), PositionRange::closed(3, 6));
-        let (outcome, is_reached) = loss.strike(&world.proxy, k, restorer.restore(&selection, 0, |_| {})).await;
+        loss.strike(&world.proxy, k);
+        let outcome = restorer.restore(&selection, 0, |_| {}).await;
+        let is_reached = world.proxy.heal_after(k);
         drop(restorer);
         let case = format!("{loss:?}, request {k}: {outcome:?}");
         let next = world.store(settings(10));

@@ -16,8 +16,8 @@ impl Loss {
         Loss { is_reply: true, is_for_good: true },
     ];
 
-    /// Strikes request number `k` of a run. Returns the outcome of the run, and whether it came to that request.
-    pub async fn strike<T>(self, proxy: &Proxy, k: usize, run: impl Future<Output = T>) -> (T, bool) {
+    /// Strikes request number `k` from now on, until the proxy is healed.
+    pub fn strike(self, proxy: &Proxy, k: usize) {
         let mut count = 0;
         proxy.take_seen();
         proxy.script(move |_| {
@@ -29,9 +29,5 @@ impl Loss {
                 _ => Fate::Pass,
             }
         });
-        let outcome = run.await;
-        let is_reached = proxy.take_seen().len() >= k;
-        proxy.heal();
-        (outcome, is_reached)
     }
 }

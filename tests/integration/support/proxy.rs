@@ -196,6 +196,12 @@ impl Proxy {
         self.script(|_| Fate::Pass);
     }
 
+    /// Heals, and returns whether there were `k` requests since the last look at what was seen.
+    pub fn heal_after(&self, k: usize) -> bool {
+        self.heal();
+        self.take_seen().len() >= k
+    }
+
     /// Returns the requests that have arrived since the last call, in order.
     pub fn take_seen(&self) -> Vec<Request> {
         std::mem::take(&mut *lock(&self.shared.seen))

@@ -97,7 +97,9 @@ async fn lose_each(loss: Loss) {
     for k in 1.. {
         let (repairer, before) = (world.store(settings(4)), read_all(&store, &log).await);
         world.bucket.delete(&key).await;
-        let (outcome, is_reached) = loss.strike(&world.proxy, k, repairer.repair(&unpaced, |_| {})).await;
+        loss.strike(&world.proxy, k);
+        let outcome = repairer.repair(&unpaced, |_| {}).await;
+        let is_reached = world.proxy.heal_after(k);
         drop(repairer);
         let case = format!("{loss:?}, request {k}: {outcome:?}");
         let next = world.store(settings(4));
