@@ -177,6 +177,8 @@ async fn a_recovery_of_a_copy_does_not_take_the_bucket_over() {
     recover().run(&["adopt", "--yes"]).await.succeeded();
     recover().run(&["recover"]).await.succeeded();
     Program::new(&world, BATCH).run(&["adopt", "--yes"]).await.succeeded();
+    let store = world.store(settings(BATCH));
+    world.recover(&store).await;
     world.audit().await;
 }
 
