@@ -24,7 +24,6 @@ pub enum Step {
 }
 
 /// An archiver, rewriter or restorer, with the state that its last step left.
-#[expect(clippy::large_enum_variant, reason = "a test makes one")]
 pub enum Mover<'a> {
     Claimed(Batch<'a>),
     Uploaded(Exported<'a>),
