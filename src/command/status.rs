@@ -122,7 +122,7 @@ fn not_archived(Remainders { topics, events, bytes }: &Remainders, batch_size: u
         return String::new();
     }
     format!(
-        "not archived: {} old events in {} topics, about {}, are fewer than STREAMS_ARCHIVE_SIZE ({}) each\n",
+        "not archived: {} old events in {} topics, about {} on disk, are fewer than STREAMS_ARCHIVE_SIZE ({}) each\n",
         report::count(*events),
         report::count(*topics),
         report::bytes(*bytes),

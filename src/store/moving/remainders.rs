@@ -16,7 +16,7 @@ const LOGS_AT_ONCE: i64 = 100;
 pub struct Remainders {
     pub topics: i64,
     pub events: i64,
-    /// The bytes that these events take in Postgres, about, without indexes.
+    /// The share of these events in the bytes that the table of hot events and its indexes take on disk.
     pub bytes: i64,
 }
 
@@ -46,7 +46,9 @@ impl Store {
             counted.topics += some.logs;
             counted.events += some.events;
             let Some(last_log_id) = some.last_log_id else {
-                counted.bytes = (events::row_bytes(&mut view).await? * counted.events as f64) as i64;
+                let hot_events = overview::totals(&mut view).await?.hot_events;
+                let share = counted.events as f64 / hot_events.max(1) as f64;
+                counted.bytes = (events::table_bytes(&mut view).await? as f64 * share) as i64;
                 return Ok(counted);
             };
             drop(view);

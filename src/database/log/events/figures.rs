@@ -21,16 +21,6 @@ pub async fn hot_positions(connection: &mut Connection, log_id: i64) -> Result<P
     Ok(ranges.into_iter().map(|(first, last)| PositionRange::closed(first, last)).collect())
 }
 
-/// Returns the bytes of a hot event on average, without indexes: those of the newest events of one log stand for all.
-pub async fn row_bytes(connection: &mut Connection) -> Result<f64, Error> {
-    Ok(sqlx::query_scalar(
-        "SELECT coalesce(avg(pg_column_size(sample.*)), 0)::float8
-         FROM (SELECT * FROM events ORDER BY log_id DESC, position DESC LIMIT 1000) AS sample",
-    )
-    .fetch_one(connection)
-    .await?)
-}
-
 /// Returns the bytes on disk of the table of hot events, with its indexes and long values.
 pub async fn table_bytes(connection: &mut Connection) -> Result<i64, Error> {
     Ok(sqlx::query_scalar("SELECT pg_total_relation_size('events')").fetch_one(connection).await?)

@@ -32,7 +32,7 @@ mod reading;
 pub use adding::{append, append_many, insert};
 pub use editing::{lock_hot, lock_hot_by_gdpr_id, rename, replace};
 pub use exporting::{ExportedRow, export};
-pub use figures::{collect_statistics, hot_positions, row_bytes, table_bytes};
+pub use figures::{collect_statistics, hot_positions, table_bytes};
 pub use moving::{delete, eligible_batch};
 pub use reading::{
     by_ids, count_between, first, first_not_hot, has_any, last, positions_of_correlation, range, range_bytes,
