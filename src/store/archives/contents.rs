@@ -100,6 +100,7 @@ impl ContentsReader {
             tally: Tally::default(),
             lookups: LookupRun::new(key),
             left_out: HashSet::new(),
+            runs_end_with_members: false,
             runs: VecDeque::new(),
             runs_made: 0,
         };
@@ -109,6 +110,12 @@ impl ContentsReader {
     /// Reads the object by members whose sizes are known: the bytes of each, and of its JSON.
     pub fn with_known_members(self, members: Vec<(i64, i64)>) -> ContentsReader {
         ContentsReader { known: Some(members.into_iter()), ..self }
+    }
+
+    /// Ends runs at the ends of members alone, so that each run has all events of its members.
+    pub fn with_runs_of_whole_members(mut self) -> ContentsReader {
+        self.census().runs_end_with_members = true;
+        self
     }
 
     /// Leaves these GDPR ids out of the lookups.
@@ -237,6 +244,7 @@ struct Census {
     lookups: LookupRun,
     /// The GDPR ids that are left out of the lookups.
     left_out: HashSet<String>,
+    runs_end_with_members: bool,
     runs_made: i32,
     /// The complete runs that were not taken yet.
     runs: VecDeque<(i32, LookupRun)>,
@@ -278,6 +286,9 @@ impl Census {
             }
             Ok(())
         })?;
+        if self.lookups.is_full() {
+            self.end_run();
+        }
         let row = MemberRow {
             member: member.into(),
             byte_start: 0,
@@ -294,7 +305,7 @@ impl Census {
     fn look_up<'a>(&mut self, id: &str, stream: &str, gdpr_ids: impl Iterator<Item = &'a str>, member: u16) {
         let gdpr_ids = gdpr_ids.filter(|gdpr_id| !self.left_out.contains(*gdpr_id));
         self.lookups.add(id, stream, gdpr_ids, member);
-        if self.lookups.is_full() {
+        if self.lookups.is_full() && !self.runs_end_with_members {
             self.end_run();
         }
     }
