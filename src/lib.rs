@@ -10,7 +10,8 @@
 //!             /   |   \
 //!          api   jobs  config            gRPC, HTTP │ ticks │ the only reader of the environment
 //!             \   |   /
-//!               store                    publish · read · subscribe · archive · edit · rewrite · restore · recover · verify
+//!               store                    publish · read · subscribe · archive · edit · rewrite · restore · recover ·
+//! verify
 //!              /     \
 //!        database   bucket               all SQL │ all S3, and the archive format
 //!              \     /

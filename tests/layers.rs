@@ -42,7 +42,7 @@ const DATABASE_ARROWS: &Arrows = &[
     ("catalog", &["log", "lookups", "ledger"]),
 ];
 
-/// What must not be named → the only places where it may be.
+/// A name that has an owner → the only places where it may stand.
 const OWNERS: [(&str, &[&str]); 12] = [
     ("sqlx::", &["database", "embedded/tests.rs", "command/logging.rs"]),
     ("reqwest::", &["bucket"]),

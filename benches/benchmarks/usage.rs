@@ -20,7 +20,8 @@ pub struct Usage {
 pub async fn wait(child: Child, started: Instant) -> Usage {
     let waited = tokio::task::spawn_blocking(move || {
         let (mut status, mut usage) = (0, std::mem::MaybeUninit::<libc::rusage>::zeroed());
-        // SAFETY: the process is our child, waited for only here, and both pointers are to locals that outlive the call.
+        // SAFETY: the process is our child, waited for only here, and both pointers are to locals that outlive the
+        // call.
         let waited = unsafe { libc::wait4(child.id() as libc::pid_t, &mut status, 0, usage.as_mut_ptr()) };
         assert_eq!(waited, child.id() as libc::pid_t);
         // SAFETY: wait4 has filled in the usage.

@@ -112,7 +112,7 @@ pub struct NewGdprDocument {
     id: String,
     #[schema(value_type = Value)]
     default: Box<RawValue>,
-    /// Whether the field was invalidated before. Only an import may say so, of an event that comes from elsewhere.
+    /// The field was invalidated before. Only an import may say so, of an event that comes from elsewhere.
     #[serde(default)]
     #[schema(ignore)]
     is_invalidated: bool,

@@ -139,7 +139,7 @@ pub(super) fn of_failure(cause: &str) -> Option<&'static str> {
     }
 }
 
-/// Whether a region is no more than a name, so that it may go into a line for an operator.
+/// Returns whether a region is no more than a name, so that it may go into a line for an operator.
 fn is_region(region: &str) -> bool {
     !region.is_empty() && region.len() <= 64 && region.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }

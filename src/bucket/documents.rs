@@ -24,7 +24,7 @@ pub(super) fn parse_xml<T: DeserializeOwned>(root: &str, what: &str, body: &[u8]
     quick_xml::de::from_str(&text).map_err(|error| foreign(error.to_string()))
 }
 
-/// Whether the first element of a document has this name.
+/// Returns whether the first element of a document has this name.
 pub(super) fn has_root(document: &str, name: &str) -> Result<bool, quick_xml::Error> {
     let mut reader = Reader::from_str(document);
     loop {

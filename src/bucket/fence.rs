@@ -42,7 +42,7 @@ impl Bucket {
         *self.fence.seen() = Seen { token, looked_at: Some(looked_at) };
     }
 
-    /// Whether this process has found the bucket to be its own, by a token in the marker.
+    /// Returns whether this process has found the bucket to be its own, by a token in the marker.
     pub fn expects_owner(&self) -> bool {
         self.fence.seen().token.is_some()
     }
@@ -52,7 +52,7 @@ impl Bucket {
         self.fence.seen().looked_at = None;
     }
 
-    /// Whether the last look, which found the bucket to be this process', still is good.
+    /// Returns whether the last look, which found the bucket to be this process', still is good.
     pub fn is_owned_still(&self) -> bool {
         self.fence.seen().looked_at.is_some_and(|looked_at| looked_at.elapsed() < self.fence.look_interval)
     }

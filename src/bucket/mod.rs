@@ -94,7 +94,8 @@ pub struct Bucket {
     region: String,
     writing: Writing,
     members: MemberCache,
-    /// Whether the server copies ranges: known once it was probed, and false once it has refused a copy.
+    /// The server copies ranges. This is known once it was probed, and does not hold any more once it has refused a
+    /// copy.
     range_copies: AtomicBool,
     fence: Fence,
 }

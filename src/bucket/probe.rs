@@ -19,15 +19,15 @@ pub fn is_probe(key: &str) -> bool {
 /// and rewrites copy on the server if they can.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Abilities {
-    /// Whether a read is refused if the object is not the expected one. The ETag of the answer is compared all the
+    /// A read is refused if the object is not the expected one. The ETag of the answer is compared all the
     /// same.
     pub conditional_reads: bool,
-    /// Whether a write is refused if there is an object already. Writers are kept apart by their leases and by aborted
+    /// A write is refused if there is an object already. Writers are kept apart by their leases and by aborted
     /// uploads.
     pub conditional_writes: bool,
-    /// Whether a replaced or deleted object is kept as a noncurrent version, which a purge has to delete.
+    /// A replaced or deleted object is kept as a noncurrent version, which a purge has to delete.
     pub versions: bool,
-    /// Whether parts of an upload can be copied from an object.
+    /// Parts of an upload can be copied from an object.
     pub range_copies: bool,
 }
 
@@ -91,7 +91,7 @@ impl Bucket {
         Ok(Abilities { conditional_reads, conditional_writes, versions, range_copies: self.copies_ranges(key).await? })
     }
 
-    /// Whether the server honours the condition of a request, which does not hold.
+    /// Returns whether the server honours the condition of a request, which does not hold.
     async fn is_refused(&self, request: &Request) -> Result<bool, Error> {
         match self.client.repeat(request).await {
             Ok(_) | Err(Error::Refused { status: 400 | 501, .. } | Error::ObjectRefused { status: 400, .. }) => {

@@ -14,7 +14,7 @@ pub struct Request {
     pub(super) query: Vec<(&'static str, String)>,
     pub(super) headers: Vec<(&'static str, String)>,
     pub(super) body: Bytes,
-    /// Whether the body becomes an object, or a part of one.
+    /// The body becomes an object, or a part of one.
     pub(super) is_content: bool,
 }
 
@@ -43,7 +43,7 @@ impl Request {
         self.query.iter().any(|(query, _)| *query == name)
     }
 
-    /// Whether the request makes an object, or begins, feeds or completes an upload.
+    /// Returns whether the request makes an object, or begins, feeds or completes an upload.
     pub fn is_written(&self) -> bool {
         !self.key.is_empty() && (self.method == Method::PUT || self.method == Method::POST)
     }

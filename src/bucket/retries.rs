@@ -4,8 +4,8 @@
 //! a server that cannot even bear that. So retries come out of one budget, which only successful requests fill up
 //! again: in a long outage every request is tried once.
 //!
-//! The functions `failed` and `unknown` in `client/mod.rs` say which answer is which error; this module says which error
-//! is worth another attempt, how many there are, and how long they wait.
+//! The functions `failed` and `unknown` in `client/mod.rs` say which answer is which error; this module says which
+//! error is worth another attempt, how many there are, and how long they wait.
 
 use std::future::Future;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -23,7 +23,7 @@ const BUDGET_MAX: u32 = 1_000;
 const COST: u32 = 10;
 
 impl Error {
-    /// Whether a later attempt may succeed.
+    /// Returns whether a later attempt may succeed.
     pub fn is_transient(&self) -> bool {
         matches!(self, Error::Unavailable { .. } | Error::Unknown { .. } | Error::NoCredentials { .. })
     }

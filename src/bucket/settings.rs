@@ -26,7 +26,7 @@ pub struct Settings {
     pub cache_bytes_max: u64,
     /// The most ranged reads that are under way at once.
     pub reads_max: usize,
-    /// Whether every write is refused, whoever owns the bucket.
+    /// Every write is refused, whoever owns the bucket.
     pub is_read_only: bool,
     /// The longest time between two looks of a writer at the marker.
     pub look_interval: Duration,
@@ -146,7 +146,7 @@ impl FromStr for Endpoint {
 }
 
 impl Endpoint {
-    /// Whether the host is an IP address, in front of which no bucket's name can stand.
+    /// Returns whether the host is an IP address, in front of which no bucket's name can stand.
     pub fn is_ip(&self) -> bool {
         let url = Url::parse(&format!("http://{self}")).ok();
         matches!(url.as_ref().and_then(Url::host), Some(Host::Ipv4(_) | Host::Ipv6(_)))
@@ -194,12 +194,12 @@ impl FromStr for BucketName {
 }
 
 impl BucketName {
-    /// Whether the name can stand in front of a host.
+    /// Returns whether the name can stand in front of a host.
     pub fn is_host(&self) -> bool {
         self.0.len() <= LABEL_CHARS_MAX && !self.0.contains(|letter: char| letter == '_' || letter.is_ascii_uppercase())
     }
 
-    /// Whether certificates for `*.host` cover the name in front of the host.
+    /// Returns whether certificates for `*.host` cover the name in front of the host.
     pub fn is_label(&self) -> bool {
         self.is_host() && !self.0.contains('.')
     }

@@ -156,8 +156,8 @@ impl Bucket {
 }
 
 impl<'a> Upload<'a> {
-    /// Whether the next bytes, at least `bytes` of them, may be copied from the object that is there instead of being
-    /// sent.
+    /// Returns whether the next bytes, at least `bytes` of them, may be copied from the object that is there instead
+    /// of being sent.
     pub fn can_copy(&self, bytes: i64) -> bool {
         let is_between_parts = self.buffer.is_empty() || self.buffer.len() >= PART_BYTES_MIN;
         is_between_parts && bytes >= PART_BYTES_MIN as i64 && self.bucket.range_copies.load(Ordering::Relaxed)

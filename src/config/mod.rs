@@ -46,10 +46,10 @@ pub struct Config {
     pub shutdown_timeout: Duration,
     pub log_level: String,
     pub log_format: LogFormat,
-    /// Whether old events are archived: not where the bucket is only read.
+    /// Old events are archived. They are not if the bucket is only read.
     pub archive: bool,
     pub archive_interval: Duration,
-    /// Whether a database that does not know all archives of its bucket is served all the same.
+    /// A database that does not know all archives of its bucket is served all the same.
     pub start_unreconciled: bool,
     /// The bytes that scrubs may read a second; 0 for no scrubs at all.
     pub scrub_bytes_per_second: u64,

@@ -24,7 +24,7 @@ pub(super) fn suspicion(name: &str, known: &[String]) -> Option<String> {
     Some(format!("{name} is no variable of Coldstream and is not read: {nearest} is one"))
 }
 
-/// Whether libraries read the variable. They read the environment of the process, and not our `.env`.
+/// Returns whether libraries read the variable. They read the environment of the process, and not our `.env`.
 pub(super) fn is_read_by_libraries(name: &str) -> bool {
     let name = name.to_uppercase();
     name.starts_with("AWS_") || name.starts_with("SSL_CERT_") || name.ends_with("_PROXY")

@@ -69,12 +69,12 @@ impl Connection {
         self.state.limit = limit;
     }
 
-    /// Whether the connection cannot be used any more.
+    /// Returns whether the connection cannot be used any more.
     pub(super) fn is_broken(&self) -> bool {
         self.state.is_broken || self.state.is_copying
     }
 
-    /// Whether the connection leads to a server that takes no changes.
+    /// Returns whether the connection leads to a server that takes no changes.
     pub(super) fn is_read_only(&self) -> bool {
         self.state.is_read_only
     }
@@ -84,7 +84,7 @@ impl Connection {
         (self.state.is_read_only, self.state.is_broken) = (true, true);
     }
 
-    /// Whether the connection can go to another caller as it is.
+    /// Returns whether the connection can go to another caller as it is.
     pub(super) fn is_settled(&self) -> bool {
         !(self.state.has_begun || self.state.is_busy || self.is_broken())
     }

@@ -9,8 +9,8 @@
 //! task of its own. One that is broken is closed, and its place is free at once.
 
 use std::ops::{Deref, DerefMut};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
@@ -42,11 +42,12 @@ const CONNECT_PAUSE_MAX: Duration = Duration::from_secs(1);
 /// The part of the patience in which the pool retries a server that does not come up. The rest is for telling why.
 const CONNECT_PAUSES: f64 = 0.8;
 
-/// What all pools of a server know together.
+/// The knowledge that all pools of a server share.
 #[derive(Default)]
 pub(super) struct Pools {
     /// The time since which connections are of use: a server that was found to be read-only may be the old primary.
     since: Mutex<Option<Instant>>,
+    all: Mutex<Vec<Weak<Connections>>>,
     /// Pools that have no connection, while the server has none left.
     starving: AtomicUsize,
     told_at: Mutex<Option<Instant>>,
@@ -62,6 +63,12 @@ impl Pools {
 
     fn includes(&self, instant: Instant) -> bool {
         self.since.lock().is_none_or(|since| instant >= since)
+    }
+
+    /// Closes an idle connection of a pool that has others.
+    fn make_room(&self) {
+        let pools: Vec<Arc<Connections>> = self.all.lock().iter().filter_map(Weak::upgrade).collect();
+        drop(pools.iter().filter(|pool| pool.open_count() > 1).find_map(|pool| pool.pop()));
     }
 
     fn tell_full(&self, error: &sqlx::Error) {
@@ -139,7 +146,10 @@ impl Connections {
     ) -> Arc<Connections> {
         let permits = Arc::new(Semaphore::new(count_max as usize));
         let (pools, places) = (Arc::clone(pools), Arc::new(()));
-        Arc::new(Connections { options, session, patience, pools, idle: Mutex::default(), permits, places })
+        let connections = Connections { options, session, patience, pools, idle: Mutex::default(), permits, places };
+        let connections = Arc::new(connections);
+        connections.pools.all.lock().push(Arc::downgrade(&connections));
+        connections
     }
 
     pub async fn take(self: &Arc<Self>, opening: Opening, limit: Limit) -> Result<PooledConnection, Error> {
@@ -185,17 +195,20 @@ impl Connections {
         Ok(Kept { connection, place: Arc::clone(&self.places), connected_at: now, idle_since: now })
     }
 
-    /// For a server that gives no more connections: waits for one of this pool; if the pool has none, for one of another
-    /// pool, so that nobody is kept out by others for ever.
+    /// Waits for a connection of this pool, because the server gives no more. If the pool has none, another pool gives one
+    /// up, so that nobody is kept out by others for ever.
     async fn wait_for_place(&self, full: sqlx::Error) -> Result<Kept, sqlx::Error> {
         self.pools.tell_full(&full);
-        let has_none = Arc::strong_count(&self.places) == 1;
+        let has_none = self.open_count() == 0;
         let _starving = has_none.then(|| Starving::new(&self.pools));
         let (deadline, mut last) = (Instant::now() + self.patience.mul_f64(CONNECT_PAUSES), full);
         while Instant::now() < deadline {
             tokio::time::sleep(PLACE_PAUSE).await;
             if let Some(kept) = self.pop() {
                 return Ok(kept);
+            }
+            if has_none {
+                self.pools.make_room();
             }
             match self.connect().await {
                 Err(error) if is_full(&error) => last = error,
@@ -208,6 +221,11 @@ impl Connections {
     fn lend(self: &Arc<Self>, kept: Kept, permit: Option<OwnedSemaphorePermit>) -> PooledConnection {
         let Kept { connection, place, connected_at, .. } = kept;
         PooledConnection { connection: Some(connection), place, connected_at, connections: Arc::clone(self), permit }
+    }
+
+    /// The number of connections that are open.
+    fn open_count(&self) -> usize {
+        Arc::strong_count(&self.places) - 1
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<Kept>> {
@@ -225,8 +243,7 @@ impl Connections {
     }
 
     fn put(&self, connection: Connection, place: Arc<()>, connected_at: Instant) {
-        // The connection itself and the pool hold a place each.
-        let may_leave = Arc::strong_count(&self.places) > 2 && self.pools.starving.load(Ordering::Acquire) > 0;
+        let may_leave = self.open_count() > 1 && self.pools.starving.load(Ordering::Acquire) > 0;
         if !self.permits.is_closed() && !may_leave {
             self.idle().push(Kept { connection, place, connected_at, idle_since: Instant::now() });
         }

@@ -159,7 +159,8 @@ impl From<sqlx::Error> for Error {
     }
 }
 
-/// Whether the connection that an error came over cannot be used any more. Its last statement may have taken effect.
+/// Returns whether the connection that an error came over cannot be used any more. Its last statement may have taken
+/// effect.
 pub(super) fn ends_session(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Database(why) => {
@@ -176,12 +177,12 @@ pub(super) fn is_read_only(error: &sqlx::Error) -> bool {
     code(error).as_deref() == Some("25006")
 }
 
-/// Whether the server, or the role, has no connection left.
+/// Returns whether the server, or the role, has no connection left.
 pub(super) fn is_full(error: &sqlx::Error) -> bool {
     code(error).as_deref() == Some("53300")
 }
 
-/// Whether the error came from a server that is coming up, so that the next attempt may succeed.
+/// Returns whether the error came from a server that is coming up, so that the next attempt may succeed.
 pub(super) fn is_starting(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(error) => error.kind() == io::ErrorKind::ConnectionRefused,

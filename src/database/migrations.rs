@@ -97,14 +97,14 @@ async fn applied(connection: &mut Connection) -> Result<Vec<Applied>, Error> {
     Ok(sqlx::query_as(statement).fetch_all(connection).await?)
 }
 
-/// Whether every migration was applied, and nothing else. If not, the attempt to apply them says what is wrong.
+/// Returns whether every migration was applied, and nothing else. If not, the attempt to apply them says what is wrong.
 fn is_up_to_date(applied: &[Applied], migrator: &Migrator) -> bool {
     let known = migrator.iter().map(|migration| (migration.version, &*migration.checksum, true));
     applied.iter().map(|applied| (applied.version, &*applied.checksum, applied.success)).eq(known)
 }
 
-/// Whether the database has the migrations that the first release replaced by a baseline. The first one of them has the
-/// version of the baseline's first one, and another description.
+/// Returns whether the database has the migrations that the first release replaced by a baseline. The first one of
+/// them has the version of the baseline's first one, and another description.
 fn precedes_baseline(applied: &[Applied], migrator: &Migrator) -> bool {
     let firsts = applied.first().zip(migrator.iter().next());
     firsts.is_some_and(|(applied, baseline)| {

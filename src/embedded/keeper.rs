@@ -72,9 +72,9 @@ fn die_with_parent(command: &mut Command, signal: Signal) {
         }
         Ok(())
     };
-    // SAFETY: between fork and exec the closure only calls prctl and getppid, which are async-signal-safe, and allocates
-    // nothing. It runs after std has changed the user id, which matters as the kernel forgets the signal asked for when
-    // the user changes.
+    // SAFETY: between fork and exec the closure only calls prctl and getppid, which are async-signal-safe, and
+    // allocates nothing. It runs after std has changed the user id, which matters as the kernel forgets the signal
+    // asked for when the user changes.
     unsafe { command.pre_exec(ask) };
 }
 

@@ -94,7 +94,7 @@ impl Server {
         }
     }
 
-    /// Whether the process is gone. A process whose state cannot be asked is not our child any more.
+    /// Returns whether the process is gone. A process whose state cannot be asked is not our child any more.
     fn is_gone(&mut self) -> bool {
         !matches!(self.process.try_wait(), Ok(None))
     }
@@ -140,8 +140,8 @@ fn await_predecessor(home: &Home) {
     }
 }
 
-/// Whether the server says that it is ready. The eighth line of postmaster.pid is its word, for which pg_ctl waits too;
-/// the first line tells which process has written it.
+/// Returns whether the server says that it is ready. The eighth line of postmaster.pid is its word, for which pg_ctl
+/// waits too; the first line tells which process has written it.
 fn is_ready(home: &Home, process: u32) -> bool {
     pid_file_lines(home).is_some_and(|lines| {
         lines.first().is_some_and(|line| line.parse() == Ok(process))

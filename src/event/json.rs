@@ -66,7 +66,8 @@ impl Json {
         self.0.len()
     }
 
-    /// Whether Postgres can make a character of every escape in the JSON: none is NUL or half of a surrogate pair.
+    /// Returns whether Postgres can make a character of every escape in the JSON: none is NUL or half of a surrogate
+    /// pair.
     pub fn has_plain_escapes(&self) -> bool {
         let bytes = self.as_str().as_bytes();
         let code = |at: usize| u32::from_str_radix(self.as_str().get(at + 2..at + 6).unwrap_or_default(), 16).ok();

@@ -87,9 +87,9 @@ impl NewEvent {
         Ok(self)
     }
 
-    /// Whether to publish this event is to publish `event` again: everything that the publisher says is the same. The
-    /// server's own data (position, raised_at, generated GDPR ids) do not count, and neither do fields that became
-    /// personal or were invalidated since.
+    /// Returns whether to publish this event is to publish `event` again: everything that the publisher says is the
+    /// same. The server's own data (position, raised_at, generated GDPR ids) do not count, and neither do fields that
+    /// became personal or were invalidated since.
     pub fn is_same_as(&self, event: &Event) -> bool {
         let NewEvent { id, stream, event_type, reason, raised_at, metadata, payload, gdpr } = self;
         let invalidated = event.gdpr.iter().filter(|(_, field)| field.is_invalidated);
@@ -128,7 +128,7 @@ impl NewEvent {
 }
 
 impl Event {
-    /// Whether this is `other`, as edits may have made it: everything is the same that no edit changes.
+    /// Returns whether this is `other`, as edits may have made it: everything is the same that no edit changes.
     pub fn is_edit_of(&self, other: &Event) -> bool {
         let Event { position, id, stream, event_type: _, reason, raised_at, metadata, payload: _, gdpr: _ } = self;
         (*position, id, stream) == (other.position, &other.id, &other.stream)

@@ -112,7 +112,7 @@ impl Drop for Place {
     }
 }
 
-/// Whether the error is about the connection that was to be accepted, so that the next one may be fine.
+/// Returns whether the error is about the connection that was to be accepted, so that the next one may be fine.
 fn is_of_the_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)

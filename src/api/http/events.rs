@@ -52,7 +52,7 @@ pub struct PageDocument<'a> {
     events: Vec<EventDocument<'a>>,
     /// The cursor to read on with, now or later: there may be events behind the last page some day.
     next_cursor: String,
-    /// Whether there may be more events already.
+    /// There may be more events already.
     has_more: bool,
     /// The position of the log's newest event; 0 if it has none.
     head_position: i64,

@@ -34,7 +34,7 @@ pub struct Client {
     region: s3::Region,
     credentials: CredentialSource,
     checksum: Option<Checksum>,
-    /// Whether the server takes SHA-256: true until it is found to refuse it.
+    /// The server takes SHA-256. This holds until the server is found to refuse it.
     takes_sha256: AtomicBool,
     retries: Retries,
 }
@@ -140,7 +140,7 @@ impl Client {
         }
     }
 
-    /// Whether a refusal is about the object alone.
+    /// Returns whether a refusal is about the object alone.
     async fn is_of_object(&self, request: &Request, status: u16, code: &str) -> bool {
         let object = request.object();
         if object.is_empty() || is_marker(object) {

@@ -19,7 +19,7 @@ pub struct MemberText {
     /// The bytes that the member has in its object.
     pub bytes: i64,
     pub json: Bytes,
-    /// Whether somebody else may have written the member without checking anything.
+    /// Somebody else may have written the member without checking anything.
     is_strange: bool,
 }
 

@@ -9,8 +9,8 @@ mod encode;
 mod line;
 mod member;
 
-/// The JSON at which a member is full. Larger members compress better, and smaller ones cost less to fetch. It may change:
-/// readers take members of any size, and the catalog has the size of each (docs/format.md, The members).
+/// The JSON at which a member is full. Larger members compress better, and smaller ones cost less to fetch. It may
+/// change: readers take members of any size, and the catalog has the size of each (docs/format.md, The members).
 const MEMBER_JSON_BYTES: usize = 256 * 1024;
 
 pub use decode::{MemberText, decode_member, decompress_member, find_member};

@@ -45,7 +45,7 @@ fn is_gzip(magic: &[u8]) -> bool {
     magic.starts_with(&[0x1f, 0x8b])
 }
 
-/// Whether a frame begins, which may be one to skip.
+/// Returns whether a frame begins, which may be one to skip.
 fn is_zstd(magic: &[u8]) -> bool {
     matches!(magic, [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..])
 }
@@ -65,8 +65,8 @@ impl<R: BufRead> Input<R> {
         Ok(self.ahead.get_ref())
     }
 
-    /// Whether another member or frame follows, for which `is_magic` knows the first bytes. Zeros up to the end of the
-    /// file are padding, as tapes leave it.
+    /// Returns whether another member or frame follows, for which `is_magic` knows the first bytes. Zeros up to the
+    /// end of the file are padding, as tapes leave it.
     fn goes_on(&mut self, is_magic: impl Fn(&[u8]) -> bool) -> io::Result<bool> {
         if is_magic(self.peek()?) {
             return Ok(true);

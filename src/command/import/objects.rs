@@ -50,7 +50,7 @@ pub struct Objects<R> {
     shape: Shape,
     place: Place,
     blank_lines: u64,
-    /// Whether the line has had nothing but white space so far.
+    /// The line has had nothing but white space so far.
     is_line_blank: bool,
 }
 

@@ -150,7 +150,7 @@ pub async fn known(connection: &mut Connection, ids: &[Uuid]) -> Result<Vec<(Log
     rows.iter().map(|row| Ok((Log::from_row(row)?, row.try_get("id")?))).collect()
 }
 
-/// Whether the catalog holds any archive.
+/// Returns whether the catalog holds any archive.
 pub async fn has_any(connection: &mut Connection) -> Result<bool, Error> {
     Ok(sqlx::query_scalar("SELECT EXISTS (SELECT FROM archives)").fetch_one(connection).await?)
 }
@@ -248,6 +248,26 @@ pub async fn rename(
     archives.collect()
 }
 
+/// The archives that reach into the positions from $2 up to, but not including, $3: all that reach across $2, and the
+/// first $4 of the others.
+macro_rules! archives_within {
+    ($and:literal) => {
+        concat!(
+            "((",
+            include_str!("archives_across.sql"),
+            " WHERE first_position < $3 ",
+            $and,
+            ") UNION ALL (
+                 SELECT * FROM archives
+                 WHERE log_id = $1 AND first_position >= $2 AND first_position < $3 ",
+            $and,
+            " ORDER BY first_position, id
+                 LIMIT $4
+             )) AS archives"
+        )
+    };
+}
+
 /// Returns the archives that reach into a range of positions and hold a match, in the order of their first positions:
 /// all that reach across the start of the range, and the first `limit` of the others. The lookup pages say which
 /// archives hold a stream, see [`crate::database::lookups::members_with_stream`].
@@ -259,8 +279,23 @@ pub async fn extents(
     limit: i64,
 ) -> Result<Vec<ArchiveExtent>, Error> {
     let query = match types {
-        None => sqlx::query_as(include_str!("archive_extents.sql")),
-        Some(_) => sqlx::query_as(include_str!("archive_extents_of_types.sql")),
+        None => sqlx::query_as(concat!(
+            "SELECT id, first_position, last_position, count AS matching
+             FROM ",
+            archives_within!(""),
+            " ORDER BY first_position, id"
+        )),
+        Some(_) => sqlx::query_as(concat!(
+            "SELECT id, first_position, last_position, sum(count)::bigint AS matching
+             FROM (
+                 SELECT id, first_position, last_position, unnest(types) AS type, unnest(type_counts) AS count
+                 FROM ",
+            archives_within!("AND types && $5"),
+            ") AS held
+             WHERE type = ANY($5)
+             GROUP BY id, first_position, last_position
+             ORDER BY first_position, id"
+        )),
     };
     let query = query.bind(log_id).bind(range.start).bind(range.end).bind(limit);
     let query = if types.is_some() { query.bind(types) } else { query };

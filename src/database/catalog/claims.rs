@@ -33,7 +33,7 @@ pub async fn identity(connection: &mut Connection) -> Result<Identity, Error> {
     .await?)
 }
 
-/// Whether a claim was made by this database, or by the one that it was copied from.
+/// Returns whether a claim was made by this database, or by the one that it was copied from.
 pub async fn is_known(connection: &mut Connection, (epoch, token): (i64, Uuid)) -> Result<bool, Error> {
     Ok(sqlx::query_scalar("SELECT EXISTS (SELECT FROM claims WHERE epoch = $1 AND token = $2)")
         .bind(epoch)

@@ -165,7 +165,7 @@ pub async fn has_any(connection: &mut Connection, log_id: i64) -> Result<bool, E
         .await?)
 }
 
-/// Whether an intent names this archive.
+/// Returns whether an intent names this archive.
 pub async fn is_intended(connection: &mut Connection, archive_id: Uuid) -> Result<bool, Error> {
     Ok(sqlx::query_scalar("SELECT EXISTS (SELECT FROM intents WHERE archive_id = $1)")
         .bind(archive_id)
@@ -173,7 +173,7 @@ pub async fn is_intended(connection: &mut Connection, archive_id: Uuid) -> Resul
         .await?)
 }
 
-/// Whether any log has an object on its way, or an old value that is still somewhere in the bucket.
+/// Returns whether any log has an object on its way, or an old value that is still somewhere in the bucket.
 pub async fn has_unfinished(connection: &mut Connection) -> Result<bool, Error> {
     Ok(sqlx::query_scalar("SELECT EXISTS (SELECT FROM intents) OR EXISTS (SELECT FROM edits WHERE purged_at IS NULL)")
         .fetch_one(connection)

@@ -147,9 +147,19 @@ pub async fn by_key(
 
 /// Returns the first position of the lowest member that reaches across `position`, if a member begins before it.
 pub async fn lowest_across(connection: &mut Connection, log_id: i64, position: i64) -> Result<Option<i64>, Error> {
-    Ok(sqlx::query_scalar(include_str!("lowest_member_across.sql"))
-        .bind(log_id)
-        .bind(position)
-        .fetch_one(connection)
-        .await?)
+    Ok(sqlx::query_scalar(concat!(
+        "SELECT min(lowest.first_position) FROM (",
+        include_str!("archives_across.sql"),
+        ") AS archives
+         CROSS JOIN LATERAL (
+             SELECT first_position FROM members
+             WHERE log_id = $1 AND archive_id = archives.id AND generation = archives.generation
+               AND first_position < $2 AND last_position >= $2
+             OFFSET 0
+         ) AS lowest"
+    ))
+    .bind(log_id)
+    .bind(position)
+    .fetch_one(connection)
+    .await?)
 }

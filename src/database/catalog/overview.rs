@@ -38,15 +38,38 @@ pub struct RemaindersOfSome {
     pub events: i64,
 }
 
+/// The statement that selects some logs, in an order, with figures of their hot events.
+macro_rules! with_figures {
+    ($which:literal, $order:literal) => {
+        concat!(
+            "SELECT logs.*, hot.row_bytes, hot.oldest_raised_at
+             FROM (SELECT id, tenant, topic, head_position, archived_count, archived_to, deleted_count,
+                          archived_json_bytes, archived_object_bytes, edit_counter, catalog_epoch, hot_magnitude
+                   FROM logs ",
+            $which,
+            ") AS logs CROSS JOIN LATERAL (",
+            include_str!("log_figures.sql"),
+            ") AS hot ORDER BY ",
+            $order
+        )
+    };
+}
+
 /// Returns at most `limit` logs after one, in the order in which they were made.
 pub async fn after(connection: &mut Connection, after_log_id: i64, limit: i64) -> Result<Vec<LogOverview>, Error> {
-    let rows = sqlx::query(include_str!("logs_after.sql")).bind(after_log_id).bind(limit).fetch_all(connection).await?;
+    let statement = with_figures!("WHERE id > $1 ORDER BY id LIMIT $2", "logs.id");
+    let rows = sqlx::query(statement).bind(after_log_id).bind(limit).fetch_all(connection).await?;
     rows.iter().map(overview).collect()
 }
 
 /// Returns the logs with the most hot events. Among logs with equally many, the one with the most events comes first.
 pub async fn largest(connection: &mut Connection, limit: i64) -> Result<Vec<LogOverview>, Error> {
-    let rows = sqlx::query(include_str!("largest_logs.sql")).bind(limit).fetch_all(connection).await?;
+    let statement = with_figures!(
+        "ORDER BY head_position - archived_count - deleted_count DESC, head_position DESC, tenant, topic LIMIT $1",
+        "logs.head_position - logs.archived_count - logs.deleted_count DESC, logs.head_position DESC,
+         logs.tenant, logs.topic"
+    );
+    let rows = sqlx::query(statement).bind(limit).fetch_all(connection).await?;
     rows.iter().map(overview).collect()
 }
 

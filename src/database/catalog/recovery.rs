@@ -67,8 +67,8 @@ pub async fn adopt_deployment(connection: &mut Connection, id: Uuid) -> Result<b
     Ok(adopted.rows_affected() == 1)
 }
 
-/// Whether a hot event was changed since then, or may have been. A change counts also if the event was archived at the
-/// time, and restored later.
+/// Returns whether a hot event was changed since then, or may have been. A change counts also if the event was
+/// archived at the time, and restored later.
 pub async fn hot_edited_since(
     connection: &mut Connection,
     (log_id, position): (i64, i64),
@@ -87,7 +87,7 @@ pub async fn hot_edited_since(
     .await?)
 }
 
-/// Whether an archive has a pending edit that was made since then.
+/// Returns whether an archive has a pending edit that was made since then.
 pub async fn has_pending_since(
     connection: &mut Connection,
     ArchiveKey { log_id, archive_id }: ArchiveKey,

@@ -60,7 +60,7 @@ pub struct Taken {
     pub progress: Progress,
     #[sqlx(flatten)]
     pub refusal: Refusal,
-    /// Whether the group has resends in this log.
+    /// The group has resends in this log.
     pub has_resends: bool,
 }
 

@@ -56,7 +56,7 @@ pub async fn delete(connection: &mut Connection, id: Uuid) -> Result<(), Error> 
     Ok(())
 }
 
-/// Whether another live replica has subscribers of the group.
+/// Returns whether another live replica has subscribers of the group.
 pub async fn others_subscribe(
     connection: &mut Connection,
     id: Uuid,

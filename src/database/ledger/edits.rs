@@ -97,7 +97,7 @@ macro_rules! select_edits {
     };
 }
 
-/// Whether an event was changed after the edit of this sequence, or may have been.
+/// Returns whether an event was changed after the edit of this sequence, or may have been.
 pub async fn edited_since(
     connection: &mut Connection,
     (log_id, position): (i64, i64),

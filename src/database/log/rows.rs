@@ -17,7 +17,7 @@ pub struct LogRow {
     pub archived_count: i64,
     /// No archived event has a higher position.
     pub archived_to: i64,
-    /// The number of positions whose events were deleted once they had been handled. Where it is not zero, positions
+    /// The number of positions whose events were deleted once they had been handled. If it is not zero, positions
     /// have gaps.
     pub deleted_count: i64,
     pub archived_json_bytes: i64,

@@ -14,9 +14,9 @@ use crate::database::{ArchiveKey, Connection, Error};
 /// The number of hashes that one statement looks for while a run is compared.
 const HASHES_AT_ONCE: usize = 4_096;
 
-/// Whether the pages lead to every event of a run. The number of a stream's events in a member is compared with all
-/// that the pages keep of that member, because a run that is passed to this function ends with a member. Pages may lead
-/// to more GDPR ids, because fields that were invalidated since still have their entries.
+/// Returns whether the pages lead to every event of a run. The number of a stream's events in a member is compared
+/// with all that the pages keep of that member, because a run that is passed to this function ends with a member.
+/// Pages may lead to more GDPR ids, because fields that were invalidated since still have their entries.
 pub async fn leads_to(
     connection: &mut Connection,
     ArchiveKey { log_id, archive_id }: ArchiveKey,

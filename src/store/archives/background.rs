@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
 
-/// The niceness of background threads; all other threads have 0. Where one thread of each kind wants the same
+/// The niceness of background threads; all other threads have 0. If one thread of each kind wants the same
 /// processor, the kernel gives the background thread about a tenth of it.
 #[cfg(target_os = "linux")]
 const NICENESS: libc::c_int = 10;

@@ -100,7 +100,6 @@ impl ContentsReader {
             tally: Tally::default(),
             lookups: LookupRun::new(key),
             left_out: HashSet::new(),
-            runs_end_with_members: false,
             runs: VecDeque::new(),
             runs_made: 0,
         };
@@ -112,20 +111,14 @@ impl ContentsReader {
         ContentsReader { known: Some(members.into_iter()), ..self }
     }
 
-    /// Ends runs at the ends of members alone, so that each run has all events of its members.
-    pub fn with_runs_of_whole_members(mut self) -> ContentsReader {
-        self.census().runs_end_with_members = true;
-        self
-    }
-
     /// Leaves these GDPR ids out of the lookups.
     pub fn without_gdpr_ids(mut self, gdpr_ids: HashSet<String>) -> ContentsReader {
         self.census().left_out = gdpr_ids;
         self
     }
 
-    /// Reads on, without keeping events, until a run of lookup pages is complete. `None` once the object was read to its
-    /// end and every run was given. `pace` is told how many bytes were read.
+    /// Reads on, without keeping events, until a run of lookup pages is complete. `None` once the object was read to
+    /// its end and every run was given. `pace` is told how many bytes were read.
     pub async fn next_run(&mut self, pace: Pacing<'_>) -> Result<Option<(i32, LookupRun)>, Error> {
         loop {
             if let Some(run) = self.census().runs.pop_front() {
@@ -244,7 +237,6 @@ struct Census {
     lookups: LookupRun,
     /// The GDPR ids that are left out of the lookups.
     left_out: HashSet<String>,
-    runs_end_with_members: bool,
     runs_made: i32,
     /// The complete runs that were not taken yet.
     runs: VecDeque<(i32, LookupRun)>,
@@ -286,6 +278,7 @@ impl Census {
             }
             Ok(())
         })?;
+        // A run has all events of its members, so that it can be compared with pages by member.
         if self.lookups.is_full() {
             self.end_run();
         }
@@ -305,9 +298,6 @@ impl Census {
     fn look_up<'a>(&mut self, id: &str, stream: &str, gdpr_ids: impl Iterator<Item = &'a str>, member: u16) {
         let gdpr_ids = gdpr_ids.filter(|gdpr_id| !self.left_out.contains(*gdpr_id));
         self.lookups.add(id, stream, gdpr_ids, member);
-        if self.lookups.is_full() && !self.runs_end_with_members {
-            self.end_run();
-        }
     }
 
     fn end_run(&mut self) {

@@ -75,7 +75,7 @@ impl Overlay {
 
     /// Returns the event as readers see it, if it then matches the filter.
     pub fn read(&self, found: MemberEvent<'_>, filter: &Filter) -> Option<Event> {
-        // Of all changes, only a rename changes a field that a filter looks at.
+        // A rename is the only change of a field that a filter looks at.
         if self.renames.is_empty() && !filter.matches_what_is_of(found.event_type(), found.stream()) {
             return None;
         }

@@ -201,14 +201,15 @@ impl Source<'_> {
     }
 }
 
-/// Whether an object is of a generation that the catalog does not know. It holds edits that this database has
+/// Returns whether an object is of a generation that the catalog does not know. It holds edits that this database has
 /// forgotten, and only [`Store::recover`] takes it over.
 fn is_later(said: &Said, archive: &Archive) -> bool {
     said.generation >= Some(archive.generation) && said.write_id != Some(archive.write_id)
 }
 
-/// Whether the object that was found is the one that was written. Either its digest proves it; or its ETag, which S3
-/// gave it when it was written, and its write-id do so together with the positions and the count that it holds.
+/// Returns whether the object that was found is the one that was written. Either its digest proves it; or its ETag,
+/// which S3 gave it when it was written, and its write-id do so together with the positions and the count that it
+/// holds.
 fn is_witnessed(known: &Archive, found: &Archive, write_id: Option<Uuid>) -> bool {
     let holds = |archive: &Archive| (archive.first_position, archive.last_position, archive.count);
     found.digest == known.digest

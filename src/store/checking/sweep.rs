@@ -45,7 +45,7 @@ impl Store {
         failures.outcome(settled)
     }
 
-    /// Whether there is something left to settle, rewrite or purge. It may be another writer's for now.
+    /// Returns whether there is something left to settle, rewrite or purge. It may be another writer's for now.
     pub async fn has_unfinished(&self) -> Result<bool, Error> {
         let mut view = self.database.begin_job().await?;
         Ok(intents::has_unfinished(&mut view).await?)

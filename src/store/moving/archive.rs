@@ -57,7 +57,7 @@ struct Piece {
     rows: Vec<ExportedRow>,
     /// The position at which the next piece begins.
     end: i64,
-    /// Whether the piece ended at its limit of bytes, so that more rows may follow before the limit of positions.
+    /// The piece ended at its limit of bytes, so that more rows may follow before the limit of positions.
     is_cut: bool,
 }
 

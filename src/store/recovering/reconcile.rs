@@ -38,7 +38,7 @@ pub struct Unreconciled {
 pub struct Doubtful {
     pub archives: Vec<ListedArchive>,
     pub strangers: Strangers,
-    /// Whether the list shows some archives as the catalog knows them.
+    /// The list shows some archives as the catalog knows them.
     pub is_any_known: bool,
 }
 
@@ -126,14 +126,14 @@ impl Store {
         Ok(unreconciled)
     }
 
-    /// Whether a recovery has reported that it cannot take an object over.
+    /// Returns whether a recovery has reported that it cannot take an object over.
     async fn is_told(&self, log_row: Option<&LogRow>, listed: &ListedArchive) -> Result<bool, Error> {
         let Some(log_row) = log_row else { return Ok(false) };
         let mut view = self.database.view_for_job().await?;
         Ok(troubles::has_any(&mut view, ArchiveKey::new(log_row.id, listed.archive_id), TroubleKind::Recover).await?)
     }
 
-    /// Whether an object is as long as the catalog says, as a copy is.
+    /// Returns whether an object is as long as the catalog says, as a copy is.
     async fn is_as_long_as_known(&self, log_row: Option<&LogRow>, listed: &ListedArchive) -> Result<bool, Error> {
         let Some(log_row) = log_row else { return Ok(false) };
         let mut view = self.database.view_for_job().await?;

@@ -9,7 +9,7 @@
 /// Everything that is known of a subscriber's acks for one log.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Known {
-    /// Whether the client acks broadcasts.
+    /// The client acks broadcasts.
     pub acks_broadcasts: bool,
     /// The broadcasts of the log; `None` if there was none.
     pub broadcasts: Option<Broadcasts>,
@@ -119,8 +119,8 @@ impl Known {
         is_paid
     }
 
-    /// Whether the failed event of this stream may have been a broadcast: one whose ack is still to come, or one that
-    /// was paid off in doubt.
+    /// Returns whether the failed event of this stream may have been a broadcast: one whose ack is still to come, or
+    /// one that was paid off in doubt.
     fn may_be_broadcast(&self, stream: &str) -> bool {
         let of_stream = |streams: &Vec<String>| streams.iter().any(|other| other == stream);
         self.broadcasts.as_ref().is_some_and(|known| of_stream(&known.in_doubt) || of_stream(&known.unacked))

@@ -1,4 +1,5 @@
-//! The lease of a replica. Its couriers deliver for as long as the lease lasts, because others may own its progress then.
+//! The lease of a replica. Its couriers deliver for as long as the lease lasts, because others may own its progress
+//! then.
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -17,7 +18,7 @@ impl ReplicaLease {
         ReplicaLease { replica_id, lost: CancellationToken::new(), ends_at: Mutex::default() }
     }
 
-    /// Whether no other replica can have taken what this one owns.
+    /// Returns whether no other replica can have taken what this one owns.
     pub fn is_live(&self) -> bool {
         let ends_at = *self.ends_at.lock();
         !self.lost.is_cancelled() && ends_at.is_some_and(|end| Instant::now() < end)

@@ -89,7 +89,7 @@ pub struct Subscriptions {
     progressed: Notify,
     /// The logs that have new events of which other replicas were not told yet.
     untold: Mutex<BTreeSet<i64>>,
-    /// Whether there was no other replica at the last notice.
+    /// There was no other replica at the last notice.
     is_alone: AtomicBool,
 }
 

@@ -1,4 +1,4 @@
-//! What is known of a connection's large events: whether its client has received them.
+//! The fate of a connection's large events, as far as the service can tell whether the client has received them.
 
 use std::collections::HashMap;
 use std::sync::OnceLock;

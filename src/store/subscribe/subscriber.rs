@@ -35,7 +35,7 @@ pub struct Subscribing {
     pub deployment_id: i64,
     /// The topics that the client wants. None stands for all, also those that are made later.
     pub topics: BTreeSet<String>,
-    /// Whether the client is known to answer broadcasts as it answers other events.
+    /// The client is known to answer broadcasts as it answers other events.
     pub acks_broadcasts: bool,
 }
 
@@ -114,7 +114,7 @@ impl Subscriber {
         topics.is_empty() || topics.contains(log.topic())
     }
 
-    /// Whether the subscriber's deployment may take an event of this one.
+    /// Returns whether the subscriber's deployment may take an event of this one.
     pub fn may_take(&self, deployment_id: i64) -> bool {
         let own = self.subscribing.deployment_id;
         deployment_id == 0 || own == 0 || own >= deployment_id

@@ -18,7 +18,7 @@ pub struct Item {
     pub deployment_id: i64,
     /// `None` once the event was sent. It is read again to be sent again.
     pub event: Option<Box<Event>>,
-    /// Whether the event was read because it was its turn, and waits for another turn. It is not forgotten before that.
+    /// The event was read because it was its turn, and waits for another turn. It is not forgotten before that.
     pub is_due: bool,
     pub retry_number: i64,
     /// The subscribers that refused the event in this round.
@@ -28,7 +28,7 @@ pub struct Item {
     /// The number of connections in a row that could not receive the event, and the time when the last one ended.
     pub resets: i64,
     pub reset_at: Option<Instant>,
-    /// Whether the event was erroneous, and is sent to the group once more, out of order.
+    /// The event was erroneous, and is sent to the group once more, out of order.
     pub is_resent: bool,
     state: State,
 }

@@ -2,6 +2,7 @@
 //! is possible goes on, and the rest does once it can.
 
 use coldstream::store::Error;
+use futures::future::join_all;
 use reqwest::StatusCode;
 use tonic::Code;
 use url::Url;
@@ -164,6 +165,11 @@ async fn publishers_get_their_share_of_too_few_connections() {
         reader.abort();
         assert!(reader.await.unwrap_err().is_cancelled());
     }
+    drop(store);
+    // Connections at rest make room as well.
+    let (store, all) = (world.store_of(url.as_str(), settings(100)), everything());
+    join_all((0..10).map(|_| store.read(&log, &all))).await;
+    publish(&store, &log, vec![event(40)]).await;
     drop(store);
     let statements = format!("DROP OWNED BY {role}; DROP ROLE {role}");
     sqlx::raw_sql(sqlx::AssertSqlSafe(statements)).execute(&world.sql).await.unwrap();

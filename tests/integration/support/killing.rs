@@ -30,7 +30,8 @@ impl Moment {
     }
 }
 
-/// Kills a command at its request number `k`, and runs it again to its end. Returns false if the first run ended before.
+/// Kills a command at its request number `k`, and runs it again to its end. Returns false if the first run ended
+/// before.
 pub async fn run_twice(world: &World, (command, batch_size): (&str, usize), moment: Moment, k: usize) -> bool {
     let program = Program::new(world, batch_size as u64).set("STREAMS_ARCHIVE_LEASE_SECONDS", 1);
     let gate = moment.hold(&world.proxy, k);

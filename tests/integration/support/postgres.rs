@@ -42,7 +42,7 @@ static LEFT: std::sync::Mutex<Vec<String>> = std::sync::Mutex::new(Vec::new());
 pub struct TestDatabase {
     pub url: String,
     name: String,
-    /// Whether the database is on the server of all tests.
+    /// The database is on the server of all tests.
     is_shared: bool,
 }
 

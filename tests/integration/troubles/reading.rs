@@ -214,7 +214,7 @@ async fn a_refused_object_is_a_problem_of_its_own_and_is_in_the_status() {
     scene.finish().await;
 }
 
-/// Whether an event is there already may not be known of some, and is of the others.
+/// Some events cannot be compared with an archive that may hold them. The others are imported.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_import_goes_on_beside_what_it_cannot_compare() {
     let scene = Scene::new().await;

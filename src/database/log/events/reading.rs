@@ -123,7 +123,7 @@ pub async fn last(connection: &mut Connection, log_id: i64, filter: &Filter) -> 
 
 /// Returns the lowest position of a range at which there is a hot event.
 pub async fn first(connection: &mut Connection, log_id: i64, range: PositionRange) -> Result<Option<i64>, Error> {
-    // Where the planner expects one row, min() may read all rows.
+    // If the planner expects one row, min() may read all rows.
     Ok(sqlx::query_scalar(
         "SELECT position FROM events WHERE log_id = $1 AND position >= $2 AND position < $3 ORDER BY position LIMIT 1",
     )
@@ -168,7 +168,7 @@ pub async fn first_not_hot(
     .await?)
 }
 
-/// Whether a stream has hot events.
+/// Returns whether a stream has hot events.
 pub async fn has_any(connection: &mut Connection, log_id: i64, stream: &str) -> Result<bool, Error> {
     Ok(sqlx::query_scalar("SELECT EXISTS (SELECT FROM events WHERE log_id = $1 AND stream = $2)")
         .bind(log_id)

@@ -132,8 +132,9 @@ impl Store {
         self.resolve(Asking::Owner, self.look().await?).await
     }
 
-    /// Takes the bucket over for an empty database, unless the owner lives: the database becomes the deployment's that the
-    /// bucket is of. A database that is not empty has to own the bucket. A bucket that is only read stays whose it is.
+    /// Takes the bucket over for an empty database, unless the owner lives: the database becomes the deployment's
+    /// that the bucket is of. A database that is not empty has to own the bucket. A bucket that is only read stays
+    /// whose it is.
     pub(in crate::store) async fn succeed(&self) -> Result<(), Error> {
         let _turn = self.ownership.turn.lock().await;
         let mut look = self.look().await?;

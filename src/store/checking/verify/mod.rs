@@ -260,7 +260,6 @@ impl Store {
         let sizes = members.iter().map(|row| (row.byte_end - row.byte_start, row.json_bytes)).collect();
         let mut reader = ContentsReader::new(scan, log_row.log.clone(), hash_key, Overlay::new(edits))
             .with_known_members(sizes)
-            .with_runs_of_whole_members()
             .without_gdpr_ids(introduced);
         let mut lookups_are_right = true;
         while let Some((_, run)) = reader.next_run(pace).await? {

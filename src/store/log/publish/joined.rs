@@ -46,7 +46,7 @@ struct Call {
 struct Leader {
     store: Arc<Store>,
     log: Log,
-    /// Whether the leader has removed the queue. A queue that exists then is another leader's.
+    /// The leader has removed the queue. A queue that exists then is another leader's.
     has_ended: bool,
 }
 

@@ -47,7 +47,7 @@ pub struct Page {
     pub head_position: i64,
     /// The log's edit counter when the page was read. A higher counter now means that events were edited since.
     pub edit_counter: i64,
-    /// Whether the page ended before its limit of events, so that more events may match.
+    /// The page ended before its limit of events, so that more events may match.
     pub is_cut: bool,
 }
 

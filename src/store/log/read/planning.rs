@@ -40,7 +40,7 @@ pub struct Plan {
     pub overlays: Overlays,
     /// The number of matching events that are still to be skipped.
     pub skip: i64,
-    /// Whether the hot rows ended at the limit of bytes, so that more may match.
+    /// The hot rows ended at the limit of bytes, so that more may match.
     pub is_hot_cut: bool,
     /// The bytes of the payloads of all matching hot rows, with those behind the limit of bytes.
     hot_bytes: i64,

@@ -85,18 +85,18 @@ pub struct Courier {
     /// The log's edit counter, as the courier last heard of it. An event that was read before that edit is not sent as
     /// it was.
     edit_counter: i64,
-    /// Whether the courier has not waited for anything since it heard of the edit counter.
+    /// The courier has not waited for anything since it heard of the edit counter.
     is_edit_counter_fresh: bool,
     read_retry_at: Option<Instant>,
     /// The number of reads in a row that failed for good, of one event each.
     failed_reads: u32,
     /// The time before which resends that could not be read are not read again. Everything else goes on.
     resend_retry_at: Option<Instant>,
-    /// Whether everything was read that there was.
+    /// Everything was read that there was at the last look.
     is_at_end: bool,
     /// The time since which nothing was acked.
     quiet_since: Instant,
-    /// Whether nothing is read ahead until something is acked.
+    /// Nothing is read ahead until something is acked.
     is_trimmed: bool,
     /// The event that nobody here takes, and the wait before the owner may take it again. Another replica may have a
     /// subscriber for it.

@@ -165,7 +165,8 @@ impl Store {
         Ok(erroneous::resends(&mut transaction, &turn.group, turn.log_id, RESENDS_MAX).await?)
     }
 
-    /// Whether another replica has subscribers of the group. If the database does not answer, it counts as none.
+    /// Returns whether another replica has subscribers of the group. If the database does not answer, it counts as
+    /// none.
     pub(in crate::store::subscribe) async fn others_subscribe(&self, replica_id: uuid::Uuid, group: &Group) -> bool {
         let asked = async {
             let mut transaction = self.database.begin().await?;

@@ -88,7 +88,7 @@ impl Members {
         is_covered(&self.subscribers, log)
     }
 
-    /// Whether the group has no subscribers here, and nothing is owned for it.
+    /// Returns whether the group has no subscribers here, and nothing is owned for it.
     fn is_over(&self) -> bool {
         self.owned.is_empty() && self.subscribers.borrow().is_empty()
     }
