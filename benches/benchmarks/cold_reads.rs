@@ -1,7 +1,6 @@
 //! The cost of reading archived events, by how many archives there are; and a replay of a whole log, hot and archived.
 
-use std::sync::Arc;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use coldstream::embedded::Durability;

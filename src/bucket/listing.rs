@@ -7,8 +7,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::bucket::documents::parse_xml;
-use crate::bucket::keys::archive_in_key;
-use crate::bucket::keys::is_marker;
+use crate::bucket::keys::{archive_in_key, is_marker};
 use crate::bucket::objects::{parse_instant, quoted};
 use crate::bucket::probe::is_probe;
 use crate::bucket::request::Request;

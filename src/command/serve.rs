@@ -8,9 +8,8 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::api;
-use crate::command::descriptors;
 use crate::command::listener::{self, Listener};
-use crate::command::{logging, memory, wiring};
+use crate::command::{descriptors, logging, memory, wiring};
 use crate::config::{self, Config};
 use crate::jobs;
 use crate::store::Store;

@@ -7,8 +7,7 @@ use uuid::Uuid;
 use crate::database::catalog::archives::{self, Archive};
 use crate::database::catalog::intents;
 use crate::database::ledger::{edits, introduced};
-use crate::database::lookups;
-use crate::database::{ArchiveKey, Connection, Error};
+use crate::database::{ArchiveKey, Connection, Error, lookups};
 use crate::event::Log;
 
 /// An object that the database has a reason to expect.

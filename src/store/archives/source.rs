@@ -4,13 +4,12 @@
 use uuid::Uuid;
 
 use crate::bucket::{MemberEvent, Scan, decode_member};
-use crate::database::ArchiveKey;
-use crate::database::Transaction;
 use crate::database::catalog::archives::{self, Archive};
 use crate::database::catalog::leases::{self, Lease};
 use crate::database::catalog::members::{self, MemberRow};
 use crate::database::ledger::edits::{self, PendingEdit};
 use crate::database::log::rows::{self, LogRow};
+use crate::database::{ArchiveKey, Transaction};
 use crate::event::{Event, Log};
 use crate::store::archives::background;
 use crate::store::archives::overlay::Overlay;

@@ -10,8 +10,7 @@ use crate::database::catalog::troubles::TroubleKind;
 use crate::database::catalog::{archives, members};
 use crate::database::ledger::edits;
 use crate::database::log::rows::{self, LogRow};
-use crate::database::lookups;
-use crate::database::{self, ArchiveKey};
+use crate::database::{self, ArchiveKey, lookups};
 use crate::store::archives::troubles::Retry;
 use crate::store::{Error, GaveWay, Store};
 

@@ -8,8 +8,7 @@ use futures::StreamExt;
 use tokio::time::Instant;
 
 use crate::database::catalog::archives;
-use crate::database::groups::erroneous;
-use crate::database::groups::progress;
+use crate::database::groups::{erroneous, progress};
 use crate::database::log::{events, rows};
 use crate::event::{Event, Filter, Group, Log, PositionRange};
 use crate::store::{Error, Query, Store};

@@ -31,9 +31,8 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use crate::database::groups;
 use crate::database::log::rows::{self, LogRow};
-use crate::database::{self, Database};
+use crate::database::{self, Database, groups};
 use crate::event::Log;
 use crate::store::log::read::Turns;
 use crate::store::subscribe::courier::Ack;

@@ -11,8 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::event::Group;
-use crate::event::{Event, Log};
+use crate::event::{Event, Group, Log};
 use crate::store::subscribe::acks::{self, Broadcasts, Known, Meaning};
 use crate::store::subscribe::receipts::Receipts;
 

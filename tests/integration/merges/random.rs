@@ -2,11 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use coldstream::database::ArchiveKey;
 use coldstream::database::catalog::members::{self, MemberRow};
-use coldstream::database::commit;
-use coldstream::database::lookups::merges;
-use coldstream::database::lookups::{self, HashKey, LookupRun};
+use coldstream::database::lookups::{self, HashKey, LookupRun, merges};
+use coldstream::database::{ArchiveKey, commit};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use uuid::Uuid;

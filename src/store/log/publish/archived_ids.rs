@@ -18,8 +18,7 @@ use parking_lot::{Mutex, MutexGuard};
 use uuid::Uuid;
 
 use crate::database::log::rows::{self, LogRow};
-use crate::database::lookups;
-use crate::database::{Connection, Database};
+use crate::database::{Connection, Database, lookups};
 use crate::store::{Error, Store};
 
 /// The most bytes of all filters. They have room for at least 17 million archived ids, since each new filter doubles

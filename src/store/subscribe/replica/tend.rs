@@ -8,8 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::database::groups::progress;
-use crate::database::groups::{notices, replicas};
+use crate::database::groups::{notices, progress, replicas};
 use crate::database::{self, Transaction};
 use crate::event::Group;
 use crate::store::subscribe::notices::Word;
