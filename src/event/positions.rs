@@ -136,7 +136,7 @@ impl Extend<PositionRange> for PositionSet {
     }
 }
 
-/// How far some events of a log reach, and how many they are.
+/// The span of some events of a log, and their number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Extent {
     pub positions: PositionRange,

@@ -128,7 +128,7 @@ pub struct Store {
 }
 
 impl Store {
-    /// Without a bucket nothing is archived, and archived events cannot be read.
+    /// Makes a store. It archives nothing and cannot read archived events if it has no bucket.
     pub fn new(database: Database, bucket: Option<Arc<Bucket>>, settings: Settings) -> Store {
         let (hash_key, merges_caught_up) = (OnceCell::new(), OnceCell::new());
         let (leases, rewrite_wanted) = (Mutex::default(), Notify::new());

@@ -1,4 +1,4 @@
-//! From events to compressed members.
+//! Encoding events, and compressing them into members.
 
 use std::cell::RefCell;
 

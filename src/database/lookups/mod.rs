@@ -1,9 +1,9 @@
-//! Which member holds an event id, and which members hold a stream or a GDPR id.
+//! Lookups lead from an event's id to its member, and from a stream or a GDPR id to the members that hold it.
 //!
-//! A run is a sorted list of keyed hashes, cut into pages of one row each. An archive has a run for every 65,535 of its
-//! events, so that making one takes bounded memory; as archives add up, their runs are merged ([`merges`]). What is
-//! kept together, and of which archives, is a row of `lookups`, with what these hold in all ([`sums`]). A page may
-//! say "perhaps" (two ids can share a hash), never a false "no": the reader compares what it finds.
+//! A run is a sorted list of keyed hashes, cut into pages of one row each. An archive has a run for about 65,535 of its
+//! events, to the end of a member, so that making one takes bounded memory. As archives add up, their runs are merged
+//! ([`merges`]). A row of `lookups` names the archives whose pages are kept together, with their sums ([`sums`]). A page
+//! may say "perhaps" (two ids can share a hash), never a false "no": the reader compares what it finds.
 
 pub mod merges;
 mod pages;

@@ -6,7 +6,7 @@ use crate::database::lookups::HashKey;
 use crate::database::lookups::pages::{Entry, Hash, Kind, Page, PageWriter, combine};
 use crate::database::{ArchiveKey, Connection, Error};
 
-/// Events that one run is about, at most.
+/// The number of events at which a run ends, with the member that it has begun.
 const RUN_EVENTS: usize = 65_535;
 
 /// A run that is being made: the hash and the member of each event, of its stream and of its GDPR ids.

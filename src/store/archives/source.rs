@@ -97,7 +97,7 @@ impl Events<'_> {
 }
 
 /// Reads the next member of an object as a reader would.
-pub async fn read_member(scan: &mut Scan, log: &Log, row: &MemberRow) -> Result<Vec<Event>, Error> {
+async fn read_member(scan: &mut Scan, log: &Log, row: &MemberRow) -> Result<Vec<Event>, Error> {
     let MemberRow { byte_start, byte_end, json_bytes, first_position, last_position, count, .. } = *row;
     let compressed = scan.next(byte_end - byte_start).await?;
     let log = log.clone();
